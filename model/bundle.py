@@ -1,0 +1,179 @@
+"""A model bundle: the folder that training exports and the service loads, and nothing else.
+
+The folder holds `model.onnx`, `model.json` (see `model.spec`), `golden.npz` (clips and the embeddings that the PyTorch
+network gave for them) and, for people, `MODEL_CARD.md`. `Bundle.load` reads what code needs once and in full, so that a
+damaged bundle is refused at start.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxFileError, TensorSignature, read_signature
+from model.spec import BundleSpec, Preprocessing
+
+__all__ = [
+    "BUNDLED",
+    "CARD_FILE",
+    "GOLDEN_FILE",
+    "INPUT_NAME",
+    "ONNX_FILE",
+    "OUTPUT_NAME",
+    "SPEC_FILE",
+    "Bundle",
+    "BundleError",
+    "GoldenVectors",
+    "compute_embedding_space",
+]
+
+BUNDLED = Path(__file__).parent / "bundled"
+"""The bundle that ships with the package."""
+
+ONNX_FILE, SPEC_FILE, GOLDEN_FILE, CARD_FILE = "model.onnx", "model.json", "golden.npz", "MODEL_CARD.md"
+INPUT_NAME, OUTPUT_NAME = "clips", "embeddings"
+
+
+class BundleError(ValueError):
+    """A bundle cannot be used; the message names the file and, inside it, the field."""
+
+
+@dataclass(frozen=True)
+class GoldenVectors:
+    """What the network must answer: clips uint8 `[N, T, H, W, 3]` and their unit-length embeddings float32 `[N, D]`."""
+
+    clips: NDArray[np.uint8]
+    embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A validated bundle. `embedding_space` names the space its vectors live in (16 hex digits)."""
+
+    path: Path
+    spec: BundleSpec
+    onnx_path: Path
+    embedding_space: str
+
+    @classmethod
+    def load(cls, path: Path) -> "Bundle":
+        """Read and check every file of the bundle in the folder `path`.
+
+        Raises:
+            BundleError: a file is missing or damaged, or two files contradict each other.
+        """
+        if not path.is_dir():
+            raise BundleError(f"{path}: no such folder; a bundle is a folder with {ONNX_FILE} and {SPEC_FILE}")
+        spec = _parse_spec(path / SPEC_FILE)
+        onnx_bytes = _read(path / ONNX_FILE)
+        _check_onnx(path / ONNX_FILE, onnx_bytes, spec)
+        _read_golden(path / GOLDEN_FILE, spec)
+        return cls(path, spec, path / ONNX_FILE, compute_embedding_space(onnx_bytes, spec.preprocessing))
+
+    def golden(self) -> GoldenVectors:
+        """Read the golden vectors.
+
+        Raises:
+            BundleError: the file was damaged or removed since the bundle was loaded.
+        """
+        return _read_golden(self.path / GOLDEN_FILE, self.spec)
+
+
+def compute_embedding_space(onnx_bytes: bytes, preprocessing: Preprocessing) -> str:
+    """Name the space of a network's embeddings: 16 hex digits of SHA-256 over the ONNX bytes and the preprocessing."""
+    canonical = json.dumps(preprocessing.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(onnx_bytes + canonical.encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path}: the file is missing from the bundle") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _parse_spec(path: Path) -> BundleSpec:
+    try:
+        return BundleSpec.model_validate_json(_read(path))
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors())
+        raise BundleError(f"{path}: {'; '.join(faults)}") from error
+
+
+def _check_onnx(path: Path, onnx_bytes: bytes, spec: BundleSpec) -> None:
+    try:
+        signature = read_signature(onnx_bytes)
+    except OnnxFileError as error:
+        raise BundleError(f"{path}: damaged, or no ONNX model: {error}") from error
+    if signature.external_weights:
+        # They would escape the embedding space, which names the network by the bytes of this one file.
+        raise BundleError(f"{path}: its weights lie in other files; they must be inside")
+    wanted_input = TensorSignature(INPUT_NAME, ELEMENT_UINT8, ("N", *spec.clip_shape))
+    wanted_output = TensorSignature(OUTPUT_NAME, ELEMENT_FLOAT32, ("N", spec.dimension))
+    for role, tensors, wanted in (
+        ("input", signature.inputs, wanted_input),
+        ("output", signature.outputs, wanted_output),
+    ):
+        fault = _find_fault(tensors, wanted)
+        if fault:
+            raise BundleError(f"{path}: {role} '{wanted.name}': {fault}")
+
+
+def _find_fault(tensors: tuple[TensorSignature, ...], wanted: TensorSignature) -> str | None:
+    names = [tensor.name for tensor in tensors]
+    if names != [wanted.name]:
+        return f"must be the only one, found {names}"
+    (tensor,) = tensors
+    if tensor.element != wanted.element:
+        return f"expected ONNX element type {wanted.element}, found {tensor.element} (1 is float32, 2 is uint8)"
+    if not tensor.shape or not isinstance(tensor.shape[0], str):
+        return f"the first axis must be dynamic, found shape {list(tensor.shape)}"
+    if tensor.shape[1:] != wanted.shape[1:]:
+        return f"shape {list(tensor.shape)} contradicts {SPEC_FILE}, which asks for {list(wanted.shape)}"
+    return None
+
+
+def _read_golden(path: Path, spec: BundleSpec) -> GoldenVectors:
+    content = io.BytesIO(_read(path))
+    if not zipfile.is_zipfile(content):
+        raise BundleError(f"{path}: damaged: not a whole .npz archive")
+    content.seek(0)
+    try:
+        with np.load(content, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{path}: damaged: {error}") from error
+    for name in ("clips", "embeddings"):
+        if name not in arrays:
+            raise BundleError(f"{path}: array '{name}' is missing")
+    clips, embeddings = arrays["clips"], arrays["embeddings"]
+    _check_array(path, "clips", clips, np.dtype(np.uint8), spec.clip_shape)
+    _check_array(path, "embeddings", embeddings, np.dtype(np.float32), (spec.dimension,))
+    if not 0 < len(clips) == len(embeddings):
+        raise BundleError(
+            f"{path}: {len(clips)} clips but {len(embeddings)} embeddings; they must be as many, at least one"
+        )
+    lengths = np.linalg.norm(embeddings, axis=1)
+    if not np.allclose(lengths, 1, atol=1e-4):
+        raise BundleError(
+            f"{path}: array 'embeddings': rows must have length 1, found {lengths.min()} to {lengths.max()}"
+        )
+    return GoldenVectors(clips, embeddings)
+
+
+def _check_array(path: Path, name: str, array: NDArray[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape[1:] != shape:
+        raise BundleError(
+            f"{path}: array '{name}': {array.dtype} {list(array.shape)} contradicts {SPEC_FILE}, "
+            f"which asks for {dtype} {['N', *shape]}"
+        )

@@ -1,0 +1,5 @@
+"""Running an exported model: ONNX Runtime and OpenVINO behind one protocol."""
+
+from model.engines.protocol import Engine, EngineError, EngineInfo
+
+__all__ = ["Engine", "EngineError", "EngineInfo"]

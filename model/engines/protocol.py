@@ -1,0 +1,78 @@
+"""What every engine offers, so that the service never asks which one runs."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.spec import BundleSpec
+
+__all__ = ["Engine", "EngineError", "EngineInfo", "EngineName", "check_clips"]
+
+EngineName = Literal["onnxruntime", "openvino"]
+
+
+class EngineError(RuntimeError):
+    """An engine cannot be opened or cannot run; the message says what to install or to change."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What is really running, for people: `precision` is that of the arithmetic, `version` the engine package's."""
+
+    name: EngineName
+    device: Literal["cpu", "cuda"]
+    precision: str
+    threads: int
+    version: str
+
+
+class Engine(Protocol):
+    """A network that is ready to run."""
+
+    @property
+    def name(self) -> EngineName:
+        """The package that runs the network."""
+        ...
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where the network really runs."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic, "f32", "bf16", "f16" or "tf32"."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that one engine may use."""
+        ...
+
+    @property
+    def info(self) -> EngineInfo:
+        """All of the above and the package's version."""
+        ...
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed clips uint8 `[N, T, H, W, 3]` (RGB) as float32 `[N, D]`, not normalised. Any thread may call.
+
+        Raises:
+            EngineError: the clips have another shape or element type than the bundle's, or the engine failed.
+        """
+        ...
+
+
+def check_clips(clips: NDArray[np.uint8], spec: BundleSpec) -> None:
+    """Refuse clips that are not uint8 `[N, T, H, W, 3]` of the bundle's sizes: some engines would read past them.
+
+    Raises:
+        EngineError: naming what was expected and what came.
+    """
+    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != spec.clip_shape:
+        raise EngineError(
+            f"clips must be uint8 {['N', *spec.clip_shape]}, not {clips.dtype} {list(clips.shape)}; "
+            "the sizes are those of the bundle's model.json"
+        )
