@@ -1,1 +1,1 @@
-"""What a model is: the ground floor that training and service stand on."""
+"""What a model is: frames, clips, features, ranking, bundles and the engines that run them."""

@@ -1,0 +1,182 @@
+"""From bytes to frames: the one preprocessing that training, evaluation and serving share.
+
+Nothing is decoded before its header has been read and held against the limits, so a few kilobytes that claim to be
+a gigapixel cost nothing. Normalisation by mean and standard deviation is not done here: it is inside the exported graph.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+PREPROCESSING_VERSION = "1"
+"""Changes whenever :func:`decode_frame` or :func:`resize_frame` give other pixels; part of the embedding space."""
+
+FrameStatus = Literal["not_an_image", "undecodable", "too_small", "too_large"]
+
+
+class FrameError(ValueError):
+    """A frame that cannot be used; ``status`` says of which kind, ``reason`` says why in words."""
+
+    def __init__(self, status: FrameStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status: FrameStatus = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLimits:
+    """Bounds on one encoded image: bytes, pixels (width x height), and pixels on each side."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 25_000_000
+    max_side: int = 16_384
+    min_side: int = 8
+
+
+DEFAULT_LIMITS = FrameLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What an image file says of itself: its format, and its size in pixels."""
+
+    format: Literal["jpeg", "png", "webp"]
+    width: int
+    height: int
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """Reads format and size from the first bytes of a JPEG, PNG or WebP file without decoding anything.
+
+    Raises:
+        FrameError: ``not_an_image`` for other content, ``undecodable`` for a header that is cut short.
+    """
+    try:
+        if data[:3] == b"\xff\xd8\xff":
+            return _read_jpeg(data)
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            width, height = struct.unpack_from(">II", data, 16)
+            return ImageHeader("png", width, height)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _read_webp(data)
+    except (struct.error, IndexError):
+        raise FrameError("undecodable", "the image header is cut short") from None
+    raise FrameError("not_an_image", "the content is neither JPEG, PNG nor WebP" if data else "the file is empty")
+
+
+def decode_frame(data: bytes, limits: FrameLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    """Decodes one JPEG, PNG or WebP image to RGB ``uint8 [height, width, 3]``.
+
+    Size and pixel limits are checked on the header first. EXIF orientation is applied; alpha is dropped.
+
+    Raises:
+        FrameError: with the status that says which rule the image broke.
+    """
+    if len(data) > limits.max_bytes:
+        raise FrameError("too_large", f"{len(data)} bytes, at most {limits.max_bytes} are allowed")
+    header = read_header(data)
+    check_size(header.width, header.height, limits)
+    if not _is_complete(header, data):
+        raise FrameError("undecodable", f"the {header.format.upper()} file is truncated")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise FrameError("undecodable", f"the {header.format.upper()} data cannot be decoded")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def check_size(width: int, height: int, limits: FrameLimits = DEFAULT_LIMITS) -> None:
+    """Holds a size in pixels against the limits; raises :class:`FrameError` ``too_large`` or ``too_small``."""
+    if max(width, height) > limits.max_side or width * height > limits.max_pixels:
+        allowed = f"at most {limits.max_pixels} pixels and {limits.max_side} a side are allowed"
+        raise FrameError("too_large", f"{width}x{height} pixels, {allowed}")
+    if min(width, height) < limits.min_side:
+        raise FrameError("too_small", f"{width}x{height} pixels, at least {limits.min_side} a side are needed")
+
+
+def crop_box(
+    frame: NDArray[np.uint8], x: float, y: float, w: float, h: float, min_side: int = DEFAULT_LIMITS.min_side
+) -> NDArray[np.uint8]:
+    """Cuts the box with corner ``x, y`` and size ``w, h`` (pixels) out of a ``[height, width, 3]`` frame.
+
+    A box that reaches over an edge is clipped to the frame.
+
+    Raises:
+        FrameError: ``too_small`` where less than ``min_side`` pixels a side remain inside the frame.
+    """
+    height, width = frame.shape[:2]
+    left, top = max(0, round(x)), max(0, round(y))
+    right, bottom = min(width, round(x + w)), min(height, round(y + h))
+    if right - left < min_side or bottom - top < min_side:
+        box = f"box {x:g},{y:g} {w:g}x{h:g}"
+        raise FrameError("too_small", f"{box} leaves under {min_side} pixels a side of the {width}x{height} frame")
+    return frame[top:bottom, left:right]
+
+
+def resize_frame(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resizes an RGB ``uint8 [h, w, 3]`` frame to ``[height, width, 3]``; the aspect ratio is not kept, as in the papers.
+
+    Area averaging where pixels are lost, since bicubic interpolation without a low-pass filter aliases; bicubic elsewhere.
+    """
+    if frame.shape[:2] == (height, width):
+        return np.ascontiguousarray(frame)
+    shrinks = frame.shape[0] * frame.shape[1] > height * width
+    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def _read_jpeg(data: bytes) -> ImageHeader:
+    for marker, at in _jpeg_segments(data):
+        # Start-of-frame markers; C4, C8 and CC are Huffman tables, an extension and arithmetic conditioning.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return ImageHeader("jpeg", width, height)
+    raise FrameError("undecodable", "the JPEG file ends before its frame header")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields (marker, offset of the byte after it) up to and including the start of scan."""
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            raise FrameError("undecodable", "the JPEG file has a damaged segment")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        yield marker, at + 2
+        if marker == 0xDA:
+            return
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _read_webp(data: bytes) -> ImageHeader:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width = 1 + int.from_bytes(data[24:27], "little")
+        height = 1 + int.from_bytes(data[27:30], "little")
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    else:
+        raise FrameError("undecodable", "the WebP file has an unknown first chunk")
+    return ImageHeader("webp", width, height)
+
+
+def _is_complete(header: ImageHeader, data: bytes) -> bool:
+    """Whether the file has its end. The decoders fill what is missing with grey and report success."""
+    if header.format == "jpeg":
+        scan = max((at for marker, at in _jpeg_segments(data) if marker == 0xDA), default=len(data))
+        return data.rfind(b"\xff\xd9") > scan
+    if header.format == "png":
+        return data.rfind(b"IEND") > 0
+    return len(data) >= 8 + int(struct.unpack_from("<I", data, 4)[0])

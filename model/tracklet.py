@@ -1,0 +1,55 @@
+"""Tracklets as clips: how frames become clips, and clip embeddings the video feature.
+
+Numpy only, so that evaluation and serving run the very same code.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def split_into_clips(frame_count: int, clip_length: int, max_clips: int | None = None) -> NDArray[np.int64]:
+    """Frame indices ``int64 [clips, clip_length]`` of the consecutive clips that cover a tracklet.
+
+    A short last clip is filled cyclically with its own frames: 6 frames and T = 4 give ``[[0,1,2,3], [4,5,4,5]]``
+    (the "dense" test sampling of the published code of systems A and B).
+
+    Args:
+        frame_count: frames of the tracklet, at least 1.
+        clip_length: frames per clip (T), at least 1.
+        max_clips: keep at most this many clips, evenly spaced over the tracklet; ``None`` keeps all.
+
+    Raises:
+        ValueError: an argument is below 1.
+    """
+    if frame_count < 1 or clip_length < 1 or (max_clips is not None and max_clips < 1):
+        message = f"counts must be at least 1: frame_count={frame_count}, clip_length={clip_length}"
+        raise ValueError(message if max_clips is None else f"{message}, max_clips={max_clips}")
+    clips = -(-frame_count // clip_length)
+    indices = np.arange(clips * clip_length, dtype=np.int64).reshape(clips, clip_length)
+    remainder = frame_count - (clips - 1) * clip_length
+    indices[-1] = (clips - 1) * clip_length + np.arange(clip_length) % remainder
+    if max_clips is not None and clips > max_clips:
+        # The middles of max_clips equal stretches: no end of the tracklet is favoured.
+        indices = indices[((np.arange(max_clips) + 0.5) * clips / max_clips).astype(np.int64)]
+    return indices
+
+
+def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
+    """Scales the last axis to unit L2 length; a zero vector stays zero."""
+    array = np.asarray(vectors, dtype=np.float32)
+    length = np.linalg.norm(array, axis=-1, keepdims=True)
+    return np.divide(array, length, out=np.zeros_like(array), where=length > 0)
+
+
+def video_feature(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
+    """The video feature, unit-length ``float32 [D]``: the mean of clip embeddings ``[C, D]``, then L2 normalisation.
+
+    The clips are averaged as the network gives them, not normalised one by one (system A, section "test").
+
+    Raises:
+        ValueError: not a ``[C, D]`` array with at least one clip.
+    """
+    array = np.asarray(clip_embeddings, dtype=np.float32)
+    if array.ndim != 2 or array.shape[0] < 1:
+        raise ValueError(f"clip embeddings must have shape [clips, dimension], not {list(array.shape)}")
+    return normalise(array.mean(axis=0))

@@ -1,0 +1,1 @@
+"""Datasets, losses, the trainer, evaluation and export."""
