@@ -89,7 +89,7 @@ def _tracklets(root: Path, part: str) -> list[tuple[int, Tracklet]]:
         prefix = files[0].partition("F")[0]
         # MARS writes the person -1 as "00-1", which is what a width of four gives once the sign is in its place.
         owner = f"00{person}" if person == JUNK_PERSON else f"{person:04d}"
-        if not prefix.startswith(f"{owner}C{camera}T") or not all(file.startswith(f"{prefix}F") for file in files):
+        if not all(file.startswith(f"{owner}C{camera}T") for file in files):
             raise MarsError(
                 f"{info_file} does not belong to {names_file}: row {row} is person {owner} at camera {camera}, "
                 f"its files are {files[0]} to {files[-1]}"

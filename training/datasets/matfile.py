@@ -1,7 +1,7 @@
 """Reading the numeric arrays of a MATLAB 5.0 .mat file.
 
 MARS ships its lists this way. Reading them takes so few lines that neither the demo nor a training machine needs
-scipy for it. Format: MathWorks, "MAT-File Format", "Level 5 MAT-File Format"; the HDF5 files of version 7.3 are refused.
+scipy for it. Format: MathWorks, "MAT-File Format", chapter "Level 5 MAT-File Format"; version 7.3 is HDF5 and refused.
 """
 
 import struct

@@ -1,0 +1,126 @@
+"""Reading MARS: a small one written here, the real small one and the official lists where they are present."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.datasets.mars import MarsError, is_mars, read_mars
+
+savemat = pytest.importorskip("scipy.io").savemat
+
+
+@dataclass
+class Mars:
+    """A tiny MARS: rows of (person, camera, tracklet, frames) for both parts, and the 1-based query rows."""
+
+    train: list[tuple[int, int, int, int]] = field(default_factory=lambda: [(3, 4, 1, 2), (5, 1, 1, 3)])
+    test: list[tuple[int, int, int, int]] = field(
+        default_factory=lambda: [(-1, 1, 1, 1), (0, 2, 1, 2), (22, 1, 1, 3), (22, 1, 2, 1), (22, 2, 3, 2)]
+    )
+    query: list[int] = field(default_factory=lambda: [3])
+
+    def write(self, root: Path) -> Path:
+        info = root / "info"
+        info.mkdir()
+        for part in ("train", "test"):
+            names, rows = [], []
+            for person, camera, tracklet, count in getattr(self, part):
+                owner = "00-1" if person == -1 else f"{person:04d}"
+                files = [f"{owner}C{camera}T{tracklet:04d}F{number + 1:03d}.jpg" for number in range(count)]
+                rows.append([len(names) + 1, len(names) + count, person, camera])
+                names += files
+                folder = root / f"bbox_{part}" / owner
+                folder.mkdir(parents=True, exist_ok=True)
+                for file in files:
+                    (folder / file).touch()
+            (info / f"{part}_name.txt").write_bytes("".join(f"{name}\r\n" for name in names).encode())
+            savemat(info / f"tracks_{part}_info.mat", {f"track_{part}_info": np.array(rows, dtype=np.int32)})
+        savemat(info / "query_IDX.mat", {"query_IDX": np.array([self.query], dtype=np.uint16)})
+        return root
+
+
+def test_reads_the_parts(tmp_path: Path) -> None:
+    dataset = read_mars(Mars().write(tmp_path))
+    assert [(t.person, t.camera, t.name, len(t.frames)) for t in dataset.train] == [
+        ("0003", "C4", "0003C4T0001", 2),
+        ("0005", "C1", "0005C1T0001", 3),
+    ]
+    assert [t.name for t in dataset.query] == ["0022C1T0001"]
+    # Rows are 1-based with the last included: the query's frames are its own, neither one more nor one less.
+    assert [path.name for path in dataset.query[0].frames] == [f"0022C1T0001F00{n}.jpg" for n in (1, 2, 3)]
+    assert all(path.is_file() for path in dataset.query[0].frames)
+
+
+def test_junk_is_dropped_and_distractors_stay(tmp_path: Path) -> None:
+    dataset = read_mars(Mars().write(tmp_path))
+    assert [t.name for t in dataset.gallery] == ["0000C2T0001", "0022C1T0002", "0022C2T0003"]
+    assert dataset.gallery[0].person == "0000"
+
+
+def test_mini_mars(shared_data: Path) -> None:
+    dataset = read_mars(shared_data / "mini-mars")
+    assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (32, 12, 12)
+    assert len({t.person for t in dataset.train}) == 16
+    assert sum(len(t.frames) for t in dataset.train) == 1719
+    with_match = [
+        query
+        for query in dataset.query
+        if any(t.person == query.person and t.camera != query.camera for t in dataset.gallery)
+    ]
+    assert len(with_match) == 8
+
+
+@pytest.mark.parametrize(
+    "name", ["train_name.txt", "test_name.txt", "tracks_train_info.mat", "tracks_test_info.mat", "query_IDX.mat"]
+)
+def test_a_missing_list_is_named_with_its_place(tmp_path: Path, name: str) -> None:
+    root = Mars().write(tmp_path)
+    (root / "info" / name).unlink()
+    assert is_mars(root)
+    with pytest.raises(MarsError, match=f"info/{name} missing"):
+        read_mars(root)
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    root = Mars().write(tmp_path)
+    (root / "bbox_test" / "0022" / "0022C2T0003F002.jpg").unlink()
+    with pytest.raises(MarsError, match=r"bbox_test/0022/0022C2T0003F002\.jpg is missing"):
+        read_mars(root)
+
+
+def test_lists_of_another_dataset_are_refused(tmp_path: Path) -> None:
+    root = Mars().write(tmp_path)
+    (root / "info" / "tracks_train_info.mat").write_bytes((root / "info" / "tracks_test_info.mat").read_bytes())
+    with pytest.raises(MarsError, match=r"tracks_train_info\.mat is not MARS's file: it holds track_test_info"):
+        read_mars(root)
+
+
+def test_names_that_do_not_fit_the_rows_are_refused(tmp_path: Path) -> None:
+    root = Mars().write(tmp_path)
+    names = root / "info" / "test_name.txt"
+    names.write_bytes(names.read_bytes().partition(b"\r\n")[2] + b"0022C2T0003F003.jpg\r\n")
+    with pytest.raises(MarsError, match=r"does not belong to .*row 1 is person 00-1 at camera 1"):
+        read_mars(root)
+
+
+def test_rows_beyond_the_names_are_refused(tmp_path: Path) -> None:
+    root = Mars().write(tmp_path)
+    names = root / "info" / "test_name.txt"
+    names.write_bytes(names.read_bytes().removesuffix(b"0022C2T0003F002.jpg\r\n"))
+    with pytest.raises(MarsError, match="row 5: files 8 to 9 of the 8"):
+        read_mars(root)
+
+
+@pytest.mark.parametrize("rows", [[0], [6]])
+def test_query_rows_outside_the_table_are_refused(tmp_path: Path, rows: list[int]) -> None:
+    with pytest.raises(MarsError, match=r"query_IDX\.mat names rows outside the 5"):
+        read_mars(Mars(query=rows).write(tmp_path))
+
+
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    root = Mars().write(tmp_path)
+    (root / "info" / "query_IDX.mat").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(200))
+    with pytest.raises(MarsError, match=r"query_IDX\.mat is not a MATLAB 5\.0"):
+        read_mars(root)

@@ -1,0 +1,84 @@
+"""Tracklets from folders of images, whatever made them."""
+
+import re
+from pathlib import Path
+
+from training.datasets.mars import is_mars, read_mars
+from training.datasets.tracklet import Tracklet
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+LAYOUTS = """\
+  one folder of images:              FOLDER/*.jpg (one tracklet)
+  one folder of images per tracklet: FOLDER/<tracklet>/*.jpg
+  people, cameras and tracklets:     FOLDER/<person>/<camera>/<tracklet>/*.jpg
+  MARS:                              FOLDER/bbox_train, FOLDER/bbox_test and FOLDER/info,
+                                     or any folder of files named like 0022C1T0001F001.jpg"""
+"""The layouts that `read_tracklets` understands, for help and error messages."""
+
+_MARS_FRAME = re.compile(r"(?P<tracklet>(?P<person>\d{4}|00-1)(?P<camera>C\d)T\d{4,})F\d{3,}\.jpg")
+
+
+class LayoutError(ValueError):
+    """The folder holds no tracklets in a layout that is understood."""
+
+
+def read_tracklets(folder: Path) -> list[Tracklet]:
+    """Read the tracklets below the folder; which of `LAYOUTS` it has is seen from its content.
+
+    Frames and tracklets come in natural order (``frame9`` before ``frame10``); hidden files and files that are no
+    images are passed over. In MARS's own root these are the tracklets of the test part, queries first.
+
+    Raises:
+        LayoutError: nothing was found, or the folders nest in another way; the message lists the layouts.
+        MarsError: MARS's root, but not all of it.
+    """
+    if not folder.is_dir():
+        raise LayoutError(f"{folder} is not a folder")
+    if is_mars(folder):
+        dataset = read_mars(folder)
+        return dataset.query + dataset.gallery
+    images = _images_by_folder(folder)
+    if not images:
+        raise LayoutError(f"no images found in {folder}. Understood are\n{LAYOUTS}")
+    matches = [(image, _MARS_FRAME.fullmatch(image.name)) for files in images.values() for image in files]
+    if all(match for _, match in matches):
+        return _from_mars_names([(image, match) for image, match in matches if match])
+    return [_from_place(folder, place, files) for place, files in images.items()]
+
+
+def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """Sorts digits by value and before letters: ``frame9`` before ``frame10``."""
+    parts = (part for part in re.split(r"([0-9]+)", text) if part)
+    # The text itself decides between 7 and 007.
+    return tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts), text
+
+
+def _images_by_folder(folder: Path) -> dict[Path, list[Path]]:
+    """Folders that directly hold images, below and including the folder, and their images, all in natural order."""
+    children = sorted(
+        (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: natural_key(path.name)
+    )
+    images = [path for path in children if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    found = {folder: images} if images else {}
+    for child in children:
+        if child.is_dir():
+            found |= _images_by_folder(child)
+    return found
+
+
+def _from_mars_names(images: list[tuple[Path, re.Match[str]]]) -> list[Tracklet]:
+    groups: dict[tuple[str, str, str], list[Path]] = {}
+    for image, match in images:
+        groups.setdefault((match["person"], match["camera"], match["tracklet"]), []).append(image)
+    return [Tracklet(person, camera, tuple(files), name) for (person, camera, name), files in groups.items()]
+
+
+def _from_place(root: Path, place: Path, files: list[Path]) -> Tracklet:
+    parts = place.relative_to(root).parts
+    if len(parts) <= 1:
+        return Tracklet("", "", tuple(files), place.resolve().name)
+    if len(parts) == 3:
+        person, camera, _ = parts
+        return Tracklet(person, camera, tuple(files), "-".join(parts))
+    raise LayoutError(f"{place} lies {len(parts)} folders below {root}, which says nothing. Understood are\n{LAYOUTS}")
