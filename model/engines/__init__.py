@@ -1,5 +1,6 @@
 """Running an exported model: ONNX Runtime and OpenVINO behind one protocol."""
 
+from model.engines.choice import open_engine
 from model.engines.protocol import Engine, EngineError, EngineInfo
 
-__all__ = ["Engine", "EngineError", "EngineInfo"]
+__all__ = ["Engine", "EngineError", "EngineInfo", "open_engine"]

@@ -1,0 +1,82 @@
+"""OpenVINO on the CPU."""
+
+import threading
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from model.bundle import INPUT_NAME, Bundle
+from model.engines.protocol import EngineError, EngineInfo, check_clips
+
+__all__ = ["VERSION", "OpenVinoEngine"]
+
+VERSION: Final[str] = openvino.__version__
+
+_PRECISIONS = {openvino.Type.f32: "f32", openvino.Type.bf16: "bf16", openvino.Type.f16: "f16"}
+
+
+class OpenVinoEngine:
+    """A bundle's network compiled for this CPU; calls from several threads take turns, each using all of `threads`."""
+
+    name: Final = "openvino"
+    device: Final = "cpu"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int,
+        cache_dir: Path | None = None,
+        precision: Literal["auto", "f32", "bf16"] = "auto",
+    ) -> None:
+        """Compile the network for `threads` threads; `cache_dir` keeps the compiled form for the next start.
+
+        `precision="auto"` leaves the arithmetic to OpenVINO: bf16 where the CPU has instructions for it (AMX, AVX-512
+        BF16), else f32.
+
+        Raises:
+            EngineError: the network cannot be compiled, or this CPU does not do `precision`.
+        """
+        self.threads: Final = threads
+        self._spec = bundle.spec
+        self._lock = threading.Lock()
+        config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        if precision != "auto":
+            config["INFERENCE_PRECISION_HINT"] = precision
+        if cache_dir is not None:
+            config["CACHE_DIR"] = str(cache_dir)
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(bundle.onnx_path), "CPU", config)
+            self._request = compiled.create_infer_request()
+            used = compiled.get_property("INFERENCE_PRECISION_HINT")
+        except RuntimeError as error:
+            raise EngineError(f"{bundle.onnx_path}: OpenVINO cannot compile it: {error}") from error
+        if used not in _PRECISIONS:
+            raise EngineError(f"OpenVINO computes in {used}, whose accuracy was never judged; ask for f32")
+        self.precision: Final = _PRECISIONS[used]
+        if precision not in {"auto", self.precision}:
+            raise EngineError(f"OpenVINO computes in {self.precision} on this CPU, not in {precision}")
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is really running."""
+        return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION)
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed clips uint8 `[N, T, H, W, 3]` as float32 `[N, D]`, not normalised.
+
+        Raises:
+            EngineError: wrong shape or element type, or OpenVINO failed.
+        """
+        check_clips(clips, self._spec)
+        with self._lock:
+            try:
+                (embeddings,) = self._request.infer({INPUT_NAME: np.ascontiguousarray(clips)}).values()
+            except RuntimeError as error:
+                raise EngineError(f"OpenVINO failed on {len(clips)} clips: {error}") from error
+            # The request's output buffer is overwritten by the next call.
+            return np.array(embeddings, dtype=np.float32)

@@ -1,0 +1,73 @@
+"""The golden vectors through an engine: does this machine compute what the network was measured with?"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.bundle import Bundle
+from model.engines.protocol import Engine
+
+__all__ = ["TOLERANCES", "SelfTest", "SelfTestError", "Tolerance", "run_self_test"]
+
+
+class SelfTestError(RuntimeError):
+    """An engine's answers to the golden clips are too far from the network's."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a unit-length embedding may be from the golden one: largest component difference, smallest cosine."""
+
+    max_difference: float
+    min_cosine: float
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The worst figures over all golden clips, and how long the engine took for all of them."""
+
+    max_difference: float
+    min_cosine: float
+    seconds: float
+
+
+TOLERANCES = {
+    "f32": Tolerance(max_difference=2e-3, min_cosine=0.9999),
+    "f16": Tolerance(max_difference=1e-2, min_cosine=0.999),
+    "bf16": Tolerance(max_difference=5e-2, min_cosine=0.99),
+}
+"""By the engine's arithmetic. The cosine bounds the whole vector; the component bound catches an error that sits in one
+channel, which the cosine over many components hides.
+
+- f32: the export already allowed 1e-3, half-precision weights included; another machine's order of summation adds
+  below 1e-4.
+- f16 and bf16 keep 11 and 8 bits, so one rounding is 5e-4 or 4e-3 of the value, and dozens of layers add up to a few
+  roundings at the end.
+"""
+
+
+def run_self_test(engine: Engine, bundle: Bundle) -> SelfTest:
+    """Embed the bundle's golden clips and compare.
+
+    Raises:
+        SelfTestError: naming the figures and the limits of the engine's precision; NaN never passes.
+        EngineError: the engine failed.
+        BundleError: the golden vectors cannot be read.
+    """
+    golden = bundle.golden()
+    started = time.perf_counter()
+    raw = engine.embed(golden.clips).astype(np.float64)
+    seconds = time.perf_counter() - started
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    difference = float(np.abs(found - golden.embeddings).max())
+    cosine = float((found * golden.embeddings).sum(axis=1).min())
+    limit = TOLERANCES[engine.precision]
+    if not (difference <= limit.max_difference and cosine >= limit.min_cosine):
+        raise SelfTestError(
+            f"{engine.name} on {engine.device} in {engine.precision} fails the self-test of bundle {bundle.path}: "
+            f"largest component difference {difference:.2g} (at most {limit.max_difference:g}), "
+            f"smallest cosine {cosine:.6f} (at least {limit.min_cosine:g})"
+        )
+    return SelfTest(difference, cosine, seconds)
