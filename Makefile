@@ -39,7 +39,7 @@ lint: $(DEVELOP) ## ruff, formatting and mypy --strict
 
 clean: ## Remove caches, build products and what the demo wrote; the environment stays
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-data ranked.png
-	find benchmarks docker model not3d service tests training -type d -name __pycache__ -prune -exec rm -rf {} +
+	find . \( -path ./.git -o -path './$(VENV)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
