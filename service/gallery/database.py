@@ -1,0 +1,175 @@
+"""The SQLite file under the embedded gallery: its schema, its durability, and its errors in our words."""
+
+import errno
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.gallery.records import DiskFull, GalleryError, SpaceMismatch
+
+FILE_NAME = "gallery.sqlite"
+SCHEMA_VERSION = 1
+# "not3", so that `file gallery.sqlite` and an opening with the wrong program can tell.
+APPLICATION_ID = 0x6E6F7433
+
+# `number` is never given twice and what it stands for never changes (a replaced record gets a new one). The index
+# relies on it: a vector it holds under a number is right as long as the number is still here.
+# Vectors lie apart, so that listing and loading the filter's columns need not read past them.
+# `metadata_terms` has a digest of each top-level key with its value, which makes equality an index lookup.
+_SCHEMA = """
+CREATE TABLE gallery (
+    embedding_space TEXT NOT NULL,
+    dimension INTEGER NOT NULL,
+    model_name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    index_token TEXT
+) STRICT;
+CREATE TABLE tracklets (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    embedding_space TEXT NOT NULL,
+    camera_id TEXT,
+    start_time INTEGER,
+    end_time INTEGER,
+    metadata TEXT NOT NULL,
+    frames INTEGER NOT NULL,
+    clips INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX tracklets_of_camera ON tracklets (camera_id, id);
+CREATE TABLE embeddings (
+    number INTEGER PRIMARY KEY REFERENCES tracklets (number) ON DELETE CASCADE,
+    vector BLOB NOT NULL
+) STRICT;
+CREATE TABLE metadata_terms (
+    digest BLOB NOT NULL,
+    number INTEGER NOT NULL REFERENCES tracklets (number) ON DELETE CASCADE,
+    PRIMARY KEY (digest, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX metadata_terms_of_tracklet ON metadata_terms (number);
+"""
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_WRITE_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What all rows of a gallery have in common."""
+
+    embedding_space: str
+    dimension: int
+    model_name: str
+
+
+def translate(error: sqlite3.Error | OSError, directory: Path) -> GalleryError:
+    """The gallery's own error for one of SQLite or the operating system, saying what to do about it."""
+    if isinstance(error, OSError):
+        if error.errno in _NO_SPACE:
+            return DiskFull(f"no space left on the disk of {directory}")
+        if error.errno in _WRITE_REFUSED:
+            return GalleryError(f"the gallery's directory {directory} cannot be written: {error.strerror}")
+        return GalleryError(f"the gallery's directory {directory} cannot be used: {error.strerror or error}")
+    # Errors of Python's own wrapper, such as a closed connection, carry no code.
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = extended & 0xFF
+    # The shared-memory file beside the WAL is enlarged by writing to it, which fails this way on a full disk.
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return DiskFull(f"no space left on the disk of {directory}")
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+        return GalleryError(f"the gallery's directory {directory} cannot be written: {error}")
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return GalleryError(
+            f"{directory / FILE_NAME} is damaged ({error}): restore it from a backup, or move it away and enrol again"
+        )
+    if code == sqlite3.SQLITE_BUSY:
+        return GalleryError(f"another program keeps {directory / FILE_NAME} locked")
+    return GalleryError(f"the gallery's database in {directory} failed: {error}")
+
+
+def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
+    """A connection in autocommit mode (transactions are begun by hand), usable from one thread at a time."""
+    connection = sqlite3.connect(directory / FILE_NAME, timeout=10, isolation_level=None, check_same_thread=False)
+    try:
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            # Large enough for several vectors a page; counts only while the file is empty.
+            connection.execute("PRAGMA page_size = 8192")
+            connection.execute("PRAGMA journal_mode = WAL")
+            # NORMAL would keep the file whole but could lose acknowledged commits when the power fails.
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            # Who was erased shall not be left in free pages.
+            connection.execute("PRAGMA secure_delete = ON")
+            # A burst must not leave its whole WAL behind.
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> None:
+    """Create the schema in an empty file, or check that the file is a gallery of this space.
+
+    Raises `SpaceMismatch`, or `GalleryError` where the file is something else or of a later version.
+    """
+    path = directory / FILE_NAME
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if not tables:
+        _create(connection, stamp)
+        sync_directory(directory)
+        return
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise GalleryError(f"{path} is a database of another program: use another --data-dir")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        raise GalleryError(
+            f"{path} has schema version {version} and this program reads version {SCHEMA_VERSION}: "
+            "run the program's version that wrote it, or use another --data-dir"
+        )
+    _check_stamp(connection, directory, stamp)
+
+
+def _create(connection: sqlite3.Connection, stamp: Stamp) -> None:
+    connection.executescript(
+        f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {SCHEMA_VERSION};"
+    )
+    connection.execute(
+        "INSERT INTO gallery (embedding_space, dimension, model_name, version) VALUES (?, ?, ?, 0)",
+        (stamp.embedding_space, stamp.dimension, stamp.model_name),
+    )
+    connection.execute("COMMIT")
+
+
+def _check_stamp(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> None:
+    kept = Stamp(*connection.execute("SELECT embedding_space, dimension, model_name FROM gallery").fetchone())
+    advice = (
+        "Vectors of different models cannot be compared: start with the bundle that made them, use another "
+        "--data-dir, or enrol the tracklets again into an empty one."
+    )
+    if (kept.embedding_space, kept.dimension) != (stamp.embedding_space, stamp.dimension):
+        raise SpaceMismatch(
+            f"the gallery in {directory} holds embeddings of space {kept.embedding_space} (model {kept.model_name}, "
+            f"dimension {kept.dimension}), but this bundle is of space {stamp.embedding_space} "
+            f"(model {stamp.model_name}, dimension {stamp.dimension}). {advice}"
+        )
+    strangers = connection.execute(
+        "SELECT count(*), min(embedding_space) FROM tracklets WHERE embedding_space <> ?", (stamp.embedding_space,)
+    ).fetchone()
+    if strangers[0]:
+        raise SpaceMismatch(
+            f"{strangers[0]} rows of the gallery in {directory} are of another embedding space ({strangers[1]}) than "
+            f"the gallery itself ({kept.embedding_space}). {advice}"
+        )
+
+
+def sync_directory(directory: Path) -> None:
+    """Make new names in a directory survive a loss of power."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,262 @@
+"""The gallery that needs no server: SQLite keeps the records, an index in memory finds them."""
+
+import base64
+import binascii
+import sqlite3
+import threading
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gallery import rows
+from service.gallery.columns import Entry, Selection
+from service.gallery.database import Stamp, connect, prepare, sync_directory, translate
+from service.gallery.index import Index
+from service.gallery.index_store import IndexSaver, load_index
+from service.gallery.lock import DirectoryLock
+from service.gallery.readers import Readers
+from service.gallery.records import (
+    DuplicateId,
+    EmptyFilter,
+    Erasure,
+    Filter,
+    GalleryError,
+    Hit,
+    InvalidArgument,
+    Page,
+    Record,
+    SearchResult,
+)
+from service.gallery.writer import Change, Work, Writer
+
+T = TypeVar("T")
+
+_CURSOR_MARK = b"after:"
+
+
+class EmbeddedGallery:
+    """A `Gallery` in a directory: records in SQLite, committed before a call returns, and an exact FAISS index.
+
+    The index only ever follows what SQLite has committed, and is brought up to it when the gallery is opened, so a
+    crash at any moment loses nothing that was acknowledged. Every search reads one version of both.
+    """
+
+    engine = "embedded (SQLite, exact FAISS index)"
+
+    def __init__(
+        self, directory: Path, stamp: Stamp, connection: sqlite3.Connection, index: Index, resources: ExitStack
+    ) -> None:
+        """Use `open`."""
+        self.embedding_space = stamp.embedding_space
+        self.dimension = stamp.dimension
+        self._index = index
+        self._resources = resources
+        self._readers = Readers(directory)
+        self._writer = Writer(connection, directory, self._follow)
+        self._saver = IndexSaver(directory, stamp, index, self._writer)
+        self._closing = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(cls, data_dir: Path, *, embedding_space: str, dimension: int, model_name: str) -> "EmbeddedGallery":
+        """Open the gallery in a directory, or create it there.
+
+        Raises `SpaceMismatch` where it holds embeddings of another model, `GalleryLocked` where someone else has it
+        open, and `GalleryError` where the directory cannot be used or the database is damaged. An index file that is
+        missing, damaged or foreign is only logged, and the index built from the database.
+        """
+        stamp = Stamp(embedding_space, dimension, model_name)
+        with ExitStack() as resources:
+            try:
+                if not data_dir.is_dir():
+                    data_dir.mkdir(parents=True)
+                    sync_directory(data_dir.parent)
+                resources.callback(DirectoryLock(data_dir).release)
+                connection = connect(data_dir, read_only=False)
+                resources.callback(connection.close)
+                prepare(connection, data_dir, stamp)
+                index = load_index(connection, data_dir, stamp)
+            except (sqlite3.Error, OSError) as error:
+                raise translate(error, data_dir) from error
+            return cls(data_dir, stamp, connection, index, resources.pop_all())
+
+    def add(self, record: Record) -> None:
+        """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
+        row = rows.encode(record, self.dimension)
+
+        def work(connection: sqlite3.Connection, change: Change) -> None:
+            if rows.number_of(connection, row.id) is not None:
+                raise DuplicateId(row.id)
+            change.added.append((rows.insert(connection, row, self.embedding_space), row))
+
+        self._change(work)
+
+    def put(self, record: Record) -> bool:
+        """Enrol or replace, in one step that no search sees half of. True where the id was new."""
+        row = rows.encode(record, self.dimension)
+
+        def work(connection: sqlite3.Connection, change: Change) -> bool:
+            old = rows.number_of(connection, row.id)
+            if old is not None:
+                rows.delete(connection, [old])
+                change.removed.append(old)
+            change.added.append((rows.insert(connection, row, self.embedding_space), row))
+            return old is None
+
+        return self._change(work)
+
+    def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
+        """The record of this id."""
+        rows.check_text(id, "id")
+        with self._readers.snapshot() as connection:
+            return rows.by_id(connection, id)
+
+    def delete(self, id: str) -> bool:  # noqa: A002
+        """Remove one record. False where there was none. The saved index forgets it when it is next saved."""
+        rows.check_text(id, "id")
+
+        def work(connection: sqlite3.Connection, change: Change) -> bool:
+            number = rows.number_of(connection, id)
+            if number is None:
+                return False
+            rows.delete(connection, [number])
+            change.removed.append(number)
+            return True
+
+        return self._change(work)
+
+    def list(
+        self,
+        *,
+        camera_id: str | None = None,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """Records in order of their ids. A record that stays enrolled meanwhile is on exactly one of the pages."""
+        if limit < 1:
+            raise InvalidArgument(f"limit is {limit}, not a positive number")
+        last_seen = "" if cursor is None else _decode_cursor(cursor)
+        wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
+        with self._readers.snapshot() as connection:
+            # One more than asked for tells whether there is another page.
+            found = rows.by_page(connection, wanted, last_seen, limit + 1)
+        items = found[:limit]
+        return Page(items, _encode_cursor(items[-1].id) if len(found) > limit else None)
+
+    def search(
+        self,
+        embedding: NDArray[np.float32],
+        top_k: int,
+        filter: Filter = Filter(),  # noqa: A002, B008 (frozen, so a shared default is safe)
+        min_score: float | None = None,
+    ) -> SearchResult:
+        """The `top_k` records nearest to `embedding` `[D]` by cosine, of those that pass `filter`.
+
+        Equal scores rank by id, at the cut-off too. Records below `min_score` are left out but counted as searched.
+        """
+        query = rows.check_vector(embedding, self.dimension, "embedding")
+        if not query.any():
+            raise InvalidArgument("embedding is all zeros, which has no direction")
+        if top_k < 1:
+            raise InvalidArgument(f"top_k is {top_k}, not a positive number")
+        while True:
+            with self._readers.snapshot() as connection:
+                selection = _select(connection, filter)
+                version = rows.version_of(connection)
+                candidates = self._index.search(query, top_k, selection, version)
+                if candidates is None:
+                    continue  # a commit overtook this snapshot of the database: take a newer one
+                scores = dict(zip(candidates.numbers.tolist(), candidates.scores.tolist(), strict=True))
+                if min_score is not None:
+                    scores = {number: score for number, score in scores.items() if score >= min_score}
+                ids = rows.ids_of(connection, list(scores))
+                ranked = sorted(scores, key=lambda number: (-scores[number], ids[number]))[:top_k]
+                found = rows.by_number(connection, ranked)
+            hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
+            return SearchResult(hits, candidates.searched, self._index.exact)
+
+    def erase(self, filter: Filter, *, dry_run: bool) -> Erasure:  # noqa: A002
+        """Remove every record that passes `filter`. Raises `EmptyFilter` where that would be all of them.
+
+        Their vectors do not stay behind on the disk: SQLite overwrites what it frees, its log is emptied, and the
+        index is saved anew in the background.
+        """
+        if filter.is_empty:
+            raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
+        if dry_run:
+            with self._readers.snapshot() as connection:
+                return Erasure(matched=len(rows.numbers_where(connection, filter)), erased=0)
+        rows.where(filter)  # a filter that cannot be used is refused before it waits for its turn
+
+        def work(connection: sqlite3.Connection, change: Change) -> int:
+            numbers = rows.numbers_where(connection, filter).tolist()
+            rows.delete(connection, numbers)
+            change.removed.extend(numbers)
+            return len(numbers)
+
+        erased = self._change(work)
+        if erased:
+            self._writer.empty_log()
+            self._saver.request()
+        return Erasure(matched=erased, erased=erased)
+
+    def count(self) -> int:
+        """How many records are enrolled."""
+        if self._closed:
+            raise GalleryError("the gallery is closed")
+        return len(self._index)
+
+    def close(self) -> None:
+        """Save the index and let go of files and locks; a second call does nothing."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._saver.close()
+            self._readers.close()
+            self._writer.close()
+            self._resources.close()
+
+    def _change(self, work: Work[T]) -> T:
+        # An index that lost a change would never catch up with the versions to come.
+        self._index.check()
+        return self._writer.run(work)
+
+    def _follow(self, version: int, change: Change) -> None:
+        entries = [Entry(number, row.camera_id, row.start_time, row.end_time) for number, row in change.added]
+        vectors = np.array([row.vector for _, row in change.added], np.float32)
+        self._index.apply(version, entries, vectors, change.removed)
+        self._saver.note(len(change.added) + len(change.removed))
+
+
+def _select(connection: sqlite3.Connection, filter: Filter) -> Selection:  # noqa: A002
+    """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
+    after, before = rows.interval(filter)
+    only = without = None
+    if filter.metadata:
+        only = rows.numbers_where(connection, Filter(metadata=filter.metadata))
+    if filter.exclude_ids:
+        without = rows.numbers_of(connection, filter.exclude_ids)
+    return Selection(filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
+
+
+def _encode_cursor(last_id: str) -> str:
+    return base64.urlsafe_b64encode(_CURSOR_MARK + last_id.encode()).decode("ascii")
+
+
+def _decode_cursor(cursor: str) -> str:
+    try:
+        plain = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
+        if not plain.startswith(_CURSOR_MARK):
+            raise InvalidArgument("cursor is not one that this service gave out")
+        last_id = plain.removeprefix(_CURSOR_MARK).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidArgument("cursor is not one that this service gave out") from error
+    rows.check_text(last_id, "cursor")
+    return last_id

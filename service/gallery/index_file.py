@@ -1,0 +1,135 @@
+"""The index saved beside the database, trusted only where it is whole and provably of this database's past.
+
+Layout: magic, header length (uint32), header (JSON), row numbers (int64), the index as FAISS writes it, and the BLAKE2b
+digest of all before; integers are little-endian. Row numbers are never given twice, so the vectors of a file that
+belongs to this database's past stay right; rows that came and went since then are for the reader to make up for.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gallery.vectors import Vectors
+
+FILE_NAME = "index.faiss"
+_MAGIC = b"not3d-index-1\n"
+_DIGEST_SIZE = 32
+_CHUNK = 1 << 22
+
+
+class IndexFileError(Exception):
+    """Why the saved index cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the file was saved from. `token` is random, and the database knows that of the last file saved from it."""
+
+    token: str
+    embedding_space: str
+    dimension: int
+    rows: int
+
+
+def save(directory: Path, header: Header, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
+    """Write the file so that a crash leaves the old one or the new one. Raises `OSError`."""
+    temporary = directory / f"{FILE_NAME}.part"
+    try:
+        with temporary.open("wb") as file:
+            _write(file, header, vectors, numbers)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / FILE_NAME)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load(directory: Path, token: str, embedding_space: str, dimension: int) -> tuple[Vectors, NDArray[np.int64]]:
+    """The saved vectors and their row numbers `[N]`, ascending.
+
+    Raises `IndexFileError` saying what is wrong with the file; FAISS never parses a byte that was not checked.
+    """
+    path = directory / FILE_NAME
+    try:
+        with path.open("rb") as file:
+            end = _check_digest(file)
+            header = _read_header(file)
+            _check_header(header, Header(token, embedding_space, dimension, header.rows))
+            numbers = np.frombuffer(file.read(8 * header.rows), "<i8").astype(np.int64)
+            vectors = _read_vectors(file, end)
+    except FileNotFoundError as error:
+        raise IndexFileError("it is missing") from error
+    except OSError as error:
+        raise IndexFileError(f"it cannot be read: {error.strerror or error}") from error
+    if not len(numbers) == header.rows == len(vectors) or vectors.dimension != dimension:
+        raise IndexFileError("its parts do not fit together")
+    return vectors, numbers
+
+
+def remove(directory: Path) -> None:
+    """Remove the file and what a crash left of a newer one. Raises `OSError`."""
+    (directory / FILE_NAME).unlink(missing_ok=True)
+    (directory / f"{FILE_NAME}.part").unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO, header: Header, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
+    digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+
+    def write(data: bytes) -> int:
+        digest.update(data)
+        return file.write(data)
+
+    text = json.dumps(asdict(header)).encode()
+    for part in (_MAGIC, struct.pack("<I", len(text)), text, numbers.astype("<i8").tobytes()):
+        write(part)
+    vectors.write(write)
+    file.write(digest.digest())
+
+
+def _check_digest(file: BinaryIO) -> int:
+    """Where the content ends; the file is left at the header's length."""
+    end = os.fstat(file.fileno()).st_size - _DIGEST_SIZE
+    if file.read(len(_MAGIC)) != _MAGIC or end < len(_MAGIC) + 4:
+        raise IndexFileError("it is not an index file of this version")
+    digest = hashlib.blake2b(_MAGIC, digest_size=_DIGEST_SIZE)
+    left = end - len(_MAGIC)
+    while left:
+        chunk = file.read(min(_CHUNK, left))
+        if not chunk:
+            raise IndexFileError("it is truncated")
+        digest.update(chunk)
+        left -= len(chunk)
+    if file.read() != digest.digest():
+        raise IndexFileError("it is damaged or truncated: its checksum is wrong")
+    file.seek(len(_MAGIC))
+    return end
+
+
+def _read_header(file: BinaryIO) -> Header:
+    (length,) = struct.unpack("<I", file.read(4))
+    try:
+        return Header(**json.loads(file.read(length)))
+    except (ValueError, TypeError) as error:
+        raise IndexFileError("its header is of another version") from error
+
+
+def _check_header(found: Header, wanted: Header) -> None:
+    if (found.embedding_space, found.dimension) != (wanted.embedding_space, wanted.dimension):
+        raise IndexFileError(f"it holds embeddings of space {found.embedding_space}, dimension {found.dimension}")
+    if found.token != wanted.token:
+        raise IndexFileError("it was not the last one saved from this database")
+
+
+def _read_vectors(file: BinaryIO, end: int) -> Vectors:
+    try:
+        return Vectors.read(lambda size: file.read(min(size, end - file.tell())))
+    except ValueError as error:
+        raise IndexFileError(str(error)) from error

@@ -1,0 +1,176 @@
+"""From the database and the saved index to a loaded one, and back to the disk now and then."""
+
+import logging
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gallery import index_file
+from service.gallery.columns import Columns, Entry
+from service.gallery.database import FILE_NAME, Stamp
+from service.gallery.index import Index
+from service.gallery.index_file import Header, IndexFileError
+from service.gallery.records import GalleryError
+from service.gallery.vectors import Vectors
+from service.gallery.writer import Change, Writer
+
+log = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 10_000
+# The index is saved again once this many rows, and a fifth of all, came or went.
+_FEWEST_CHANGES_TO_SAVE = 10_000
+
+
+def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> Index:
+    """The index of exactly the rows in the database: as saved and brought up to date, else built anew.
+
+    Raises `GalleryError` where a row of the database is without its vector.
+    """
+    version, token = connection.execute("SELECT version, index_token FROM gallery").fetchone()
+    columns = _read_columns(connection)
+    vectors = Vectors(stamp.dimension)
+    if token is not None:
+        try:
+            vectors = _load_saved(directory, token, stamp, columns.numbers)
+        except IndexFileError as error:
+            log.warning(
+                "the saved index %s cannot be used, because %s: building it anew from %d records",
+                directory / index_file.FILE_NAME,
+                error,
+                columns.size,
+            )
+    if len(vectors) < columns.size:
+        log.info("reading %d vectors into the index", columns.size - len(vectors))
+    for chunk in _read_vectors(connection, columns.numbers[len(vectors) :], stamp.dimension, directory):
+        vectors.append(chunk)
+    return Index(vectors, columns, version)
+
+
+def _load_saved(directory: Path, token: str, stamp: Stamp, numbers: NDArray[np.int64]) -> Vectors:
+    """The saved vectors of the first of these rows, without rows that are gone since."""
+    vectors, saved = index_file.load(directory, token, stamp.embedding_space, stamp.dimension)
+    kept = np.isin(saved, numbers)
+    if not np.array_equal(saved[kept], numbers[: np.count_nonzero(kept)]):
+        raise IndexFileError("its rows are not the database's")
+    if not kept.all():
+        vectors.keep(kept)
+        # Whoever was erased shall not stay in the file because of a crash before it was next saved.
+        index_file.remove(directory)
+    return vectors
+
+
+def _read_columns(connection: sqlite3.Connection) -> Columns:
+    columns = Columns()
+    found = connection.execute("SELECT number, camera_id, start_time, end_time FROM tracklets ORDER BY number")
+    while chunk := found.fetchmany(_ROWS_AT_ONCE):
+        columns.append([Entry(*row) for row in chunk])
+    return columns
+
+
+def _read_vectors(
+    connection: sqlite3.Connection, numbers: NDArray[np.int64], dimension: int, directory: Path
+) -> Iterator[NDArray[np.float32]]:
+    """The stored vectors `[n, D]` of these rows, which are the last ones, chunk by chunk."""
+    if not len(numbers):
+        return
+    found = connection.execute(
+        "SELECT number, vector FROM embeddings WHERE number >= ? ORDER BY number", (int(numbers[0]),)
+    )
+    done = 0
+    while chunk := found.fetchmany(_ROWS_AT_ONCE):
+        expected = numbers[done : done + len(chunk)]
+        whole = all(len(vector) == 4 * dimension for _, vector in chunk)
+        if not whole or not np.array_equal([number for number, _ in chunk], expected):
+            break
+        yield np.frombuffer(b"".join(vector for _, vector in chunk), "<f4").astype(np.float32).reshape(-1, dimension)
+        done += len(chunk)
+    if done < len(numbers):
+        raise GalleryError(f"{directory / FILE_NAME} is damaged: some rows lack their vector. Restore it from a backup")
+
+
+class IndexSaver:
+    """Writes the index to disk after many changes, after an erasure, and at the end.
+
+    A save that fails is only logged, since the index can always be built from the database, and takes the old file
+    with it: that frees its space, and leaves nothing of what was erased.
+    """
+
+    def __init__(self, directory: Path, stamp: Stamp, index: Index, writer: Writer) -> None:
+        self._directory = directory
+        self._stamp = stamp
+        self._index = index
+        self._writer = writer
+        self._condition = threading.Condition()
+        self._requested = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._unsaved = 0
+
+    def note(self, changes: int) -> None:
+        """Count rows that came or went."""
+        with self._condition:
+            self._unsaved += changes
+            due = self._unsaved >= max(_FEWEST_CHANGES_TO_SAVE, len(self._index) // 5)
+        if due:
+            self.request()
+
+    def request(self) -> None:
+        """Have the index saved in the background, as it is now or later."""
+        with self._condition:
+            if self._closed:
+                return
+            self._requested = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="gallery-index-saver", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        """Wait for a save under way, and save what changed since."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        if self._unsaved:
+            self._save()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._requested and not self._closed:
+                    self._condition.wait()
+                if self._closed:
+                    return
+                self._requested = False
+            self._save()
+
+    def _save(self) -> None:
+        token = secrets.token_hex(16)
+
+        def remember(connection: sqlite3.Connection, change: Change) -> None:
+            connection.execute("UPDATE gallery SET index_token = ?", (token,))
+            change.other = True
+
+        with self._condition:
+            self._unsaved = 0
+        try:
+            vectors, numbers = self._index.copy()
+            header = Header(token, self._stamp.embedding_space, self._stamp.dimension, len(numbers))
+            index_file.save(self._directory, header, vectors, numbers)
+            # Between these two steps the file is not the one the database knows, and a crash costs a rebuild.
+            self._writer.run(remember)
+        except (OSError, GalleryError) as error:
+            log.warning("the index could not be saved and will be built anew at the next start: %s", error)
+            self._forget()
+
+    def _forget(self) -> None:
+        try:
+            index_file.remove(self._directory)
+        except OSError as error:
+            log.warning("the old index file could not be removed either: %s", error)

@@ -1,0 +1,130 @@
+"""What a gallery holds, what is asked of it, and how it refuses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+JSON: TypeAlias = Union[list["JSON"], dict[str, "JSON"], str, bool, int, float, None]  # noqa: UP007 (text has no |)
+
+
+# Compared by identity: an array has no single truth value, so a generated __eq__ would raise.
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One enrolled tracklet.
+
+    `embedding` is float32 `[D]` of unit length. Times are aware; `start_time <= end_time` where both are given.
+    `frames` and `clips` count what the embedding was computed from.
+    """
+
+    id: str
+    embedding: NDArray[np.float32]
+    camera_id: str | None
+    start_time: datetime | None
+    end_time: datetime | None
+    metadata: dict[str, JSON]
+    frames: int
+    clips: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records a search or an erasure is about; every given condition must hold.
+
+    - `camera_ids`: the record's camera is one of these (`None`: any; an empty tuple matches nothing).
+    - `exclude_camera_ids`: it is none of these; a record without a camera passes.
+    - `after`, `before` (aware): the record's interval `[start_time, end_time]` overlaps `[after, before]`, ends
+      included. A single given time counts as an instant; a record without times never matches a time filter.
+    - `metadata`: equal on every given top-level key. Numbers compare by value (1 equals 1.0); `true` is not 1,
+      "1" is not 1, and nested values compare as a whole.
+    - `exclude_ids`: the record is none of these.
+    """
+
+    camera_ids: tuple[str, ...] | None = None
+    exclude_camera_ids: tuple[str, ...] = ()
+    after: datetime | None = None
+    before: datetime | None = None
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    exclude_ids: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked, so that every record would match."""
+        return (
+            self.camera_ids is None
+            and not self.exclude_camera_ids
+            and self.after is None
+            and self.before is None
+            and not self.metadata
+            and not self.exclude_ids
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A record found, with its cosine similarity to the query in -1..1."""
+
+    record: Record
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The best `hits`, best first; `searched` rows passed the filter; `exact` unless an approximate index answered."""
+
+    hits: list[Hit]
+    searched: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing; `next_cursor` is `None` on the last one."""
+
+    items: list[Record]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """How many records a filter matched and how many of them were erased (0 on a dry run)."""
+
+    matched: int
+    erased: int
+
+
+# The names below say what happened, and read better without an "Error" at the end.
+class GalleryError(Exception):
+    """The gallery could not do what was asked; the message is meant for its operator."""
+
+
+class InvalidArgument(GalleryError, ValueError):  # noqa: N818
+    """The caller passed something no gallery accepts: a vector of another length, NaN, a broken cursor."""
+
+
+class EmptyFilter(InvalidArgument):
+    """An erasure without any condition, which would erase everything."""
+
+
+class DuplicateId(GalleryError):  # noqa: N818
+    """A record of this id is enrolled already."""
+
+    def __init__(self, id: str) -> None:  # noqa: A002 (the field's name everywhere)
+        super().__init__(f"id {id!r} is enrolled already")
+        self.id = id
+
+
+class SpaceMismatch(GalleryError):  # noqa: N818
+    """The stored embeddings are of another model: they cannot be compared with this one's."""
+
+
+class GalleryLocked(GalleryError):  # noqa: N818
+    """Another process, or another gallery of this one, has the data directory open."""
+
+
+class DiskFull(GalleryError):  # noqa: N818
+    """No space left; nothing of the refused call was kept."""

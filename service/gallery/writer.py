@@ -1,0 +1,147 @@
+"""Group commit: changes of concurrent callers share one transaction, and so one wait for the disk."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from service.gallery.database import translate
+from service.gallery.records import GalleryError
+from service.gallery.rows import Row
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Change:
+    """What one transaction did to the rows, for the index to follow: first `added`, then `removed`."""
+
+    added: list[tuple[int, Row]] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+    # Set where the transaction touched something the index does not care about.
+    other: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.other)
+
+
+Work = Callable[[sqlite3.Connection, Change], T]
+
+
+class _Call:
+    """One caller's piece of work and what became of it."""
+
+    __slots__ = ("error", "finished", "result", "work")
+
+    def __init__(self, work: Work[Any]) -> None:
+        self.work = work
+        self.finished = False
+        self.result: Any = None
+        self.error: GalleryError | None = None
+
+
+class Writer:
+    """The only connection that changes the database.
+
+    Whoever finds the connection free leads: it takes along the work of everyone who waits, commits once, tells
+    `committed` the new version and the changes (so that the index never knows of anything uncommitted), and only then
+    lets the others go. Work raising `GalleryError` must not have changed anything; it fails alone. An error of SQLite
+    fails the whole group, of which then nothing is kept.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, directory: Path, committed: Callable[[int, Change], None]):
+        self._connection = connection
+        self._directory = directory
+        self._committed = committed
+        self._condition = threading.Condition()
+        self._waiting: list[_Call] = []
+        self._led = False
+        self._closed = False
+
+    def run(self, work: Work[T]) -> T:
+        """Do `work` in a transaction; its result once that is on disk. Raises its error, or the database's."""
+        call = _Call(work)
+        with self._condition:
+            if self._closed:
+                raise GalleryError("the gallery is closed")
+            self._waiting.append(call)
+            while self._led and not call.finished:
+                self._condition.wait()
+            if not call.finished:
+                self._led = True
+                group, self._waiting = self._waiting, []
+        if not call.finished:
+            self._lead(group)
+        if call.error is not None:
+            raise call.error
+        result: T = call.result
+        return result
+
+    def _lead(self, group: list[_Call]) -> None:
+        try:
+            self._commit(group)
+        finally:
+            with self._condition:
+                for call in group:
+                    if not call.finished:  # an exception nobody foresaw is on its way out of the leader
+                        call.error = GalleryError("the transaction was broken off; nothing of it was acknowledged")
+                        call.finished = True
+                self._led = False
+                self._condition.notify_all()
+
+    def _commit(self, group: list[_Call]) -> None:
+        change = Change()
+        version = 0
+        try:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                for call in group:
+                    try:
+                        call.result = call.work(self._connection, change)
+                    except GalleryError as error:
+                        call.error = error
+                if change:
+                    statement = "UPDATE gallery SET version = version + 1 RETURNING version"
+                    version = self._connection.execute(statement).fetchall()[0][0]
+                    self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            for call in group:
+                call.error = translate(error, self._directory)
+                call.error.__cause__ = error
+                call.finished = True
+            return
+        if change:
+            self._committed(version, change)
+        for call in group:
+            call.finished = True
+
+    def empty_log(self) -> None:
+        """Move everything from the write-ahead log into the database file and cut the log to nothing.
+
+        Waits some seconds for readers of older states; what they still hold on to then goes with a later commit.
+        """
+        with self._condition:
+            while self._led:
+                self._condition.wait()
+            self._led = True
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            raise translate(error, self._directory) from error
+        finally:
+            with self._condition:
+                self._led = False
+                self._condition.notify_all()
+
+    def close(self) -> None:
+        """Wait for the work under way, then close the connection, which also empties the write-ahead log."""
+        with self._condition:
+            self._closed = True
+            while self._led or self._waiting:
+                self._condition.wait()
+        self._connection.close()

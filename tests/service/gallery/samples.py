@@ -1,0 +1,59 @@
+"""Records and galleries for these tests."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gallery import JSON, EmbeddedGallery, Record
+
+SPACE = "0123456789abcdef"
+DIMENSION = 8
+NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def vector(seed: str, dimension: int = DIMENSION) -> NDArray[np.float32]:
+    """A unit vector that belongs to a text."""
+    digest = hashlib.sha256(seed.encode()).digest()
+    values = np.random.default_rng(list(digest)).standard_normal(dimension)
+    return (values / np.linalg.norm(values)).astype(np.float32)
+
+
+def record(
+    id: str,  # noqa: A002
+    *,
+    embedding: NDArray[np.float32] | None = None,
+    camera_id: str | None = "c1",
+    start_time: datetime | None = None,
+    end_time: datetime | None = None,
+    metadata: dict[str, JSON] | None = None,
+) -> Record:
+    return Record(
+        id=id,
+        embedding=vector(id) if embedding is None else embedding,
+        camera_id=camera_id,
+        start_time=start_time,
+        end_time=end_time,
+        metadata={} if metadata is None else metadata,
+        frames=9,
+        clips=3,
+        created_at=NOON,
+    )
+
+
+def open_gallery(directory: Path, *, dimension: int = DIMENSION, embedding_space: str = SPACE) -> EmbeddedGallery:
+    return EmbeddedGallery.open(directory, embedding_space=embedding_space, dimension=dimension, model_name="sample")
+
+
+def assert_same(found: Record | None, expected: Record) -> None:
+    assert found is not None
+    np.testing.assert_array_equal(found.embedding, expected.embedding)
+    assert found.embedding.dtype == np.float32
+    for name in ("id", "camera_id", "start_time", "end_time", "metadata", "frames", "clips", "created_at"):
+        assert getattr(found, name) == getattr(expected, name), name
