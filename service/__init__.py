@@ -1,0 +1,1 @@
+"""The HTTP service: upload, embed, gallery, ranked answer. Runs without torch."""

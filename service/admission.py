@@ -1,0 +1,68 @@
+"""How much footage the service holds at a time. What does not fit is refused at once, never queued without bound."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.metrics import Metrics
+from service.problems import Problem
+
+__all__ = ["Admission", "Place"]
+
+RETRY_SECONDS = 1
+
+
+class Place:
+    """One request's share. Its bytes grow as they arrive."""
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self.bytes = 0
+
+    def grow(self, count: int) -> None:
+        """Take `count` more bytes.
+
+        Raises:
+            Problem: 503 when all requests together would hold more than the limit.
+        """
+        self._admission.take(count)
+        self.bytes += count
+
+
+class Admission:
+    """Counts requests with footage and the bytes held for them. Used from the event loop's thread only."""
+
+    def __init__(self, max_requests: int, max_bytes: int, metrics: Metrics) -> None:
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._metrics = metrics
+        self._requests = self._bytes = 0
+
+    @contextmanager
+    def enter(self) -> Iterator[Place]:
+        """Take a place for as long as the context lasts.
+
+        Raises:
+            Problem: 503 with `Retry-After` when every place is taken.
+        """
+        if self._requests >= self._max_requests:
+            raise self._refusal("requests", f"{self._requests} requests are being answered")
+        place = Place(self)
+        self._requests += 1
+        self._metrics.pending_requests.set(self._requests)
+        try:
+            yield place
+        finally:
+            self._requests -= 1
+            self._bytes -= place.bytes
+            self._metrics.pending_requests.set(self._requests)
+            self._metrics.pending_bytes.set(self._bytes)
+
+    def take(self, count: int) -> None:
+        """Count `count` more bytes; see `Place.grow`."""
+        if self._bytes + count > self._max_bytes:
+            raise self._refusal("bytes", "the footage of the requests being answered fills the memory set aside for it")
+        self._bytes += count
+        self._metrics.pending_bytes.set(self._bytes)
+
+    def _refusal(self, reason: str, detail: str) -> Problem:
+        self._metrics.refused.labels(reason).inc()
+        return Problem("busy", detail, headers={"Retry-After": str(RETRY_SECONDS)})

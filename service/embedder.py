@@ -1,0 +1,169 @@
+"""Footage in, one vector out: decode, resize, clips, engine, mean. Long tracklets flow through in pieces."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engines import Engine, EngineError
+from model.frames import FrameError
+from model.spec import BundleSpec
+from model.tracklet import split_into_clips, video_feature
+from service.batcher import Batcher
+from service.footage import Footage, Sample, check_count, check_footage, read_samples
+from service.metrics import Metrics
+from service.problems import Fault, Problem
+from service.settings import Settings
+
+__all__ = ["Embedded", "Embedder"]
+
+T = TypeVar("T")
+
+QUEUED_PIECES = 2
+"""Pieces of one tracklet that wait for the engine while the next is decoded, so that both work at the same time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The video feature float32 `[D]` of unit length, what it was made of, and the frames that were left out."""
+
+    embedding: NDArray[np.float32]
+    frames: int
+    clips: int
+    rejected: tuple[tuple[int, FrameError], ...]
+
+
+class Embedder:
+    """Runs tracklets through the engine. Decoding happens in a pool of threads of its own."""
+
+    def __init__(self, engine: Engine, spec: BundleSpec, settings: Settings, metrics: Metrics) -> None:
+        self._spec, self._settings, self._metrics = spec, settings, metrics
+        self._batcher = Batcher(engine, settings.max_batch, metrics)
+        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+
+    async def embed(self, footage: Footage) -> Embedded:
+        """Embed one tracklet.
+
+        Raises:
+            Problem: as `service.footage.check_footage` and `read_samples`; 415 where no frame is an image, 422 where
+                too few frames can be used, naming each bad one.
+            EngineError: the engine failed or answered with something that is no number.
+        """
+        spec, settings = self._spec, self._settings
+        await self._in_pool(lambda: check_footage(footage, settings, spec.clip_length))
+        samples = read_samples(footage, settings, spec.frame_height, spec.frame_width)
+        flow = _Flow(self._batcher, spec, settings, footage)
+        try:
+            while piece := await self._in_pool(lambda: self._decode(samples)):
+                await flow.take(piece)
+            embedded = await flow.finish()
+        finally:
+            flow.cancel()
+            samples.close()
+            self._metrics.frames.labels("rejected").inc(len(flow.rejected))
+            self._metrics.frames.labels("used").inc(flow.usable)
+        return embedded
+
+    def close(self) -> None:
+        """Finish what was begun and stop the threads."""
+        self._decoders.shutdown(wait=True)
+        self._batcher.close()
+
+    def _decode(self, samples: Iterator[Sample]) -> list[Sample]:
+        with self._metrics.stage("decode"):
+            return list(islice(samples, self._spec.clip_length * self._settings.max_batch))
+
+    async def _in_pool(self, function: Callable[[], T]) -> T:
+        job = self._decoders.submit(function)
+        future = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not job.cancel():  # its thread still reads the footage, which must not be closed under it
+                await asyncio.wait([future])
+            raise
+
+
+class _Flow:
+    """The frames of one tracklet on their way through the batcher."""
+
+    def __init__(self, batcher: Batcher, spec: BundleSpec, settings: Settings, footage: Footage) -> None:
+        self._batcher, self._spec, self._settings = batcher, spec, settings
+        self._expected = footage.count
+        self._name = "video" if footage.count is None else "frames"
+        self._frames: list[NDArray[np.uint8]] = []
+        self._pieces: deque[asyncio.Future[NDArray[np.float32]]] = deque()
+        self._rows: list[NDArray[np.float32]] = []
+        self.rejected: list[tuple[int, FrameError]] = []
+        self.usable = 0
+
+    async def take(self, piece: list[Sample]) -> None:
+        """Pass on the whole clips of what has come so far, once they are worth a call of the engine."""
+        for index, frame in piece:
+            if isinstance(frame, FrameError):
+                self.rejected.append((index, frame))
+            else:
+                self._frames.append(frame)
+                self.usable += 1
+        check_count(self.usable, self._name, self._settings, self._spec.clip_length)
+        if self._is_lost():  # decoding goes on, to name every bad frame; the engine has better things to do
+            self._frames.clear()
+            return
+        if len(self._frames) >= self._spec.clip_length * self._settings.max_batch:
+            await self._submit(len(self._frames) - len(self._frames) % self._spec.clip_length)
+
+    async def finish(self) -> Embedded:
+        """Pass on the rest, with its short last clip, and wait for all."""
+        self._refuse_if_lost()
+        await self._submit(len(self._frames))
+        while self._pieces:
+            self._rows.append(await self._pieces.popleft())
+        rows = np.concatenate(self._rows)
+        if not np.isfinite(rows).all():
+            raise EngineError("the engine's answer has a component that is no number")
+        rejected = tuple(sorted(self.rejected, key=lambda pair: pair[0]))
+        return Embedded(video_feature(rows), self.usable, len(rows), rejected)
+
+    def cancel(self) -> None:
+        """Take out of the queue what is still in it."""
+        for piece in self._pieces:
+            if not piece.cancel() and not piece.cancelled():
+                piece.exception()  # looked at, or asyncio would log it as forgotten
+
+    async def _submit(self, count: int) -> None:
+        if not count:
+            return
+        if len(self._pieces) >= QUEUED_PIECES:
+            self._rows.append(await self._pieces.popleft())
+        frames = np.stack(self._frames[:count])
+        del self._frames[:count]
+        clips = frames[split_into_clips(count, self._spec.clip_length)]
+        self._pieces.append(asyncio.wrap_future(self._batcher.submit(clips)))
+
+    def _is_lost(self) -> bool:
+        """Whether too few frames can be used, whatever the rest is like."""
+        total = self._expected
+        return total is not None and total - len(self.rejected) < self._needed(total)
+
+    def _needed(self, total: int) -> int:
+        return max(1, math.ceil(total * self._settings.min_usable_share - 1e-9))  # 0.1 * 30 is 3.0000000000000004
+
+    def _refuse_if_lost(self) -> None:
+        total = self.usable + len(self.rejected)
+        if self.usable >= self._needed(total):
+            return
+        no_images = not self.usable and all(error.status == "not_an_image" for _, error in self.rejected)
+        faults = [Fault(frame=index, reason=error.reason) for index, error in sorted(self.rejected, key=lambda p: p[0])]
+        raise Problem(
+            "unsupported-content" if no_images else "unusable-frames",
+            f"{self.usable} of {total} frames can be used, at least {self._needed(total)} are needed; "
+            f"frame {faults[0].frame}: {faults[0].reason}",
+            errors=faults,
+        )

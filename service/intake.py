@@ -1,0 +1,140 @@
+"""From a request to its validated body and its footage, whichever of the two forms it came in."""
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from service.fields import Body
+from service.footage import Footage
+from service.problems import Problem, malformed
+from service.schemas import TrackletBody
+from service.settings import Settings
+from service.state import State
+from service.uploads import Upload, content_type, read_body, read_form
+
+__all__ = ["read_json", "receive"]
+
+TrackletT = TypeVar("TrackletT", bound=TrackletBody)
+BodyT = TypeVar("BodyT", bound=Body)
+
+MAX_SMALL_BODY = 1024 * 1024
+
+
+@asynccontextmanager
+async def receive(
+    request: Request, schema: type[TrackletT], state: State
+) -> AsyncIterator[tuple[TrackletT, Footage | None]]:
+    """Read a body with a tracklet: multipart, or JSON with base64 frames. Takes one of the service's places meanwhile.
+
+    Yields the validated body, without its frames, and the footage if there was any.
+
+    Raises:
+        Problem: 400 naming the field, 413, 415 for another content type, 503 when every place is taken.
+    """
+    settings = state.settings
+    with state.admission.enter() as place:
+        kind, boundary = content_type(request)
+        if kind == "multipart/form-data" and boundary:
+            names = schema.model_fields.keys() - schema.NOT_IN_FORMS
+            with read_form(names, settings) as reader:
+                with state.metrics.stage("read"):
+                    upload = await reader.read(request, boundary, place)
+                body = _validate_form(upload, schema)
+                yield body, _footage_of_form(upload, body, settings)
+        elif kind == "application/json":
+            with state.metrics.stage("read"):
+                data = await read_body(request, settings, place)
+                body = await asyncio.to_thread(_validate_json, data, schema)
+                del data
+                footage = await asyncio.to_thread(_footage_of_json, body, settings)
+            yield body.model_copy(update={"frames": None}), footage  # the base64 text need not stay in memory
+        else:
+            wanted = "send multipart/form-data (with its boundary) or application/json"
+            raise Problem("unsupported-content", f"{kind or 'no content type'}: {wanted}")
+
+
+async def read_json(request: Request, schema: type[BodyT], state: State) -> BodyT:
+    """Read a small JSON body that carries no footage.
+
+    Raises:
+        Problem: 400 naming the field, 413, 415 for another content type.
+    """
+    kind, _ = content_type(request)
+    if kind != "application/json":
+        raise Problem("unsupported-content", f"{kind or 'no content type'}: send application/json")
+    limits = state.settings.model_copy(
+        update={"max_request_bytes": min(MAX_SMALL_BODY, state.settings.max_request_bytes)}
+    )
+    with state.admission.enter() as place:
+        data = await read_body(request, limits, place)
+    return _validate_json(data, schema)
+
+
+def _validate_json(data: bytes, schema: type[BodyT]) -> BodyT:
+    if not data.strip():
+        raise Problem("malformed", "the body is empty")
+    try:
+        return schema.model_validate_json(data)
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
+def _validate_form(upload: Upload, schema: type[TrackletT]) -> TrackletT:
+    values: dict[str, Any] = dict(upload.fields)
+    for name in schema.FORM_JSON & values.keys():
+        try:
+            values[name] = from_json(values[name])
+        except ValueError as error:
+            raise Problem.of_field(name, f"not JSON: {error}") from None
+    try:
+        return schema.model_validate(values, strict=False)  # the other fields are text: "5" is the number here
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
+def _footage_of_form(upload: Upload, body: TrackletBody, settings: Settings) -> Footage | None:
+    _check_metadata(body, settings)
+    if not upload.frames and not upload.video:
+        _refuse_lone_boxes(body)
+        return None
+    return Footage(upload.frames, upload.video, body.boxes)
+
+
+def _footage_of_json(body: TrackletBody, settings: Settings) -> Footage | None:
+    _check_metadata(body, settings)
+    if body.frames is None:
+        _refuse_lone_boxes(body)
+        return None
+    if not body.frames:
+        raise Problem.of_field("frames", "there is none")
+    limit = settings.max_frames
+    if len(body.frames) > limit:
+        raise Problem.of_field("frames", f"{len(body.frames)} frames, at most {limit} are allowed", "too-large")
+    frames = []
+    for index, text in enumerate(body.frames):
+        try:
+            frames.append(base64.b64decode(text, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise Problem.of_field(f"frames[{index}]", f"not base64: {error}") from None
+    return Footage(frames, None, body.boxes)
+
+
+def _check_metadata(body: TrackletBody, settings: Settings) -> None:
+    size = len(json.dumps(body.metadata).encode())
+    if size > settings.max_metadata_bytes:
+        raise Problem.of_field(
+            "metadata", f"{size} bytes, at most {settings.max_metadata_bytes} are allowed", "too-large"
+        )
+
+
+def _refuse_lone_boxes(body: TrackletBody) -> None:
+    if body.boxes is not None:
+        raise Problem.of_field("boxes", "there are no frames and no video that they could be cut from")

@@ -1,0 +1,60 @@
+"""Around every request: its id, its line in the log, its place in the metrics."""
+
+import logging
+import re
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.ids import ID_PATTERN, new_id
+from service.logs import request_id
+from service.metrics import Metrics
+
+__all__ = ["Observe"]
+
+log = logging.getLogger("not3d.access")
+
+
+class Observe:
+    """ASGI middleware. Takes the client's `X-Request-Id` if it is well formed, else makes one, and answers with it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        current = given if re.fullmatch(ID_PATTERN, given) else new_id()
+        scope.setdefault("state", {})["request_id"] = current
+        token = request_id.set(current)
+        status = 500  # what the outermost handler answers when the application raises
+        start = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = current
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.perf_counter() - start)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route's pattern, not the path: ids of tracklets belong neither in metrics nor in logs.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        # A client may invent methods; each would be a new time series.
+        method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "DELETE", "HEAD"} else "other"
+        self.metrics.requests.labels(method, route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        quiet = route in {"/livez", "/readyz", "/metrics"} and status < 400
+        log.log(logging.DEBUG if quiet else logging.INFO, "answered", extra={"facts": facts})

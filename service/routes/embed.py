@@ -1,0 +1,79 @@
+"""`POST /embed`: a tracklet becomes a vector and, unless asked otherwise, a record of the gallery."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.connection import while_connected
+from service.contract import tracklet_body
+from service.embedder import Embedded
+from service.gallery.records import Record
+from service.ids import new_id
+from service.intake import receive
+from service.problems import Problem
+from service.schemas import EmbedAnswer, EmbedBody, EmbedQuery, RejectedFrame, TrackletBody
+from service.startup import Loaded
+from service.state import state_of
+
+__all__ = ["answer_of", "record_of", "router"]
+
+router = APIRouter()
+
+
+@router.post(
+    "/embed",
+    response_model=EmbedAnswer,
+    response_model_exclude_unset=True,
+    responses={201: {"model": EmbedAnswer, "description": "Enrolled; `Location` is the record"}},
+    response_description="Only computed",
+    openapi_extra=tracklet_body(EmbedBody),
+)
+async def embed(request: Request, response: Response, query: Annotated[EmbedQuery, Query()]) -> EmbedAnswer:
+    """Embed a tracklet and enrol it, all or nothing; 409 where its id is taken."""
+    state = state_of(request)
+    loaded = state.ready()
+    async with receive(request, EmbedBody, state) as (body, footage):
+        if footage is None:
+            raise Problem.of_field("frames", "send frames or a video")
+        # Before the work, for the client's sake; the gallery looks again when it commits.
+        taken = await state.in_gallery(loaded.gallery.get, body.id) if query.enroll and body.id else None
+        if taken:
+            raise Problem.of_field("id", f"{body.id} is enrolled already; PUT replaces", "duplicate-id")
+        embedded = await while_connected(request, loaded.embedder.embed(footage))
+    tracklet = body.id
+    if query.enroll:
+        tracklet = body.id or new_id()
+        await state.in_gallery(loaded.gallery.add, record_of(tracklet, body, embedded))
+        response.status_code = 201
+        response.headers["Location"] = f"/gallery/{tracklet}"
+    return answer_of(tracklet, embedded, loaded, include_embedding=query.include_embedding)
+
+
+def record_of(tracklet: str, body: TrackletBody, embedded: Embedded) -> Record:
+    """The record of an embedded tracklet."""
+    return Record(
+        id=tracklet,
+        embedding=embedded.embedding,
+        camera_id=body.camera_id,
+        start_time=body.start_time,
+        end_time=body.end_time,
+        metadata=dict(body.metadata or {}),
+        frames=embedded.frames,
+        clips=embedded.clips,
+        created_at=datetime.now(UTC),
+    )
+
+
+def answer_of(tracklet: str | None, embedded: Embedded, loaded: Loaded, *, include_embedding: bool) -> EmbedAnswer:
+    """The answer; without the embedding its field is absent, not empty."""
+    answer = EmbedAnswer(
+        id=tracklet,
+        model=loaded.bundle.spec.name,
+        embedding_space=loaded.bundle.embedding_space,
+        dim=loaded.bundle.spec.dimension,
+        frames=embedded.frames,
+        clips=embedded.clips,
+        rejected_frames=[RejectedFrame(index=index, reason=error.reason) for index, error in embedded.rejected],
+    )
+    return answer.model_copy(update={"embedding": embedded.embedding.tolist()}) if include_embedding else answer

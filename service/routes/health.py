@@ -1,0 +1,67 @@
+"""Alive, ready, metrics, and what is really running."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.metrics import CONTENT_TYPE
+from service.query import NO_QUERY
+from service.schemas import (
+    EngineFacts,
+    GalleryFacts,
+    InfoAnswer,
+    LimitFacts,
+    StatusAnswer,
+)
+from service.state import state_of
+from service.version import read_version
+
+__all__ = ["open_router", "router"]
+
+open_router = APIRouter()
+"""Calls that never need a key: orchestrators make them."""
+router = APIRouter()
+
+
+@open_router.get("/livez", response_model=StatusAnswer, dependencies=NO_QUERY)
+async def livez() -> StatusAnswer:
+    """The process answers."""
+    return StatusAnswer(status="alive")
+
+
+@open_router.get("/readyz", response_model=StatusAnswer, dependencies=NO_QUERY)
+async def readyz(request: Request) -> StatusAnswer:
+    """The model's self-test has passed and the gallery, of the same embedding space, is open; 503 until then."""
+    state_of(request).ready()
+    return StatusAnswer(status="ready")
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Prometheus's text format."""
+    state = state_of(request)
+    if loaded := state.startup.loaded:
+        state.metrics.gallery_records.set(await state.in_gallery(loaded.gallery.count))
+    return Response(state.metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+@router.get("/info", response_model=InfoAnswer, dependencies=NO_QUERY)
+async def info(request: Request) -> InfoAnswer:
+    """Version, model, what computes it, the gallery and the limits."""
+    state = state_of(request)
+    loaded = state.ready()
+    engine = loaded.engine.info
+    settings = state.settings
+    return InfoAnswer(
+        version=read_version(),
+        model=loaded.bundle.spec,
+        embedding_space=loaded.bundle.embedding_space,
+        engine=EngineFacts(
+            name=engine.name,
+            version=engine.version,
+            device=engine.device,
+            precision=engine.precision,
+            threads=engine.threads,
+            self_test_min_cosine=loaded.self_test.min_cosine,
+        ),
+        gallery=GalleryFacts(engine=loaded.gallery.engine, records=await state.in_gallery(loaded.gallery.count)),
+        limits=LimitFacts(**{name: getattr(settings, name) for name in LimitFacts.model_fields}),
+    )

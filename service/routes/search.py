@@ -1,0 +1,113 @@
+"""`POST /search`: footage, an embedding or an id in; ranked ids out."""
+
+import time
+
+import numpy as np
+from fastapi import APIRouter, Request
+from numpy.typing import NDArray
+
+from model.ranking import k_reciprocal_rerank
+from service.connection import while_connected
+from service.contract import tracklet_body
+from service.footage import Footage
+from service.gallery.records import Filter, Hit, SearchResult
+from service.intake import receive
+from service.problems import Problem
+from service.query import NO_QUERY
+from service.schemas import SearchAnswer, SearchBody, SearchHit
+from service.startup import Loaded
+from service.state import State, state_of
+from service.vectors import check_embedding
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.post("/search", response_model=SearchAnswer, dependencies=NO_QUERY, openapi_extra=tracklet_body(SearchBody))
+async def search(request: Request) -> SearchAnswer:
+    """Rank the gallery against a tracklet, an embedding, or an enrolled tracklet, which is then left out itself."""
+    start = time.perf_counter()
+    state = state_of(request)
+    loaded = state.ready()
+    async with receive(request, SearchBody, state) as (body, footage):
+        _check_options(body, footage, state)
+        embedding, camera = await _find_query(request, body, footage, state, loaded)
+    if body.exclude_same_camera and camera is None:
+        whose = "the enrolled tracklet has none" if body.id else "send the query's camera_id"
+        raise Problem.of_field("camera_id", f"exclude_same_camera needs the query's camera; {whose}")
+    chosen = body.filter.to_filter(
+        exclude_cameras=(camera,) if body.exclude_same_camera and camera is not None else (),
+        exclude_ids=(body.id,) if body.id else (),
+    )
+    found = await _rank(embedding, chosen, body, state, loaded)
+    return SearchAnswer(
+        results=[_hit(rank, hit) for rank, hit in enumerate(found.hits, 1)],
+        embedding_space=loaded.bundle.embedding_space,
+        searched=found.searched,
+        exact=found.exact,
+        took_ms=round((time.perf_counter() - start) * 1000, 3),
+    )
+
+
+def _check_options(body: SearchBody, footage: Footage | None, state: State) -> None:
+    ways = {"embedding": body.embedding, "id": body.id, "frames": footage}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        field = given[-1] if given else "embedding"
+        found = f"found {' and '.join(given)}" if given else "found none of them"
+        raise Problem.of_field(field, f"a query is one of embedding, id, or frames (or a video); {found}")
+    if body.embedding_space is not None and body.embedding is None:
+        raise Problem.of_field("embedding_space", "goes with embedding only")
+    if body.top_k > state.settings.max_top_k:
+        raise Problem.of_field("top_k", f"at most {state.settings.max_top_k} is allowed")
+
+
+async def _find_query(
+    request: Request, body: SearchBody, footage: Footage | None, state: State, loaded: Loaded
+) -> tuple[NDArray[np.float32], str | None]:
+    """The query's embedding `[D]` and its camera."""
+    if footage is not None:
+        embedded = await while_connected(request, loaded.embedder.embed(footage))
+        return embedded.embedding, body.camera_id
+    if body.embedding is not None:
+        return check_embedding(body.embedding, body.embedding_space, loaded), body.camera_id
+    record = await state.in_gallery(loaded.gallery.get, str(body.id))
+    if record is None:
+        raise Problem.of_field("id", f"{body.id} is not in the gallery", "not-found")
+    return record.embedding, body.camera_id or record.camera_id
+
+
+async def _rank(
+    embedding: NDArray[np.float32], chosen: Filter, body: SearchBody, state: State, loaded: Loaded
+) -> SearchResult:
+    candidates = max(body.top_k, state.settings.rerank_candidates) if body.rerank else body.top_k
+    found = await state.in_gallery(loaded.gallery.search, embedding, candidates, chosen, body.min_score)
+    if not body.rerank:
+        return found
+    with state.metrics.stage("rerank"):
+        hits = await state.in_gallery(_rerank, embedding, found.hits)
+    return SearchResult(hits[: body.top_k], found.searched, found.exact)
+
+
+def _rerank(embedding: NDArray[np.float32], hits: list[Hit]) -> list[Hit]:
+    """The hits in the order of their k-reciprocal distance; ties rank by id."""
+    if len(hits) < 2:
+        return hits
+    rows = np.stack([hit.record.embedding for hit in hits])
+    distances = k_reciprocal_rerank(embedding[None], rows)[0]
+    order = sorted(range(len(hits)), key=lambda index: (float(distances[index]), hits[index].record.id))
+    return [hits[index] for index in order]
+
+
+def _hit(rank: int, hit: Hit) -> SearchHit:
+    record = hit.record
+    return SearchHit(
+        rank=rank,
+        id=record.id,
+        score=hit.score,
+        camera_id=record.camera_id,
+        start_time=record.start_time,
+        end_time=record.end_time,
+        metadata=record.metadata,
+    )

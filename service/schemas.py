@@ -1,0 +1,257 @@
+"""The bodies of requests and answers, as `docs/openapi.json` shows them."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from model.spec import BundleSpec
+from service.fields import Answer, Body, Box, CameraId, Embedding, Metadata, Parameters, Timestamp
+from service.gallery.records import Filter
+from service.ids import TrackletId
+
+EncodedFrame = Annotated[str, Field(description="one JPEG, PNG or WebP file in base64")]
+SpaceName = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class TrackletBody(Body):
+    """What is said of a tracklet, beside its frames."""
+
+    FORM_JSON: ClassVar[frozenset[str]] = frozenset({"boxes", "metadata"})
+    """Fields whose text in a form is JSON."""
+    NOT_IN_FORMS: ClassVar[frozenset[str]] = frozenset({"frames", "embedding", "embedding_space"})
+
+    id: TrackletId | None = None
+    camera_id: CameraId | None = None
+    start_time: Timestamp | None = None
+    end_time: Timestamp | None = None
+    metadata: Metadata | None = None
+    boxes: Annotated[
+        list[Box] | None,
+        Field(
+            min_length=1,
+            description="for full frames or a full video: one `[frame, x, y, w, h]` per tracklet frame, `frame` "
+            "counted from 0, pixels; they are used in the order of their frames",
+        ),
+    ] = None
+    frames: Annotated[list[EncodedFrame] | None, Field(description="the tracklet's frames in time order")] = None
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.start_time and self.end_time and self.end_time < self.start_time:
+            raise ValueError("end_time is before start_time")
+        return self
+
+
+class EmbedBody(TrackletBody):
+    """`POST /embed`."""
+
+
+class PutBody(TrackletBody):
+    """`PUT /gallery/{id}`: frames, or an embedding that this model made earlier."""
+
+    embedding: Embedding | None = None
+    embedding_space: SpaceName | None = None
+
+
+class FilterBody(Body):
+    """Which records are meant: all conditions together. A record's time must overlap `after` to `before`."""
+
+    camera_ids: Annotated[list[CameraId] | None, Field(min_length=1, max_length=1000)] = None
+    exclude_camera_ids: Annotated[list[CameraId], Field(max_length=1000)] = Field(default_factory=list)
+    after: Timestamp | None = None
+    before: Timestamp | None = None
+    metadata: Annotated[Metadata, Field(description="equality of every key given")] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.after and self.before and self.before < self.after:
+            raise ValueError("before is earlier than after")
+        return self
+
+    def to_filter(self, *, exclude_cameras: tuple[str, ...] = (), exclude_ids: tuple[str, ...] = ()) -> Filter:
+        """The gallery's filter, with more that is left out."""
+        return Filter(
+            camera_ids=None if self.camera_ids is None else tuple(self.camera_ids),
+            exclude_camera_ids=(*self.exclude_camera_ids, *exclude_cameras),
+            after=self.after,
+            before=self.before,
+            metadata=self.metadata,
+            exclude_ids=exclude_ids,
+        )
+
+
+class SearchBody(TrackletBody):
+    """`POST /search`: frames, an embedding, or the id of an enrolled tracklet, and how to search."""
+
+    FORM_JSON: ClassVar[frozenset[str]] = TrackletBody.FORM_JSON | {"filter"}
+
+    embedding: Embedding | None = None
+    embedding_space: SpaceName | None = None
+    top_k: Annotated[int, Field(ge=1)] = 10
+    min_score: Annotated[float | None, Field(ge=-1, le=1)] = None
+    filter: FilterBody = FilterBody()
+    exclude_same_camera: bool = False
+    rerank: Annotated[
+        bool, Field(description="order the best candidates anew by k-reciprocal re-ranking; scores stay cosines")
+    ] = False
+
+
+class EraseBody(Body):
+    """`POST /gallery/erase`."""
+
+    filter: FilterBody
+    dry_run: bool = False
+
+
+class EmbedQuery(Parameters):
+    """Query parameters of `POST /embed`."""
+
+    enroll: bool = True
+    include_embedding: bool = False
+
+
+class RecordQuery(Parameters):
+    """Query parameters of `GET` and `PUT /gallery/{id}`."""
+
+    include_embedding: bool = False
+
+
+class ListQuery(Parameters):
+    """Query parameters of `GET /gallery`."""
+
+    camera_id: CameraId | None = None
+    after: Timestamp | None = None
+    before: Timestamp | None = None
+    limit: Annotated[int, Field(ge=1)] = 100
+    cursor: Annotated[str | None, Field(min_length=1, max_length=512)] = None
+
+
+class RejectedFrame(Answer):
+    """A frame, or box, that was left out: its 0-based index as sent, and why."""
+
+    index: int
+    reason: str
+
+
+class EmbedAnswer(Answer):
+    """`id` is null where a tracklet was only computed and brought no id of its own."""
+
+    id: str | None
+    model: str
+    embedding_space: str
+    dim: int
+    frames: Annotated[int, Field(description="frames that were used")]
+    clips: int
+    rejected_frames: list[RejectedFrame]
+    embedding: Annotated[list[float] | SkipJsonSchema[None], Field(description="unit length; there when asked for")] = (
+        None
+    )
+
+
+class SearchHit(Answer):
+    """One record found. `score` is the cosine similarity."""
+
+    rank: int
+    id: str
+    score: float
+    camera_id: str | None
+    start_time: Timestamp | None
+    end_time: Timestamp | None
+    metadata: Metadata
+
+
+class SearchAnswer(Answer):
+    """`searched` counts the records that passed the filter; `exact` is false where an approximate index answered."""
+
+    results: list[SearchHit]
+    embedding_space: str
+    searched: int
+    exact: bool
+    took_ms: float
+
+
+class RecordAnswer(Answer):
+    """One record of the gallery."""
+
+    id: str
+    camera_id: str | None
+    start_time: Timestamp | None
+    end_time: Timestamp | None
+    metadata: Metadata
+    frames: int
+    clips: int
+    embedding_space: str
+    created_at: Timestamp
+    embedding: Annotated[list[float] | SkipJsonSchema[None], Field(description="unit length; there when asked for")] = (
+        None
+    )
+
+
+class PageAnswer(Answer):
+    """A page of records; `next_cursor` is null on the last."""
+
+    items: list[RecordAnswer]
+    next_cursor: str | None
+
+
+class EraseAnswer(Answer):
+    """`erased` is 0 in a dry run."""
+
+    matched: int
+    erased: int
+
+
+class StatusAnswer(Answer):
+    """The service lives, or is ready."""
+
+    status: Literal["alive", "ready"]
+
+
+class EngineFacts(Answer):
+    """What really runs."""
+
+    name: str
+    version: str
+    device: Literal["cpu", "cuda"]
+    precision: str
+    threads: int
+    self_test_min_cosine: float
+
+
+class GalleryFacts(Answer):
+    """The gallery."""
+
+    engine: str
+    records: int
+
+
+class LimitFacts(Answer):
+    """What a request may ask for; more is refused."""
+
+    max_frames: int
+    max_clips: int
+    max_video_frames: int
+    max_frame_bytes: int
+    max_pixels: int
+    max_side: int
+    min_side: int
+    min_usable_share: float
+    max_request_bytes: int
+    max_metadata_bytes: int
+    max_pending_requests: int
+    max_pending_bytes: int
+    max_top_k: int
+    max_page: int
+    rerank_candidates: int
+
+
+class InfoAnswer(Answer):
+    """`GET /info`."""
+
+    version: str
+    model: BundleSpec
+    embedding_space: str
+    engine: EngineFacts
+    gallery: GalleryFacts
+    limits: LimitFacts

@@ -1,0 +1,49 @@
+"""The process: a socket, signals, and an exit status that says how it went."""
+
+import asyncio
+import signal
+from types import FrameType
+
+import uvicorn
+
+from service.app import create_app
+from service.logs import configure_logs
+from service.settings import Settings
+
+__all__ = ["serve"]
+
+
+def serve(settings: Settings) -> None:
+    """Run the service until SIGTERM or SIGINT; then stop accepting, finish what was accepted, and return.
+
+    The socket answers at once, with `/readyz` 503, while the model is loaded.
+
+    Raises:
+        SystemExit: with a message when the bundle, the engine, its self-test or the gallery fails; with 3 when the
+            address cannot be used.
+    """
+    configure_logs(settings.log_level)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    server = uvicorn.Server(config)
+
+    def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
+        server.should_exit = True
+
+    # The server takes signals itself while it runs and raises them again when it is done, which would end the process
+    # as killed. Before it runs, a signal must not be lost either.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    app.state.service.on_failure = stop
+    asyncio.run(server.serve())
+    if error := app.state.service.startup.error:
+        raise SystemExit(f"not3d: cannot start: {error}")

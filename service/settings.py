@@ -1,0 +1,126 @@
+"""What an operator can set: one typed class, every field also as an environment variable `NOT3D_...`."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.bundle import BUNDLED
+from model.engines.cpu_limit import available_cpus
+from model.frames import FrameLimits
+
+__all__ = ["CLIENT_VARIABLES", "Settings", "find_unknown_variables"]
+
+PREFIX = "NOT3D_"
+CLIENT_VARIABLES = frozenset({"NOT3D_URL", "NOT3D_API_KEY", "NOT3D_SHARED_DATA"})
+"""Variables with the service's prefix that the command line's client and the tests read."""
+
+MIB = 2**20
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class Settings(BaseSettings):
+    """The service's settings, validated when the object is made; unknown names are refused."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    bundle: Annotated[Path, Field(description="folder of the model bundle")] = BUNDLED
+    data_dir: Annotated[Path, Field(description="folder of the gallery; made when absent")] = Path("data")
+    cache_dir: Annotated[Path | None, Field(description="folder for the engine's cache, default DATA_DIR/cache")] = None
+    temp_dir: Annotated[Path | None, Field(description="folder for uploaded videos while they are read")] = None
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535, description="0 takes any free port")] = 8000
+    api_keys: Annotated[SecretStr, Field(description="comma separated keys; empty means that no key is asked for")] = (
+        SecretStr("")
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_seconds: Annotated[Seconds, Field(description="time for accepted requests to finish after SIGTERM")] = 30.0
+    read_seconds: Annotated[Seconds, Field(description="longest silence of a client that is sending a body")] = 60.0
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    threads: Annotated[Count | None, Field(description="CPU threads of the engine, default: all this process has")] = (
+        None
+    )
+    decode_threads: Annotated[Count | None, Field(description="frames decoded at a time, default: CPUs, at most 8")] = (
+        None
+    )
+    max_batch: Annotated[int, Field(ge=1, le=256, description="most clips in one call of the engine")] = 32
+
+    max_frames: Annotated[Count, Field(description="frames, or boxes, of one tracklet")] = 2000
+    max_clips: Annotated[Count, Field(description="clips of one tracklet")] = 500
+    max_video_frames: Annotated[Count, Field(description="frames of a video that are read to find those of boxes")] = (
+        20_000
+    )
+    max_frame_bytes: Count = 20_000_000
+    max_pixels: Annotated[Count, Field(description="width times height of one frame")] = 25_000_000
+    max_side: Count = 16_384
+    min_side: Count = 8
+    min_usable_share: Annotated[float, Field(gt=0, le=1, description="of a tracklet's frames, else it is refused")] = (
+        0.5
+    )
+    max_request_bytes: Count = 256 * MIB
+    max_field_bytes: Annotated[Count, Field(description="bytes of one form field that is no file")] = 256 * 1024
+    max_metadata_bytes: Annotated[Count, Field(description="of one record's metadata as JSON")] = 16 * 1024
+    max_pending_requests: Annotated[Count, Field(description="requests with footage at a time; more get 503")] = 64
+    max_pending_bytes: Annotated[Count, Field(description="bytes held for all of them; more get 503")] = 1024 * MIB
+
+    max_top_k: Annotated[int, Field(ge=10)] = 1000
+    max_page: Annotated[Count, Field(description="records of one page of GET /gallery")] = 1000
+    rerank_candidates: Annotated[int, Field(ge=2, le=2000, description="best hits that re-ranking orders anew")] = 100
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, value: SecretStr) -> SecretStr:
+        for key in _split_keys(value):
+            if len(key) < 16 or not key.isascii() or not key.isprintable():
+                raise ValueError("every key needs at least 16 printable ASCII characters")
+        return value
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        if self.min_side > self.max_side:
+            raise ValueError("min_side is larger than max_side")
+        if self.max_pending_bytes < self.max_request_bytes:
+            raise ValueError("max_pending_bytes is smaller than max_request_bytes, so the largest request never fits")
+        return self
+
+    @property
+    def frame_limits(self) -> FrameLimits:
+        """The limits of one frame, as `model.frames` takes them."""
+        return FrameLimits(self.max_frame_bytes, self.max_pixels, self.max_side, self.min_side)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys; empty where the service is open."""
+        return _split_keys(self.api_keys)
+
+    @property
+    def engine_cache(self) -> Path:
+        """Where engines keep what they measured or compiled."""
+        return self.cache_dir or self.data_dir / "cache"
+
+    @property
+    def decoders(self) -> int:
+        """Threads that decode frames."""
+        return self.decode_threads or min(8, available_cpus())
+
+
+def find_unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """One sentence for each variable that has the service's prefix but names no setting: most likely a typing error."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
+    sentences = []
+    for name in sorted(set(environment) - known):
+        if name.startswith(PREFIX):
+            near = get_close_matches(name, known, n=1)
+            sentences.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return sentences
+
+
+def _split_keys(value: SecretStr) -> tuple[str, ...]:
+    return tuple(key for part in value.get_secret_value().split(",") if (key := part.strip()))

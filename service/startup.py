@@ -1,0 +1,104 @@
+"""Getting ready: bundle, gallery, engine and its self-test are opened while the socket already answers `/readyz`."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import cv2
+
+from model.bundle import Bundle, BundleError
+from model.engines import Engine, EngineError, open_engine
+from model.engines.self_test import SelfTest, SelfTestError, run_self_test
+from service.embedder import Embedder
+from service.gallery.embedded import EmbeddedGallery
+from service.gallery.protocol import Gallery
+from service.gallery.records import GalleryError
+from service.metrics import Metrics
+from service.settings import Settings
+
+__all__ = ["STAGES", "Loaded", "Startup"]
+
+STAGES = ("bundle", "gallery", "engine", "self_test")
+
+log = logging.getLogger("not3d.service")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Everything that answering needs."""
+
+    bundle: Bundle
+    gallery: Gallery
+    engine: Engine
+    self_test: SelfTest
+    embedder: Embedder
+
+
+class Startup:
+    """Runs the stages once, in a thread; `error` says in a sentence why the service cannot start."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._gallery: Gallery | None = None
+        self.pending = list(STAGES)
+        self.error: str | None = None
+        self.loaded: Loaded | None = None
+
+    def run(self) -> None:
+        """Go through the stages; what is expected to go wrong ends up in `error`."""
+        try:
+            self.loaded = self._load()
+        except (BundleError, EngineError, SelfTestError, GalleryError, OSError) as error:
+            self.fail(str(error))
+            return
+        self._metrics.ready.set(1)
+
+    def fail(self, reason: str) -> None:
+        """Give up."""
+        self.error = reason
+        log.error("cannot start: %s", reason)
+        if self._gallery:
+            self._gallery.close()
+
+    def close(self) -> None:
+        """Let go of everything; requests must have been answered."""
+        if self.loaded:
+            self._metrics.ready.set(0)
+            self.loaded.embedder.close()
+            self.loaded.gallery.close()
+
+    def _load(self) -> Loaded:
+        settings = self._settings
+        cv2.setNumThreads(1)  # frames are decoded side by side; each one in parallel again would only get in the way
+        bundle = Bundle.load(settings.bundle)
+        self._done("bundle")
+        self._gallery = gallery = EmbeddedGallery.open(
+            settings.data_dir,
+            embedding_space=bundle.embedding_space,
+            dimension=bundle.spec.dimension,
+            model_name=bundle.spec.name,
+        )
+        self._done("gallery")
+        start = time.perf_counter()
+        engine = open_engine(
+            bundle,
+            settings.device,
+            cache_dir=settings.engine_cache,
+            engine=settings.engine,
+            threads=settings.threads,
+        )
+        self._done("engine")
+        self_test = run_self_test(engine, bundle)
+        self._done("self_test")
+        info = engine.info
+        self._metrics.engine.labels(
+            info.name, info.version, info.device, info.precision, str(info.threads), bundle.embedding_space
+        ).set(1)
+        self._metrics.gallery_records.set(gallery.count())
+        facts = {"engine": info.name, "device": info.device, "precision": info.precision, "threads": info.threads}
+        seconds = round(time.perf_counter() - start, 2)
+        log.info("ready", extra={"facts": facts | {"engine_seconds": seconds, "records": gallery.count()}})
+        return Loaded(bundle, gallery, engine, self_test, Embedder(engine, bundle.spec, settings, self._metrics))
+
+    def _done(self, stage: str) -> None:
+        self.pending.remove(stage)

@@ -1,0 +1,96 @@
+"""What lives as long as the application: settings, metrics, and, once started, model and gallery."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from fastapi import Request
+
+from service.admission import Admission
+from service.gallery.records import DiskFull, DuplicateId, InvalidArgument
+from service.metrics import Metrics
+from service.problems import Problem
+from service.settings import Settings
+from service.startup import Loaded, Startup
+
+__all__ = ["State", "state_of"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STARTING_RETRY_SECONDS = 2
+GALLERY_THREADS = 8
+
+log = logging.getLogger("not3d.service")
+
+
+class State:
+    """One per application, at `app.state.service`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_pending_requests, settings.max_pending_bytes, self.metrics)
+        self.startup = Startup(settings, self.metrics)
+        self._gallery_threads = ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery")
+        self._start: asyncio.Task[None] | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called in the event loop when the service cannot start."""
+
+    def begin(self) -> None:
+        """Start loading; returns at once."""
+        self._start = asyncio.create_task(asyncio.to_thread(self.startup.run))
+        self._start.add_done_callback(self._on_started)
+
+    async def end(self) -> None:
+        """Stop, once every request has been answered."""
+        if self._start:
+            await asyncio.wait([self._start])
+        await asyncio.to_thread(self._gallery_threads.shutdown)
+        await asyncio.to_thread(self.startup.close)
+
+    def ready(self) -> Loaded:
+        """Model and gallery.
+
+        Raises:
+            Problem: 503 with `Retry-After` while they are being loaded; `pending` says what is missing.
+        """
+        if self.startup.loaded:
+            return self.startup.loaded
+        detail = f"the service cannot start: {self.startup.error}" if self.startup.error else "the service is starting"
+        header = {"Retry-After": str(STARTING_RETRY_SECONDS)}
+        raise Problem("not-ready", detail, headers=header, pending=self.startup.pending)
+
+    async def in_gallery(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one call of the gallery, or other short work with its rows, in a thread.
+
+        Raises:
+            Problem: 409 for an id that is taken, 400 for an argument that no gallery accepts, 507 for a full disk.
+        """
+        work = functools.partial(call, *args, **kwargs)
+        try:
+            with self.metrics.stage("gallery"):
+                return await asyncio.get_running_loop().run_in_executor(self._gallery_threads, work)
+        except DuplicateId as error:
+            raise Problem.of_field("id", str(error), "duplicate-id") from None
+        except InvalidArgument as error:
+            raise Problem("malformed", str(error)) from None
+        except DiskFull as error:
+            raise Problem("disk-full", str(error)) from None
+
+    def _on_started(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("an error nobody expected", exc_info=error)
+            self.startup.fail(f"{type(error).__name__}: {error}")
+        if self.startup.error:
+            self.on_failure()
+
+
+def state_of(request: Request) -> State:
+    """The state of the application that answers this request."""
+    state = request.app.state.service
+    assert isinstance(state, State)  # noqa: S101 - `app.state` is untyped
+    return state

@@ -1,0 +1,56 @@
+"""The real application under the real server, in a thread of the test's process, on a free port of the loopback."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running service and a client of it."""
+
+    app: FastAPI
+    url: str
+    client: httpx.Client
+
+
+@contextmanager
+def run_service(bundle: Path, data_dir: Path, *, wait_until_ready: bool = True, **settings: Any) -> Iterator[Live]:
+    """Run the service for as long as the context lasts; `settings` as of `service.settings.Settings`."""
+    values: dict[str, Any] = {"engine": "onnxruntime", "device": "cpu", "threads": 1} | settings
+    app = create_app(Settings(bundle=bundle, data_dir=data_dir, **values))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            if wait_until_ready:
+                wait_for(lambda: client.get("/readyz").status_code == 200)
+            yield Live(app, url, client)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def wait_for(condition: Any, seconds: float = PATIENCE) -> None:
+    """Look until `condition()` is true; fails the test where it does not become so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
