@@ -1,4 +1,4 @@
-"""What a bundle's `model.json` says: the facts that code reads and the facts that people decide by."""
+"""What a bundle's ``model.json`` says: the facts that code reads and the facts that people decide by."""
 
 from typing import Annotated, Literal
 
@@ -20,8 +20,8 @@ class _Facts(BaseModel):
 class Preprocessing(_Facts):
     """How a frame becomes numbers.
 
-    `version` names the decoding and resizing in `model.frames`; `mean` and `std` (per RGB channel, in units of 0..1)
-    are applied inside the exported graph and stand here for the reader.
+    ``version`` names the decoding and resizing in ``model.frames``; ``mean`` and ``std`` (per RGB channel, in units of
+    0..1) are applied inside the exported graph and stand here for the reader.
     """
 
     version: Text
@@ -31,7 +31,7 @@ class Preprocessing(_Facts):
 
 
 class Accuracy(_Facts):
-    """One measurement of the exported network; `rank1` and `map` are percentages."""
+    """One measurement of the exported network; ``rank1`` and ``map`` are percentages."""
 
     dataset: Text
     protocol: Text
@@ -43,17 +43,17 @@ class Accuracy(_Facts):
 
 
 class Calibration(_Facts):
-    """Turns a cosine score into the probability of "same person": `1 / (1 + exp(-(slope * score + intercept)))`."""
+    """Turns a cosine score into the probability of "same person": ``1 / (1 + exp(-(slope * score + intercept)))``."""
 
     slope: Annotated[float, Field(gt=0)]
     intercept: float
 
 
 class BundleSpec(_Facts):
-    """The content of `model.json`.
+    """The content of ``model.json``.
 
-    Sizes are in pixels, `clip_length` in frames, `dimension` in components of one embedding. `feature` says on which
-    side of the BNNeck the embedding is taken. `recipe` is the training recipe as it was run, kept word for word.
+    Sizes are in pixels, ``clip_length`` in frames, ``dimension`` in components of one embedding. ``feature`` says on
+    which side of the BNNeck the embedding is taken. ``recipe`` is the training recipe as it was run, word for word.
     """
 
     format: Literal[1] = 1
@@ -77,5 +77,5 @@ class BundleSpec(_Facts):
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """The shape of one clip, `(T, H, W, 3)`."""
+        """The shape of one clip, ``(T, H, W, 3)``."""
         return (self.clip_length, self.frame_height, self.frame_width, 3)

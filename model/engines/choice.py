@@ -33,11 +33,11 @@ def open_engine(
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto",
     threads: int | None = None,
 ) -> Engine:
-    """Open an engine on `bundle`.
+    """Open an engine on ``bundle``.
 
-    `device="auto"` takes CUDA where it works, else the CPU. `engine="auto"` on the CPU takes the fastest installed
-    engine that passes the self-test, measured on the golden clips; `cache_dir` remembers the answer and compiled
-    models. `threads` is the number of CPU threads, by default all that this process may use.
+    ``device="auto"`` takes CUDA where it works, else the CPU. ``engine="auto"`` on the CPU takes the fastest installed
+    engine that passes the self-test, measured on the golden clips; ``cache_dir`` remembers the answer and compiled
+    models. ``threads`` is the number of CPU threads, by default all that this process may use.
 
     Raises:
         EngineError: the engine is not installed, cannot open the bundle, or CUDA was asked for and does not work.
@@ -97,7 +97,7 @@ def _open_cpu(bundle: Bundle, name: EngineName, threads: int, cache_dir: Path | 
 
 
 def _open_cuda(bundle: Bundle, name: EngineName | Literal["auto"], threads: int, *, required: bool) -> Engine | None:
-    """Open ONNX Runtime on CUDA; where that fails, raise if `required`, else say why in the log and return None."""
+    """Open ONNX Runtime on CUDA; where that fails, raise if ``required``, else say why in the log and return None."""
     if name == "openvino":
         if required:
             raise EngineError("OpenVINO has no CUDA; ask for the engine onnxruntime or auto, or for the device cpu")

@@ -34,7 +34,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def recall_choice(cache_dir: Path | None, key: str) -> EngineName | None:
-    """The engine remembered in `cache_dir` under `key`; None if there is none."""
+    """The engine remembered in ``cache_dir`` under ``key``; None if there is none."""
     if cache_dir is None:
         return None
     try:
@@ -47,7 +47,7 @@ def recall_choice(cache_dir: Path | None, key: str) -> EngineName | None:
 
 
 def remember_choice(cache_dir: Path | None, key: str, name: EngineName) -> None:
-    """Write the choice down for the next start, in one step; without `cache_dir`, do nothing."""
+    """Write the choice down for the next start, in one step; without ``cache_dir``, do nothing."""
     if cache_dir is None:
         return
     target = cache_dir / CHOICE_FILE

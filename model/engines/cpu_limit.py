@@ -1,6 +1,6 @@
 """How many CPU threads this process may really use.
 
-`os.cpu_count()` counts the machine's CPUs; a container usually has fewer. As many threads as the machine has CPUs,
+``os.cpu_count()`` counts the machine's CPUs; a container usually has fewer. As many threads as the machine has CPUs,
 under a quota of two, spend most of each period throttled.
 """
 
@@ -15,7 +15,7 @@ def available_cpus(root: Path = Path("/")) -> int:
     """Count the CPUs that affinity (cpusets included) and the cgroup quota (v1 or v2) leave, at least 1.
 
     A quota of 1.5 CPUs counts as 2: two threads then use all of it, one would waste a third.
-    `root` is where `/proc` and `/sys` are looked for; tests pass a drawn tree.
+    ``root`` is where ``/proc`` and ``/sys`` are looked for; tests pass a drawn tree.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota(root)
@@ -37,7 +37,7 @@ def _cgroup_quota(root: Path) -> float | None:
 def _lineage(root: Path, mounts: tuple[str, ...], path: str) -> list[Path]:
     """List a cgroup's folder and its ancestors up to the mount.
 
-    Inside a container without a cgroup namespace, `path` is the host's and absent below the mount, where the
+    Inside a container without a cgroup namespace, ``path`` is the host's and absent below the mount, where the
     container's own limits lie directly; walking up to the mount finds them in either case.
     """
     relative = Path(path.lstrip("/"))

@@ -35,13 +35,13 @@ def cuda_provider_installed() -> bool:
 
 
 class OnnxRuntimeEngine:
-    """A bundle's network in one ONNX Runtime session, whose `run` any number of threads may call at once."""
+    """A bundle's network in one ONNX Runtime session, whose ``run`` any number of threads may call at once."""
 
     name: Final = "onnxruntime"
     precision: Final = "f32"
 
     def __init__(self, bundle: Bundle, *, device: Literal["cpu", "cuda"], threads: int) -> None:
-        """Open a session with `threads` threads inside an operator.
+        """Open a session with ``threads`` threads inside an operator.
 
         Raises:
             EngineError: the model cannot be opened, or CUDA was asked for and does not work.
@@ -74,7 +74,7 @@ class OnnxRuntimeEngine:
         return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION)
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed clips uint8 `[N, T, H, W, 3]` as float32 `[N, D]`, not normalised.
+        """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.
 
         Raises:
             EngineError: wrong shape or element type, or ONNX Runtime failed (out of memory, say).

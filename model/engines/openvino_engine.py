@@ -19,7 +19,7 @@ _PRECISIONS = {openvino.Type.f32: "f32", openvino.Type.bf16: "bf16", openvino.Ty
 
 
 class OpenVinoEngine:
-    """A bundle's network compiled for this CPU; calls from several threads take turns, each using all of `threads`."""
+    """A bundle's network compiled for this CPU; calls from several threads take turns, each with all ``threads``."""
 
     name: Final = "openvino"
     device: Final = "cpu"
@@ -32,13 +32,13 @@ class OpenVinoEngine:
         cache_dir: Path | None = None,
         precision: Literal["auto", "f32", "bf16"] = "auto",
     ) -> None:
-        """Compile the network for `threads` threads; `cache_dir` keeps the compiled form for the next start.
+        """Compile the network for ``threads`` threads; ``cache_dir`` keeps the compiled form for the next start.
 
-        `precision="auto"` leaves the arithmetic to OpenVINO: bf16 where the CPU has instructions for it (AMX, AVX-512
+        ``precision="auto"`` leaves the arithmetic to OpenVINO: bf16 where the CPU has instructions for it (AMX, AVX-512
         BF16), else f32.
 
         Raises:
-            EngineError: the network cannot be compiled, or this CPU does not do `precision`.
+            EngineError: the network cannot be compiled, or this CPU does not do ``precision``.
         """
         self.threads: Final = threads
         self._spec = bundle.spec
@@ -67,7 +67,7 @@ class OpenVinoEngine:
         return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION)
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed clips uint8 `[N, T, H, W, 3]` as float32 `[N, D]`, not normalised.
+        """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.
 
         Raises:
             EngineError: wrong shape or element type, or OpenVINO failed.

@@ -19,7 +19,7 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What is really running, for people: `precision` is that of the arithmetic, `version` the engine package's."""
+    """What is really running, for people: ``precision`` is that of the arithmetic, ``version`` the engine package's."""
 
     name: EngineName
     device: Literal["cpu", "cuda"]
@@ -57,7 +57,7 @@ class Engine(Protocol):
         ...
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed clips uint8 `[N, T, H, W, 3]` (RGB) as float32 `[N, D]`, not normalised. Any thread may call.
+        """Embed clips uint8 ``[N, T, H, W, 3]`` (RGB) as float32 ``[N, D]``, not normalised. Any thread may call.
 
         Raises:
             EngineError: the clips have another shape or element type than the bundle's, or the engine failed.
@@ -66,12 +66,14 @@ class Engine(Protocol):
 
 
 def check_clips(clips: NDArray[np.uint8], spec: BundleSpec) -> None:
-    """Refuse clips that are not uint8 `[N, T, H, W, 3]` of the bundle's sizes: some engines would read past them.
+    """Refuse clips that are not uint8 ``[N, T, H, W, 3]`` of the bundle's sizes, N at least 1.
+
+    Some engines would read past such an array, others crash on an empty one.
 
     Raises:
         EngineError: naming what was expected and what came.
     """
-    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != spec.clip_shape:
+    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != spec.clip_shape or not len(clips):
         raise EngineError(
             f"clips must be uint8 {['N', *spec.clip_shape]}, not {clips.dtype} {list(clips.shape)}; "
             "the sizes are those of the bundle's model.json"

@@ -1,0 +1,214 @@
+import importlib
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from model.bundle import Bundle
+from model.engines import EngineError, open_engine
+from model.engines.choice import installed_engines
+from model.engines.choice_cache import CHOICE_FILE, choice_key, cpu_model, recall_choice, remember_choice
+from model.engines.cpu_limit import available_cpus
+from tests.bundles import make_bundle
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Make packages look uninstalled; the engines' modules are imported anew."""
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+    for module in ("model.engines.onnx_runtime", "model.engines.openvino_engine"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def test_both_engines_of_the_cpu_extra_are_seen() -> None:
+    assert set(installed_engines()) == {"onnxruntime", "openvino"}
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_the_engine_asked_for_is_opened(bundle: Bundle, name: str) -> None:
+    engine = open_engine(bundle, "cpu", engine=name, threads=1)  # type: ignore[arg-type]
+
+    assert (engine.name, engine.device, engine.threads) == (name, "cpu", 1)
+
+
+def test_threads_follow_the_cpus_of_the_container(bundle: Bundle) -> None:
+    assert open_engine(bundle, "cpu", engine="onnxruntime").threads == available_cpus()
+
+
+def test_no_threads_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="at least one thread"):
+        open_engine(bundle, threads=0)
+
+
+@pytest.mark.parametrize(("name", "package"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
+def test_a_package_that_is_missing_is_named(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    hide(monkeypatch, package)
+
+    with pytest.raises(EngineError, match=rf"'{name}' is not installed.*pip install 'not3d\[cpu\]'"):
+        open_engine(bundle, "cpu", engine=name)  # type: ignore[arg-type]
+
+
+def test_without_any_engine_the_extra_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "onnxruntime", "openvino")
+
+    with pytest.raises(EngineError, match=r"no engine is installed.*not3d\[cpu\]"):
+        open_engine(bundle)
+
+
+def test_the_only_engine_needs_no_measurement(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hide(monkeypatch, "openvino")
+
+    assert open_engine(bundle, cache_dir=tmp_path).name == "onnxruntime"
+    assert not (tmp_path / CHOICE_FILE).exists()
+
+
+class TestCuda:
+    """On a machine without a CUDA provider; with one, device auto would use it."""
+
+    @pytest.fixture(autouse=True)
+    def no_cuda(self) -> None:
+        assert "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+    def test_asked_for_and_absent_is_an_error(self, bundle: Bundle) -> None:
+        with pytest.raises(EngineError, match=r"CUDA was asked for.*built without it.*not3d\[gpu\]"):
+            open_engine(bundle, "cuda")
+
+    def test_a_provider_that_does_not_load_is_an_error(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        drop_cuda(monkeypatch)
+
+        with pytest.raises(EngineError, match="could not load its CUDA provider"):
+            open_engine(bundle, "cuda")
+
+    def test_auto_uses_the_cpu_and_says_why(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        drop_cuda(monkeypatch)
+
+        engine = open_engine(bundle, "auto", engine="onnxruntime")
+
+        assert engine.device == "cpu"
+        assert "device auto uses the CPU" in caplog.text
+
+    def test_openvino_has_none(self, bundle: Bundle) -> None:
+        with pytest.raises(EngineError, match="OpenVINO has no CUDA"):
+            open_engine(bundle, "cuda", engine="openvino")
+
+
+def drop_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behave as onnxruntime-gpu without its CUDA libraries does: offer CUDA, then open the session on the CPU."""
+    real = onnxruntime.InferenceSession
+
+    def on_the_cpu(path: Path, options: object, providers: object) -> object:
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+
+
+class TestFastest:
+    def test_the_faster_engine_is_measured_and_remembered(
+        self, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            first = open_engine(bundle, "cpu", cache_dir=tmp_path, threads=1)
+        assert "clips per second" in caplog.text
+        assert json.loads((tmp_path / CHOICE_FILE).read_text())["engine"] == first.name
+
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            second = open_engine(bundle, "cpu", cache_dir=tmp_path, threads=1)
+        assert second.name == first.name
+        assert "clips per second" not in caplog.text
+
+    def test_the_slower_engine_is_not_taken(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = importlib.import_module("model.engines.onnx_runtime")
+        embed = module.OnnxRuntimeEngine.embed
+
+        def slow(self: object, clips: object) -> object:
+            time.sleep(0.5)
+            return embed(self, clips)
+
+        monkeypatch.setattr(module.OnnxRuntimeEngine, "embed", slow)
+
+        assert open_engine(bundle, "cpu").name == "openvino"
+
+    def test_an_engine_that_computes_something_else_is_left_out(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        module = importlib.import_module("model.engines.openvino_engine")
+        monkeypatch.setattr(module.OpenVinoEngine, "embed", lambda self, clips: -bundle.golden().embeddings)
+
+        assert open_engine(bundle, "cpu").name == "onnxruntime"
+        assert "openvino is left out of the choice" in caplog.text
+
+    def test_a_network_that_none_can_run_is_an_error(self, damaged: Bundle) -> None:
+        with pytest.raises(EngineError, match=r"no engine can run the bundle: onnxruntime: .*openvino: "):
+            open_engine(damaged, "cpu")
+
+
+class TestMemory:
+    def test_a_choice_is_recalled_under_its_key_alone(self, tmp_path: Path) -> None:
+        remember_choice(tmp_path / "new" / "folder", "key", "openvino")
+
+        assert recall_choice(tmp_path / "new" / "folder", "key") == "openvino"
+        assert recall_choice(tmp_path / "new" / "folder", "other") is None
+        assert recall_choice(tmp_path, "key") is None
+        assert recall_choice(None, "key") is None
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "key"}', '{"key": "key", "engine": "abacus"}'])
+    def test_a_damaged_memory_is_measured_again(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / CHOICE_FILE).write_text(content)
+
+        assert recall_choice(tmp_path, "key") is None
+
+    def test_a_folder_that_cannot_be_written_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (tmp_path / "file").write_text("")
+
+        remember_choice(tmp_path / "file" / "cache", "key", "openvino")
+
+        assert "cannot be remembered" in caplog.text
+
+    def test_the_key_holds_everything_the_answer_depends_on(self, bundle: Bundle, tmp_path: Path) -> None:
+        other = Bundle.load(make_bundle(tmp_path, seed=1))
+        keys = {
+            choice_key(bundle, 2, {"openvino": "1"}),
+            choice_key(other, 2, {"openvino": "1"}),
+            choice_key(bundle, 3, {"openvino": "1"}),
+            choice_key(bundle, 2, {"openvino": "2"}),
+            choice_key(bundle, 2, {"onnxruntime": "1"}),
+        }
+        assert len(keys) == 5
+
+    def test_processors_differ_by_name_and_instructions(self, tmp_path: Path) -> None:
+        path = tmp_path / "cpuinfo"
+        first = (
+            "processor\t: 0\nmodel name\t: EPYC\nMHz\t: 2400\nflags\t: avx512\n\nprocessor\t: 1\nmodel name\t: EPYC\n"
+        )
+        path.write_text(first)
+        plain = cpu_model(path)
+        path.write_text(first.replace("2400", "3100"))
+        assert cpu_model(path) == plain
+        path.write_text(first.replace("avx512", "avx512 amx_bf16"))
+        assert cpu_model(path) != plain
+        assert cpu_model(tmp_path / "absent") == "unknown"
+
+
+def test_engines_import_neither_torch_nor_onnx(bundle: Bundle) -> None:
+    program = (
+        "import sys; from pathlib import Path; from model.bundle import Bundle; from model.engines import choice; "
+        f"Bundle.load(Path({str(bundle.path)!r})); assert len(choice.installed_engines()) == 2; "
+        "sys.exit(', '.join({'torch', 'onnx'} & set(sys.modules)) or 0)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,105 @@
+"""What every engine must do, run on each that the `cpu` extra brings."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.engines import Engine, EngineError, EngineInfo, open_engine
+from model.engines.onnx_runtime import OnnxRuntimeEngine
+from model.engines.openvino_engine import OpenVinoEngine
+from model.tracklet import normalise
+
+NAMES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module", params=[*NAMES, "openvino-f32"])
+def engine(request: pytest.FixtureRequest, bundle: Bundle) -> Engine:
+    if request.param == "onnxruntime":
+        return OnnxRuntimeEngine(bundle, device="cpu", threads=2)
+    return OpenVinoEngine(bundle, threads=2, precision="f32" if request.param == "openvino-f32" else "auto")
+
+
+def tolerance(engine: Engine) -> float:
+    return 1e-5 if engine.precision == "f32" else 2e-2
+
+
+def test_golden_clips_give_golden_embeddings(engine: Engine, bundle: Bundle) -> None:
+    golden = bundle.golden()
+
+    embeddings = engine.embed(golden.clips)
+
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == golden.embeddings.shape
+    np.testing.assert_allclose(normalise(embeddings), golden.embeddings, atol=tolerance(engine))
+    assert not np.allclose(np.linalg.norm(embeddings, axis=1), 1), "engines leave embeddings at their length"
+
+
+def test_any_number_of_clips_gives_the_same_rows(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    whole = normalise(engine.embed(clips))
+
+    for size in (1, 2, 5, 1, 9):
+        parts = [engine.embed(clips[i : i + size]) for i in range(0, len(clips), size)]
+        np.testing.assert_allclose(normalise(np.concatenate(parts)), whole, atol=tolerance(engine))
+
+
+def test_clips_need_not_lie_together_in_memory(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    mirrored = clips[::2, :, :, ::-1]
+
+    expected = engine.embed(np.ascontiguousarray(mirrored))
+
+    np.testing.assert_allclose(engine.embed(mirrored), expected, atol=1e-4)
+
+
+def test_an_answer_is_not_overwritten_by_the_next(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    first = engine.embed(clips[:1])
+    kept = first.copy()
+
+    engine.embed(clips[1:2])
+
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_many_threads_get_their_own_answers(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    expected = [engine.embed(clips[i : i + 1]) for i in range(len(clips))]
+    together = threading.Barrier(4)
+
+    def work(worker: int) -> None:
+        together.wait(timeout=30)
+        for turn in range(9):
+            index = (worker + turn) % len(clips)
+            np.testing.assert_allclose(engine.embed(clips[index : index + 1]), expected[index], atol=1e-4)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+
+@pytest.mark.parametrize(
+    "clips",
+    [
+        np.zeros((0, 4, 64, 32, 3), np.uint8),
+        np.zeros((1, 3, 64, 32, 3), np.uint8),
+        np.zeros((1, 4, 32, 64, 3), np.uint8),
+        np.zeros((4, 64, 32, 3), np.uint8),
+        np.zeros((1, 4, 64, 32, 3), np.float32),
+    ],
+)
+def test_clips_of_another_form_are_refused(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    with pytest.raises(EngineError, match=r"clips must be uint8 \['N', 4, 64, 32, 3\].*not"):
+        engine.embed(clips)
+
+
+def test_info_says_what_runs(engine: Engine) -> None:
+    assert isinstance(engine.info, EngineInfo)
+    assert (engine.info.name, engine.info.device, engine.info.threads) == (engine.name, "cpu", 2)
+    assert engine.info.precision == engine.precision
+    assert engine.info.version[0].isdigit()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_network_is_named(name: str, damaged: Bundle) -> None:
+    with pytest.raises(EngineError, match=r"model\.onnx"):
+        open_engine(damaged, "cpu", engine=name)  # type: ignore[arg-type]
