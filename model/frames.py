@@ -1,7 +1,8 @@
 """From bytes to frames: the one preprocessing that training, evaluation and serving share.
 
 Nothing is decoded before its header has been read and held against the limits, so a few kilobytes that claim to be
-a gigapixel cost nothing. Normalisation by mean and standard deviation is not done here: it is inside the exported graph.
+a gigapixel cost nothing. Normalisation by mean and standard deviation is not done here: it is inside the exported
+graph.
 """
 
 import struct
@@ -121,9 +122,11 @@ def crop_box(
 
 
 def resize_frame(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resizes an RGB ``uint8 [h, w, 3]`` frame to ``[height, width, 3]``; the aspect ratio is not kept, as in the papers.
+    """Resizes an RGB ``uint8 [h, w, 3]`` frame to ``[height, width, 3]``; the aspect ratio is not kept, as in the
+    papers.
 
-    Area averaging where pixels are lost, since bicubic interpolation without a low-pass filter aliases; bicubic elsewhere.
+    Area averaging where pixels are lost, since bicubic interpolation without a low-pass filter aliases; bicubic
+    elsewhere.
     """
     if frame.shape[:2] == (height, width):
         return np.ascontiguousarray(frame)
@@ -136,7 +139,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
     for marker, at in _jpeg_segments(data):
         # Start-of-frame markers; C4, C8 and CC are Huffman tables, an extension and arithmetic conditioning.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
+            height, width = struct.unpack_from(">HH", data, at + 3)
             return ImageHeader("jpeg", width, height)
     raise FrameError("undecodable", "the JPEG file ends before its frame header")
 

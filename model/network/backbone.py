@@ -1,0 +1,136 @@
+"""Backbones: residual networks with last stride 1, plain or with IBN-a blocks.
+
+Residual networks: He et al., CVPR 2016. Last stride 1: the last stage keeps its resolution (Luo et al., 2019). IBN-a:
+Pan et al., ECCV 2018; the first normalisation of each block of stages 1 to 3 is instance normalisation on the first
+half of the channels and batch normalisation on the rest, which takes the look of a camera out of the early features.
+State-dict names are those of torchvision and of the IBN-Net release.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class IBN(nn.Module):
+    """Instance normalisation on the first half of the channels, batch normalisation on the second (IBN-a)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.half = channels // 2
+        self.IN = nn.InstanceNorm2d(self.half, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` to the same shape."""
+        first, second = x.split([self.half, x.shape[1] - self.half], dim=1)
+        return torch.cat([self.IN(first), self.BN(second)], dim=1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, as in ResNet18."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, planes: int, stride: int, ibn: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 3, stride, 1, bias=False)
+        self.bn1 = IBN(planes) if ibn else nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, channels, H, W]`` to ``[N, planes, H / stride, W / stride]``."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut, as in ResNet50."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, planes: int, stride: int, ibn: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 1, bias=False)
+        self.bn1 = IBN(planes) if ibn else nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels, 4 * planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, channels, H, W]`` to ``[N, 4 * planes, H / stride, W / stride]``."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def _shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and channels == out:
+        return None
+    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+
+class ResNet(nn.Module):
+    """A residual trunk without its classifier; the last stage has stride 1."""
+
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], width: int, *, ibn: bool
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = width
+        for stage, (depth, stride) in enumerate(zip(depths, (1, 2, 2, 1), strict=True)):
+            planes = width << stage
+            blocks = []
+            for index in range(depth):
+                blocks.append(block(channels, planes, stride if index == 0 else 1, ibn and stage < 3))
+                channels = planes * block.expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.channels = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Frames ``[N, 3, H, W]`` to a map ``[N, channels, ceil(H / 16), ceil(W / 16)]``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    block: type[BasicBlock | Bottleneck]
+    depths: tuple[int, int, int, int]
+    width: int
+    ibn: Literal["a"] | None
+
+    def build(self) -> ResNet:
+        return ResNet(self.block, self.depths, self.width, ibn=self.ibn is not None)
+
+
+_PLANS = {
+    "resnet50": _Plan(Bottleneck, (3, 4, 6, 3), 64, None),
+    "resnet50_ibn_a": _Plan(Bottleneck, (3, 4, 6, 3), 64, "a"),
+    "resnet18": _Plan(BasicBlock, (2, 2, 2, 2), 64, None),
+    "resnet18_ibn_a": _Plan(BasicBlock, (2, 2, 2, 2), 64, "a"),
+    # Three quarters of the channels: the light backbone of the bundled model.
+    "resnet18_ibn_a_x0_75": _Plan(BasicBlock, (2, 2, 2, 2), 48, "a"),
+}
+
+BACKBONES: dict[str, Callable[[], ResNet]] = {name: plan.build for name, plan in _PLANS.items()}
+"""Constructors by name, with fresh weights."""

@@ -1,0 +1,125 @@
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from model.frames import FrameError, FrameLimits, ImageHeader, crop_box, decode_frame, read_header, resize_frame
+
+
+@pytest.fixture
+def picture(rng):
+    """RGB, smooth enough that JPEG keeps it: a gradient with a red square at the top left."""
+    y, x = np.mgrid[0:96, 0:48]
+    image = np.stack([x * 4, y * 2, (x + y)], axis=-1).astype(np.uint8)
+    image[:24, :24] = (250, 10, 10)
+    return image
+
+
+def encode(picture, extension, *options):
+    return cv2.imencode(extension, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), list(options))[1].tobytes()
+
+
+def png_of_size(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("extension", "options", "kind"),
+    [
+        (".jpg", (), "jpeg"),
+        (".jpg", (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "jpeg"),
+        (".png", (), "png"),
+        (".webp", (cv2.IMWRITE_WEBP_QUALITY, 90), "webp"),
+        (".webp", (cv2.IMWRITE_WEBP_QUALITY, 101), "webp"),  # above 100: lossless
+    ],
+)
+def test_reads_and_decodes_each_format(picture, extension, options, kind):
+    data = encode(picture, extension, *options)
+    assert read_header(data) == ImageHeader(kind, 48, 96)
+    decoded = decode_frame(data)
+    assert decoded.dtype == np.uint8
+    assert decoded.shape == (96, 48, 3)
+    red, green, _ = decoded[12, 12].astype(int)
+    assert red > 200
+    assert green < 60
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp"])
+def test_truncated_files_are_refused(picture, extension):
+    data = encode(picture, extension)
+    for length in (len(data) // 2, len(data) - 40, 40, 14):
+        with pytest.raises(FrameError) as error:
+            decode_frame(data[:length])
+        assert error.value.status == "undecodable"
+
+
+def test_a_jpeg_thumbnail_does_not_hide_truncation(picture):
+    data = encode(picture, ".jpg")
+    thumbnail = encode(picture[:32, :32], ".jpg")
+    application = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = data[:2] + application + data[2:]
+    assert decode_frame(whole).shape == (96, 48, 3)
+    with pytest.raises(FrameError, match="truncated"):
+        decode_frame(whole[:-60])
+
+
+@pytest.mark.parametrize("data", [b"", b"these are not the bytes of a picture", b"GIF89a" + bytes(50), b"\xff\xd8"])
+def test_other_content_is_not_an_image(data):
+    with pytest.raises(FrameError) as error:
+        decode_frame(data)
+    assert error.value.status == "not_an_image"
+
+
+def test_a_gigapixel_png_of_few_bytes_is_refused_by_its_header():
+    data = png_of_size(30_000, 30_000)
+    assert len(data) < 100
+    with pytest.raises(FrameError, match="30000x30000") as error:
+        decode_frame(data)
+    assert error.value.status == "too_large"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7), (0, 0)])
+def test_tiny_images_are_refused(size):
+    with pytest.raises(FrameError) as error:
+        decode_frame(png_of_size(*size))
+    assert error.value.status == "too_small"
+
+
+def test_byte_limit_comes_first(picture):
+    with pytest.raises(FrameError, match="bytes") as error:
+        decode_frame(encode(picture, ".png"), FrameLimits(max_bytes=100))
+    assert error.value.status == "too_large"
+
+
+def test_damaged_pixels_are_undecodable():
+    with pytest.raises(FrameError) as error:
+        decode_frame(png_of_size(64, 64))  # a whole file around no pixels
+    assert error.value.status == "undecodable"
+
+
+def test_boxes_are_clipped_to_the_frame(picture):
+    assert crop_box(picture, -10, -10, 30, 40).shape == (30, 20, 3)
+    assert crop_box(picture, 40.4, 80.6, 500, 500).shape == (15, 8, 3)
+    np.testing.assert_array_equal(crop_box(picture, 4, 8, 16, 32), picture[8:40, 4:20])
+
+
+@pytest.mark.parametrize("box", [(48, 0, 20, 20), (-30, 0, 30, 90), (0, 0, 4, 90), (0, 0, -5, 20), (10, 200, 20, 20)])
+def test_boxes_outside_are_refused(picture, box):
+    with pytest.raises(FrameError) as error:
+        crop_box(picture, *box)
+    assert error.value.status == "too_small"
+
+
+def test_resizing_averages_when_shrinking_and_keeps_same_size(rng):
+    noise = rng.integers(0, 256, (256, 128, 3), dtype=np.uint8)
+    small = resize_frame(noise, 32, 16)
+    blocks = noise.reshape(32, 8, 16, 8, 3).mean(axis=(1, 3))
+    assert np.abs(small - blocks).max() <= 1
+    assert resize_frame(noise, 512, 256).shape == (512, 256, 3)
+    np.testing.assert_array_equal(resize_frame(noise, 256, 128), noise)

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.tracklet import normalise, split_into_clips, video_feature
+
+
+@pytest.mark.parametrize(
+    ("frames", "clips"),
+    [
+        (1, [[0, 0, 0, 0]]),
+        (2, [[0, 1, 0, 1]]),
+        (4, [[0, 1, 2, 3]]),
+        (5, [[0, 1, 2, 3], [4, 4, 4, 4]]),
+        (6, [[0, 1, 2, 3], [4, 5, 4, 5]]),
+        (7, [[0, 1, 2, 3], [4, 5, 6, 4]]),
+    ],
+)
+def test_consecutive_clips_with_a_cyclic_end(frames, clips):
+    np.testing.assert_array_equal(split_into_clips(frames, 4), clips)
+
+
+@given(st.integers(1, 400), st.integers(1, 9))
+def test_all_frames_are_used_once_but_for_the_filling(frames, length):
+    clips = split_into_clips(frames, length)
+    assert clips.dtype == np.int64
+    assert clips.shape == (-(-frames // length), length)
+    np.testing.assert_array_equal(clips.reshape(-1)[:frames], np.arange(frames))
+    assert clips.max() == frames - 1
+
+
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 60))
+def test_a_limit_keeps_evenly_spaced_clips(frames, length, limit):
+    every, kept = split_into_clips(frames, length), split_into_clips(frames, length, limit)
+    assert len(kept) == min(limit, len(every))
+    starts = kept[:, 0] // length
+    np.testing.assert_array_equal(kept, every[starts])
+    if len(kept) > 1:
+        gaps = np.diff(starts)
+        assert gaps.min() >= 1
+        assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize("arguments", [(0, 4), (4, 0), (4, 4, 0), (-1, 4)])
+def test_counts_below_one_are_errors(arguments):
+    with pytest.raises(ValueError, match="at least 1"):
+        split_into_clips(*arguments)
+
+
+def test_video_feature_is_the_unit_mean_of_unnormalised_clips():
+    feature = video_feature([[3.0, 0.0], [0.0, 1.0]])
+    np.testing.assert_allclose(feature, np.array([3.0, 1.0]) / np.sqrt(10), rtol=1e-6)
+    assert feature.dtype == np.float32
+    with pytest.raises(ValueError, match="clips, dimension"):
+        video_feature(np.zeros((0, 4)))
+
+
+def test_a_zero_vector_stays_zero():
+    np.testing.assert_array_equal(normalise([[0.0, 0.0], [0.0, 2.0]]), [[0, 0], [0, 1]])
