@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
+from training.datasets.synthetic import write_synthetic
+from training.datasets.tracklet import Tracklet
+
+
+def tracklets(count):
+    return [Tracklet(f"{p:04d}", c, (Path("a"),) * (p % 3 + 1)) for p in range(count) for c in ("C1", "C2")]
+
+
+def test_people_are_wholly_on_one_side():
+    train, aside = set_aside(tracklets(400), 0.1, 1)
+    assert not {t.person for t in train} & {t.person for t in aside}
+    assert len(train) + len(aside) == 800
+    assert 20 < len({t.person for t in aside}) < 60
+
+
+def test_more_data_moves_nobody():
+    _, few = set_aside(tracklets(200), 0.2, 1)
+    _, many = set_aside(tracklets(400), 0.2, 1)
+    assert {t.person for t in few} == {t.person for t in many if t.person < "0200"}
+    _, other = set_aside(tracklets(200), 0.2, 2)
+    assert {t.person for t in other} != {t.person for t in few}
+
+
+def test_people_of_one_camera_are_never_set_aside():
+    single = [Tracklet(f"{p}", "C1", (Path("a"),)) for p in range(100)]
+    assert set_aside(single, 0.5, 1) == (single, [])
+
+
+def test_the_longest_tracklet_stands_for_person_and_camera():
+    short, long = Tracklet("a", "C1", (Path("x"),)), Tracklet("a", "C1", (Path("x"), Path("y")))
+    other = Tracklet("a", "C2", (Path("x"),))
+    assert one_per_person_and_camera([other, short, long]) == [long, other]
+
+
+def test_training_reads_folders_with_people_and_refuses_others(tmp_path):
+    write_synthetic(tmp_path / "a", people=2, cameras=2, frames=2, seed=1)
+    found = read_training([tmp_path / "a"])
+    assert len({t.person for t in found}) == 2
+    assert len({t.camera for t in found}) == 2
+    with pytest.raises(ValueError, match="does not exist"):
+        read_training([tmp_path / "b"])
+    flat = tmp_path / "c" / "one"
+    flat.mkdir(parents=True)
+    (flat / "1.jpg").write_bytes(found[0].frames[0].read_bytes())
+    with pytest.raises(ValueError, match="person/camera/tracklet"):
+        read_training([tmp_path / "c"])

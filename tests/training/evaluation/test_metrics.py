@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from training.evaluation.metrics import rank_metrics
+
+
+def test_one_query_by_hand():
+    # Ranked: wrong, right, (same person and camera: left out), right, wrong.
+    distances = [[0.1, 0.2, 0.3, 0.4, 0.5]]
+    metrics = rank_metrics(distances, ["a"], ["x", "a", "a", "a", "y"], ["1"], ["1", "2", "1", "3", "1"])
+    np.testing.assert_array_equal(metrics.cmc, [0, 1, 1, 1, 1])
+    assert metrics.mean_ap == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert metrics.mean_inp == pytest.approx(2 / 3)
+    assert metrics.valid_queries == 1
+
+
+def test_trapezoid_starts_at_precision_one():
+    distances = [[0.1, 0.2, 0.3]]
+    metrics = rank_metrics(distances, ["a"], ["a", "x", "a"], ["1"], ["2", "2", "3"], "trapezoid")
+    # Recall 0 to 1/2 at precisions 1 and 1; 1/2 to 1 at 1/2 and 2/3.
+    assert metrics.mean_ap == pytest.approx(0.5 * (1 + 1) / 2 + 0.5 * (1 / 2 + 2 / 3) / 2)
+
+
+def test_queries_without_a_right_answer_are_not_counted():
+    metrics = rank_metrics([[0.2, 0.1], [0.1, 0.2]], ["a", "b"], ["a", "b"], ["1", "1"], ["2", "1"])
+    assert metrics.valid_queries == 1
+    assert metrics.rank1 == 0.0
+    with pytest.raises(ValueError, match="no query"):
+        rank_metrics([[0.1]], ["a"], ["b"], ["1"], ["2"])
+
+
+def test_the_same_camera_with_another_person_stays():
+    metrics = rank_metrics([[0.1, 0.2]], ["a"], ["b", "a"], ["1"], ["1", "2"])
+    assert metrics.rank1 == 0.0
+
+
+def test_wrong_shapes_are_errors():
+    with pytest.raises(ValueError, match="do not belong"):
+        rank_metrics(np.zeros((2, 3)), ["a"], ["b"] * 3, ["1"], ["1"] * 3)

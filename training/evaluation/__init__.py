@@ -1,0 +1,1 @@
+"""How well a model ranks: embedding of tracklets, metrics and protocols."""
