@@ -1,0 +1,87 @@
+"""The model card: what a bundle's ``model.json`` and its export say, for people."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.bundle import Bundle
+from model.spec import BundleSpec
+
+__all__ = ["Difference", "describe_bundle"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one engine is from PyTorch in fp32: the worst figures over all unit-length embeddings."""
+
+    engine: str
+    precision: str
+    max_difference: float
+    min_cosine: float
+
+
+def describe_bundle(bundle: Bundle, compared_on: str, differences: Sequence[Difference]) -> str:
+    """Write the card in Markdown; ``compared_on`` says in words which clips ``differences`` were measured on."""
+    spec = bundle.spec
+    return f"""\
+# {spec.name}
+
+{spec.architecture}. A tracklet's crops of one person become one vector of {spec.dimension} components; nearby vectors
+mean people who look alike.
+
+| | |
+|---|---|
+| backbone | {spec.backbone} |
+| attention | {spec.attention} |
+| frames | {spec.frame_height}x{spec.frame_width} (height x width), RGB, {spec.clip_length} to a clip |
+| embedding | {spec.dimension} components, {spec.feature.replace("_", "-")} feature |
+| embedding space | `{bundle.embedding_space}` |
+
+## Use
+
+{spec.intended_use}
+
+**Not for:** {spec.not_for}
+
+## Data and its terms
+
+{spec.training_data}
+
+{spec.data_terms}
+
+## Measured accuracy
+
+{_accuracy_table(spec)}
+
+## Export
+
+Compared with PyTorch in fp32 on {compared_on}; unit-length embeddings:
+
+| engine | arithmetic | largest difference of a component | smallest cosine |
+|---|---|---|---|
+{_difference_rows(differences)}
+
+## Recipe
+
+```json
+{json.dumps(spec.recipe, indent=2)}
+```
+"""
+
+
+def _accuracy_table(spec: BundleSpec) -> str:
+    if not spec.accuracy:
+        return "None was measured."
+    rows = (
+        f"| {row.dataset} | {row.protocol} | {row.people} | {row.queries} | {row.gallery} "
+        f"| {row.rank1:.1f} | {row.map:.1f} |"
+        for row in spec.accuracy
+    )
+    heading = "| data | protocol | people | queries | gallery | rank-1 | mAP |\n|---|---|---|---|---|---|---|\n"
+    return heading + "\n".join(rows)
+
+
+def _difference_rows(differences: Sequence[Difference]) -> str:
+    return "\n".join(
+        f"| {row.engine} | {row.precision} | {row.max_difference:.1e} | {row.min_cosine:.6f} |" for row in differences
+    )
