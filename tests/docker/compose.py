@@ -43,6 +43,11 @@ def _answers(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def _inspect(container: str) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(run(["docker", "inspect", "--format", "{{json .State}}", container]))
+    return state
+
+
 @dataclass(frozen=True)
 class Project:
     """The CPU service of docker-compose.yml under a name of its own, on a free port of 127.0.0.1."""
@@ -66,9 +71,11 @@ class Project:
     def start(self) -> str:
         """Start the container, the same one where there is one, and wait until it is healthy. Returns its address."""
         self.compose("up", "--detach", SERVICE)
+        container = self.container
         until = time.monotonic() + 240
-        while (state := self.state())["Health"]["Status"] != "healthy":
-            assert state["Running"], f"the service ended with {state['ExitCode']}:\n{self.logs()}"
+        while (state := _inspect(container))["Health"]["Status"] != "healthy":
+            # Compose starts one again that ended with an error.
+            assert state["Status"] == "running", f"the service ended with {state['ExitCode']}:\n{self.logs()}"
             assert time.monotonic() < until, f"not healthy in time: {state['Health']}\n{self.logs()}"
             time.sleep(0.5)
         return "http://" + self.compose("port", SERVICE, "8000")
@@ -77,11 +84,6 @@ class Project:
     def container(self) -> str:
         """The container's id, whether it runs or not."""
         return self.compose("ps", "--all", "--quiet", SERVICE)
-
-    def state(self) -> dict[str, Any]:
-        """`docker inspect`'s State."""
-        state: dict[str, Any] = json.loads(run(["docker", "inspect", "--format", "{{json .State}}", self.container]))
-        return state
 
     def signal(self, name: str) -> None:
         """Send the container's first process a signal."""
