@@ -11,7 +11,8 @@ _BLOCK = 1024
 
 def cosine_scores(query: ArrayLike, gallery: ArrayLike) -> NDArray[np.float32]:
     """Cosine similarity ``float32 [Q, G]`` of the rows of ``query [Q, D]`` and ``gallery [G, D]``."""
-    return normalise(query) @ normalise(gallery).T
+    scores: NDArray[np.float32] = normalise(query) @ normalise(gallery).T
+    return scores
 
 
 def k_reciprocal_rerank(
@@ -44,7 +45,8 @@ def k_reciprocal_rerank(
         indices, weights = _average(indices, weights, neighbours[:, :k2])
     jaccard = _jaccard(indices, weights, len(queries), len(rows))
     original = np.maximum(0.0, 2.0 - 2.0 * (queries @ galleries.T)) / largest[: len(queries), None]
-    return (lambda_value * original + (1.0 - lambda_value) * jaccard).astype(np.float32)
+    mixed: NDArray[np.float32] = (lambda_value * original + (1.0 - lambda_value) * jaccard).astype(np.float32)
+    return mixed
 
 
 def _nearest(rows: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -68,7 +70,8 @@ def _nearest(rows: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDAr
 def _reciprocal(neighbours: NDArray[np.int64], row: int, k: int) -> NDArray[np.int64]:
     """R(row, k): those among the ``k`` nearest (and itself) that have ``row`` among theirs (equation 2)."""
     near = neighbours[row, : k + 1]
-    return near[(neighbours[near, : k + 1] == row).any(axis=1)]
+    mutual: NDArray[np.int64] = near[(neighbours[near, : k + 1] == row).any(axis=1)]
+    return mutual
 
 
 def _encode(

@@ -38,7 +38,8 @@ def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
     """Scales the last axis to unit L2 length; a zero vector stays zero."""
     array = np.asarray(vectors, dtype=np.float32)
     length = np.linalg.norm(array, axis=-1, keepdims=True)
-    return np.divide(array, length, out=np.zeros_like(array), where=length > 0)
+    unit: NDArray[np.float32] = np.divide(array, length, out=np.zeros_like(array), where=length > 0)
+    return unit
 
 
 def video_feature(clip_embeddings: ArrayLike) -> NDArray[np.float32]:

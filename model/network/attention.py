@@ -16,7 +16,7 @@ class AttentionConv(nn.Conv2d):
     """The spatial attention: a convolution over a frame's map, to one vector per frame.
 
     ``full_map``: the kernel is the whole map (system A: [14, 7], 2048 to 256 channels, 51 million weights).
-    ``pooled``: a 1x1 kernel, then ReLU and the mean over the map: any frame size, and a few thousand weights.
+    ``pooled``: a 1x1 kernel, then ReLU and the mean over the map: any frame size, and far fewer weights.
     """
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, int] | None) -> None:
@@ -30,7 +30,7 @@ class AttentionConv(nn.Conv2d):
         """Maps ``[N, C, H, W]`` to ``[N, out]``, not negative."""
         if not self.pooled and x.shape[-2:] != self.kernel_size:
             raise ValueError(
-                f"the attention's kernel {list(self.kernel_size)} must be the whole map, which is {list(x.shape[-2:])}; "
+                f"the attention's kernel {list(self.kernel_size)} must be the whole map, {list(x.shape[-2:])}; "
                 "[14, 7] belongs to frames of 224x112"
             )
         x = F.relu(super().forward(x))

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class IBN(nn.Module):
@@ -19,13 +20,13 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        self.instance_channels = channels // 2
+        self.IN = nn.InstanceNorm2d(self.instance_channels, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.instance_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W]`` to the same shape."""
-        first, second = x.split([self.half, x.shape[1] - self.half], dim=1)
+        first, second = x[:, : self.instance_channels], x[:, self.instance_channels :]
         return torch.cat([self.IN(first), self.BN(second)], dim=1)
 
 
@@ -40,14 +41,14 @@ class BasicBlock(nn.Module):
         self.bn1 = IBN(planes) if ibn else nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, channels, H, W]`` to ``[N, planes, H / stride, W / stride]``."""
-        out = self.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = out + (x if self.downsample is None else self.downsample(x))
+        return F.relu(out, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -63,15 +64,15 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, 4 * planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, channels, H, W]`` to ``[N, 4 * planes, H / stride, W / stride]``."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = out + (x if self.downsample is None else self.downsample(x))
+        return F.relu(out, inplace=True)
 
 
 def _shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
@@ -89,16 +90,17 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = width
+        stages = []
         for stage, (depth, stride) in enumerate(zip(depths, (1, 2, 2, 1), strict=True)):
             planes = width << stage
             blocks = []
             for index in range(depth):
                 blocks.append(block(channels, planes, stride if index == 0 else 1, ibn and stage < 3))
                 channels = planes * block.expansion
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -106,7 +108,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Frames ``[N, 3, H, W]`` to a map ``[N, channels, ceil(H / 16), ceil(W / 16)]``."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         return x

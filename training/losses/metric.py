@@ -28,7 +28,7 @@ def ranked_list_loss(
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     negative = ~same & (distances < alpha)
     pull = (distances - (alpha - margin)).clamp(min=0) * positive
-    pull = pull.sum(dim=1) / (positive.sum(dim=1) + 1e-5)
+    pull = pull.sum(dim=1) / (positive.sum(dim=1).to(pull.dtype) + 1e-5)
     weights = torch.exp(temperature * (alpha - distances)) * negative
     push = (weights * (alpha - distances)).sum(dim=1) / (weights.sum(dim=1) + 1e-5)
     return (pull + push).mean()
@@ -47,7 +47,7 @@ def batch_hard_triplet_loss(
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     if metric == "cosine":
         unit = _unit(features)
-        distances = -(unit @ unit.T)
+        distances = -_products(unit)
     elif metric == "euclidean":
         distances = _euclidean(_wide(features))
     else:
@@ -80,6 +80,10 @@ def _unit(x: Tensor) -> Tensor:
 def _euclidean(x: Tensor) -> Tensor:
     """Distances ``[N, N]``; squares are kept from zero, where the square root has no gradient."""
     squares = x.square().sum(dim=1)
+    return (squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * _products(x)).clamp(min=1e-12).sqrt()
+
+
+def _products(x: Tensor) -> Tensor:
+    """Inner products ``[N, N]`` in the precision of ``x``, which autocast would lower."""
     with torch.autocast(x.device.type, enabled=False):
-        products = x @ x.T
-    return (squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * products).clamp(min=1e-12).sqrt()
+        return x @ x.T
