@@ -1,0 +1,62 @@
+"""Who may import whom, and what the serving image must do without."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {"not3d": {"service", "training", "model"}, "service": {"model"}, "training": {"model"}, "model": set()}
+
+
+def imports_of(file):
+    """Top-level names of the modules that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_go_one_way(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = {
+        str(file.relative_to(ROOT)): found
+        for file in files
+        if (found := set(imports_of(file)) & (MAY_IMPORT.keys() - MAY_IMPORT[package] - {package}))
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", ["not3d", "service", "model", "training/datasets"])
+def test_torch_is_imported_by_networks_and_training_only(package):
+    network = ROOT / "model" / "network"
+    files = [file for file in (ROOT / package).rglob("*.py") if network not in file.parents]
+    assert [str(file) for file in files if {"torch", "torchvision", "onnx"} & set(imports_of(file))] == []
+
+
+def test_the_service_and_the_command_line_start_without_torch():
+    program = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "torchvision", "onnx", "scipy"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import not3d.cli, not3d.demo, not3d.client, service.app, service.server
+import model.engines.onnx_runtime, model.engines.openvino_engine
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_modules_stay_small():
+    sizes = {
+        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
+        for package in MAY_IMPORT
+        for file in (ROOT / package).rglob("*.py")
+    }
+    assert {name: lines for name, lines in sizes.items() if lines > 400} == {}
