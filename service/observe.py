@@ -1,15 +1,17 @@
-"""Around every request: its id, its line in the log, its place in the metrics."""
+"""Around every request: its id, its line in the log, its place in the metrics, and the answer where all else failed."""
 
 import logging
 import re
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.ids import ID_PATTERN, new_id
 from service.logs import request_id
 from service.metrics import Metrics
+from service.problems import Problem
 
 __all__ = ["Observe"]
 
@@ -32,7 +34,7 @@ class Observe:
         current = given if re.fullmatch(ID_PATTERN, given) else new_id()
         scope.setdefault("state", {})["request_id"] = current
         token = request_id.set(current)
-        status = 500  # what the outermost handler answers when the application raises
+        status: int | None = None
         start = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
@@ -44,8 +46,15 @@ class Observe:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except Exception:
+            # The last line: what nobody expected is logged under the request's id, and the client is told no more.
+            log.exception("the request failed")
+            if status is not None:  # half an answer is out; only closing the connection tells that it is not whole
+                raise
+            problem = Problem("internal", "see the service's log, where the request id finds the entry")
+            await problem.answer(Request(scope))(scope, receive, send_with_id)
         finally:
-            self._record(scope, status, time.perf_counter() - start)
+            self._record(scope, status or 500, time.perf_counter() - start)
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:

@@ -1,6 +1,5 @@
 """Every error as a problem document (RFC 9457) that names the field or the frame at fault."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
@@ -34,8 +33,6 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "disk-full": (507, "The disk is full"),
 }
 """Kind of problem to status and title. The kind is the last part of the document's `type` and never changes."""
-
-log = logging.getLogger("not3d.service")
 
 
 class Fault(BaseModel):
@@ -134,12 +131,11 @@ def _malformed(faults: Sequence[Fault]) -> Problem:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make every error of `app` a problem document, those of the framework included."""
+    """Make every refusal of `app` a problem document, those of the framework included; `Observe` sees to failures."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_failure)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -161,8 +157,3 @@ async def _on_http(request: Request, error: Exception) -> Response:
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
     # Nobody reads this answer; 499 is what proxies log for it.
     return Response(status_code=499)
-
-
-async def _on_failure(request: Request, _error: Exception) -> Response:
-    # Starlette raises the exception again after this answer, and the server logs it with its traceback.
-    return Problem("internal", "see the service's log; the request id finds the entry").answer(request)

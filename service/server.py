@@ -1,6 +1,7 @@
 """The process: a socket, signals, and an exit status that says how it went."""
 
 import asyncio
+import os
 import signal
 from types import FrameType
 
@@ -8,7 +9,7 @@ import uvicorn
 
 from service.app import create_app
 from service.logs import configure_logs
-from service.settings import Settings
+from service.settings import Settings, find_unknown_variables
 
 __all__ = ["serve"]
 
@@ -19,9 +20,11 @@ def serve(settings: Settings) -> None:
     The socket answers at once, with `/readyz` 503, while the model is loaded.
 
     Raises:
-        SystemExit: with a message when the bundle, the engine, its self-test or the gallery fails; with 3 when the
-            address cannot be used.
+        SystemExit: with a message for an environment variable that names no setting, and where the bundle, the engine,
+            its self-test or the gallery fails; with 3 where the address cannot be used.
     """
+    if unknown := find_unknown_variables(os.environ):
+        raise SystemExit(f"not3d: {'; '.join(unknown)}")
     configure_logs(settings.log_level)
     app = create_app(settings)
     config = uvicorn.Config(

@@ -117,7 +117,7 @@ def find_unknown_variables(environment: Mapping[str, str]) -> list[str]:
     sentences = []
     for name in sorted(set(environment) - known):
         if name.startswith(PREFIX):
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name, known, n=1, cutoff=0.8)
             sentences.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
     return sentences
 

@@ -54,11 +54,11 @@ class Startup:
         self._metrics.ready.set(1)
 
     def fail(self, reason: str) -> None:
-        """Give up."""
-        self.error = reason
-        log.error("cannot start: %s", reason)
+        """Give up, and let go of the gallery before anybody can see the reason."""
         if self._gallery:
             self._gallery.close()
+        log.error("cannot start: %s", reason)
+        self.error = reason
 
     def close(self) -> None:
         """Let go of everything; requests must have been answered."""

@@ -1,0 +1,184 @@
+"""The real process: how it starts, how it refuses to, how it ends, and what is left when it is killed."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.bundles import make_bundle
+from tests.service.live import PATIENCE, wait_for
+from tests.service.pictures import form, tracklet
+
+PROJECT = Path(__file__).parents[2]
+COMMAND = "from service.server import serve; from service.settings import Settings; serve(Settings())"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(bundle: Path, data_dir: Path, **settings: str) -> tuple[subprocess.Popen[str], str]:
+    """The process, and its address."""
+    port = free_port()
+    variables = {"BUNDLE": str(bundle), "DATA_DIR": str(data_dir), "PORT": str(port), "ENGINE": "onnxruntime"}
+    variables |= {"DEVICE": "cpu", "THREADS": "1"} | settings
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
+    environment |= {f"NOT3D_{name}": value for name, value in variables.items()} | {"PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND], env=environment, stderr=subprocess.PIPE, text=True, cwd=data_dir.parent
+    )
+    return process, f"http://127.0.0.1:{port}"
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def running(bundle: Path, data_dir: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process, url = start(bundle, data_dir, **settings)
+    try:
+        wait_for(lambda: process.poll() is not None or is_ready(url), 60)
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for the end; the exit status and what was written to standard error."""
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_sigterm_finishes_accepted_requests_and_exits_with_0(bundle: Path, tmp_path: Path) -> None:
+    """The signal comes while the body is on its way: the request was accepted, and is answered before the end."""
+    with running(bundle, tmp_path / "data") as (process, url):
+        frames = tracklet(1, 3)
+        request = httpx.Client().build_request("POST", url + "/embed", files=form(frames), data={"id": "last"})
+        body = request.read()
+        idle = httpx.Client(base_url=url)  # a connection that is kept open and must not hold up the end
+        assert idle.get("/livez").status_code == 200
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+            head = "POST /embed HTTP/1.1\r\nHost: x\r\n"
+            head += f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body[:2000])
+            wait_for(lambda: "not3d_pending_requests 1.0" in idle.get("/metrics").text)
+            process.send_signal(signal.SIGTERM)
+            wait_for(lambda: not is_ready(url))
+            assert process.poll() is None
+            connection.sendall(body[2000:])
+            answer = connection.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 201"), answer
+        status, errors = end_of(process)
+        assert status == 0, errors
+        idle.close()
+    with running(bundle, tmp_path / "data") as (_, url):
+        assert httpx.get(f"{url}/gallery/last").json()["frames"] == 3
+
+
+def test_sigterm_while_starting(bundle: Path, tmp_path: Path) -> None:
+    process, _ = start(bundle, tmp_path / "data")
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    status, _ = end_of(process)
+    assert status in {0, -signal.SIGTERM}  # the latter only where the interpreter had not read this project's code yet
+
+
+def test_what_was_answered_with_201_is_found_after_kill_9(bundle: Path, tmp_path: Path) -> None:
+    """Four concurrent writers, killed at any moment, several times over one gallery."""
+    acknowledged: dict[str, int] = {}
+    for attempt in range(3):
+        with running(bundle, tmp_path / "data") as (process, url):
+            found_again(url, acknowledged)
+            writers = [
+                threading.Thread(target=enrol_until_killed, args=(url, f"{attempt}-{writer}", acknowledged))
+                for writer in range(4)
+            ]
+            for writer in writers:
+                writer.start()
+            wanted = len(acknowledged) + 8 + 5 * attempt
+            wait_for(lambda wanted=wanted: len(acknowledged) >= wanted)
+            process.send_signal(signal.SIGKILL)
+            for writer in writers:
+                writer.join()
+    with running(bundle, tmp_path / "data") as (_, url):
+        found_again(url, acknowledged)
+    assert len(acknowledged) >= 24
+
+
+def enrol_until_killed(url: str, prefix: str, acknowledged: dict[str, int]) -> None:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        for number in range(10_000):
+            name = f"{prefix}-{number}"
+            try:
+                answer = client.post("/embed", files=form(tracklet(hash(name) % 50, 1)), data={"id": name})
+            except httpx.TransportError:
+                return
+            assert answer.status_code == 201
+            acknowledged[name] = answer.json()["frames"]
+
+
+def found_again(url: str, acknowledged: dict[str, int]) -> None:
+    """Each is there by its id, in the listing, and is what a search for its own embedding finds first."""
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        listed = {item["id"] for item in client.get("/gallery?limit=1000").json()["items"]}
+        assert acknowledged.keys() <= listed
+        for name in acknowledged:
+            record = client.get(f"/gallery/{name}?include_embedding=true").json()
+            found = client.post("/search", json={"embedding": record["embedding"], "min_score": 0.9999, "top_k": 100})
+            assert name in [hit["id"] for hit in found.json()["results"]]
+
+
+def refused(bundle: Path, data_dir: Path, **settings: str) -> str:
+    """Start a service that cannot start; its last line on standard error."""
+    process, _ = start(bundle, data_dir, **settings)
+    status, errors = end_of(process)
+    assert status == 1, errors
+    return errors.strip().splitlines()[-1]
+
+
+def test_a_service_that_cannot_start_says_why_and_exits_with_1(bundle: Path, tmp_path: Path) -> None:
+    missing = refused(tmp_path / "nowhere", tmp_path / "data")
+    assert re.fullmatch(r"not3d: cannot start: .*nowhere.*", missing)
+    assert "NOT3D_MAX_FRAME is no setting" in refused(bundle, tmp_path / "data", MAX_FRAME="3")
+
+
+def test_a_gallery_of_another_model_is_not_opened(bundle: Path, tmp_path: Path) -> None:
+    with running(bundle, tmp_path / "data") as (_, url):
+        assert httpx.post(f"{url}/embed", files=form(tracklet(1, 1))).status_code == 201
+        message = refused(bundle, tmp_path / "data")
+        assert "process" in message
+    message = refused(make_bundle(tmp_path / "other", seed=1), tmp_path / "data")
+    assert "embedding" in message
+
+
+def test_an_address_in_use(bundle: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process, _ = start(bundle, tmp_path / "data", PORT=str(taken.getsockname()[1]))
+        status, errors = end_of(process)
+    assert status == 3
+    assert "address already in use" in errors
+
+
+def test_the_service_does_not_load_torch() -> None:
+    code = "import sys; import service.server; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=False)
+    assert done.returncode == 0
