@@ -31,7 +31,7 @@ from training.datasets.mars import MarsError, is_mars, read_mars
 from training.datasets.synthetic import write_synthetic
 
 PEOPLE, CAMERAS, FRAMES, SEED = 8, 3, 12, 7
-READY_SECONDS, STOP_SECONDS = 60, 15
+READY_SECONDS, STOP_SECONDS = 120, 15
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
@@ -72,7 +72,7 @@ def split_tracklets(folder: Path) -> Split:
         if item.person:
             first.setdefault(item.person, item.camera)
     queries = [item for item in found if item.person and item.camera == first[item.person]]
-    gallery = [item for item in found if item not in queries]
+    gallery = [item for item in found if not item.person or item.camera != first[item.person]]
     if not queries or not gallery:
         raise FootageError(
             f"{folder} does not say who is who: the demo needs person/camera/tracklet folders with two cameras, or MARS"
@@ -81,8 +81,10 @@ def split_tracklets(folder: Path) -> Split:
 
 
 @contextmanager
-def running_service(bundle: Path, data_dir: Path) -> Iterator[Client]:
+def running_service(bundle: Path, data_dir: Path, *options: str) -> Iterator[Client]:
     """The real service in a process of its own, ready, on a free port of this machine; stopped in the end.
+
+    ``options`` are more options of ``not3d serve``.
 
     Raises:
         Failure: it ended, or did not get ready in time; with the end of its log.
@@ -96,7 +98,7 @@ def running_service(bundle: Path, data_dir: Path) -> Iterator[Client]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [*command, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT, env=environment
+            [*command, "--port", str(port), *options], stdout=output, stderr=subprocess.STDOUT, env=environment
         )
     try:
         with Client(f"http://127.0.0.1:{port}") as client:

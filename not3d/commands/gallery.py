@@ -242,8 +242,8 @@ def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> Footage:
     count, items = _read_all(footage, tracks, None)
     names = []
     for item in items:
-        aliases = {item.id, item.origin.get("tracklet"), item.origin.get("track")}
-        if (count == 1 and wanted is None) or wanted in aliases:
+        aliases = (item.id, item.origin.get("tracklet"), item.origin.get("track"))
+        if count == 1 if wanted is None else wanted in aliases:
             return item
         names.append(item.id)
         if wanted is None and len(names) == 8:

@@ -59,7 +59,7 @@ def draw_camera(random: Random, index: int, height: int, width: int) -> Camera:
         noise=random.uniform(0.006, 0.02),
         blur=int(random.integers(0, 4)),
         quality=int(random.integers(55, 90)),
-        background=_background(random, height, 8 * width),
+        background=_background(random, index, height, 8 * width),
         occlusion=0.3,
     )
 
@@ -149,11 +149,11 @@ def _rough(random: Random, height: int, width: int, grain: int) -> Image:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
-def _background(random: Random, height: int, width: int) -> Image:
+def _background(random: Random, index: int, height: int, width: int) -> Image:
     """A street: ground up to a horizon, a wall or greenery behind, things standing along it."""
     horizon = int(height * random.uniform(0.3, 0.6))
-    wall = np.array(_WALLS[int(random.integers(len(_WALLS)))], dtype=np.float32)
-    ground = np.array(_GROUNDS[int(random.integers(len(_GROUNDS)))], dtype=np.float32)
+    wall = np.array(_WALLS[index % len(_WALLS)], dtype=np.float32)
+    ground = np.array(_GROUNDS[index % len(_GROUNDS)], dtype=np.float32)
     image: Image = np.empty((height, width, 3), dtype=np.float32)
     image[:horizon] = wall
     fade = np.linspace(0.82, 1.08, height - horizon, dtype=np.float32)[:, None, None]

@@ -1,0 +1,227 @@
+"""The command line, from its arguments to its exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from not3d.client import Client
+from tests.not3d.conftest import Run
+from tests.not3d.videos import write_video
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("serve", "enroll", "search", "train", "evaluate", "export", "info"):
+        assert f" {command} " in out
+
+
+@pytest.mark.parametrize("command", ["serve", "enroll", "search", "train", "evaluate", "export", "info"])
+def test_every_command_has_help(run: Run, command: str) -> None:
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert "Usage" in out
+
+
+def test_version(run: Run) -> None:
+    status, out, _ = run("--version")
+    assert status == 0
+    assert out.startswith("not3d")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("enroll",),
+        ("search",),
+        ("search", "folder", "--id", "x"),
+        ("search", "--id", "x", "--after", "yesterday"),
+        ("search", "--id", "x", "--after", "2026-05-01T12:00:00"),
+        ("serve", "--port", "99999"),
+        ("serve", "--device", "tpu"),
+        ("train", "missing.toml", "--data", "x", "--out", "y"),
+    ],
+)
+def test_wrong_usage_is_status_two(run: Run, arguments: tuple[str, ...]) -> None:
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert out == ""
+    assert "Traceback" not in err
+    assert err
+
+
+def test_a_setting_that_is_wrong_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOT3D_MAX_FRAMES", "many")
+    status, _, err = run("serve")
+    assert status == 2
+    assert "NOT3D_MAX_FRAMES" in err
+
+
+def test_settings_are_listed(run: Run) -> None:
+    status, out, _ = run("serve", "--settings")
+    assert status == 0
+    assert "NOT3D_DATA_DIR" in out
+    assert "NOT3D_MAX_REQUEST_BYTES" in out
+
+
+@pytest.mark.parametrize("command", [("info",), ("enroll", "."), ("search", "--id", "x")])
+def test_no_service_is_one_message(run: Run, people: Path, command: tuple[str, ...]) -> None:
+    arguments = [str(people) if argument == "." else argument for argument in command]
+    status, out, err = run(*arguments, "--url", "http://127.0.0.1:9")
+    assert status == 1
+    assert out == ""
+    assert err.strip().startswith("Error: no service answers at http://127.0.0.1:9")
+
+
+def test_info_tells_what_runs(run: Run, client: Client) -> None:
+    status, out, _ = run("info", "--url", client.url)
+    assert status == 0
+    assert client.info().embedding_space in out
+    status, out, _ = run("info", "--url", client.url, "--json")
+    assert json.loads(out)["engine"]["name"] == "onnxruntime"
+
+
+def test_enroll_then_search(run: Run, client: Client, people: Path, tmp_path: Path) -> None:
+    status, out, _ = run("enroll", people, "--url", client.url)
+    assert (status, out.strip()) == (0, "6 of 6 tracklets enrolled")
+    picture = tmp_path / "ranked.png"
+    query = people / "0001" / "c1" / "t1"
+    status, out, err = run("search", query, "--top-k", 3, "--person", "0001", "--picture", picture, "--url", client.url)
+    assert status == 0
+    first = next(line for line in out.splitlines() if line.strip().startswith("1 "))
+    assert first.split() == ["1", "0001-c1-t1", "1.000", "c1", "same"]
+    assert "6 tracklets searched" in out
+    image = cv2.imread(str(picture))
+    assert image is not None
+    assert image.shape[1] > 1200
+    assert str(picture) in err
+
+
+def test_search_prints_json(run: Run, client: Client, people: Path) -> None:
+    run("enroll", people, "--url", client.url, "--start", "2026-05-01T12:00:00+02:00")
+    status, out, _ = run(
+        *("search", "--id", "0001-c1-t1", "--exclude-same-camera", "-k", 2, "--json", "--url", client.url),
+        *("--after", "2026-05-01T09:00:00Z", "--before", "2026-05-01T11:00:00Z", "--camera-ids", "c2", "--rerank"),
+    )
+    assert status == 0
+    answer = json.loads(out)
+    assert [hit["camera_id"] for hit in answer["hits"]] == ["c2", "c2"]
+    assert answer["hits"][0]["start_time"].startswith("2026-05-01T10:00:00")
+    assert answer["searched"] == 3
+
+
+def test_enrolling_twice_fails_unless_replaced(run: Run, client: Client, people: Path) -> None:
+    run("enroll", people / "0001" / "c1" / "t1", "--url", client.url)
+    status, out, err = run("enroll", people / "0001" / "c1" / "t1", "--url", client.url)
+    assert status == 1
+    assert "0 of 1 tracklets enrolled" in out
+    assert "enrolled already" in err
+    assert "Error: 1 tracklets were refused" in err
+    status, _, _ = run("enroll", people / "0001" / "c1" / "t1", "--replace", "--camera", "x", "--url", client.url)
+    assert status == 0
+    assert client.get("t1").camera_id == "x"
+
+
+def test_a_video_with_tracks(run: Run, client: Client, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "yard.avi", frames=8)
+    tracks = tmp_path / "tracks.csv"
+    tracks.write_text("1,1,0,10,32,64,1\n2,1,4,10,32,64,1\n4,2,50,10,40,70,1\n")
+    options = ("--tracks", tracks, "--url", client.url)
+    status, out, _ = run("enroll", video, *options, "--camera", "yard", "--start", "2026-05-01T12:00:00Z")
+    assert (status, out.strip()) == (0, "2 of 2 tracklets enrolled")
+    record = client.get("yard-2")
+    assert record.camera_id == "yard"
+    assert record.start_time is not None
+    assert record.start_time.isoformat() == "2026-05-01T12:00:00.300000+00:00"
+
+    picture = tmp_path / "ranked.jpg"
+    status, out, _ = run("search", video, *options, "--tracklet", "2", "--picture", picture)
+    assert status == 0
+    assert out.split()[out.split().index("1") + 1] == "yard-2"
+    assert picture.is_file()
+    status, _, err = run("search", video, *options)
+    assert status == 2
+    assert "yard-1, yard-2" in err
+    status, _, err = run("search", video, *options, "--tracklet", "5")
+    assert status == 2
+    assert "has no tracklet 5" in err
+
+
+def test_tracks_need_a_video(run: Run, client: Client, people: Path) -> None:
+    status, _, err = run("enroll", people, "--tracks", "a.csv", "--url", client.url)
+    assert status == 2
+    assert "--tracks" in err
+
+
+def test_same_camera_needs_a_camera(run: Run, client: Client, people: Path) -> None:
+    status, _, err = run("search", people / "0001" / "c1" / "t1", "--exclude-same-camera", "--url", client.url)
+    assert status == 2
+    assert "--camera" in err
+
+
+def test_a_picture_of_another_format_is_refused(run: Run, client: Client, people: Path) -> None:
+    query = people / "0001" / "c1" / "t1"
+    status, _, err = run("search", query, "--picture", "ranked.gif", "--url", client.url)
+    assert status == 2
+    assert "ranked.gif" in err
+
+
+def test_what_the_service_refuses_is_one_message(run: Run, client: Client) -> None:
+    status, out, err = run("search", "--id", "nobody", "--url", client.url)
+    assert (status, out) == (1, "")
+    assert err.startswith("Error: Not found (404)")
+
+
+def test_a_folder_without_images_is_one_message(run: Run, client: Client, tmp_path: Path) -> None:
+    status, _, err = run("enroll", tmp_path, "--url", client.url)
+    assert status == 1
+    assert "no images found" in err
+
+
+def test_serving_a_bundle_that_is_not_there_fails(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "not3d",
+        "serve",
+        "--bundle",
+        tmp_path / "none",
+        "--data-dir",
+        tmp_path,
+        "--port",
+        "0",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "cannot start" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+HIDDEN_TORCH = """
+import sys
+sys.modules["torch"] = None
+sys.argv = ["not3d", "export", sys.argv[1], "--out", "bundle"]
+from not3d.cli import main
+main()
+"""
+
+
+def test_training_without_its_extra_says_which(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "a.pt"
+    checkpoint.touch()
+    command = [sys.executable, "-c", HIDDEN_TORCH, checkpoint]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "this needs torch" in ended.stderr
+    assert "not3d[train]" in ended.stderr
+
+
+def test_the_front_door_needs_neither_torch_nor_scipy() -> None:
+    code = "import sys, not3d.cli, not3d.demo; print(sorted({'torch', 'scipy', 'onnx'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.strip() == "[]"

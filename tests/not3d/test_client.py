@@ -1,0 +1,234 @@
+"""The client against a real service; retries against a small server that is busy on purpose."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from not3d import client as client_module
+from not3d.client import Client, ClientError, ProblemError, UnreachableError
+from tests.not3d.videos import write_video
+from training.datasets.tracklet import Tracklet
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def test_embeds_enrolls_and_finds_a_tracklet(client: Client, tracklet: Tracklet) -> None:
+    answer = client.embed(
+        tracklet.frames,
+        id="gate-1",
+        camera_id="gate",
+        start_time=NOON,
+        end_time=NOON + timedelta(seconds=2.5),
+        metadata={"person": "0001", "nested": {"a": [1, 2]}},
+        include_embedding=True,
+    )
+    assert (answer.id, answer.frames, answer.clips, answer.dim) == ("gate-1", 5, 2, 32)
+    assert answer.rejected_frames == ()
+    assert np.linalg.norm(answer.embedding or ()) == pytest.approx(1)
+
+    record = client.get("gate-1", include_embedding=True)
+    assert (record.camera_id, record.start_time, record.end_time) == ("gate", NOON, NOON + timedelta(seconds=2.5))
+    assert record.metadata == {"person": "0001", "nested": {"a": [1, 2]}}
+    assert record.embedding == answer.embedding
+
+    (hit,) = client.search(tracklet.frames, top_k=3).hits
+    assert (hit.rank, hit.id, hit.camera_id, hit.start_time) == (1, "gate-1", "gate", NOON)
+    assert hit.score == pytest.approx(1, abs=1e-4)
+
+
+def test_only_computing_enrolls_nothing(client: Client, tracklet: Tracklet) -> None:
+    answer = client.embed([path.read_bytes() for path in tracklet.frames], enroll=False)
+    assert (answer.id, answer.embedding) == (None, None)
+    assert client.list().items == ()
+
+
+def test_searches_by_id_and_by_embedding(client: Client, people: Path, tracklet: Tracklet) -> None:
+    for number in (1, 2):
+        frames = sorted((people / "0001" / f"c{number}" / "t1").glob("*.jpg"))
+        client.embed(frames, id=f"one-{number}", camera_id=f"c{number}")
+    assert [hit.id for hit in client.search(id="one-1").hits] == ["one-2"]
+    embedding = client.get("one-1", include_embedding=True).embedding
+    space = client.info().embedding_space
+    result = client.search(embedding=embedding, embedding_space=space, camera_ids=["c1"])
+    assert [hit.id for hit in result.hits] == ["one-1"]
+    assert (result.searched, result.embedding_space, result.exact) == (1, space, True)
+
+
+def test_filters_reach_the_service(client: Client, tracklet: Tracklet) -> None:
+    for number, camera in enumerate(["a", "b", "c"]):
+        start = NOON + timedelta(hours=number)
+        client.embed(tracklet.frames, id=f"t{number}", camera_id=camera, start_time=start, metadata={"n": number})
+
+    def ids(**options: object) -> list[str]:
+        return sorted(hit.id for hit in client.search(tracklet.frames, **options).hits)  # type: ignore[arg-type]
+
+    assert ids(exclude_camera_ids=["b"]) == ["t0", "t2"]
+    assert ids(camera_id="a", exclude_same_camera=True) == ["t1", "t2"]
+    assert ids(after=NOON + timedelta(minutes=30), before=NOON + timedelta(minutes=90)) == ["t1"]
+    assert ids(metadata={"n": 2}) == ["t2"]
+    assert ids(min_score=1.0) in (["t0", "t1", "t2"], [])
+    assert len(ids(rerank=True)) == 3
+    assert ids(top_k=1) == ["t0"]
+
+
+def test_put_replaces_with_footage_or_an_embedding(client: Client, tracklet: Tracklet) -> None:
+    client.put("x", tracklet.frames, camera_id="a")
+    client.put("x", tracklet.frames, camera_id="b")
+    assert client.get("x").camera_id == "b"
+    vector = [1.0, *([0.0] * 31)]
+    client.put("x", embedding=vector, embedding_space=client.info().embedding_space)
+    assert client.get("x", include_embedding=True).embedding == pytest.approx(vector)
+
+
+def test_lists_page_by_page_deletes_and_erases(client: Client, tracklet: Tracklet) -> None:
+    for number in range(5):
+        client.embed(tracklet.frames[:1], id=f"t{number}", camera_id="ab"[number % 2])
+    page = client.list(limit=2)
+    assert [record.id for record in page.items] == ["t0", "t1"]
+    assert [record.id for record in client.list(limit=2, cursor=page.next_cursor).items] == ["t2", "t3"]
+    assert [record.id for record in client.records(camera_id="b")] == ["t1", "t3"]
+    client.delete("t0")
+    client.delete("t0")
+    assert client.erase(camera_ids=["b"], dry_run=True).erased == 0
+    assert client.erase(camera_ids=["b"]).erased == 2
+    assert [record.id for record in client.records()] == ["t2", "t4"]
+    with pytest.raises(ProblemError) as refused:
+        client.erase()
+    assert refused.value.status == 400
+
+
+def test_sends_a_video_with_boxes(client: Client, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.avi", frames=6)
+    boxes = [(index, 10.0, 5.0, 32.0, 64.0) for index in range(6)]
+    assert client.embed(video=video, boxes=boxes, id="boxed").frames == 6
+    assert client.embed(video=video, id="whole").frames == 6
+
+
+def test_a_problem_names_what_is_wrong(client: Client, tracklet: Tracklet) -> None:
+    client.embed(tracklet.frames, id="x")
+    with pytest.raises(ProblemError, match=r"The id is taken \(409\)") as taken:
+        client.embed(tracklet.frames, id="x")
+    assert taken.value.errors[0]["field"] == "id"
+    with pytest.raises(ProblemError) as text:
+        client.embed([b"this is text"], id="y")
+    assert text.value.status == 415
+    assert text.value.errors[0]["frame"] == 0
+    with pytest.raises(ProblemError) as missing:
+        client.get("y")
+    assert missing.value.status == 404
+
+
+def test_ids_cannot_lead_to_other_paths(client: Client, tracklet: Tracklet) -> None:
+    client.embed(tracklet.frames, id="x")
+    for wrong in ("nobody/../x", "x?include_embedding=true", "../info"):
+        with pytest.raises(ProblemError) as refused:
+            client.get(wrong)
+        assert refused.value.status in {400, 404}
+
+
+def test_rejected_frames_are_told(client: Client, tracklet: Tracklet) -> None:
+    answer = client.embed([*tracklet.frames, b"no image"], id="x")
+    assert [frame.index for frame in answer.rejected_frames] == [5]
+
+
+def test_calls_that_make_no_sense_are_refused_before_anything_is_sent() -> None:
+    with Client("http://127.0.0.1:9") as nowhere:
+        with pytest.raises(ValueError, match="either frames"):
+            nowhere.embed([b""], video=Path("a.mp4"))
+        with pytest.raises(ValueError, match="at least one"):
+            nowhere.search([])
+        with pytest.raises(ValueError, match="no time zone"):
+            nowhere.search(id="x", after=datetime(2026, 5, 1))
+
+
+def test_nobody_answers() -> None:
+    with Client("http://127.0.0.1:9") as nowhere:
+        assert not nowhere.is_ready()
+        with pytest.raises(UnreachableError, match="no service answers at http://127"):
+            nowhere.info()
+        with pytest.raises(UnreachableError, match=r"not ready within 0\.2 seconds"):
+            nowhere.wait_until_ready(timeout=0.2)
+
+
+def test_a_url_that_is_none_is_refused() -> None:
+    with pytest.raises(ClientError, match="is not a URL"):
+        Client("http://[::")
+
+
+@contextmanager
+def busy_server(busy: int, retry_after: str | None) -> Iterator[tuple[str, list[bytes]]]:
+    """Answers 503 so many times, then like ``GET /info``; gives its URL and the bodies that it got."""
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            if len(bodies) <= busy:
+                content = json.dumps({"title": "The service is at its limit", "status": 503, "detail": "full"}).encode()
+                self.send_response(503)
+                if retry_after is not None:
+                    self.send_header("Retry-After", retry_after)
+                self.send_header("Content-Type", "application/problem+json")
+            else:
+                content = json.dumps({"matched": 3, "erased": 3}).encode()
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses between attempts, which the tests do not sit out."""
+    taken: list[float] = []
+    monkeypatch.setattr(client_module.time, "sleep", taken.append)
+    return taken
+
+
+def test_a_busy_service_is_asked_again_when_it_says(pauses: list[float]) -> None:
+    with busy_server(2, "3") as (url, bodies), Client(url) as client:
+        assert client.erase(camera_ids=["a"]).erased == 3
+    assert pauses == [3, 3]
+    assert len(set(bodies)) == 1
+
+
+def test_without_a_time_the_pauses_grow(pauses: list[float]) -> None:
+    with busy_server(3, None) as (url, _), Client(url) as client:
+        client.erase(camera_ids=["a"])
+    assert pauses == [0.5, 1, 2]
+
+
+def test_a_service_that_stays_busy_is_given_up(pauses: list[float]) -> None:
+    with busy_server(99, "86400") as (url, bodies), Client(url) as client, pytest.raises(ProblemError) as given_up:
+        client.erase(camera_ids=["a"])
+    assert (given_up.value.status, given_up.value.detail) == (503, "full")
+    assert len(bodies) == client_module.MAX_ATTEMPTS
+    assert max(pauses) == client_module.MAX_PAUSE_SECONDS
+
+
+def test_a_video_is_sent_whole_at_every_attempt(pauses: list[float], tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"video" * 1000)
+    with busy_server(1, "0") as (url, bodies), Client(url) as client, pytest.raises(KeyError):
+        client.embed(video=video)  # what this server answers in the end is no answer to an upload
+    assert [b"video" * 1000 in body for body in bodies] == [True, True]

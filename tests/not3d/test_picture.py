@@ -1,0 +1,103 @@
+"""The ranked picture."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from not3d import picture
+from not3d.picture import Card, draw_ranked, pick_evenly, write_picture
+
+GREEN, RED, GREY = (26, 152, 80), (205, 49, 49), (158, 164, 172)
+
+
+def frames(count: int, level: int = 90) -> list[NDArray[np.uint8]]:
+    return [np.full((256, 128, 3), level, dtype=np.uint8)] * count
+
+
+def border(image: NDArray[np.uint8], place: int) -> tuple[int, ...]:
+    """The colour of the border of the hit at this place."""
+    left = picture._MARGIN + picture._CARD_WIDTH + picture._QUERY_GAP + place * (picture._CARD_WIDTH + picture._GAP)
+    return tuple(int(value) for value in image[picture._TOP + 2, left + 2])
+
+
+def test_borders_tell_the_truth() -> None:
+    hits = [Card(frames(4), f"hit-{truth}", "c1", 0.5, truth) for truth in (True, False, None)]
+    image = draw_ranked(Card(frames(4), "query"), hits, title="Title")
+    assert [border(image, place) for place in range(3)] == [GREEN, RED, GREY]
+
+
+def test_the_legend_explains_the_colours_that_are_there() -> None:
+    def bottom(*truths: bool | None) -> NDArray[np.uint8]:
+        hits = [Card(frames(1), "hit", None, 0.5, truth) for truth in truths]
+        return draw_ranked(Card(frames(1), "query"), hits, title="Title")[-50:]
+
+    def has(strip: NDArray[np.uint8], colour: tuple[int, int, int]) -> bool:
+        return bool((strip == colour).all(axis=2).any())
+
+    assert [has(bottom(True, True), colour) for colour in (GREEN, RED, GREY)] == [True, False, False]
+    assert [has(bottom(True, False, None), colour) for colour in (GREEN, RED, GREY)] == [True, True, True]
+
+
+def test_frames_keep_their_proportions() -> None:
+    wide = [np.full((50, 200, 3), 10, dtype=np.uint8)]
+    image = draw_ranked(Card(wide, "query"), [], title="Title")
+    left, top = picture._MARGIN + picture._BORDER, picture._TOP + picture._BORDER
+    cell = image[top : top + picture._CELL_HEIGHT, left : left + picture._CELL_WIDTH]
+    dark = (cell < 100).all(axis=2)
+    assert dark.any(axis=0).sum() == picture._CELL_WIDTH
+    assert dark.any(axis=1).sum() == picture._CELL_WIDTH // 4
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 9])
+def test_any_number_of_frames_and_hits_can_be_drawn(count: int) -> None:
+    hits = [Card(frames(count), "hit", "c1", 0.5)] * count
+    image = draw_ranked(Card(frames(count), "query"), hits, title="Title", subtitle="Subtitle")
+    assert image.dtype == np.uint8
+    assert image.shape[1] > image.shape[0] or count <= 1
+    assert (image[:4] == 255).all()
+    assert (image[:, -4:] == 255).all()
+
+
+def test_long_ids_stay_on_their_card() -> None:
+    long = Card(
+        frames(1), "building-7/floor-3:" + "x" * 100 + ":track-000123", "an extraordinarily long camera name", 0.5
+    )
+    image = draw_ranked(long, [long, long], title="T" * 500, subtitle="s" * 500)
+    gap = picture._MARGIN + 2 * picture._CARD_WIDTH + picture._QUERY_GAP
+    assert (image[picture._TOP :, gap + 2 : gap + picture._GAP - 2][: -picture._LEGEND] == 255).all()
+    assert (image[:, -picture._MARGIN + 4 :] == 255).all()
+
+
+def test_shortened_text_keeps_both_ends() -> None:
+    text = picture._shorten("warehouse-north-track-000123", 16, 120)
+    assert "..." in text
+    assert text.startswith("wa")
+    assert text.endswith("23")
+    assert picture._text_width(text, 16) <= 120
+    assert picture._shorten("short", 16, 120) == "short"
+
+
+def test_frames_are_picked_evenly() -> None:
+    assert pick_evenly(0) == []
+    assert pick_evenly(3) == [0, 1, 2]
+    assert pick_evenly(8) == [1, 3, 5, 7]
+    assert pick_evenly(100) == [12, 37, 62, 87]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".WEBP"])
+def test_a_picture_is_written_as_its_suffix_says(tmp_path: Path, suffix: str) -> None:
+    image = np.zeros((20, 30, 3), dtype=np.uint8)
+    image[..., 0] = 200
+    path = tmp_path / f"a{suffix}"
+    write_picture(path, image)
+    read = cv2.imread(str(path))
+    assert read is not None
+    assert read[10, 10] == pytest.approx([0, 0, 200], abs=8)
+
+
+def test_other_suffixes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.gif: a picture is written as"):
+        write_picture(tmp_path / "a.gif", np.zeros((2, 2, 3), dtype=np.uint8))
