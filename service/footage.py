@@ -48,6 +48,8 @@ def check_footage(footage: Footage, settings: Settings, clip_length: int) -> Non
         name = "frames" if footage.boxes is None else "boxes"
         check_count(count, name, settings, clip_length)
     faults = []
+    pixels = 0
+    wanted = {box[0] for box in footage.boxes} if footage.boxes is not None else None
     for index, data in enumerate(footage.frames):
         try:
             if len(data) > settings.max_frame_bytes:
@@ -55,11 +57,15 @@ def check_footage(footage: Footage, settings: Settings, clip_length: int) -> Non
                 continue
             header = read_header(data)
             check_size(header.width, header.height, settings.frame_limits)
+            pixels += header.width * header.height if wanted is None or index in wanted else 0
         except FrameError as error:
             if error.status == "too_large":  # the others are met again when decoding, and may be few enough
                 faults.append(Fault(frame=index, reason=error.reason))
     if faults:
         raise Problem("too-large", f"frame {faults[0].frame}: {faults[0].reason}", errors=faults)
+    if pixels > settings.max_request_pixels:
+        reason = f"{pixels} pixels in all, at most {settings.max_request_pixels} are allowed"
+        raise Problem.of_field("frames", reason, "too-large")
     if footage.video:
         check_video(footage.video)
     _check_boxes(footage, settings)

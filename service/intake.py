@@ -78,7 +78,7 @@ async def read_json(request: Request, schema: type[BodyT], state: State) -> Body
     return _validate_json(data, schema)
 
 
-def _validate_json(data: bytes, schema: type[BodyT]) -> BodyT:
+def _validate_json(data: bytearray, schema: type[BodyT]) -> BodyT:
     if not data.strip():
         raise Problem("malformed", "the body is empty")
     try:

@@ -234,6 +234,7 @@ class LimitFacts(Answer):
     max_video_frames: int
     max_frame_bytes: int
     max_pixels: int
+    max_request_pixels: int
     max_side: int
     min_side: int
     min_usable_share: float

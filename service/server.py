@@ -44,9 +44,12 @@ def serve(settings: Settings) -> None:
 
     # The server takes signals itself while it runs and raises them again when it is done, which would end the process
     # as killed. Before it runs, a signal must not be lost either.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     app.state.service.on_failure = stop
-    asyncio.run(server.serve())
+    try:
+        asyncio.run(server.serve())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if error := app.state.service.startup.error:
         raise SystemExit(f"not3d: cannot start: {error}")

@@ -33,17 +33,23 @@ class Settings(BaseSettings):
     cache_dir: Annotated[Path | None, Field(description="folder for the engine's cache, default DATA_DIR/cache")] = None
     temp_dir: Annotated[Path | None, Field(description="folder for uploaded videos while they are read")] = None
 
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1, description="address to listen at; 0.0.0.0 for all")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535, description="0 takes any free port")] = 8000
     api_keys: Annotated[SecretStr, Field(description="comma separated keys; empty means that no key is asked for")] = (
         SecretStr("")
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="least severe entries that are logged")
+    ] = "info"
     drain_seconds: Annotated[Seconds, Field(description="time for accepted requests to finish after SIGTERM")] = 30.0
     read_seconds: Annotated[Seconds, Field(description="longest silence of a client that is sending a body")] = 60.0
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Field(description="cuda without a working one is an error, never a silent CPU")
+    ] = "auto"
+    engine: Annotated[
+        Literal["auto", "onnxruntime", "openvino"], Field(description="auto takes what is measured to be fastest")
+    ] = "auto"
     threads: Annotated[Count | None, Field(description="CPU threads of the engine, default: all this process has")] = (
         None
     )
@@ -57,20 +63,21 @@ class Settings(BaseSettings):
     max_video_frames: Annotated[Count, Field(description="frames of a video that are read to find those of boxes")] = (
         20_000
     )
-    max_frame_bytes: Count = 20_000_000
+    max_frame_bytes: Annotated[Count, Field(description="of one encoded frame")] = 20_000_000
     max_pixels: Annotated[Count, Field(description="width times height of one frame")] = 25_000_000
-    max_side: Count = 16_384
-    min_side: Count = 8
+    max_request_pixels: Annotated[Count, Field(description="of all frames that one request makes decode")] = 10**10
+    max_side: Annotated[Count, Field(description="of a frame, in pixels")] = 16_384
+    min_side: Annotated[Count, Field(description="of a frame, or of what a box leaves of one, in pixels")] = 8
     min_usable_share: Annotated[float, Field(gt=0, le=1, description="of a tracklet's frames, else it is refused")] = (
         0.5
     )
-    max_request_bytes: Count = 256 * MIB
+    max_request_bytes: Annotated[Count, Field(description="of one request's body")] = 256 * MIB
     max_field_bytes: Annotated[Count, Field(description="bytes of one form field that is no file")] = 256 * 1024
     max_metadata_bytes: Annotated[Count, Field(description="of one record's metadata as JSON")] = 16 * 1024
     max_pending_requests: Annotated[Count, Field(description="requests with footage at a time; more get 503")] = 64
     max_pending_bytes: Annotated[Count, Field(description="bytes held for all of them; more get 503")] = 1024 * MIB
 
-    max_top_k: Annotated[int, Field(ge=10)] = 1000
+    max_top_k: Annotated[int, Field(ge=10, description="most results that a search may ask for")] = 1000
     max_page: Annotated[Count, Field(description="records of one page of GET /gallery")] = 1000
     rerank_candidates: Annotated[int, Field(ge=2, le=2000, description="best hits that re-ranking orders anew")] = 100
 

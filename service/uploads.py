@@ -40,7 +40,7 @@ def content_type(request: Request) -> tuple[str, bytes | None]:
     return name.decode("latin-1").lower(), options.get(b"boundary")
 
 
-async def read_body(request: Request, settings: Settings, place: Place) -> bytes:
+async def read_body(request: Request, settings: Settings, place: Place) -> bytearray:
     """The whole body in memory.
 
     Raises:
@@ -49,7 +49,7 @@ async def read_body(request: Request, settings: Settings, place: Place) -> bytes
     body = bytearray()
     async for chunk in _chunks(request, settings, place):
         body += chunk
-    return bytes(body)
+    return body
 
 
 @contextmanager

@@ -61,60 +61,59 @@ def read_frames(path: Path, wanted: Sequence[int] | None, settings: Settings) ->
     try:
         if not capture.isOpened():
             raise Problem.of_field("video", "no video stream in it can be decoded", "unusable-frames")
-        # Both are what the file declares: nothing has been decoded for the caller yet.
-        _check_frame_size(capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT), settings)
-        declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if wanted is None:
-            yield from _read_all(capture, declared, settings)
-        else:
-            yield from _read_wanted(capture, declared, wanted, settings)
+        reader = _Reader(capture, settings)
+        yield from reader.read_all() if wanted is None else reader.read_wanted(wanted)
     finally:
         capture.release()
 
 
-def _read_all(capture: cv2.VideoCapture, declared: int, settings: Settings) -> Iterator[NDArray[np.uint8]]:
-    limit = settings.max_frames
-    if declared > limit:
-        raise Problem.of_field("video", f"{declared} frames, at most {limit} are allowed", "too-large")
-    count = 0
-    while (frame := _next(capture, settings)) is not None:
-        count += 1
-        if count > limit:
-            raise Problem.of_field("video", f"over {limit} frames", "too-large")
-        yield frame
-    if not count:
-        raise Problem.of_field("video", "no frame of it can be decoded", "unusable-frames")
+class _Reader:
+    """One pass over an opened video. What the file declares is held against the limits before anything is decoded."""
 
+    def __init__(self, capture: cv2.VideoCapture, settings: Settings) -> None:
+        self._capture, self._settings = capture, settings
+        self._declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        self._check_size(width, height)
+        self._affordable = settings.max_request_pixels // max(1, int(width * height))
+        self._at = 0  # frames behind us
 
-def _read_wanted(
-    capture: cv2.VideoCapture, declared: int, wanted: Sequence[int], settings: Settings
-) -> Iterator[NDArray[np.uint8]]:
-    at = 0  # frames behind us
-    for index in wanted:
-        while at < index:
-            if not capture.grab():
-                raise VideoEnd(at, damaged=index < declared)
-            at += 1
-        frame = _next(capture, settings)
-        if frame is None:
-            raise VideoEnd(at, damaged=index < declared)
-        at += 1
-        yield frame
+    def read_all(self) -> Iterator[NDArray[np.uint8]]:
+        limit = min(self._settings.max_frames, self._affordable)
+        if self._declared > limit:
+            raise Problem.of_field("video", f"{self._declared} frames, at most {limit} of this size", "too-large")
+        while (frame := self._next()) is not None:
+            if self._at > limit:
+                raise Problem.of_field("video", f"over {limit} frames", "too-large")
+            yield frame
+        if not self._at:
+            raise Problem.of_field("video", "no frame of it can be decoded", "unusable-frames")
 
+    def read_wanted(self, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        if wanted[-1] >= self._affordable:
+            reason = f"frame {wanted[-1]}: only the first {self._affordable} frames of this size are read"
+            raise Problem.of_field("video", reason, "too-large")
+        for index in wanted:
+            while self._at < index and self._capture.grab():
+                self._at += 1
+            frame = self._next() if self._at == index else None
+            if frame is None:
+                raise VideoEnd(self._at, damaged=index < self._declared)
+            yield frame
 
-def _next(capture: cv2.VideoCapture, settings: Settings) -> NDArray[np.uint8] | None:
-    """The next frame, or None at the end. A stream may change its size on the way, so that each frame is checked."""
-    found, frame = capture.read()
-    if not found:
-        return None
-    height, width = frame.shape[:2]
-    _check_frame_size(width, height, settings)
-    return np.asarray(frame, dtype=np.uint8)
+    def _next(self) -> NDArray[np.uint8] | None:
+        """The next frame, or None at the end. A stream may change its size on the way, so that each is checked."""
+        found, frame = self._capture.read()
+        if not found:
+            return None
+        self._at += 1
+        height, width = frame.shape[:2]
+        self._check_size(width, height)
+        return np.asarray(frame, dtype=np.uint8)
 
-
-def _check_frame_size(width: float, height: float, settings: Settings) -> None:
-    try:
-        check_size(int(width), int(height), settings.frame_limits)
-    except FrameError as error:
-        kind = "too-large" if error.status == "too_large" else "unusable-frames"
-        raise Problem.of_field("video", error.reason, kind) from None
+    def _check_size(self, width: float, height: float) -> None:
+        try:
+            check_size(int(width), int(height), self._settings.frame_limits)
+        except FrameError as error:
+            kind = "too-large" if error.status == "too_large" else "unusable-frames"
+            raise Problem.of_field("video", error.reason, kind) from None

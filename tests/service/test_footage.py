@@ -106,6 +106,9 @@ def test_limits_are_checked_without_decoding() -> None:
     with pytest.raises(Problem) as problem:
         check_footage(Footage([frames[0], b"x" * 20_000]), Settings(max_frame_bytes=10_000), 4)
     assert (problem.value.status, problem.value.errors[0].frame) == (413, 1)
+    with pytest.raises(Problem, match="pixels in all"):
+        check_footage(Footage(frames), Settings(max_request_pixels=6 * 128 * 64 - 1), 4)
+    check_footage(Footage(frames, None, [(1, 0, 0, 9, 9)] * 6), Settings(max_request_pixels=128 * 64), 4)
     check_footage(Footage(frames), SETTINGS, 4)
 
 

@@ -57,6 +57,15 @@ def test_too_many_pixels_are_refused_before_the_first(steps: Path) -> None:
     assert problem.value.errors[0].field == "video"
 
 
+def test_pixels_of_all_frames_are_bounded(steps: Path) -> None:
+    settings = Settings(max_request_pixels=5 * 64 * 64)
+    assert levels(steps, [0, 4], settings) == [0, 4]
+    for wanted in (None, [5]):
+        with pytest.raises(Problem) as problem:
+            next(read_frames(steps, wanted, settings))
+        assert problem.value.status == 413
+
+
 def test_a_playlist_is_not_followed(tmp_path: Path, steps: Path) -> None:
     playlist = tmp_path / "list.mp4"
     playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{steps}\n#EXT-X-ENDLIST\n")
