@@ -47,8 +47,8 @@ def train(
     epoch under way is lost; ``resume`` goes on from ``out/last.pt``.
 
     Raises:
-        TrainingError: nothing to resume, a run already there, or a loss that is not finite.
-        RecipeError, ValueError: from the recipe or the data.
+        TrainingError: nothing to resume, a run already there, too few people, or a loss that is not finite.
+        RecipeError, DatasetError, CheckpointError: from the recipe, the data, or the run to resume.
     """
     out.mkdir(parents=True, exist_ok=True)
     if (out / LAST).exists() and not resume:
@@ -58,6 +58,9 @@ def train(
     recipe = load_recipe(recipe_path, overrides)
     tracklets = read_training(data)
     training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)
+    people = len({tracklet.person for tracklet in training})
+    if people < recipe.batch.people:
+        raise TrainingError(f"a batch of the recipe has {recipe.batch.people} people, the training set only {people}")
     run = Run(recipe, training, one_per_person_and_camera(aside), out, device, console or Console(stderr=True))
     run.crops_source = str(data[0].resolve())
     if resume:

@@ -85,7 +85,8 @@ def written(
 
 
 def torch_embeddings(network: nn.Module, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-    frames = (clips.astype(np.float32) / 255 - np.float32(SPEC.preprocessing.mean)) / np.float32(SPEC.preprocessing.std)
+    mean, std = (np.array(channels, np.float32) for channels in (SPEC.preprocessing.mean, SPEC.preprocessing.std))
+    frames = (clips.astype(np.float32) / 255 - mean) / std
     with torch.inference_mode():
         return normalise(network(torch.from_numpy(frames).permute(0, 1, 4, 2, 3)).numpy())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from training.datasets.folder import read_tracklets
 from training.datasets.market1501 import is_market1501, read_market1501
 from training.datasets.mars import is_mars, read_mars
-from training.datasets.tracklet import Tracklet
+from training.datasets.tracklet import DatasetError, Tracklet
 
 
 def read_training(paths: Iterable[Path]) -> list[Tracklet]:
@@ -17,12 +17,12 @@ def read_training(paths: Iterable[Path]) -> list[Tracklet]:
     Datasets read together share their person ids: the same id is the same person, as it is in MARS and Market-1501.
 
     Raises:
-        ValueError: names what is missing or not understood.
+        DatasetError: names what is missing or not understood.
     """
     tracklets: list[Tracklet] = []
     for path in paths:
         if not path.exists():
-            raise ValueError(f"{path} does not exist")
+            raise DatasetError(f"{path} does not exist")
         if is_mars(path):
             tracklets += read_mars(path).train
         elif is_market1501(path):
@@ -30,7 +30,7 @@ def read_training(paths: Iterable[Path]) -> list[Tracklet]:
         else:
             found = read_tracklets(path)
             if any(not (tracklet.person and tracklet.camera) for tracklet in found):
-                raise ValueError(
+                raise DatasetError(
                     f"{path}: training needs person/camera/tracklet/*.jpg, or MARS's or Market-1501's layout"
                 )
             tracklets += found

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from training.datasets.mars import is_mars, read_mars
-from training.datasets.tracklet import Tracklet
+from training.datasets.tracklet import DatasetError, Tracklet
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -19,7 +19,7 @@ LAYOUTS = """\
 _MARS_FRAME = re.compile(r"(?P<tracklet>(?P<person>\d{4}|00-1)(?P<camera>C\d)T\d{4,})F\d{3,}\.jpg")
 
 
-class LayoutError(ValueError):
+class LayoutError(DatasetError):
     """The folder holds no tracklets in a layout that is understood."""
 
 

@@ -12,13 +12,13 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from training.datasets.tracklet import Tracklet
+from training.datasets.tracklet import DatasetError, Tracklet
 
 _NAME = re.compile(r"^(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg$")
 _TRAIN = "bounding_box_train"
 
 
-class Market1501Error(ValueError):
+class Market1501Error(DatasetError):
     """The folder or archive is not Market-1501."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.matfile import MatFileError, read_mat
-from training.datasets.tracklet import Tracklet
+from training.datasets.tracklet import DatasetError, Tracklet
 
 JUNK_PERSON = -1
 """Boxes on no person or on several; folder ``00-1``. They belong neither to the query nor to the gallery."""
@@ -22,7 +22,7 @@ _FOLDERS = ("bbox_train", "bbox_test")
 _FILES = ("train_name.txt", "test_name.txt", "tracks_train_info.mat", "tracks_test_info.mat", "query_IDX.mat")
 
 
-class MarsError(ValueError):
+class MarsError(DatasetError):
     """A file of the dataset is missing or is not what MARS has in its place."""
 
 

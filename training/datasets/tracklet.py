@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class DatasetError(ValueError):
+    """There is no dataset at a path, or not the one that its layout promises; the message names the file."""
+
+
 @dataclass(frozen=True)
 class Tracklet:
     """The crops of one person that one camera's tracker followed, in time order.

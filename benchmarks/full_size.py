@@ -1,0 +1,75 @@
+"""The paper's network with fresh weights, for measuring speed; needs the extra ``train``."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.frames import PREPROCESSING_VERSION
+from model.network import NetworkSpec, VideoReID, build_network
+from model.spec import BundleSpec, Preprocessing
+from training.clips import Normalise
+from training.export import ARCHITECTURE, write_bundle
+from training.export_clips import draw_clips
+
+_NONE = "none: fresh weights, for measuring speed only"
+
+
+def write_full_size(out: Path) -> Bundle:
+    """A bundle of ResNet50-IBN-a with full-map attention at 224x112, whose embeddings mean nothing."""
+    spec = NetworkSpec()
+    network = _with_statistics(build_network(spec))
+    description = BundleSpec(
+        name="full-size",
+        architecture=ARCHITECTURE,
+        backbone=spec.backbone,
+        attention=spec.attention,
+        frame_height=spec.frame_height,
+        frame_width=spec.frame_width,
+        clip_length=spec.clip_length,
+        dimension=network.dimension,
+        feature=spec.feature,
+        preprocessing=Preprocessing(version=PREPROCESSING_VERSION, mean=spec.mean, std=spec.std),
+        training_data=_NONE,
+        recipe={},
+        accuracy=(),
+        data_terms=_NONE,
+        intended_use=_NONE,
+        not_for="anything else",
+    )
+    write_bundle(network, description, out, clips=draw_clips(description, people=4, seed=3), crops="drawn people")
+    return Bundle.load(out)
+
+
+def eager_network(spec: BundleSpec) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """The same network as a bundle's in PyTorch eager mode and fp32, with fresh weights."""
+    network = build_network(
+        NetworkSpec(
+            backbone=spec.backbone,
+            attention=spec.attention,
+            frame_height=spec.frame_height,
+            frame_width=spec.frame_width,
+            clip_length=spec.clip_length,
+        )
+    ).eval()
+    normalise = Normalise(spec.preprocessing.mean, spec.preprocessing.std, torch.device("cpu"))
+
+    def embed(clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(network(normalise(torch.from_numpy(clips)).contiguous()).numpy())
+
+    return embed
+
+
+def _with_statistics(network: VideoReID) -> VideoReID:
+    """Runs a few batches in training mode: without, 50 fresh layers blow activations up beyond what compares well."""
+    torch.manual_seed(0)
+    spec = network.spec
+    network.train()
+    with torch.no_grad():
+        for _ in range(8):
+            network(torch.randn(2, spec.clip_length, 3, spec.frame_height, spec.frame_width))
+    return network.eval()

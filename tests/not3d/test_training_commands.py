@@ -1,0 +1,77 @@
+"""Train, evaluate and export as a user does: on a folder of drawn people, with one tiny recipe."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from model.bundle import Bundle
+from not3d.cli import app
+from not3d.commands import Failure
+from training.datasets.synthetic import write_synthetic
+
+RECIPE = """
+name = "tiny"
+validation_share = 0.3
+precision = "fp32"
+[network]
+backbone = "resnet18_ibn_a_x0_75"
+attention = "pooled"
+attention_bias = 1.0
+frame_height = 64
+frame_width = 32
+[batch]
+people = 4
+tracklets = 2
+[schedule]
+epochs = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_synthetic(folder / "people", people=10, cameras=2, frames=4, seed=2, size=(64, 32))
+    (folder / "tiny.toml").write_text(RECIPE)
+    return folder
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_from_a_recipe_to_a_bundle(folder: Path) -> None:
+    checkpoint = run("train", folder / "tiny.toml", "--data", folder / "people", "--out", folder / "run").strip()
+    assert checkpoint == str(folder / "run" / "best.pt")
+    printed = run("evaluate", checkpoint, "--data", folder / "people", "--out", folder / "report")
+    assert "rank-1" in printed
+    assert (folder / "report" / "evaluation.json").is_file()
+    assert run("export", checkpoint, "--out", folder / "bundle").strip() == str(folder / "bundle")
+    bundle = Bundle.load(folder / "bundle")
+    assert (bundle.spec.name, bundle.spec.frame_height, bundle.spec.dimension) == ("tiny", 64, 384)
+    # The figures of the held-out people travel with the bundle.
+    assert bundle.spec.accuracy[0].queries > 0
+    assert "rank-1" in run("evaluate", folder / "bundle", "--data", folder / "people")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nothing", "--data", "people", "--out", "x"), "known are bundled"),
+        (("train", "tiny.toml", "--data", "tiny.toml", "--out", "x"), "tiny.toml"),
+        (("train", "tiny.toml", "--data", "people", "--out", "x", "--set", "batch.people=40"), "40 people"),
+        (("train", "tiny.toml", "--data", "people", "--out", "x", "--set", "schedule.epoch=4"), "schedule.epoch"),
+        (("train", "tiny.toml", "--data", "people", "--out", "x", "--resume"), "no run to resume"),
+        (("evaluate", "tiny.toml", "--data", "people"), "not a checkpoint"),
+        (("evaluate", "people", "--data", "people"), r"model\.json"),
+        (("export", "tiny.toml", "--out", "y"), "not a checkpoint"),
+    ],
+)
+def test_expected_errors_are_one_message(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(Failure, match=message):
+        run(*arguments)
