@@ -16,6 +16,7 @@ APPLICATION_ID = 0x6E6F7433
 # `number` is never given twice and what it stands for never changes (a replaced record gets a new one). The index
 # relies on it: a vector it holds under a number is right as long as the number is still here.
 # Vectors lie apart, so that listing and loading the filter's columns need not read past them.
+# `index_token` is that of the index file in place, `next_index_token` of one that may have taken its place since.
 # `metadata_terms` has a digest of each top-level key with its value, which makes equality an index lookup.
 _SCHEMA = """
 CREATE TABLE gallery (
@@ -23,7 +24,8 @@ CREATE TABLE gallery (
     dimension INTEGER NOT NULL,
     model_name TEXT NOT NULL,
     version INTEGER NOT NULL,
-    index_token TEXT
+    index_token TEXT,
+    next_index_token TEXT
 ) STRICT;
 CREATE TABLE tracklets (
     number INTEGER PRIMARY KEY AUTOINCREMENT,

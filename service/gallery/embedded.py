@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from service.gallery import rows
 from service.gallery.columns import Entry, Selection
 from service.gallery.database import Stamp, connect, prepare, sync_directory, translate
-from service.gallery.index import Index
-from service.gallery.index_store import IndexSaver, load_index
+from service.gallery.index_store import IndexSaver, Loaded, load_index
 from service.gallery.lock import DirectoryLock
 from service.gallery.readers import Readers
 from service.gallery.records import (
@@ -48,16 +47,16 @@ class EmbeddedGallery:
     engine = "embedded (SQLite, exact FAISS index)"
 
     def __init__(
-        self, directory: Path, stamp: Stamp, connection: sqlite3.Connection, index: Index, resources: ExitStack
+        self, directory: Path, stamp: Stamp, connection: sqlite3.Connection, loaded: Loaded, resources: ExitStack
     ) -> None:
         """Use `open`."""
         self.embedding_space = stamp.embedding_space
         self.dimension = stamp.dimension
-        self._index = index
+        self._index = loaded.index
         self._resources = resources
         self._readers = Readers(directory)
         self._writer = Writer(connection, directory, self._follow)
-        self._saver = IndexSaver(directory, stamp, index, self._writer)
+        self._saver = IndexSaver(directory, stamp, loaded, self._writer)
         self._closing = threading.Lock()
         self._closed = False
 
@@ -79,10 +78,10 @@ class EmbeddedGallery:
                 connection = connect(data_dir, read_only=False)
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
-                index = load_index(connection, data_dir, stamp)
+                loaded = load_index(connection, data_dir, stamp)
             except (sqlite3.Error, OSError) as error:
                 raise translate(error, data_dir) from error
-            return cls(data_dir, stamp, connection, index, resources.pop_all())
+            return cls(data_dir, stamp, connection, loaded, resources.pop_all())
 
     def add(self, record: Record) -> None:
         """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,7 +31,7 @@ class IndexFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the file was saved from. `token` is random, and the database knows that of the last file saved from it."""
+    """What the file was saved from. `token` is random, and the database knows which ones to expect."""
 
     token: str
     embedding_space: str
@@ -52,26 +53,34 @@ def save(directory: Path, header: Header, vectors: Vectors, numbers: NDArray[np.
         raise
 
 
-def load(directory: Path, token: str, embedding_space: str, dimension: int) -> tuple[Vectors, NDArray[np.int64]]:
-    """The saved vectors and their row numbers `[N]`, ascending.
+def load(
+    directory: Path, tokens: Collection[str], embedding_space: str, dimension: int
+) -> tuple[Vectors, NDArray[np.int64], str]:
+    """The saved vectors, their row numbers `[N]`, ascending, and which of the expected `tokens` the file has.
 
-    Raises `IndexFileError` saying what is wrong with the file; FAISS never parses a byte that was not checked.
+    Raises `FileNotFoundError`, and `IndexFileError` saying what is wrong with the file; FAISS never parses a byte that
+    was not checked.
     """
     path = directory / FILE_NAME
     try:
         with path.open("rb") as file:
             end = _check_digest(file)
             header = _read_header(file)
-            _check_header(header, Header(token, embedding_space, dimension, header.rows))
+            if (header.embedding_space, header.dimension) != (embedding_space, dimension):
+                raise IndexFileError(
+                    f"it holds embeddings of space {header.embedding_space}, dimension {header.dimension}"
+                )
+            if header.token not in tokens:
+                raise IndexFileError("it was not the last one saved from this database")
             numbers = np.frombuffer(file.read(8 * header.rows), "<i8").astype(np.int64)
             vectors = _read_vectors(file, end)
-    except FileNotFoundError as error:
-        raise IndexFileError("it is missing") from error
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise IndexFileError(f"it cannot be read: {error.strerror or error}") from error
     if not len(numbers) == header.rows == len(vectors) or vectors.dimension != dimension:
         raise IndexFileError("its parts do not fit together")
-    return vectors, numbers
+    return vectors, numbers, header.token
 
 
 def remove(directory: Path) -> None:
@@ -119,13 +128,6 @@ def _read_header(file: BinaryIO) -> Header:
         return Header(**json.loads(file.read(length)))
     except (ValueError, TypeError) as error:
         raise IndexFileError("its header is of another version") from error
-
-
-def _check_header(found: Header, wanted: Header) -> None:
-    if (found.embedding_space, found.dimension) != (wanted.embedding_space, wanted.dimension):
-        raise IndexFileError(f"it holds embeddings of space {found.embedding_space}, dimension {found.dimension}")
-    if found.token != wanted.token:
-        raise IndexFileError("it was not the last one saved from this database")
 
 
 def _read_vectors(file: BinaryIO, end: int) -> Vectors:

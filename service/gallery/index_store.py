@@ -5,6 +5,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,42 +27,59 @@ _ROWS_AT_ONCE = 10_000
 _FEWEST_CHANGES_TO_SAVE = 10_000
 
 
-def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> Index:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An index, the token of the file it came from (`None` for none that may stay), and how far that was behind."""
+
+    index: Index
+    token: str | None
+    behind: int
+
+
+def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> Loaded:
     """The index of exactly the rows in the database: as saved and brought up to date, else built anew.
 
     Raises `GalleryError` where a row of the database is without its vector.
     """
-    version, token = connection.execute("SELECT version, index_token FROM gallery").fetchone()
+    version, *tokens = connection.execute("SELECT version, index_token, next_index_token FROM gallery").fetchone()
     columns = _read_columns(connection)
-    vectors = Vectors(stamp.dimension)
-    if token is not None:
-        try:
-            vectors = _load_saved(directory, token, stamp, columns.numbers)
-        except IndexFileError as error:
-            log.warning(
-                "the saved index %s cannot be used, because %s: building it anew from %d records",
-                directory / index_file.FILE_NAME,
-                error,
-                columns.size,
-            )
-    if len(vectors) < columns.size:
-        log.info("reading %d vectors into the index", columns.size - len(vectors))
+    vectors, token, gone = Vectors(stamp.dimension), None, 0
+    try:
+        vectors, token, gone = _load_saved(directory, [known for known in tokens if known], stamp, columns.numbers)
+    except IndexFileError as error:
+        log.warning(
+            "the saved index %s cannot be used, because %s: building it anew from %d records",
+            directory / index_file.FILE_NAME,
+            error,
+            columns.size,
+        )
+    missing = columns.size - len(vectors)
+    if missing:
+        log.info("reading %d vectors into the index", missing)
     for chunk in _read_vectors(connection, columns.numbers[len(vectors) :], stamp.dimension, directory):
         vectors.append(chunk)
-    return Index(vectors, columns, version)
+    return Loaded(Index(vectors, columns, version), token, missing + gone)
 
 
-def _load_saved(directory: Path, token: str, stamp: Stamp, numbers: NDArray[np.int64]) -> Vectors:
-    """The saved vectors of the first of these rows, without rows that are gone since."""
-    vectors, saved = index_file.load(directory, token, stamp.embedding_space, stamp.dimension)
+def _load_saved(
+    directory: Path, tokens: list[str], stamp: Stamp, numbers: NDArray[np.int64]
+) -> tuple[Vectors, str | None, int]:
+    """The saved vectors of the first of these rows, the file's token, and how many rows in it are gone since."""
+    try:
+        vectors, saved, token = index_file.load(directory, tokens, stamp.embedding_space, stamp.dimension)
+    except FileNotFoundError as error:
+        if not tokens:
+            return Vectors(stamp.dimension), None, 0  # none was saved so far
+        raise IndexFileError("it is missing") from error
     kept = np.isin(saved, numbers)
     if not np.array_equal(saved[kept], numbers[: np.count_nonzero(kept)]):
         raise IndexFileError("its rows are not the database's")
-    if not kept.all():
+    gone = int(np.count_nonzero(~kept))
+    if gone:
         vectors.keep(kept)
         # Whoever was erased shall not stay in the file because of a crash before it was next saved.
         index_file.remove(directory)
-    return vectors
+    return vectors, None if gone else token, gone
 
 
 def _read_columns(connection: sqlite3.Connection) -> Columns:
@@ -100,16 +118,17 @@ class IndexSaver:
     with it: that frees its space, and leaves nothing of what was erased.
     """
 
-    def __init__(self, directory: Path, stamp: Stamp, index: Index, writer: Writer) -> None:
+    def __init__(self, directory: Path, stamp: Stamp, loaded: Loaded, writer: Writer) -> None:
         self._directory = directory
         self._stamp = stamp
-        self._index = index
+        self._index = loaded.index
         self._writer = writer
         self._condition = threading.Condition()
         self._requested = False
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._unsaved = 0
+        self._token = loaded.token
+        self._unsaved = loaded.behind
 
     def note(self, changes: int) -> None:
         """Count rows that came or went."""
@@ -153,8 +172,8 @@ class IndexSaver:
     def _save(self) -> None:
         token = secrets.token_hex(16)
 
-        def remember(connection: sqlite3.Connection, change: Change) -> None:
-            connection.execute("UPDATE gallery SET index_token = ?", (token,))
+        def expect(connection: sqlite3.Connection, change: Change) -> None:
+            connection.execute("UPDATE gallery SET index_token = ?, next_index_token = ?", (self._token, token))
             change.other = True
 
         with self._condition:
@@ -162,11 +181,14 @@ class IndexSaver:
         try:
             vectors, numbers = self._index.copy()
             header = Header(token, self._stamp.embedding_space, self._stamp.dimension, len(numbers))
+            # Told after copying and before the file takes its place: every database that expects this token, a restored
+            # backup too, is later than the copy, and a crash on the way leaves the old file or the new one, both known.
+            self._writer.run(expect)
             index_file.save(self._directory, header, vectors, numbers)
-            # Between these two steps the file is not the one the database knows, and a crash costs a rebuild.
-            self._writer.run(remember)
+            self._token = token
         except (OSError, GalleryError) as error:
             log.warning("the index could not be saved and will be built anew at the next start: %s", error)
+            self._token = None
             self._forget()
 
     def _forget(self) -> None:

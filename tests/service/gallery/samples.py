@@ -1,6 +1,8 @@
 """Records and galleries for these tests."""
 
 import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,6 +51,12 @@ def record(
 
 def open_gallery(directory: Path, *, dimension: int = DIMENSION, embedding_space: str = SPACE) -> EmbeddedGallery:
     return EmbeddedGallery.open(directory, embedding_space=embedding_space, dimension=dimension, model_name="sample")
+
+
+def enrol(gallery: EmbeddedGallery, records: Iterable[Record]) -> None:
+    """Add records from several threads at once, which share their waits for the disk."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(gallery.add, records))
 
 
 def assert_same(found: Record | None, expected: Record) -> None:

@@ -1,0 +1,244 @@
+"""A saved index is used where it is right, made up to date where it is old, and built anew where it is wrong."""
+
+import logging
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.gallery import EmbeddedGallery, Filter, GalleryError, index_file
+from service.gallery.index_file import Header
+from service.gallery.vectors import Vectors
+from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, enrol, open_gallery, record, vector
+
+NAMES = [f"r{number:02}" for number in range(40)]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A closed gallery of NAMES with its saved index."""
+    gallery = open_gallery(tmp_path / "data")
+    enrol(gallery, map(record, NAMES))
+    gallery.close()
+    return tmp_path / "data"
+
+
+def check(gallery: EmbeddedGallery, names: list[str]) -> None:
+    """Every record is there, and the index has its vector and no other."""
+    assert gallery.count() == len(names)
+    for name in names:
+        assert_same(gallery.get(name), record(name))
+        found = gallery.search(vector(name), 1)
+        assert [hit.record.id for hit in found.hits] == [name]
+        assert found.hits[0].score == pytest.approx(1, abs=1e-6)
+        assert found.searched == len(names)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
+
+
+def kill(gallery: EmbeddedGallery, directory: Path, copy: Path) -> Path:
+    """What a SIGKILL would leave: the files as they are while the gallery is open."""
+    shutil.copytree(directory, copy)
+    gallery.close()
+    return copy
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def save_foreign(path: Path, *, token: str, embedding_space: str = SPACE, rows: int = 0) -> None:
+    header = Header(token, embedding_space, DIMENSION, rows)
+    index_file.save(path.parent, header, Vectors(DIMENSION), np.arange(rows, dtype=np.int64))
+
+
+def token_of(path: Path) -> str:
+    with sqlite3.connect(path.parent / "gallery.sqlite") as connection:
+        token = str(connection.execute("SELECT next_index_token FROM gallery").fetchone()[0])
+    connection.close()
+    return token
+
+
+def replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: path.unlink(), "missing"),
+    "empty": (lambda path: cut(path, 0), "not an index file"),
+    "cut in its first bytes": (lambda path: cut(path, 20), "not an index file"),
+    "cut in its header": (lambda path: cut(path, 80), "checksum"),
+    "cut in the middle": (lambda path: cut(path, path.stat().st_size // 2), "checksum"),
+    "short of one byte": (lambda path: cut(path, path.stat().st_size - 1), "checksum"),
+    "with a byte too many": (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "checksum"),
+    "with a flipped bit in the header": (lambda path: flip(path, 30), "checksum"),
+    "with a flipped bit in a vector": (lambda path: flip(path, path.stat().st_size - 100), "checksum"),
+    "with a flipped bit in the checksum": (lambda path: flip(path, path.stat().st_size - 1), "checksum"),
+    "text": (lambda path: path.write_text("hello " * 100), "not an index file"),
+    "a directory": (replace_by_directory, "cannot be read"),
+    "of another gallery": (lambda path: save_foreign(path, token="1" * 32), "last one saved"),
+    "of another space": (
+        lambda path: save_foreign(path, token=token_of(path), embedding_space="f" * 16),
+        "space ffffffffffffffff",
+    ),
+    "with fewer vectors than rows": (
+        lambda path: save_foreign(path, token=token_of(path), rows=3),
+        "do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_an_unusable_index_is_built_anew(
+    directory: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], reason: str
+) -> None:
+    path = directory / index_file.FILE_NAME
+    damage(path)
+    gallery = open_gallery(directory)
+    (message,) = warnings(caplog)
+    assert reason in message
+    assert "40 records" in message
+    check(gallery, NAMES)
+    gallery.close()
+    if path.is_dir():
+        path.rmdir()
+        return
+    caplog.clear()
+    gallery = open_gallery(directory)
+    assert warnings(caplog) == []
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_a_right_index_is_used(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_vector_read(self: Vectors, rows: object) -> None:
+        raise AssertionError("a vector was read from the database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Vectors, "append", no_vector_read)
+        gallery = open_gallery(directory)
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_an_index_that_is_behind_is_made_up_to_date(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery = open_gallery(directory)
+    for name in NAMES[:5]:
+        gallery.delete(name)
+    gallery.add(record("new"))
+    gallery.put(record(NAMES[10]))
+    left = kill(gallery, directory, tmp_path / "killed")
+    gallery = open_gallery(left)
+    assert warnings(caplog) == []
+    check(gallery, [*NAMES[5:], "new"])
+    # The deleted ones do not wait in the old file for the next save.
+    assert not (left / index_file.FILE_NAME).exists()
+    gallery.close()
+
+
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_a_crash_while_the_index_is_saved_leaves_a_right_one(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    """Killed with the new token in the database, before or after the new file is in place."""
+    save, left = index_file.save, tmp_path / "killed"
+
+    def copy_files_and_save(*arguments: Any) -> None:
+        if step == "before":
+            shutil.copytree(directory, left)
+        save(*arguments)
+        if step == "after":
+            shutil.copytree(directory, left)
+
+    gallery = open_gallery(directory)
+    gallery.add(record("new"))
+    with monkeypatch.context() as patched:
+        patched.setattr(index_file, "save", copy_files_and_save)
+        gallery.close()
+    gallery = open_gallery(left)
+    assert warnings(caplog) == []
+    check(gallery, [*NAMES, "new"])
+    gallery.close()
+
+
+def test_an_index_from_the_future_of_a_restored_backup_is_not_used(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backup = tmp_path / "backup"
+    shutil.copytree(directory, backup)
+    gallery = open_gallery(directory)
+    gallery.add(record("lost"))
+    gallery.close()
+    shutil.copy(backup / "gallery.sqlite", directory / "gallery.sqlite")
+    gallery = open_gallery(directory)
+    assert "last one saved" in warnings(caplog)[0]
+    # Gets the number that "lost" had.
+    gallery.add(record("found"))
+    check(gallery, [*NAMES, "found"])
+    gallery.close()
+
+
+def test_a_gallery_killed_before_its_first_save_opens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gallery = open_gallery(tmp_path / "data")
+    enrol(gallery, map(record, NAMES))
+    gallery = open_gallery(kill(gallery, tmp_path / "data", tmp_path / "killed"))
+    assert warnings(caplog) == []
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.gallery.index_store._FEWEST_CHANGES_TO_SAVE", 30)
+    gallery = open_gallery(tmp_path)
+    enrol(gallery, map(record, NAMES[:29]))
+    assert not (tmp_path / index_file.FILE_NAME).exists()
+    gallery.add(record(NAMES[29]))
+    for _ in range(1000):
+        if (tmp_path / index_file.FILE_NAME).exists():
+            break
+        gallery.search(vector("q"), 1)
+    assert (tmp_path / index_file.FILE_NAME).exists()
+    gallery.close()
+
+
+def test_an_index_that_cannot_be_saved_is_only_a_warning(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_space(self: Vectors, write: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    gallery = open_gallery(directory)
+    gallery.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(Vectors, "write", no_space)
+        gallery.add(record("new"))
+        gallery.close()
+    assert any("No space left" in message for message in warnings(caplog))
+    assert not list(directory.glob("index*"))
+    gallery = open_gallery(directory)
+    check(gallery, [*NAMES[1:], "new"])
+    gallery.close()
+
+
+def test_a_row_without_its_vector_is_not_passed_over(directory: Path) -> None:
+    (directory / index_file.FILE_NAME).unlink()
+    with sqlite3.connect(directory / "gallery.sqlite") as connection:
+        connection.execute("DELETE FROM embeddings WHERE number = 7")
+    connection.close()
+    with pytest.raises(GalleryError, match="damaged"):
+        open_gallery(directory)

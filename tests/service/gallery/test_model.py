@@ -1,0 +1,201 @@
+"""Any sequence of calls gives what a dictionary and a matrix product would give."""
+
+import shutil
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from numpy.typing import NDArray
+
+from service.gallery import JSON, DuplicateId, EmbeddedGallery, Filter, Record, index_file
+from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, at, open_gallery, record, vector
+
+ids = st.sampled_from([f"id{number}" for number in range(12)])
+cameras = st.sampled_from(["c1", "c2", "c3"])
+moments = st.none() | st.integers(0, 6).map(at)
+# Few directions, so that many records tie.
+embeddings = st.sampled_from([vector(f"direction {number}") for number in range(4)])
+json_values: st.SearchStrategy[JSON] = st.sampled_from([1, 1.0, True, "1", None, [1], [True], {"x": 1}])
+metadata = st.dictionaries(st.sampled_from(["k", "l"]), json_values, max_size=2)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    start, end = draw(moments), draw(moments)
+    if start is not None and end is not None and end < start:
+        start, end = end, start
+    return record(
+        draw(ids),
+        embedding=draw(embeddings),
+        camera_id=draw(st.none() | cameras),
+        start_time=start,
+        end_time=end,
+        metadata=draw(metadata),
+    )
+
+
+@st.composite
+def filters(draw: st.DrawFn) -> Filter:
+    after, before = draw(moments), draw(moments)
+    if after is not None and before is not None and before < after:
+        after, before = before, after
+    return Filter(
+        camera_ids=draw(st.none() | st.lists(cameras, max_size=2).map(tuple)),
+        exclude_camera_ids=draw(st.just(()) | st.lists(cameras, max_size=2).map(tuple)),
+        after=after,
+        before=before,
+        metadata=draw(st.just({}) | metadata),
+        exclude_ids=draw(st.just(()) | st.lists(ids, max_size=3).map(tuple)),
+    )
+
+
+def strict(value: JSON) -> str:
+    """A text that differs wherever the JSON does, for the few values drawn here."""
+    return repr(value).replace("1.0", "1")
+
+
+def passes(one: Record, wanted: Filter) -> bool:
+    if wanted.camera_ids is not None and one.camera_id not in wanted.camera_ids:
+        return False
+    if one.camera_id in wanted.exclude_camera_ids or one.id in wanted.exclude_ids:
+        return False
+    times = [moment for moment in (one.start_time, one.end_time) if moment is not None]
+    if wanted.after is not None and (not times or times[-1] < wanted.after):
+        return False
+    if wanted.before is not None and (not times or times[0] > wanted.before):
+        return False
+    return all(
+        key in one.metadata and strict(one.metadata[key]) == strict(value) for key, value in wanted.metadata.items()
+    )
+
+
+def new_directory() -> Path:
+    # In memory where that is possible: here it matters what is in the files, not whether they survive.
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+
+
+class GalleryAgainstModel(RuleBasedStateMachine):
+    """`self.model` is what the gallery should hold, by id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = new_directory()
+        self.gallery: EmbeddedGallery = open_gallery(self.directory)
+        self.model: dict[str, Record] = {}
+
+    def teardown(self) -> None:
+        self.gallery.close()
+        shutil.rmtree(self.directory)
+
+    @initialize(first=st.lists(records(), min_size=4, max_size=8))
+    def fill(self, first: list[Record]) -> None:
+        for one in first:
+            self.put(one)
+
+    @rule(one=records())
+    def add(self, one: Record) -> None:
+        if one.id in self.model:
+            with pytest.raises(DuplicateId):
+                self.gallery.add(one)
+        else:
+            self.gallery.add(one)
+            self.model[one.id] = one
+
+    @rule(one=records())
+    def put(self, one: Record) -> None:
+        assert self.gallery.put(one) is (one.id not in self.model)
+        self.model[one.id] = one
+
+    @rule(name=ids)
+    def delete(self, name: str) -> None:
+        assert self.gallery.delete(name) is (self.model.pop(name, None) is not None)
+
+    @rule(wanted=filters(), dry_run=st.booleans())
+    def erase(self, wanted: Filter, dry_run: bool) -> None:
+        if wanted.is_empty:
+            return
+        matching = {name for name, one in self.model.items() if passes(one, wanted)}
+        erasure = self.gallery.erase(wanted, dry_run=dry_run)
+        assert (erasure.matched, erasure.erased) == (len(matching), 0 if dry_run else len(matching))
+        if not dry_run:
+            for name in matching:
+                del self.model[name]
+
+    @rule(
+        query=embeddings,
+        wanted=filters() | st.just(Filter()),
+        top_k=st.integers(1, 14),
+        min_score=st.none() | st.floats(-1, 1),
+    )
+    def search(self, query: NDArray[np.float32], wanted: Filter, top_k: int, min_score: float | None) -> None:
+        passing = [one for one in self.model.values() if passes(one, wanted)]
+        # Rounded, because the model computes in another order; the four directions are further apart.
+        scores = {one.id: round(float(one.embedding.astype(float) @ query.astype(float)), 5) for one in passing}
+        ranked = sorted(scores, key=lambda name: (-scores[name], name))
+        found = self.gallery.search(query, top_k, wanted, min_score)
+        # A score that rounding moves across the threshold may be on either side.
+        if min_score is None or all(abs(score - min_score) > 1e-4 for score in scores.values()):
+            if min_score is not None:
+                ranked = [name for name in ranked if scores[name] >= min_score]
+            assert [hit.record.id for hit in found.hits] == ranked[:top_k]
+        assert found.searched == len(passing)
+        for hit in found.hits:
+            assert hit.score == pytest.approx(scores[hit.record.id], abs=1e-4)
+            assert_same(hit.record, self.model[hit.record.id])
+
+    @rule(camera_id=st.none() | cameras, times=st.tuples(moments, moments), limit=st.integers(1, 5))
+    def list_pages(self, camera_id: str | None, times: tuple[datetime | None, datetime | None], limit: int) -> None:
+        after, before = times
+        if after is not None and before is not None and after > before:
+            after, before = before, after
+        wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
+        names: list[str] = []
+        cursor = None
+        while True:
+            page = self.gallery.list(camera_id=camera_id, after=after, before=before, limit=limit, cursor=cursor)
+            names += [item.id for item in page.items]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            assert len(page.items) == limit
+        assert names == sorted(name for name, one in self.model.items() if passes(one, wanted))
+
+    @rule()
+    def restart(self) -> None:
+        self.gallery.close()
+        self.gallery = open_gallery(self.directory)
+
+    @rule()
+    def restart_without_the_index_file(self) -> None:
+        self.gallery.close()
+        index_file.remove(self.directory)
+        self.gallery = open_gallery(self.directory)
+
+    @rule()
+    def die_and_restart(self) -> None:
+        """Go on with the files as a SIGKILL would leave them."""
+        left = new_directory()
+        shutil.copytree(self.directory, left, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.part"))
+        self.gallery.close()
+        shutil.rmtree(self.directory)
+        self.directory = left
+        self.gallery = open_gallery(left)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.gallery.count() == len(self.model)
+        assert (self.gallery.embedding_space, self.gallery.dimension) == (SPACE, DIMENSION)
+        for name, one in self.model.items():
+            assert_same(self.gallery.get(name), one)
+
+
+TestGalleryAgainstModel = GalleryAgainstModel.TestCase
+TestGalleryAgainstModel.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
