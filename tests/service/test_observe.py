@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from service.logs import JsonFormatter, request_id
-from tests.service.live import Live
+from tests.service.live import Live, wait_for
 from tests.service.pictures import form, tracklet
 
 
@@ -24,6 +24,8 @@ def test_the_access_log_has_the_route_and_no_content(shared: Live, caplog: pytes
     data = {"id": "secret-name", "camera_id": "secret-camera", "metadata": '{"secret": "person"}'}
     shared.client.post("/embed?include_embedding=true", files=form(tracklet(1, 2)), data=data)
     shared.client.get("/gallery/secret-name")
+    # The line is written once the answer is out, so that the client may be here first.
+    wait_for(lambda: [record.getMessage() for record in caplog.records].count("answered") >= 2)
     lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("not3d")]
     answered = [json.loads(line) for line in lines if '"answered"' in line]
     assert [(line["method"], line["route"], line["status"]) for line in answered] == [
