@@ -1,5 +1,7 @@
 """A search's result for people to look at: as a table and as a picture."""
 
+from datetime import UTC
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -24,14 +26,14 @@ def make_table(result: SearchResult, person: str = "") -> Table:
     table.add_column("camera")
     timed = any(hit.start_time for hit in result.hits)
     if timed:
-        table.add_column("seen from")
+        table.add_column("seen from (UTC)")
     if person:
         table.add_column("person")
     for hit in result.hits:
         # Ids and cameras are other people's text: Text keeps rich from reading markup in it.
         row = [Text(str(hit.rank)), Text(hit.id), Text(f"{hit.score:.3f}"), Text(hit.camera_id or "-")]
         if timed:
-            row.append(Text(f"{hit.start_time:%Y-%m-%d %H:%M:%S%z}" if hit.start_time else "-"))
+            row.append(Text(f"{hit.start_time.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if hit.start_time else "-"))
         if person:
             same = is_same_person(hit, person)
             row.append(Text("?") if same is None else Text("same", "green") if same else Text("another", "red"))

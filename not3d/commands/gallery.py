@@ -45,7 +45,6 @@ Tracks = Annotated[
         help="The tracks of a full video, rows [cyan]frame,track,x,y,w,h,confidence[/] as in MOT, frames from 1.",
     ),
 ]
-Time = typer.Option(parser=parse_time, metavar="TIME")
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -78,13 +77,13 @@ def enroll(
     [cyan]--tracks[/] it is a full video, and each track is one tracklet.
     """
     count, items = _read_all(footage, tracks, start)
-    changes: dict[str, Any] = ({"camera": camera} if camera else {}) | ({"start_time": start} if start else {})
-    if tracks is not None:
-        changes.pop("start_time", None)
+    changes: dict[str, Any] = {"camera": camera} if camera else {}
+    if start and tracks is None:  # tracks have got times of their own
+        changes["start_time"] = start
     failures: list[tuple[str, str]] = []
     enrolled = left_out = 0
     with Client(url, api_key, timeout) as client, show_progress() as progress:
-        client.info()  # before anything is read: is the service there, and does it let us in?
+        client.info()  # before a video is cut: is the service there, and does it let us in?
         task = progress.add_task("Enrolling", total=count)
 
         def report(item: Footage, outcome: Embedded | str) -> None:
@@ -190,7 +189,8 @@ def search(
         results.print_json(json.dumps(asdict(shown), default=_as_json))
     else:
         results.print(make_table(shown, query.person))
-        results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
+        order = "; re-ranked, so not in the order of the scores" if rerank else ""
+        results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms{order}", style="dim")
     if picture:
         subtitle = (
             f"{query.id}{f' at camera {query.camera}' if query.camera else ''}, {result.searched} tracklets searched"
