@@ -1,5 +1,6 @@
 """Group commit: changes of concurrent callers share one transaction, and so one wait for the disk."""
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 from service.gallery.database import translate
 from service.gallery.records import GalleryError
 from service.gallery.rows import Row
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -123,16 +126,21 @@ class Writer:
     def empty_log(self) -> None:
         """Move everything from the write-ahead log into the database file and cut the log to nothing.
 
-        Waits some seconds for readers of older states; what they still hold on to then goes with a later commit.
+        Waits some seconds for readers of older states. Where that is not enough or fails, the changes are kept all the
+        same and the log is emptied at a later commit or at the end, so it is only logged.
         """
         with self._condition:
             while self._led:
                 self._condition.wait()
             self._led = True
         try:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
+            if busy:
+                log.warning(
+                    "readers kept the write-ahead log in %s from being emptied; it will be later", self._directory
+                )
         except sqlite3.Error as error:
-            raise translate(error, self._directory) from error
+            log.warning("the write-ahead log could not be emptied now: %s", translate(error, self._directory))
         finally:
             with self._condition:
                 self._led = False

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,23 @@ def test_a_full_database_says_so_and_goes_on_when_there_is_room(desk: Desk) -> N
         desk.writer.run(lambda connection, change: note("x" * 100_000, change, connection))
     desk.writer.run(lambda connection, change: note("small", change, connection))
     assert desk.notes() == {"small"}
+
+
+def test_the_log_is_emptied_or_it_is_told_that_a_reader_is_in_the_way(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_file = desk.directory / "gallery.sqlite-wal"
+    desk.connection.execute("PRAGMA busy_timeout = 50").fetchall()
+    with closing(connect(desk.directory, read_only=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM notes").fetchall()
+        desk.writer.run(lambda connection, change: note("a", change, connection))
+        desk.writer.empty_log()
+        assert "readers kept" in caplog.text
+        assert log_file.stat().st_size > 0
+    desk.writer.empty_log()
+    assert log_file.stat().st_size == 0
+    assert desk.notes() == {"a"}
 
 
 def test_closing_waits_for_the_work_under_way(tmp_path: Path) -> None:
