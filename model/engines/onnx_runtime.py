@@ -53,6 +53,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # Threads that spin between operators steal the time of decoding: beside a busy process, 1.5 times slower.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # The graph is prepared anew at every start; its warnings are about foldings that did not apply.
         options.log_severity_level = 3
         try:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from tests.bundles import make_bundle
 class Answering:
     """An engine that answers what it was given."""
 
-    name = "openvino"
-    device = "cpu"
+    name: Final = "openvino"
+    device: Final = "cpu"
     threads = 1
 
     def __init__(self, answer: NDArray[np.float32], precision: str) -> None:
@@ -36,7 +37,7 @@ def turned(embeddings: NDArray[np.float32], cosine: float) -> NDArray[np.float32
     noise = np.random.default_rng(1).standard_normal(embeddings.shape)
     noise -= (noise * embeddings).sum(axis=1, keepdims=True) * embeddings
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    return (7 * (cosine * embeddings + np.sqrt(1 - cosine**2) * noise)).astype(np.float32)
+    return np.asarray(7 * (cosine * embeddings + np.sqrt(1 - cosine**2) * noise), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
