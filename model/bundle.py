@@ -1,8 +1,8 @@
 """A model bundle: the folder that training exports and the service loads, and nothing else.
 
-The folder holds `model.onnx`, `model.json` (see `model.spec`), `golden.npz` (clips and the embeddings that the PyTorch
-network gave for them) and, for people, `MODEL_CARD.md`. `Bundle.load` reads what code needs once and in full, so that a
-damaged bundle is refused at start.
+The folder holds ``model.onnx``, ``model.json`` (see ``model.spec``), ``golden.npz`` (clips and the embeddings that the
+PyTorch network gave for them) and, for people, ``MODEL_CARD.md``. ``Bundle.load`` reads what code needs once and in
+full, so that a damaged bundle is refused at start.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from model.frames import PREPROCESSING_VERSION
 from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxFileError, TensorSignature, read_signature
 from model.spec import BundleSpec, Preprocessing
 
@@ -48,7 +49,7 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class GoldenVectors:
-    """What the network must answer: clips uint8 `[N, T, H, W, 3]` and their unit-length embeddings float32 `[N, D]`."""
+    """What the network must answer: clips uint8 ``[N, T, H, W, 3]`` and their unit embeddings float32 ``[N, D]``."""
 
     clips: NDArray[np.uint8]
     embeddings: NDArray[np.float32]
@@ -56,7 +57,7 @@ class GoldenVectors:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A validated bundle. `embedding_space` names the space its vectors live in (16 hex digits)."""
+    """A validated bundle. ``embedding_space`` names the space its vectors live in (16 hex digits)."""
 
     path: Path
     spec: BundleSpec
@@ -65,7 +66,7 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
-        """Read and check every file of the bundle in the folder `path`.
+        """Read and check every file of the bundle in the folder ``path``.
 
         Raises:
             BundleError: a file is missing or damaged, or two files contradict each other.
@@ -104,10 +105,17 @@ def _read(path: Path) -> bytes:
 
 def _parse_spec(path: Path) -> BundleSpec:
     try:
-        return BundleSpec.model_validate_json(_read(path))
+        spec = BundleSpec.model_validate_json(_read(path))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors())
         raise BundleError(f"{path}: {'; '.join(faults)}") from error
+    if spec.preprocessing.version != PREPROCESSING_VERSION:
+        raise BundleError(
+            f"{path}: preprocessing.version: the network was trained on frames prepared as version "
+            f"'{spec.preprocessing.version}', this release prepares them as '{PREPROCESSING_VERSION}'; "
+            "export the model again from a checkpoint trained with this release, or use the release it was made with"
+        )
+    return spec
 
 
 def _check_onnx(path: Path, onnx_bytes: bytes, spec: BundleSpec) -> None:

@@ -2,7 +2,7 @@
 
 A bundle is validated before an engine is chosen, and a serving image has only the engines it needs, so this walks the
 protobuf wire format itself (https://protobuf.dev/programming-guides/encoding) and skips the weights. The field numbers
-are those of `onnx.proto3`, which ONNX never renumbers.
+are those of ``onnx.proto3``, which ONNX never renumbers.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class OnnxSignature:
 
 
 def read_signature(data: bytes) -> OnnxSignature:
-    """Read the signature of the ONNX model in `data`.
+    """Read the signature of the ONNX model in ``data``.
 
     Raises:
         OnnxFileError: the bytes end too early, or are not an ONNX model.
