@@ -96,7 +96,9 @@ def export_bundle(
 
 def describe_network(checkpoint: Checkpoint, name: str | None, dimension: int) -> BundleSpec:
     """Put what a checkpoint knows of its network into a bundle's words."""
-    network, recipe = checkpoint.network_spec, Recipe.model_validate(checkpoint.recipe)
+    network = checkpoint.network_spec
+    # The recipe as it was carried out: the number of classes comes with the data.
+    recipe = Recipe.model_validate(checkpoint.recipe).model_copy(update={"network": network})
     return BundleSpec(
         name=name or recipe.name,
         architecture=ARCHITECTURE,
