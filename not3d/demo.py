@@ -30,7 +30,7 @@ from not3d.ranked import is_same_person, make_picture, make_table
 from training.datasets.mars import MarsError, is_mars, read_mars
 from training.datasets.synthetic import write_synthetic
 
-PEOPLE, CAMERAS, FRAMES, SEED = 8, 3, 12, 7
+PEOPLE, CAMERAS, FRAMES, SEED = 8, 3, 8, 7
 READY_SECONDS, STOP_SECONDS = 120, 15
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
