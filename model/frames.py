@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 PREPROCESSING_VERSION = "1"
 """Changes whenever :func:`decode_frame` or :func:`resize_frame` give other pixels; part of the embedding space."""
 
+_MAX_SEGMENTS, _MAX_FILL, _MAX_SCANS = 1024, 64, 64
+"""What a JPEG may have before its first scan, and how many scans. A progressive one has about ten; each costs the
+decoder a pass over all pixels, however few bytes it has."""
+
 FrameStatus = Literal["not_an_image", "undecodable", "too_small", "too_large"]
 
 
@@ -61,6 +65,8 @@ def read_header(data: bytes) -> ImageHeader:
         if data[:3] == b"\xff\xd8\xff":
             return _read_jpeg(data)
         if data[:8] == b"\x89PNG\r\n\x1a\n":
+            if data[12:16] != b"IHDR":
+                raise FrameError("undecodable", "the PNG file does not begin with its header")
             width, height = struct.unpack_from(">II", data, 16)
             return ImageHeader("png", width, height)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -84,12 +90,16 @@ def decode_frame(data: bytes, limits: FrameLimits = DEFAULT_LIMITS) -> NDArray[n
     check_size(header.width, header.height, limits)
     if not _is_complete(header, data):
         raise FrameError("undecodable", f"the {header.format.upper()} file is truncated")
+    if header.format == "jpeg" and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise FrameError("undecodable", f"the JPEG file has more than {_MAX_SCANS} scans")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is None:
         raise FrameError("undecodable", f"the {header.format.upper()} data cannot be decoded")
+    if sorted(image.shape[:2]) != sorted((header.height, header.width)):  # EXIF may turn it by 90 degrees
+        raise FrameError("undecodable", "the image has another size than its header says")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
@@ -145,19 +155,28 @@ def _read_jpeg(data: bytes) -> ImageHeader:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields (marker, offset of the byte after it) up to and including the start of scan."""
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            raise FrameError("undecodable", "the JPEG file has a damaged segment")
+    """Yields (marker, offset of the byte after it) up to and including the start of scan.
+
+    Stricter than decoders, which skip what they do not know: where the two disagreed on what a segment is, a file could
+    show us one size and the decoder another.
+    """
+    at, fill = 2, 0
+    for _ in range(_MAX_SEGMENTS + _MAX_FILL):
+        if at + 4 > len(data):
+            return
         marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
+        if data[at] == 0xFF and marker == 0xFF and fill < _MAX_FILL:
+            at, fill = at + 1, fill + 1
             continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        # 00 and 01 to BF are reserved or have no length, nor have D0 to D9 (restart, start and end of image).
+        if data[at] != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF or length < 2:
+            raise FrameError("undecodable", "the JPEG file has a damaged segment")
         yield marker, at + 2
         if marker == 0xDA:
             return
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        at += 2 + length
+    raise FrameError("undecodable", f"the JPEG file has more than {_MAX_SEGMENTS} segments before its image")
 
 
 def _read_webp(data: bytes) -> ImageHeader:

@@ -123,3 +123,51 @@ def test_resizing_averages_when_shrinking_and_keeps_same_size(rng):
     assert np.abs(small - blocks).max() <= 1
     assert resize_frame(noise, 512, 256).shape == (512, 256, 3)
     np.testing.assert_array_equal(resize_frame(noise, 256, 128), noise)
+
+
+def segment(marker, body=b""):
+    return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, 0xD0, 0xD7, 0xD8, 0xD9])
+def test_markers_without_a_length_cannot_hide_the_size(marker):
+    """A decoder skips such a marker; read as a segment, it would hide the true frame header behind a false one."""
+    big = np.zeros((600, 600, 3), np.uint8)
+    data = encode(big, ".jpg")
+    false_size = segment(0xC0, struct.pack(">BHHB", 8, 64, 64, 3))
+    comment = segment(0xFE, bytes(2) + false_size + bytes(20))
+    crafted = data[:2] + bytes((0xFF, marker)) + comment + data[2:]
+    with pytest.raises(FrameError, match="damaged segment"):
+        decode_frame(crafted, FrameLimits(max_side=100))
+
+
+def test_many_scans_are_refused_before_they_are_decoded(picture):
+    data = encode(picture, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert decode_frame(data).shape == picture.shape
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(FrameError, match="more than 64 scans"):
+        decode_frame(data[:-2] + scan * 80 + data[-2:])
+
+
+@pytest.mark.parametrize("filler", [b"\xff" * 1_000_000, segment(0xFE) * 100_000])
+def test_endless_headers_are_refused(picture, filler):
+    data = encode(picture, ".jpg")
+    with pytest.raises(FrameError) as error:
+        decode_frame(data[:2] + filler + data[2:])
+    assert error.value.status == "undecodable"
+
+
+def test_a_png_begins_with_its_header(picture):
+    data = encode(picture, ".png")
+    with pytest.raises(FrameError, match="begin with its header"):
+        decode_frame(data[:8] + struct.pack(">I", 4) + b"tEXt" + b"abcd" + bytes(4) + data[8:])
+
+
+def test_exif_orientation_is_applied(picture):
+    tiff = b"II*\x00\x08\x00\x00\x00\x01\x00" + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
+    data = encode(picture, ".jpg")
+    turned = decode_frame(data[:2] + segment(0xE1, b"Exif\x00\x00" + tiff) + data[2:])
+    assert turned.shape == (48, 96, 3)
+    red, green, _ = turned[12, -12].astype(int)  # the red square went from the top left to the top right
+    assert red > 200
+    assert green < 60
