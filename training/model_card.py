@@ -74,7 +74,7 @@ def _accuracy_table(spec: BundleSpec) -> str:
         return "None was measured."
     rows = (
         f"| {row.dataset} | {row.protocol} | {row.people} | {row.queries} | {row.gallery} "
-        f"| {row.rank1:.1f} | {row.map:.1f} |"
+        f"| {row.rank1:.2f} | {row.map:.2f} |"
         for row in spec.accuracy
     )
     heading = "| data | protocol | people | queries | gallery | rank-1 | mAP |\n|---|---|---|---|---|---|---|\n"

@@ -230,7 +230,8 @@ class Run:
     def _accuracy(self, metrics: RankMetrics, people: int) -> dict[str, Any]:
         return {
             "dataset": f"{people} training people set aside (seed {self.recipe.seed})",
-            "protocol": "one tracklet per person and camera, cross-camera, cosine, all clips",
+            "protocol": "one tracklet per person and camera, cross-camera, cosine, all clips; "
+            "epoch chosen on the same people",
             "people": people,
             "queries": metrics.valid_queries,
             "gallery": len(self.validation),

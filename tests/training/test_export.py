@@ -260,7 +260,7 @@ class TestCheckpoint:
         assert bundle.spec.accuracy[0].map == 61.5
         card = (report.path / "MODEL_CARD.md").read_text()
         assert "Two drawn people." in card
-        assert "| drawn | cosine | 2 | 2 | 2 | 50.0 | 61.5 |" in card
+        assert "| drawn | cosine | 2 | 2 | 2 | 50.00 | 61.50 |" in card
         assert str(checkpoint.parent) not in card
 
     def test_crops_that_are_not_there_are_an_error(self, checkpoint: Path, tmp_path: Path) -> None:
