@@ -6,9 +6,16 @@ TRACKLETS ?=
 PYTEST_ARGS ?=
 
 # A stamp in the environment says which extras were installed for which pyproject.toml, so a second run costs nothing.
-# Its place in the environment (which may be anywhere, and may be removed) keeps the two together.
-INSTALLED := $(VENV)/.installed
-DEVELOP := $(VENV)/.develop
+# Its place in the environment (which may be anywhere, and may be removed) keeps the two together. In the names of files
+# to make, a space needs a backslash.
+empty :=
+ENVIRONMENT := $(subst $(empty) $(empty),\ ,$(VENV))
+INSTALLED := $(ENVIRONMENT)/.installed
+DEVELOP := $(ENVIRONMENT)/.develop
+BIN := "$(VENV)"/bin
+
+# The shell reads this one from the environment, so that it may hold spaces and quotes.
+export TRACKLETS
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -27,28 +34,28 @@ help: ## Show this list
 install: $(INSTALLED) ## Build the environment that serves: no PyTorch
 
 demo: $(INSTALLED) ## Start the service, enrol tracklets, search one, write ranked.png
-	$(VENV)/bin/python -m not3d.demo $(TRACKLETS)
+	$(BIN)/python -m not3d demo $${TRACKLETS:+"$$TRACKLETS"}
 
 test: $(DEVELOP) ## Build the environment with PyTorch and the tools, run every test
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(DEVELOP) ## ruff, formatting and mypy --strict
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy --strict
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy --strict
 
 clean: ## Remove caches, build products and what the demo wrote; the environment stays
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-data ranked.png
 	find . \( -path ./.git -o -path './$(VENV)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+$(ENVIRONMENT)/bin/python:
+	$(PYTHON) -m venv "$(VENV)"
 
-$(INSTALLED): pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --editable '.[cpu]'
-	touch $@
+$(INSTALLED): pyproject.toml | $(ENVIRONMENT)/bin/python
+	$(BIN)/python -m pip install --editable '.[cpu]'
+	touch "$(VENV)/.installed"
 
 # It holds what $(INSTALLED) stands for, so that is fresh as well.
-$(DEVELOP): pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --editable '.[cpu,train,dev]'
-	touch $(INSTALLED) $@
+$(DEVELOP): pyproject.toml | $(ENVIRONMENT)/bin/python
+	$(BIN)/python -m pip install --editable '.[cpu,train,dev]'
+	touch "$(VENV)/.installed" "$(VENV)/.develop"
