@@ -1,55 +1,20 @@
 """The command ``not3d``.
 
-Exit status: 0 done, 1 failed with one message on standard error, 2 wrong usage. Results go to standard output, progress
-and messages to standard error.
+Exit status: 0 done, 1 failed with one message on standard error, 2 wrong usage, 130 interrupted. Results go to standard
+output, progress and messages to standard error.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
-
-import typer
-
-from not3d.commands import results, run_app
-from not3d.commands.gallery import enroll, info, search
-from not3d.commands.serve import serve
-from not3d.commands.training import evaluate, export, train
-
-app = typer.Typer(
-    name="not3d",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command(rich_help_panel="Search")(serve)
-app.command(rich_help_panel="Search")(enroll)
-app.command(rich_help_panel="Search")(search)
-app.command(rich_help_panel="Search")(info)
-app.command(rich_help_panel="Models")(train)
-app.command(rich_help_panel="Models")(evaluate)
-app.command(rich_help_panel="Models")(export)
-
-
-def _print_version(wanted: bool) -> None:
-    if not wanted:
-        return
-    try:
-        results.print(f"not3d {version('not3d')}", highlight=False)
-    except PackageNotFoundError:
-        results.print("not3d, not installed", highlight=False)
-    raise typer.Exit
-
-
-@app.callback()
-def _root(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Video person re-identification search: tracklets in, ranked gallery ids out."""
+import sys
 
 
 def main() -> None:
     """Run the command line; ends the process."""
-    run_app(app)
+    try:
+        # Not at the top: these imports take a moment, in which Ctrl-C shall not print a traceback either.
+        from not3d.commands import run_app  # noqa: PLC0415
+        from not3d.commands.app import app  # noqa: PLC0415
+
+        run_app(app)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted\n")
+        sys.exit(130)

@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ import numpy as np
 from model.frames import FrameError, crop_box, decode_frame
 from not3d.client import Box, Frame
 from not3d.picture import Image, pick_evenly
+from service.containers import find_container
 from training.datasets.folder import LayoutError, read_tracklets
 from training.datasets.mars import MarsError
 from training.datasets.tracklet import Tracklet
@@ -32,7 +33,8 @@ class Footage:
     """One tracklet to send: encoded ``frames`` in time order, or a ``video`` of them.
 
     ``person`` and ``camera`` are ``""`` where unknown; ``origin`` goes into the record's metadata and lets
-    `read_pictures` find the frames again.
+    `not3d.enrolled.find_pictures` find the frames again. Everybody who may read the gallery reads it, so it names
+    places below the folder that was given, never where on this machine that lies.
     """
 
     id: str
@@ -64,7 +66,7 @@ def read_footage(path: Path) -> list[Footage]:
     if is_video(path):
         if not path.is_file():
             raise FootageError(f"{path} does not exist")
-        return [Footage(as_id(path.stem), video=path, origin={"source": str(path.resolve())})]
+        return [Footage(as_id(path.stem), video=path, origin={"source": path.name})]
     if not path.exists():
         raise FootageError(f"{path} does not exist")
     try:
@@ -76,17 +78,21 @@ def read_footage(path: Path) -> list[Footage]:
         other = names.setdefault(as_id(tracklet.name), tracklet.name)
         if other != tracklet.name:
             raise FootageError(f"{tracklet.name} and {other} in {path} would both get the id {as_id(other)}")
-    return [as_footage(tracklet) for tracklet in tracklets]
+    return [as_footage(tracklet, path) for tracklet in tracklets]
 
 
-def as_footage(tracklet: Tracklet) -> Footage:
-    """A dataset's tracklet, ready to be sent."""
+def as_footage(tracklet: Tracklet, folder: Path) -> Footage:
+    """A tracklet of the dataset in the folder, ready to be sent.
+
+    Its ``source`` begins with the folder's own name: it is found again below that folder and below the one around it.
+    """
+    name = folder.name if folder.name not in {"", ".."} else folder.resolve().name
     return Footage(
         as_id(tracklet.name),
         tracklet.frames,
         person=tracklet.person,
         camera=tracklet.camera,
-        origin={"source": str(tracklet.frames[0].parent.resolve()), "tracklet": tracklet.name},
+        origin={"source": (name / tracklet.frames[0].parent.relative_to(folder)).as_posix(), "tracklet": tracklet.name},
     )
 
 
@@ -105,17 +111,16 @@ def read_tracks(path: Path) -> dict[str, list[Box]]:
         OSError: the file cannot be read.
     """
     tracks: dict[str, list[Box]] = {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as lines:
-        for number, row in enumerate(csv.reader(lines), start=1):
-            if not row or (number == 1 and row[0].strip() == "frame"):
-                continue
-            try:
-                frame, track, x, y, w, h = (float(value) for value in row[:6])
-            except ValueError:
-                raise FootageError(f"{path}, line {number}: not frame,track,x,y,w,h,confidence") from None
-            if not all(map(math.isfinite, (frame, track, x, y, w, h))) or frame < 1 or frame % 1:
-                raise FootageError(f"{path}, line {number}: frames are whole numbers from 1, boxes finite")
-            tracks.setdefault(row[1].strip(), []).append((int(frame) - 1, x, y, w, h))
+    for number, row in _rows(path):
+        if not row or (number == 1 and row[0].strip() == "frame"):
+            continue
+        try:
+            frame, track, x, y, w, h = (float(value) for value in row[:6])
+        except ValueError:
+            raise FootageError(f"{path}, line {number}: not frame,track,x,y,w,h,confidence") from None
+        if not all(map(math.isfinite, (frame, track, x, y, w, h))) or frame < 1 or frame % 1:
+            raise FootageError(f"{path}, line {number}: frames are whole numbers from 1, boxes finite")
+        tracks.setdefault(row[1].strip(), []).append((int(frame) - 1, x, y, w, h))
     if not tracks:
         raise FootageError(f"{path} holds no tracks")
     return {track: sorted(boxes) for track, boxes in tracks.items()}
@@ -136,18 +141,18 @@ def cut_tracks(video: Path, tracks_file: Path, start: datetime | None = None) ->
         for box in boxes:
             wanted.setdefault(box[0], []).append((track, box))
     crops: dict[str, list[bytes]] = {track: [] for track in tracks}
-    with _opened(video) as capture:
+    with open_video(video) as capture:
         rate = capture.get(cv2.CAP_PROP_FPS)
         if start is not None and not rate > 0:
             raise FootageError(f"{video} does not say how many frames a second it has, so its tracks get no times")
-        for index, frame in _frames(capture, set(wanted), video):
+        for index, frame in read_frames(capture, set(wanted), video):
             for track, box in wanted[index]:
                 with suppress(FrameError):  # next to nothing of the box is inside the frame
                     crops[track].append(_encode(crop_box(frame, *box[1:])))
                 if box is tracks[track][-1]:
                     seen = (tracks[track][0][0], box[0])
                     times = [start + timedelta(seconds=number / rate) if start else None for number in seen]
-                    origin = {"source": str(video.resolve()), "tracks": str(tracks_file.resolve()), "track": track}
+                    origin = {"source": video.name, "tracks": tracks_file.name, "track": track}
                     yield Footage(
                         as_id(f"{video.stem}-{track}"),
                         tuple(crops.pop(track)),
@@ -164,9 +169,9 @@ def read_pictures(footage: Footage) -> list[Image]:
         FootageError: a frame cannot be decoded, or the video cannot be read.
     """
     if footage.video is not None:
-        with _opened(footage.video) as capture:
+        with open_video(footage.video) as capture:
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            return [frame for _, frame in _frames(capture, set(pick_evenly(count)), footage.video)]
+            return [frame for _, frame in read_frames(capture, set(pick_evenly(count)), footage.video)]
     pictures = []
     for index in pick_evenly(len(footage.frames)):
         frame = footage.frames[index]
@@ -177,32 +182,20 @@ def read_pictures(footage: Footage) -> list[Image]:
     return pictures
 
 
-def find_pictures(metadata: Mapping[str, object]) -> list[Image]:
-    """Frames of an enrolled tracklet, where its footage lies on this machine still; empty otherwise."""
-    source, tracks, track = (metadata.get(key) for key in ("source", "tracks", "track"))
-    if not isinstance(source, str) or not Path(source).exists():
-        return []
-    try:
-        if isinstance(tracks, str) and isinstance(track, str):
-            boxes = read_tracks(Path(tracks)).get(track, [])
-            chosen = {boxes[index][0]: boxes[index] for index in pick_evenly(len(boxes))}
-            with _opened(Path(source)) as capture:
-                found = list(_frames(capture, set(chosen), Path(source)))
-            return [crop_box(frame, *chosen[index][1:]) for index, frame in found]
-        found_there = read_footage(Path(source))
-        for footage in found_there:
-            # A folder of its own may be called otherwise here than in the layout that it was enrolled from.
-            if len(found_there) == 1 or footage.origin.get("tracklet") == metadata.get("tracklet"):
-                return read_pictures(footage)
-    except (FootageError, FrameError, OSError):
-        # The picture shows the hit without frames; the search itself has succeeded.
-        return []
-    return []
-
-
 @contextmanager
-def _opened(video: Path) -> Iterator[cv2.VideoCapture]:
-    capture = cv2.VideoCapture(str(video))
+def open_video(video: Path) -> Iterator[cv2.VideoCapture]:
+    """The video, opened for `read_frames`. Its content decides what it is, as in the service.
+
+    Raises:
+        FootageError: it is no MP4, Matroska or AVI file, or none that can be read.
+    """
+    # FFmpeg also opens playlists, which name other files and addresses; the import tells OpenCV to refuse those inside
+    # of a video, too. It is here because it takes a moment that most commands need not wait.
+    import service.video  # noqa: F401, PLC0415
+
+    if not video.is_file() or find_container(video) is None:
+        raise FootageError(f"{video} cannot be read as a video: it is neither MP4, Matroska nor AVI")
+    capture = cv2.VideoCapture(str(video.resolve()), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
             raise FootageError(f"{video} cannot be read as a video")
@@ -211,8 +204,12 @@ def _opened(video: Path) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
-def _frames(capture: cv2.VideoCapture, wanted: set[int], video: Path) -> Iterator[tuple[int, Image]]:
-    """The wanted frames, RGB, by their 0-based index; seeking is not exact in every container, so all are passed."""
+def read_frames(capture: cv2.VideoCapture, wanted: Set[int], video: Path) -> Iterator[tuple[int, Image]]:
+    """The wanted frames, RGB, by their 0-based index; seeking is not exact in every container, so all are passed.
+
+    Raises:
+        FootageError: the video ends before them, or one cannot be decoded.
+    """
     for index in range(max(wanted, default=-1) + 1):
         if not capture.grab():
             raise FootageError(f"{video} ends after {index} frames, frame {max(wanted) + 1} is asked for")
@@ -221,6 +218,14 @@ def _frames(capture: cv2.VideoCapture, wanted: set[int], video: Path) -> Iterato
             if not read:
                 raise FootageError(f"frame {index + 1} of {video} cannot be decoded")
             yield index, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    with path.open(newline="", encoding="utf-8", errors="replace") as lines:
+        try:
+            yield from enumerate(csv.reader(lines), start=1)
+        except csv.Error as error:
+            raise FootageError(f"{path} is no table of tracks: {error}") from error
 
 
 def _encode(crop: Image) -> bytes:

@@ -140,7 +140,7 @@ def _draw_legend(canvas: Image, hits: Sequence[Card]) -> None:
             cv2.rectangle(canvas, (x, y - 13), (x + 14, y + 1), colour, -1)
             _write(canvas, label, (x + 24, y), size=15, colour=_GREY)
             x += 24 + _text_width(label, 15) + 32
-    note = "score: cosine similarity, 1 is the same"
+    note = "score: cosine similarity (1: the same vector)"
     _write(canvas, note, (canvas.shape[1] - _MARGIN - _text_width(note, 15), y), size=15, colour=_GREY)
 
 

@@ -1,13 +1,15 @@
 """A search's result for people to look at: as a table and as a picture."""
 
+from collections.abc import Sequence
 from datetime import UTC
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from not3d.answers import Hit, SearchResult
-from not3d.footage import find_pictures
+from not3d.enrolled import find_pictures
 from not3d.picture import Card, Image, draw_ranked
 
 
@@ -17,9 +19,10 @@ def is_same_person(hit: Hit, person: str) -> bool | None:
     return found == person if person and isinstance(found, str) else None
 
 
-def make_table(result: SearchResult, person: str = "") -> Table:
+def make_table(result: SearchResult, person: str = "", *, reranked: bool = False) -> Table:
     """The hits as a table; the truth has its column where the query's person is known."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    order = "Ordered by re-ranking (k-reciprocal); the score is the cosine similarity." if reranked else None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=order, title_justify="left", min_width=len(order or ""))
     table.add_column("rank", justify="right")
     table.add_column("id", overflow="fold")
     table.add_column("score", justify="right")
@@ -41,10 +44,14 @@ def make_table(result: SearchResult, person: str = "") -> Table:
     return table
 
 
-def make_picture(query: Card, person: str, result: SearchResult, *, subtitle: str, count: int = 5) -> Image:
-    """The query beside its best hits, whose frames are read where they were enrolled from; RGB ``[h, w, 3]``."""
-    cards = [
-        Card(find_pictures(hit.metadata), hit.id, hit.camera_id, hit.score, is_same_person(hit, person))
+def make_cards(result: SearchResult, person: str, folders: Sequence[Path], *, count: int = 5) -> list[Card]:
+    """The best hits for `make_picture`, with the frames that are found below the folders."""
+    return [
+        Card(find_pictures(hit.metadata, folders), hit.id, hit.camera_id, hit.score, is_same_person(hit, person))
         for hit in result.hits[:count]
     ]
-    return draw_ranked(query, cards, title="Where else was this person seen?", subtitle=subtitle)
+
+
+def make_picture(query: Card, hits: Sequence[Card], *, subtitle: str) -> Image:
+    """The query beside its hits, RGB ``[h, w, 3]``."""
+    return draw_ranked(query, hits, title="Where else was this person seen?", subtitle=subtitle)

@@ -15,7 +15,7 @@ from model.frames import FrameLimits
 __all__ = ["CLIENT_VARIABLES", "Settings", "find_unknown_variables"]
 
 PREFIX = "NOT3D_"
-CLIENT_VARIABLES = frozenset({"NOT3D_URL", "NOT3D_API_KEY", "NOT3D_SHARED_DATA"})
+CLIENT_VARIABLES = frozenset({"NOT3D_URL", "NOT3D_API_KEY", "NOT3D_PICTURES", "NOT3D_SHARED_DATA"})
 """Variables with the service's prefix that the command line's client and the tests read."""
 
 MIB = 2**20

@@ -1,13 +1,16 @@
 """The commands of ``not3d``, one plain function each, and what they share."""
 
 import importlib
+import signal
 import sys
 from types import ModuleType
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
+from typer.core import TyperGroup
 
 from not3d.client import ClientError
 from not3d.footage import FootageError
@@ -20,6 +23,21 @@ messages = Console(stderr=True)
 
 class Failure(Exception):  # noqa: N818 - it ends a command, the message is all there is to it
     """A command cannot do what was asked; the message is for the user."""
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """The user pressed Ctrl-C; the message, if there is one, says how to go on."""
+
+
+class Interruptible(TyperGroup):
+    """A group whose commands end with `Interrupted`: what Typer itself makes of Ctrl-C depends on its version."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
 
 def load(name: str, extra: str) -> ModuleType:
@@ -52,9 +70,17 @@ def show_progress() -> Progress:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line and end the process: what is expected to go wrong becomes one message and status 1."""
+    """Run a command line and end the process: what is expected to go wrong becomes one message and status 1.
+
+    Ctrl-C becomes one line and status 130.
+    """
     try:
         app()
     except (Failure, ClientError, FootageError, OSError) as error:
         messages.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(1)
+    except Interrupted as interrupted:
+        # Requests under way are still waited for; whoever presses again wants out, without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        messages.print("; ".join(filter(None, ("Interrupted", str(interrupted)))), soft_wrap=True, markup=False)
+        sys.exit(130)

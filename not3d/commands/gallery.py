@@ -15,10 +15,11 @@ from rich.text import Text
 from not3d.answers import Embedded, Json
 from not3d.client import Client
 from not3d.commands import Failure, messages, results, show_progress
+from not3d.enrolled import find_pictures
 from not3d.enrolment import enroll_all
-from not3d.footage import Footage, cut_tracks, find_pictures, is_video, read_footage, read_pictures, read_tracks
+from not3d.footage import Footage, cut_tracks, is_video, read_footage, read_pictures, read_tracks
 from not3d.picture import Card, write_picture
-from not3d.ranked import make_picture, make_table
+from not3d.ranked import make_cards, make_picture, make_table
 
 
 def parse_time(text: str) -> datetime:
@@ -123,6 +124,18 @@ def search(
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, help="Write the query and the first five as .png, .jpg or .webp."),
     ] = None,
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--pictures",
+            envvar="NOT3D_PICTURES",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="For --picture: the folder that was enrolled, or the one around it; nothing else is opened. "
+            "May be repeated. [dim]Default: the current folder.[/]",
+        ),
+    ] = None,
     camera: Annotated[str | None, typer.Option(metavar="ID", help="The query's own camera.")] = None,
     person: Annotated[
         str | None, typer.Option(metavar="ID", help="Who it is, where that is known: hits are marked right or wrong.")
@@ -153,15 +166,17 @@ def search(
     as in [cyan]not3d search --id ID[/].
 
     [cyan]--picture ranked.png[/] draws the query beside its first five hits;
-    green is the same person and red another, where the truth is known.
+    green is the same person and red another, where the truth is known. The
+    frames of hits are looked for below [cyan]--pictures[/].
     """
     if (footage is None) == (enrolled is None):
         raise typer.BadParameter("give either a folder, a video, or --id", param_hint="query")
+    folders = pictures or [Path()]
     with Client(url, api_key, timeout) as client:
         if enrolled is not None:
             record = client.get(enrolled)
             query = Footage(record.id, person=str(record.metadata.get("person", "")), camera=record.camera_id or "")
-            frames = find_pictures(record.metadata) if picture else []
+            frames = find_pictures(record.metadata, folders) if picture else []
         else:
             query = _choose(footage or Path(), tracks, tracklet)
             frames = read_pictures(query) if picture else []
@@ -188,19 +203,27 @@ def search(
     if as_json:
         results.print_json(json.dumps(asdict(shown), default=_as_json))
     else:
-        results.print(make_table(shown, query.person))
-        order = "; re-ranked, so not in the order of the scores" if rerank else ""
-        results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms{order}", style="dim")
+        results.print(make_table(shown, query.person, reranked=rerank))
+        results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
     if picture:
-        subtitle = (
-            f"{query.id}{f' at camera {query.camera}' if query.camera else ''}, {result.searched} tracklets searched"
-        )
+        at = f" at camera {query.camera}" if query.camera else ""
+        order = "; ordered by re-ranking" if rerank else ""
+        subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
         card = Card(frames, query.id, query.camera or None)
+        cards = make_cards(result, query.person, folders)
         try:
-            write_picture(picture, make_picture(card, query.person, result, subtitle=subtitle))
+            write_picture(picture, make_picture(card, cards, subtitle=subtitle))
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--picture") from error
-        messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True)
+        messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True, markup=False)
+        if bare := sum(not each.frames for each in (card, *cards)):
+            places = ", ".join(str(folder.resolve()) for folder in folders)
+            messages.print(
+                f"No frames of {bare} of its {1 + len(cards)} tracklets below {places}; "
+                "--pictures says which folders were enrolled.",
+                soft_wrap=True,
+                markup=False,
+            )
 
 
 def info(

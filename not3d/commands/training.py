@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from not3d.commands import Failure, load, messages, results
+from not3d.commands import Failure, Interrupted, load, messages, results
 
 Data = Annotated[
     list[Path],
@@ -49,7 +49,7 @@ def train(
         try:
             checkpoint = trainer.train(path, data, out, resume=resume, overrides=overrides, device=device)
         except KeyboardInterrupt:
-            raise Failure(f"interrupted; go on with --resume (finished epochs are in {out})") from None
+            raise Interrupted(f"go on with --resume (finished epochs are in {out})") from None
     results.print(str(checkpoint), soft_wrap=True, highlight=False)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from not3d.cli import app
 from not3d.client import Client
 from not3d.commands import run_app
+from not3d.commands.app import app
 from not3d.demo import running_service
 from tests.bundles import make_bundle
 from training.datasets.synthetic import write_synthetic

@@ -1,6 +1,9 @@
 """The command line, from its arguments to its exit status."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +12,20 @@ import cv2
 import pytest
 
 from not3d.client import Client
+from service.settings import CLIENT_VARIABLES
 from tests.not3d.conftest import Run
+from tests.not3d.pictures import shows_frames
 from tests.not3d.videos import write_video
 
 
 def test_help_lists_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("serve", "enroll", "search", "train", "evaluate", "export", "info"):
+    for command in ("serve", "enroll", "search", "info", "demo", "train", "evaluate", "export"):
         assert f" {command} " in out
 
 
-@pytest.mark.parametrize("command", ["serve", "enroll", "search", "train", "evaluate", "export", "info"])
+@pytest.mark.parametrize("command", ["serve", "enroll", "search", "info", "demo", "train", "evaluate", "export"])
 def test_every_command_has_help(run: Run, command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
@@ -41,6 +46,7 @@ def test_version(run: Run) -> None:
         ("search",),
         ("search", "folder", "--id", "x"),
         ("search", "--id", "x", "--after", "yesterday"),
+        ("search", "--id", "x", "--pictures", "nowhere"),
         ("search", "--id", "x", "--after", "2026-05-01T12:00:00"),
         ("serve", "--port", "99999"),
         ("serve", "--device", "tpu"),
@@ -100,6 +106,59 @@ def test_enroll_then_search(run: Run, client: Client, people: Path, tmp_path: Pa
     assert image is not None
     assert image.shape[1] > 1200
     assert str(picture) in err
+
+
+def test_pictures_are_found_from_above_the_folder_and_by_its_name(
+    run: Run, client: Client, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "ranked.png"
+    monkeypatch.chdir(people.parent)
+    run("enroll", f"{people.name}/", "--url", client.url)
+    assert str(people.parent) not in str([record.metadata for record in client.records()])
+
+    def search(*options: object) -> tuple[list[bool], str]:
+        status, _, err = run("search", *options, "--picture", picture, "--url", client.url)
+        assert status == 0
+        image = cv2.imread(str(picture))
+        assert image is not None
+        return shows_frames(image), err
+
+    assert search(f"{people.name}/0001/c1/t1")[0] == [True] * 6
+    assert search("--id", "0001-c1-t1")[0] == [True] * 6
+    monkeypatch.chdir(tmp_path)
+    shown, err = search("--id", "0001-c1-t1")
+    assert shown == [False] * 6
+    assert "No frames of 6 of its 6 tracklets below" in err
+    shown, err = search("--id", "0001-c1-t1", "--pictures", tmp_path, "--pictures", people)
+    assert shown == [True] * 6
+    assert "No frames" not in err
+    monkeypatch.setenv("NOT3D_PICTURES", os.pathsep.join([str(tmp_path), str(people)]))
+    assert search("--id", "0001-c1-t1")[0] == [True] * 6
+    assert "NOT3D_PICTURES" in CLIENT_VARIABLES
+
+
+def test_a_record_cannot_make_a_search_show_other_files(
+    run: Run, client: Client, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, picture = tmp_path / "here", tmp_path / "ranked.png"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    query = people / "0001" / "c1" / "t1"
+    frames = sorted(query.glob("*.jpg"))
+    client.embed(frames, id="hostile", metadata={"source": str(query), "tracklet": "t1"})
+    status, _, _ = run("search", query, "--picture", picture, "--url", client.url)
+    assert status == 0
+    image = cv2.imread(str(picture))
+    assert image is not None
+    assert shows_frames(image) == [True, False]
+
+
+def test_the_table_says_what_orders_it(run: Run, client: Client, people: Path) -> None:
+    run("enroll", people, "--url", client.url)
+    _, plain, _ = run("search", "--id", "0001-c1-t1", "--url", client.url)
+    assert "re-ranking" not in plain
+    _, reranked, _ = run("search", "--id", "0001-c1-t1", "--rerank", "--url", client.url)
+    assert "Ordered by re-ranking (k-reciprocal); the score is the cosine similarity." in reranked
 
 
 def test_search_prints_json(run: Run, client: Client, people: Path) -> None:
@@ -202,6 +261,38 @@ def test_serving_a_bundle_that_is_not_there_fails(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_ctrl_c_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "not3d", "info", "--url", url]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        connection.close()
+    assert (process.returncode, out, err) == (130, "", "Interrupted\n")
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from not3d.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["httpx", "cv2", "not3d.commands.training"])
+def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, module]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted\n")
+
+
 HIDDEN_TORCH = """
 import sys
 sys.modules["torch"] = None
@@ -222,6 +313,6 @@ def test_training_without_its_extra_says_which(tmp_path: Path) -> None:
 
 
 def test_the_front_door_needs_neither_torch_nor_scipy() -> None:
-    code = "import sys, not3d.cli, not3d.demo; print(sorted({'torch', 'scipy', 'onnx'} & set(sys.modules)))"
+    code = "import sys, not3d.commands.app; print(sorted({'torch', 'scipy', 'onnx'} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.strip() == "[]"

@@ -1,5 +1,7 @@
 """The demo, on a small bundle: the whole way from tracklets to the picture."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,20 @@ import pytest
 
 from not3d.client import Client
 from not3d.commands import Failure
-from not3d.demo import running_service, split_tracklets
+from not3d.demo import DRAWN, _last_words, running_service, split_tracklets
 from not3d.footage import FootageError
+from tests.not3d.pictures import shows_frames
+from training.datasets.synthetic import write_synthetic
+
+COMMAND = (sys.executable, "-m", "not3d", "demo")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def run_demo(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "not3d.demo", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_the_demo_ranks_draws_and_stops(people: Path, bundle: Path, tmp_path: Path) -> None:
@@ -24,8 +33,39 @@ def test_the_demo_ranks_draws_and_stops(people: Path, bundle: Path, tmp_path: Pa
     assert "Where else was 0001-c1-t1 seen?" in ended.stdout
     assert "of 3 queries" in ended.stdout
     assert str(tmp_path / "ranked.png") in ended.stdout.replace("\n", "")
-    assert cv2.imread(str(tmp_path / "ranked.png")) is not None
+    image = cv2.imread(str(tmp_path / "ranked.png"))
+    assert image is not None
+    assert shows_frames(image) == [True] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["ranked.png"]
+
+
+def test_drawn_people_are_not_mixed_with_those_of_an_earlier_demo(bundle: Path, tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "demo-data", people=9, cameras=2, frames=2, seed=7, size=(32, 16))
+    other = DRAWN.with_name(DRAWN.name.replace("seed-", "seed-1"))
+    write_synthetic(tmp_path / other, people=9, cameras=2, frames=2, seed=7, size=(32, 16))
+    for _ in range(2):
+        ended = run_demo(tmp_path, "--bundle", bundle)
+        assert ended.returncode == 0, ended.stderr
+        assert "of 8 queries (16 tracklets enrolled" in ended.stdout.replace("\n", " ")
+
+
+def test_an_interrupted_demo_is_one_line_and_leaves_nothing_behind(people: Path, bundle: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, str(people), "--bundle", str(bundle)],
+        env=ENVIRONMENT | {"TMPDIR": str(scratch)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "Starting the service\n"
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), rest.splitlines()[-1]) == (130, "Interrupted")
+    assert "Traceback" not in rest
+    assert list(scratch.iterdir()) == []
 
 
 def test_mars_is_asked_by_its_own_lists(shared_data: Path) -> None:
@@ -47,11 +87,24 @@ def test_tracklets_of_nobody_known_are_refused(people: Path) -> None:
 
 
 def test_a_service_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with (
-        pytest.raises(Failure, match=r"(?s)did not get ready.*cannot start"),
-        running_service(tmp_path / "none", tmp_path),
-    ):
+    with pytest.raises(Failure) as failed, running_service(tmp_path / "none", tmp_path):
         pass
+    (line,) = str(failed.value).splitlines()
+    assert line.startswith("the service did not get ready: cannot start: ")
+    assert str(tmp_path / "none") in line
+
+
+def test_a_service_that_failed_otherwise_says_so_too(tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    log.write_text(
+        '{"level": "info", "message": "GET /readyz"}\n{"level": "error", "message": "address in use"}\n'
+        '{"level": "info", "message": "GET /readyz"}\n'
+    )
+    assert _last_words(log) == "address in use"
+    log.write_text('{"level": "info", "message": "GET /readyz"}\nTraceback:\n  in x\n17\n')
+    assert _last_words(log) == "Traceback:\n  in x\n17"
+    log.write_text("")
+    assert "nothing" in _last_words(log)
 
 
 def test_the_service_is_gone_when_the_demo_is_done(bundle: Path, tmp_path: Path) -> None:

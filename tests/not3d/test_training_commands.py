@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from model.bundle import Bundle
-from not3d.cli import app
-from not3d.commands import Failure
+from not3d.commands import Failure, Interrupted
+from not3d.commands.app import app
 from training.datasets.synthetic import write_synthetic
 
 RECIPE = """
@@ -75,3 +75,12 @@ def test_expected_errors_are_one_message(
     monkeypatch.chdir(folder)
     with pytest.raises(Failure, match=message):
         run(*arguments)
+
+
+def test_an_interrupted_training_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_arguments: object, **_options: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.trainer.train", interrupt)
+    with pytest.raises(Interrupted, match="go on with --resume"):
+        run("train", folder / "tiny.toml", "--data", folder / "people", "--out", folder / "interrupted")

@@ -1,0 +1,49 @@
+"""Every command of ``not3d`` in one Typer application."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from not3d.commands import Interruptible, results
+from not3d.commands.gallery import enroll, info, search
+from not3d.commands.serve import serve
+from not3d.commands.training import evaluate, export, train
+from not3d.demo import demo
+
+app = typer.Typer(
+    name="not3d",
+    cls=Interruptible,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(rich_help_panel="Search")(serve)
+app.command(rich_help_panel="Search")(enroll)
+app.command(rich_help_panel="Search")(search)
+app.command(rich_help_panel="Search")(info)
+app.command(rich_help_panel="Search")(demo)
+app.command(rich_help_panel="Models")(train)
+app.command(rich_help_panel="Models")(evaluate)
+app.command(rich_help_panel="Models")(export)
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        results.print(f"not3d {version('not3d')}", highlight=False)
+    except PackageNotFoundError:
+        results.print("not3d, not installed", highlight=False)
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Video person re-identification search: tracklets in, ranked gallery ids out."""
