@@ -99,6 +99,8 @@ def test_nothing_outside_of_the_folders_is_opened(tmp_path: Path) -> None:
     shutil.copy(video, here)
     for table in (str(secret / "a.csv"), "../secret/a.csv", "folder/a.csv"):
         assert greys({"source": "a.avi", "tracks": table, "track": "7"}, here) == [], table
+    # An absolute place is not even looked at: enrolling never writes one.
+    assert greys({"source": str(secret), "tracklet": "secret"}, secret) == []
     # Links are followed where both of their ends are allowed.
     assert greys({"source": "linked", "tracklet": "linked"}, here, secret) == [90]
 
