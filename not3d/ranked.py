@@ -21,7 +21,7 @@ def is_same_person(hit: Hit, person: str) -> bool | None:
 
 def make_table(result: SearchResult, person: str = "", *, reranked: bool = False) -> Table:
     """The hits as a table; the truth has its column where the query's person is known."""
-    order = "Ordered by re-ranking (k-reciprocal); the score is the cosine similarity." if reranked else None
+    order = "In the order of re-ranking; score: cosine" if reranked else None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=order, title_justify="left", min_width=len(order or ""))
     table.add_column("rank", justify="right")
     table.add_column("id", overflow="fold")

@@ -158,7 +158,7 @@ def test_the_table_says_what_orders_it(run: Run, client: Client, people: Path) -
     _, plain, _ = run("search", "--id", "0001-c1-t1", "--url", client.url)
     assert "re-ranking" not in plain
     _, reranked, _ = run("search", "--id", "0001-c1-t1", "--rerank", "--url", client.url)
-    assert "Ordered by re-ranking (k-reciprocal); the score is the cosine similarity." in reranked
+    assert "In the order of re-ranking; score: cosine" in reranked
 
 
 def test_search_prints_json(run: Run, client: Client, people: Path) -> None:
