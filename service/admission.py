@@ -1,4 +1,8 @@
-"""How much footage the service holds at a time. What does not fit is refused at once, never queued without bound."""
+"""How much footage the service holds at a time. What does not fit is refused at once, never queued without bound.
+
+A request takes a place once its body is there, so that slow clients keep nobody out; until then its bytes count, and
+bodies that are being read are bounded in number by themselves.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +13,8 @@ from service.problems import Problem
 __all__ = ["Admission", "Place"]
 
 RETRY_SECONDS = 1
+READERS = 16
+"""Bodies that may be on their way, for each request that may be answered."""
 
 
 class Place:
@@ -17,6 +23,16 @@ class Place:
     def __init__(self, admission: "Admission") -> None:
         self._admission = admission
         self.bytes = 0
+        self.begun = False
+
+    def begin(self) -> None:
+        """The body is there: become one of the requests that are being answered.
+
+        Raises:
+            Problem: 503 with `Retry-After` when every place is taken.
+        """
+        self._admission.begin()
+        self.begun = True
 
     def grow(self, count: int) -> None:
         """Take `count` more bytes.
@@ -34,27 +50,36 @@ class Admission:
     def __init__(self, max_requests: int, max_bytes: int, metrics: Metrics) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self._metrics = metrics
-        self._requests = self._bytes = 0
+        self._readers = self._requests = self._bytes = 0
 
     @contextmanager
     def enter(self) -> Iterator[Place]:
-        """Take a place for as long as the context lasts.
+        """Start to read a body; what it takes is given back when the context ends.
 
         Raises:
-            Problem: 503 with `Retry-After` when every place is taken.
+            Problem: 503 with `Retry-After` when too many bodies are on their way.
         """
-        if self._requests >= self._max_requests:
-            raise self._refusal("requests", f"{self._requests} requests are being answered")
+        if self._readers >= READERS * self._max_requests:
+            raise self._refusal("readers", f"{self._readers} requests are on their way")
         place = Place(self)
-        self._requests += 1
-        self._metrics.pending_requests.set(self._requests)
+        self._readers += 1
+        self._metrics.open_requests.set(self._readers)
         try:
             yield place
         finally:
-            self._requests -= 1
+            self._readers -= 1
+            self._metrics.open_requests.set(self._readers)
+            self._requests -= place.begun
             self._bytes -= place.bytes
             self._metrics.pending_requests.set(self._requests)
             self._metrics.pending_bytes.set(self._bytes)
+
+    def begin(self) -> None:
+        """Count a request; see `Place.begin`."""
+        if self._requests >= self._max_requests:
+            raise self._refusal("requests", f"{self._requests} requests are being answered")
+        self._requests += 1
+        self._metrics.pending_requests.set(self._requests)
 
     def take(self, count: int) -> None:
         """Count `count` more bytes; see `Place.grow`."""

@@ -14,6 +14,8 @@ Container = Literal["mp4", "matroska", "avi"]
 
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
+_MAX_ATOMS = 10_000
+"""At the top level of an MP4 file; fragmented recordings have two a second or so."""
 
 
 def find_container(path: Path) -> Container | None:
@@ -40,7 +42,9 @@ def is_complete(path: Path, container: Container) -> bool:
 
 def _mp4_ends(file: BinaryIO, length: int) -> Iterator[int]:
     at = 0
-    while at < length:
+    for _ in range(_MAX_ATOMS):
+        if at >= length:
+            return
         file.seek(at)
         size, kind = struct.unpack(">I4s", file.read(8))
         if size == 0:  # up to the end of the file
@@ -51,6 +55,7 @@ def _mp4_ends(file: BinaryIO, length: int) -> Iterator[int]:
         yield at
         if kind == b"\0\0\0\0":  # padding that some cameras leave behind
             return
+    raise struct.error("more atoms than any camera writes")
 
 
 def _avi_ends(file: BinaryIO, length: int) -> Iterator[int]:

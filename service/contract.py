@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.problems import MEDIA_TYPE, ProblemDocument
-from service.schemas import EmbedBody, EraseBody, PutBody, SearchBody, TrackletBody
+from service.schemas import EmbedBody, EraseBody, FootageBody, PutBody, SearchBody
 
 __all__ = ["PROBLEMS", "describe", "json_body", "tracklet_body"]
 
@@ -48,7 +48,7 @@ def json_body(schema: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _reference(schema)}}}}
 
 
-def tracklet_body(schema: type[TrackletBody]) -> dict[str, Any]:
+def tracklet_body(schema: type[FootageBody]) -> dict[str, Any]:
     """The `openapi_extra` of a call that takes a tracklet, as a form or as JSON."""
     binary = {"type": "string", "format": "binary"}
     properties: dict[str, Any] = {

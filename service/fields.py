@@ -22,6 +22,8 @@ _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _INTEGER_BOUND = 2**63
+_DEEPEST = 64
+"""Levels of nesting that a gallery keeps."""
 
 
 class Body(BaseModel):
@@ -65,15 +67,21 @@ def _check_printable(value: str) -> str:
 
 
 def _check_json(value: JsonValue) -> JsonValue:
+    return _check_level(value, 0)
+
+
+def _check_level(value: JsonValue, depth: int) -> JsonValue:
     """Refuse what JSON text can say but other readers of it (SQLite, JavaScript) cannot keep."""
+    if depth > _DEEPEST:
+        raise ValueError(f"is nested deeper than {_DEEPEST} levels")
     match value:
         case dict():
             for key, item in value.items():
-                _check_json(key)
-                _check_json(item)
+                _check_level(key, depth + 1)
+                _check_level(item, depth + 1)
         case list():
             for item in value:
-                _check_json(item)
+                _check_level(item, depth + 1)
         case str():
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 raise ValueError("contains a lone surrogate, which is no character")
@@ -104,4 +112,7 @@ Side = Annotated[float, Field(gt=0, le=1e6)]
 Box = tuple[Annotated[int, Field(ge=0, le=10_000_000)], Coordinate, Coordinate, Side, Side]
 """`[frame, x, y, w, h]`: 0-based index of the frame, corner and size in pixels."""
 
-Embedding = Annotated[list[float], Field(min_length=1, max_length=65_536)]
+MAX_ITEMS = 100_000
+"""Of any list, whatever the settings allow; and a list's first fault is the last that is looked for."""
+
+Embedding = Annotated[list[float], Field(fail_fast=True, min_length=1, max_length=65_536)]

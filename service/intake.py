@@ -10,29 +10,31 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from service.fields import Body
 from service.footage import Footage
 from service.problems import Problem, malformed
-from service.schemas import TrackletBody
+from service.schemas import FootageBody, TrackletBody
 from service.settings import Settings
 from service.state import State
 from service.uploads import Upload, content_type, read_body, read_form
 
 __all__ = ["read_json", "receive"]
 
-TrackletT = TypeVar("TrackletT", bound=TrackletBody)
+FootageT = TypeVar("FootageT", bound=FootageBody)
 BodyT = TypeVar("BodyT", bound=Body)
 
 MAX_SMALL_BODY = 1024 * 1024
+MAX_JSON_VALUES = 500_000
+"""Of one body. Parsed, the smallest value takes many times its bytes; base64 text has neither commas nor colons."""
 
 
 @asynccontextmanager
 async def receive(
-    request: Request, schema: type[TrackletT], state: State
-) -> AsyncIterator[tuple[TrackletT, Footage | None]]:
-    """Read a body with a tracklet: multipart, or JSON with base64 frames. Takes one of the service's places meanwhile.
+    request: Request, schema: type[FootageT], state: State
+) -> AsyncIterator[tuple[FootageT, Footage | None]]:
+    """Read a body with a tracklet: multipart, or JSON with base64 frames. Once it is there, it takes a place.
 
     Yields the validated body, without its frames, and the footage if there was any.
 
@@ -47,13 +49,18 @@ async def receive(
             with read_form(names, settings) as reader:
                 with state.metrics.stage("read"):
                     upload = await reader.read(request, boundary, place)
-                body = _validate_form(upload, schema)
+                place.begin()
+                body = await asyncio.to_thread(_validate_form, upload, schema)
                 yield body, _footage_of_form(upload, body, settings)
         elif kind == "application/json":
             with state.metrics.stage("read"):
                 data = await read_body(request, settings, place)
+                if len(data) > MAX_SMALL_BODY:  # smaller ones, such as a search by id, wait for no footage
+                    place.begin()
                 body = await asyncio.to_thread(_validate_json, data, schema)
                 del data
+                if body.frames is not None and not place.begun:
+                    place.begin()
                 footage = await asyncio.to_thread(_footage_of_json, body, settings)
             yield body.model_copy(update={"frames": None}), footage  # the base64 text need not stay in memory
         else:
@@ -75,32 +82,32 @@ async def read_json(request: Request, schema: type[BodyT], state: State) -> Body
     )
     with state.admission.enter() as place:
         data = await read_body(request, limits, place)
-    return _validate_json(data, schema)
+        return await asyncio.to_thread(_validate_json, data, schema)
 
 
-def _validate_json(data: bytearray, schema: type[BodyT]) -> BodyT:
+def _validate_json(data: bytes | bytearray, schema: type[BodyT]) -> BodyT:
     if not data.strip():
         raise Problem("malformed", "the body is empty")
+    if data.count(b",") + data.count(b":") > MAX_JSON_VALUES:
+        raise Problem.of_field("body", f"more than {MAX_JSON_VALUES} values", "too-large")
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:
         raise malformed(error) from None
 
 
-def _validate_form(upload: Upload, schema: type[TrackletT]) -> TrackletT:
+def _validate_form(upload: Upload, schema: type[FootageT]) -> FootageT:
     values: dict[str, Any] = dict(upload.fields)
     for name in schema.FORM_JSON & values.keys():
         try:
             values[name] = from_json(values[name])
         except ValueError as error:
             raise Problem.of_field(name, f"not JSON: {error}") from None
-    try:
-        return schema.model_validate(values, strict=False)  # the other fields are text: "5" is the number here
-    except ValidationError as error:
-        raise malformed(error) from None
+    # As JSON again, so that a form and a JSON body are judged by one rule; NaN stays NaN, to be refused by it.
+    return _validate_json(to_json(values, inf_nan_mode="constants"), schema)
 
 
-def _footage_of_form(upload: Upload, body: TrackletBody, settings: Settings) -> Footage | None:
+def _footage_of_form(upload: Upload, body: FootageBody, settings: Settings) -> Footage | None:
     _check_metadata(body, settings)
     if not upload.frames and not upload.video:
         _refuse_lone_boxes(body)
@@ -108,7 +115,7 @@ def _footage_of_form(upload: Upload, body: TrackletBody, settings: Settings) -> 
     return Footage(upload.frames, upload.video, body.boxes)
 
 
-def _footage_of_json(body: TrackletBody, settings: Settings) -> Footage | None:
+def _footage_of_json(body: FootageBody, settings: Settings) -> Footage | None:
     _check_metadata(body, settings)
     if body.frames is None:
         _refuse_lone_boxes(body)
@@ -127,7 +134,9 @@ def _footage_of_json(body: TrackletBody, settings: Settings) -> Footage | None:
     return Footage(frames, None, body.boxes)
 
 
-def _check_metadata(body: TrackletBody, settings: Settings) -> None:
+def _check_metadata(body: FootageBody, settings: Settings) -> None:
+    if not isinstance(body, TrackletBody):
+        return
     size = len(json.dumps(body.metadata).encode())
     if size > settings.max_metadata_bytes:
         raise Problem.of_field(
@@ -135,6 +144,6 @@ def _check_metadata(body: TrackletBody, settings: Settings) -> None:
         )
 
 
-def _refuse_lone_boxes(body: TrackletBody) -> None:
+def _refuse_lone_boxes(body: FootageBody) -> None:
     if body.boxes is not None:
         raise Problem.of_field("boxes", "there are no frames and no video that they could be cut from")

@@ -28,6 +28,9 @@ class Metrics:
         self.stages = Histogram(
             "not3d_stage_seconds", "Time in one stage of a request", ["stage"], buckets=_SECONDS, registry=registry
         )
+        self.open_requests = Gauge(
+            "not3d_open_requests", "Requests whose body is on its way or being answered", registry=registry
+        )
         self.pending_requests = Gauge(
             "not3d_pending_requests", "Requests with footage that are being answered", registry=registry
         )

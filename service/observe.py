@@ -1,5 +1,6 @@
 """Around every request: its id, its line in the log, its place in the metrics, and the answer where all else failed."""
 
+import asyncio
 import logging
 import re
 import time
@@ -14,6 +15,8 @@ from service.metrics import Metrics
 from service.problems import Problem
 
 __all__ = ["Observe"]
+
+STOPPING_RETRY_SECONDS = 5
 
 log = logging.getLogger("not3d.access")
 
@@ -46,6 +49,13 @@ class Observe:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server ends what it cannot finish in time when it stops; the client hears so.
+            if status is not None:
+                raise
+            header = {"Retry-After": str(STOPPING_RETRY_SECONDS)}
+            problem = Problem("not-ready", "the service stopped before it had an answer; send it again", headers=header)
+            await problem.answer(Request(scope))(scope, receive, send_with_id)
         except Exception:
             # The last line: what nobody expected is logged under the request's id, and the client is told no more.
             log.exception("the request failed")
@@ -65,5 +75,5 @@ class Observe:
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        quiet = route in {"/livez", "/readyz", "/metrics"} and status < 400
+        quiet = route in {"/livez", "/readyz", "/metrics"} and status in {200, 503}  # 503: not ready yet
         log.log(logging.DEBUG if quiet else logging.INFO, "answered", extra={"facts": facts})

@@ -14,6 +14,8 @@ __all__ = ["Fault", "Problem", "ProblemDocument", "add_problem_handlers", "fault
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_FAULTS: Final = 2000
+MAX_SCHEMA_FAULTS: Final = 200
+"""Of a body that does not fit its schema; pydantic makes an object of each, and a body can have a million."""
 
 KINDS: Final[dict[str, tuple[int, str]]] = {
     "malformed": (400, "The request is malformed"),
@@ -115,12 +117,15 @@ def faults_of(errors: Sequence[Any], skip: int = 0) -> list[Fault]:
     faults = []
     for error in errors:
         reason = "the field is unknown" if error["type"] == "extra_forbidden" else error["msg"]
+        reason = reason.removeprefix("Value error, ")  # pydantic's words, not ours
         faults.append(Fault(field=field_name(error["loc"][skip:]) or "body", reason=reason))
     return faults
 
 
 def malformed(error: ValidationError) -> Problem:
     """The problem of a body that does not fit its schema."""
+    if error.error_count() > MAX_SCHEMA_FAULTS:
+        return _malformed([Fault(field="body", reason=f"{error.error_count()} faults, too many to list")])
     return _malformed(faults_of(error.errors(include_url=False, include_context=False, include_input=False)))
 
 

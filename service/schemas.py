@@ -1,12 +1,13 @@
 """The bodies of requests and answers, as `docs/openapi.json` shows them."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from model.spec import BundleSpec
-from service.fields import Answer, Body, Box, CameraId, Embedding, Metadata, Parameters, Timestamp
+from service.fields import MAX_ITEMS, Answer, Body, Box, CameraId, Embedding, Metadata, Parameters, Timestamp
 from service.gallery.records import Filter
 from service.ids import TrackletId
 
@@ -14,33 +15,50 @@ EncodedFrame = Annotated[str, Field(description="one JPEG, PNG or WebP file in b
 SpaceName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class TrackletBody(Body):
-    """What is said of a tracklet, beside its frames."""
+def _refuse_earlier(end: datetime | None, begin: datetime | None, name: str) -> datetime | None:
+    if end and begin and end < begin:
+        raise ValueError(f"is before {name}")
+    return end
 
-    FORM_JSON: ClassVar[frozenset[str]] = frozenset({"boxes", "metadata"})
-    """Fields whose text in a form is JSON."""
+
+class FootageBody(Body):
+    """A tracklet's footage and where it is from."""
+
+    FORM_JSON: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    """Fields whose text in a form is JSON; the others are text."""
     NOT_IN_FORMS: ClassVar[frozenset[str]] = frozenset({"frames", "embedding", "embedding_space"})
 
     id: TrackletId | None = None
     camera_id: CameraId | None = None
-    start_time: Timestamp | None = None
-    end_time: Timestamp | None = None
-    metadata: Metadata | None = None
     boxes: Annotated[
         list[Box] | None,
         Field(
+            fail_fast=True,
             min_length=1,
+            max_length=MAX_ITEMS,
             description="for full frames or a full video: one `[frame, x, y, w, h]` per tracklet frame, `frame` "
             "counted from 0, pixels; they are used in the order of their frames",
         ),
     ] = None
-    frames: Annotated[list[EncodedFrame] | None, Field(description="the tracklet's frames in time order")] = None
+    frames: Annotated[
+        list[EncodedFrame] | None,
+        Field(fail_fast=True, max_length=MAX_ITEMS, description="the tracklet's frames in time order"),
+    ] = None
 
-    @model_validator(mode="after")
-    def _check_times(self) -> Self:
-        if self.start_time and self.end_time and self.end_time < self.start_time:
-            raise ValueError("end_time is before start_time")
-        return self
+
+class TrackletBody(FootageBody):
+    """What is kept of a tracklet, beside its embedding."""
+
+    FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {"metadata"}
+
+    start_time: Timestamp | None = None
+    end_time: Timestamp | None = None
+    metadata: Metadata | None = None
+
+    @field_validator("end_time")
+    @classmethod
+    def _check_times(cls, end: datetime | None, info: ValidationInfo) -> datetime | None:
+        return _refuse_earlier(end, info.data.get("start_time"), "start_time")
 
 
 class EmbedBody(TrackletBody):
@@ -63,11 +81,10 @@ class FilterBody(Body):
     before: Timestamp | None = None
     metadata: Annotated[Metadata, Field(description="equality of every key given")] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _check_times(self) -> Self:
-        if self.after and self.before and self.before < self.after:
-            raise ValueError("before is earlier than after")
-        return self
+    @field_validator("before")
+    @classmethod
+    def _check_times(cls, before: datetime | None, info: ValidationInfo) -> datetime | None:
+        return _refuse_earlier(before, info.data.get("after"), "after")
 
     def to_filter(self, *, exclude_cameras: tuple[str, ...] = (), exclude_ids: tuple[str, ...] = ()) -> Filter:
         """The gallery's filter, with more that is left out."""
@@ -81,10 +98,12 @@ class FilterBody(Body):
         )
 
 
-class SearchBody(TrackletBody):
+class SearchBody(FootageBody):
     """`POST /search`: frames, an embedding, or the id of an enrolled tracklet, and how to search."""
 
-    FORM_JSON: ClassVar[frozenset[str]] = TrackletBody.FORM_JSON | {"filter"}
+    FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {
+        *("filter", "top_k", "min_score", "exclude_same_camera", "rerank")
+    }
 
     embedding: Embedding | None = None
     embedding_space: SpaceName | None = None
@@ -125,6 +144,11 @@ class ListQuery(Parameters):
     before: Timestamp | None = None
     limit: Annotated[int, Field(ge=1)] = 100
     cursor: Annotated[str | None, Field(min_length=1, max_length=512)] = None
+
+    @field_validator("before")
+    @classmethod
+    def _check_times(cls, before: datetime | None, info: ValidationInfo) -> datetime | None:
+        return _refuse_earlier(before, info.data.get("after"), "after")
 
 
 class RejectedFrame(Answer):

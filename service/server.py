@@ -21,7 +21,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         SystemExit: with a message for an environment variable that names no setting, and where the bundle, the engine,
-            its self-test or the gallery fails; with 3 where the address cannot be used.
+            its self-test or the gallery fails, or the address cannot be used.
     """
     if unknown := find_unknown_variables(os.environ):
         raise SystemExit(f"not3d: {'; '.join(unknown)}")
@@ -48,6 +48,9 @@ def serve(settings: Settings) -> None:
     app.state.service.on_failure = stop
     try:
         asyncio.run(server.serve())
+    except SystemExit:  # how the server ends where it cannot bind; its reason is in the log
+        address = f"{settings.host}:{settings.port}"
+        raise SystemExit(f"not3d: cannot listen at {address}; is another program using it?") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     max_frame_bytes: Annotated[Count, Field(description="of one encoded frame")] = 20_000_000
     max_pixels: Annotated[Count, Field(description="width times height of one frame")] = 25_000_000
-    max_request_pixels: Annotated[Count, Field(description="of all frames that one request makes decode")] = 10**10
+    max_request_pixels: Annotated[Count, Field(description="of all frames that one request makes decode")] = 2 * 10**9
     max_side: Annotated[Count, Field(description="of a frame, in pixels")] = 16_384
     min_side: Annotated[Count, Field(description="of a frame, or of what a box leaves of one, in pixels")] = 8
     min_usable_share: Annotated[float, Field(gt=0, le=1, description="of a tracklet's frames, else it is refused")] = (

@@ -12,7 +12,7 @@ from fastapi import Request
 from service.admission import Admission
 from service.gallery.records import DiskFull, DuplicateId, InvalidArgument
 from service.metrics import Metrics
-from service.problems import Problem
+from service.problems import Fault, Problem
 from service.settings import Settings
 from service.startup import Loaded, Startup
 
@@ -77,7 +77,7 @@ class State:
         except DuplicateId as error:
             raise Problem.of_field("id", str(error), "duplicate-id") from None
         except InvalidArgument as error:
-            raise Problem("malformed", str(error)) from None
+            raise Problem("malformed", str(error), errors=[Fault(field=error.argument, reason=str(error))]) from None
         except DiskFull as error:
             raise Problem("disk-full", str(error)) from None
 

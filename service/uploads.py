@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ __all__ = ["Upload", "content_type", "read_body", "read_form"]
 MAX_OTHER_PARTS = 64
 """Parts of a form beside frames; there are about a dozen field names."""
 FLUSH_BYTES = 1024 * 1024
+SLOWEST = 16 * 1024
+"""Bytes per second that a body must average once it has taken `read_seconds`; a byte a minute holds no place."""
 
 
 @dataclass
@@ -205,7 +208,7 @@ async def _chunks(request: Request, settings: Settings, place: Place) -> AsyncIt
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise Problem("too-large", f"the request has {declared} bytes, at most {limit} are allowed")
-    total = 0
+    total, start = 0, time.monotonic()
     stream = request.stream()
     while True:
         try:
@@ -218,5 +221,8 @@ async def _chunks(request: Request, settings: Settings, place: Place) -> AsyncIt
         total += len(chunk)
         if total > limit:
             raise Problem("too-large", f"the request has over {limit} bytes")
+        seconds = time.monotonic() - start
+        if seconds > settings.read_seconds and total < seconds * SLOWEST:
+            raise Problem("too-slow", f"{total} bytes in {seconds:.0f} seconds")
         place.grow(len(chunk))
         yield chunk

@@ -103,7 +103,15 @@ class GalleryError(Exception):
 
 
 class InvalidArgument(GalleryError, ValueError):  # noqa: N818
-    """The caller passed something no gallery accepts: a vector of another length, NaN, a broken cursor."""
+    """The caller passed something no gallery accepts: a vector of another length, NaN, a broken cursor.
+
+    The message begins with the argument's name.
+    """
+
+    @property
+    def argument(self) -> str:
+        """Which argument it is."""
+        return str(self).partition(" ")[0]
 
 
 class EmptyFilter(InvalidArgument):

@@ -159,7 +159,7 @@ def test_every_bad_frame_is_named_when_too_few_are_left(shared: Live) -> None:
         ({"camera_id": "x" * 129}, "camera_id"),
         ({"start_time": "noon"}, "start_time"),
         ({"start_time": "2024-05-01T12:00:00"}, "start_time"),
-        ({"start_time": "2024-05-01T12:00:01Z", "end_time": "2024-05-01T12:00:00Z"}, "body"),
+        ({"start_time": "2024-05-01T12:00:01Z", "end_time": "2024-05-01T12:00:00Z"}, "end_time"),
         ({"metadata": "[1]"}, "metadata"),
         ({"metadata": '{"a": NaN}'}, "metadata.a"),
         ({"metadata": "{"}, "metadata"),
@@ -248,3 +248,52 @@ def test_methods_that_are_not_there(shared: Live) -> None:
     answer = shared.client.get("/embed")
     check_problem(answer, 405, "method-not-allowed")
     assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("boxes", ['[["0","0","0","50","50"]]', "[[true,0,0,50,50]]"])
+def test_a_form_is_judged_as_strictly_as_a_json_body(shared: Live, boxes: str) -> None:
+    check_problem(embed(shared, tracklet(1, 1), boxes=boxes), 400, "malformed", field="boxes[0][0]")
+
+
+@pytest.mark.parametrize("option", [{"rerank": "False"}, {"top_k": "five"}, {"top_k": '"5"'}, {"min_score": "NaN"}])
+def test_options_in_a_form_are_json_values(shared: Live, option: dict[str, str]) -> None:
+    answer = shared.client.post("/search", files=form(tracklet(1, 1)), data=option)
+    check_problem(answer, 400, "malformed", field=next(iter(option)))
+
+
+@pytest.mark.parametrize("name", ["metadata", "start_time", "end_time"])
+def test_a_query_has_no_metadata_that_could_be_mistaken_for_a_filter(shared: Live, name: str) -> None:
+    value = {"site": "a"} if name == "metadata" else "2024-05-01T12:00:00Z"
+    answer = shared.client.post("/search", json={"embedding": [1.0] * 32, name: value})
+    check_problem(answer, 400, "malformed", field=name)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"boxes":[' + b"0," * 200_000 + b"0]}", 400),
+        (b'{"frames":[' + b"0," * 200_000 + b"0]}", 400),
+        (b'{"frames":[' + b'"",' * 1_000_000 + b'""]}', 413),
+        (b"{" + b",".join(b'"k%d":0' % i for i in range(100_000)) + b"}", 400),
+    ],
+    ids=["boxes", "frames", "values", "fields"],
+)
+def test_a_million_faults_cost_no_more_than_one(shared: Live, content: bytes, status: int) -> None:
+    answer = shared.client.post("/embed", content=content, headers=JSON)
+    assert answer.status_code == status
+    assert len(answer.content) < 1000
+    assert answer.json()["errors"]
+
+
+def test_deep_metadata_is_refused_before_any_work(shared: Live) -> None:
+    deep = "[" * 70 + "]" * 70
+    answer = embed(shared, [b"no picture at all"], metadata=f'{{"a": {deep}}}')
+    check_problem(answer, 400, "malformed", field="metadata")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("cursor=bm90aGluZw", "cursor"), ("after=2024-05-02T00:00:00Z&before=2024-05-01T00:00:00Z", "before")],
+)
+def test_lists_name_the_parameter(shared: Live, query: str, field: str) -> None:
+    check_problem(shared.client.get(f"/gallery?{query}"), 400, "malformed", field=field)

@@ -1,10 +1,15 @@
+import asyncio
 import json
 import logging
 from uuid import UUID
 
 import pytest
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from service.logs import JsonFormatter, request_id
+from service.metrics import Metrics
+from service.observe import Observe
 from tests.service.live import Live, wait_for
 from tests.service.pictures import form, tracklet
 
@@ -54,3 +59,28 @@ def test_an_exception_is_logged_with_its_traceback() -> None:
     except ValueError as error:
         record = logging.makeLogRecord({"msg": "m", "exc_info": (ValueError, error, error.__traceback__)})
     assert "ValueError: why" in json.loads(JsonFormatter().format(record))["exception"]
+
+
+def test_a_request_cut_off_by_the_end_of_the_service_is_told_so() -> None:
+    async def never(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.sleep(60)
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def cut_off() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": [], "state": {}}
+        task = asyncio.create_task(Observe(never, Metrics())(scope, receive, send))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await task
+
+    asyncio.run(cut_off())
+    assert sent[0]["status"] == 503
+    assert Headers(raw=sent[0]["headers"])["retry-after"] == "5"
+    assert b"send it again" in sent[1]["body"]

@@ -77,7 +77,7 @@ def test_sigterm_finishes_accepted_requests_and_exits_with_0(bundle: Path, tmp_p
             head = "POST /embed HTTP/1.1\r\nHost: x\r\n"
             head += f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:2000])
-            wait_for(lambda: "not3d_pending_requests 1.0" in idle.get("/metrics").text)
+            wait_for(lambda: "not3d_open_requests 1.0" in idle.get("/metrics").text)
             process.send_signal(signal.SIGTERM)
             wait_for(lambda: not is_ready(url))
             assert process.poll() is None
@@ -174,7 +174,8 @@ def test_an_address_in_use(bundle: Path, tmp_path: Path) -> None:
         taken.listen()
         process, _ = start(bundle, tmp_path / "data", PORT=str(taken.getsockname()[1]))
         status, errors = end_of(process)
-    assert status == 3
+    assert status == 1
+    assert errors.strip().splitlines()[-1].startswith("not3d: cannot listen at 127.0.0.1:")
     assert "address already in use" in errors
 
 
