@@ -47,7 +47,7 @@ class Absent:
         if name.split(".")[0] in {"torch", "torchvision", "onnx", "scipy"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
-import not3d.cli, not3d.demo, not3d.client, service.app, service.server
+import not3d.cli, not3d.commands.app, not3d.demo, not3d.client, service.app, service.server
 import model.engines.onnx_runtime, model.engines.openvino_engine
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
