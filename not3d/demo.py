@@ -32,8 +32,8 @@ from training.datasets.mars import MarsError, is_mars, read_mars
 from training.datasets.synthetic import write_synthetic
 
 PEOPLE, CAMERAS, FRAMES = 8, 3, 8
-# One of the seeds whose picture, which is of the first query, shows the usual case: a right first answer. Over seeds 1
-# to 9 the bundled model's first answer is right for 5 to 8 of the 8 queries, 62 of 72 in all; the demo prints its count.
+# A seed whose picture, which is of the first query, shows the usual case: a right first answer. Over seeds 1 to 9 the
+# bundled model is right for 5 to 8 of the 8 queries, 62 of 72 in all; the demo prints its own count.
 SEED = 7
 DRAWN = Path("demo-data") / f"seed-{SEED}-people-{PEOPLE}-cameras-{CAMERAS}-frames-{FRAMES}"
 """Where the people are drawn. All that decides what is drawn is in the name, so others are never among them."""
