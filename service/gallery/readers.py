@@ -36,11 +36,18 @@ class Readers:
                 connection.execute("BEGIN")
                 yield connection
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                self._give_back(connection)
+                self._end(connection)
         except sqlite3.Error as error:
             raise translate(error, self._directory) from error
+
+    def _end(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        self._give_back(connection)
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lock:
