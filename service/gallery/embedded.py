@@ -35,6 +35,8 @@ from service.gallery.writer import Change, Work, Writer
 T = TypeVar("T")
 
 _CURSOR_MARK = b"after:"
+_MAX_OVERTAKEN = 10
+"""Snapshots that a search takes beside the writers, before it holds them up."""
 
 
 class EmbeddedGallery:
@@ -164,21 +166,13 @@ class EmbeddedGallery:
             raise InvalidArgument("embedding is all zeros, which has no direction")
         if top_k < 1:
             raise InvalidArgument(f"top_k is {top_k}, not a positive number")
-        while True:
-            with self._readers.snapshot() as connection:
-                selection = _select(connection, filter)
-                version = rows.version_of(connection)
-                candidates = self._index.search(query, top_k, selection, version)
-                if candidates is None:
-                    continue  # a commit overtook this snapshot of the database: take a newer one
-                scores = dict(zip(candidates.numbers.tolist(), candidates.scores.tolist(), strict=True))
-                if min_score is not None:
-                    scores = {number: score for number, score in scores.items() if score >= min_score}
-                ids = rows.ids_of(connection, list(scores))
-                ranked = sorted(scores, key=lambda number: (-scores[number], ids[number]))[:top_k]
-                found = rows.by_number(connection, ranked)
-            hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
-            return SearchResult(hits, candidates.searched, self._index.exact)
+        for _ in range(_MAX_OVERTAKEN):
+            if (found := self._search(query, top_k, filter, min_score)) is not None:
+                return found
+        with self._writer.paused():  # under a stream of commits, each of which was faster than the search
+            if (found := self._search(query, top_k, filter, min_score)) is not None:
+                return found
+        raise GalleryError("the search index is ahead of the database: restart the service")
 
     def erase(self, filter: Filter, *, dry_run: bool) -> Erasure:  # noqa: A002
         """Remove every record that passes `filter`. Raises `EmptyFilter` where that would be all of them.
@@ -221,6 +215,29 @@ class EmbeddedGallery:
             self._readers.close()
             self._writer.close()
             self._resources.close()
+
+    def _search(
+        self,
+        query: NDArray[np.float32],
+        top_k: int,
+        filter: Filter,  # noqa: A002
+        min_score: float | None,
+    ) -> SearchResult | None:
+        """Search one snapshot of the database; `None` where a commit overtook it, so that the index is newer."""
+        with self._readers.snapshot() as connection:
+            selection = _select(connection, filter)
+            version = rows.version_of(connection)
+            candidates = self._index.search(query, top_k, selection, version)
+            if candidates is None:
+                return None
+            scores = dict(zip(candidates.numbers.tolist(), candidates.scores.tolist(), strict=True))
+            if min_score is not None:
+                scores = {number: score for number, score in scores.items() if score >= min_score}
+            ids = rows.ids_of(connection, list(scores))
+            ranked = sorted(scores, key=lambda number: (-scores[number], ids[number]))[:top_k]
+            found = rows.by_number(connection, ranked)
+        hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
+        return SearchResult(hits, candidates.searched, self._index.exact)
 
     def _change(self, work: Work[T]) -> T:
         # An index that lost a change would never catch up with the versions to come.

@@ -3,7 +3,8 @@
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,18 +130,25 @@ class Writer:
         Waits some seconds for readers of older states. Where that is not enough or fails, the changes are kept all the
         same and the log is emptied at a later commit or at the end, so it is only logged.
         """
+        with self.paused():
+            try:
+                busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
+                if busy:
+                    log.warning(
+                        "readers kept the write-ahead log in %s from being emptied; it will be later", self._directory
+                    )
+            except sqlite3.Error as error:
+                log.warning("the write-ahead log could not be emptied now: %s", translate(error, self._directory))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Wait for the transaction under way, and let none begin until the block ends: `committed` knows them all."""
         with self._condition:
             while self._led:
                 self._condition.wait()
             self._led = True
         try:
-            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
-            if busy:
-                log.warning(
-                    "readers kept the write-ahead log in %s from being emptied; it will be later", self._directory
-                )
-        except sqlite3.Error as error:
-            log.warning("the write-ahead log could not be emptied now: %s", translate(error, self._directory))
+            yield
         finally:
             with self._condition:
                 self._led = False

@@ -3,8 +3,9 @@
 import sqlite3
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from service.gallery import (
     GalleryError,
     InvalidArgument,
 )
+from service.gallery.index import Index
 from tests.service.gallery.samples import DIMENSION, assert_same, at, enrol, open_gallery, record, vector
 
 
@@ -363,6 +365,28 @@ def test_searches_see_whole_replacements_while_writers_write(gallery: EmbeddedGa
         finally:
             stop.set()
         writing.result(timeout=60)
+
+
+def test_a_search_that_commits_keep_overtaking_comes_to_its_end(
+    gallery: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the database and the one at the index, there is always a commit: as long as one can be."""
+    gallery.add(record("r"))
+    search, commits = type(gallery._index).search, 0
+    with ThreadPoolExecutor(1) as pool:
+
+        def overtaken(index: Index, *arguments: Any) -> Any:
+            nonlocal commits
+            commits += 1
+            wait([pool.submit(gallery.put, record(f"w{commits}"))], timeout=0.5)
+            return search(index, *arguments)
+
+        monkeypatch.setattr(type(gallery._index), "search", overtaken)
+        found = gallery.search(vector("r"), 100)
+    assert 1 < commits < 100
+    # Of the writer that was held up, the search saw nothing; it went on afterwards.
+    assert sorted(hit.record.id for hit in found.hits) == sorted(["r", *(f"w{n}" for n in range(1, commits))])
+    assert gallery.count() == commits + 1
 
 
 def test_an_error_of_the_database_comes_out_as_the_gallerys_own(gallery: EmbeddedGallery, tmp_path: Path) -> None:
