@@ -1,4 +1,8 @@
-"""Videos: only the frames that are needed leave the decoder, one at a time; memory does not grow with the video."""
+"""Videos: only the frames that are needed leave the decoder, one at a time; memory does not grow with the video.
+
+What is damaged inside an otherwise whole file is not detected: the decoder conceals it with what it has of the frames
+before, and reports such frames as good ones. Its option `err_detect` makes no difference through OpenCV.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
