@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeVar
 
 import numpy as np
@@ -60,8 +61,9 @@ class Embedder:
         await self._in_pool(lambda: check_footage(footage, settings, spec.clip_length))
         samples = read_samples(footage, settings, spec.frame_height, spec.frame_width)
         flow = _Flow(self._batcher, spec, settings, footage)
+        given_up = threading.Event()
         try:
-            while piece := await self._in_pool(lambda: self._decode(samples)):
+            while piece := await self._in_pool(lambda: self._decode(samples, given_up), given_up):
                 await flow.take(piece)
             embedded = await flow.finish()
         finally:
@@ -76,16 +78,19 @@ class Embedder:
         self._decoders.shutdown(wait=True)
         self._batcher.close()
 
-    def _decode(self, samples: Iterator[Sample]) -> list[Sample]:
+    def _decode(self, samples: Iterator[Sample], given_up: threading.Event) -> list[Sample]:
         with self._metrics.stage("decode"):
-            return list(islice(samples, self._spec.clip_length * self._settings.max_batch))
+            wanted = islice(samples, self._spec.clip_length * self._settings.max_batch)
+            return list(takewhile(lambda _: not given_up.is_set(), wanted))
 
-    async def _in_pool(self, function: Callable[[], T]) -> T:
+    async def _in_pool(self, function: Callable[[], T], given_up: threading.Event | None = None) -> T:
         job = self._decoders.submit(function)
         future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            if given_up:
+                given_up.set()
             if not job.cancel():  # its thread still reads the footage, which must not be closed under it
                 await asyncio.wait([future])
             raise

@@ -1,6 +1,7 @@
 """The process: a socket, signals, and an exit status that says how it went."""
 
 import asyncio
+import logging
 import os
 import signal
 from types import FrameType
@@ -10,8 +11,11 @@ import uvicorn
 from service.app import create_app
 from service.logs import configure_logs
 from service.settings import Settings, find_unknown_variables
+from service.state import State
 
 __all__ = ["serve"]
+
+log = logging.getLogger("not3d.service")
 
 
 def serve(settings: Settings) -> None:
@@ -47,7 +51,7 @@ def serve(settings: Settings) -> None:
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     app.state.service.on_failure = stop
     try:
-        asyncio.run(server.serve())
+        asyncio.run(_run(server, app.state.service))
     except SystemExit:  # how the server ends where it cannot bind; its reason is in the log
         address = f"{settings.host}:{settings.port}"
         raise SystemExit(f"not3d: cannot listen at {address}; is another program using it?") from None
@@ -56,3 +60,12 @@ def serve(settings: Settings) -> None:
             signal.signal(number, handler)
     if error := app.state.service.startup.error:
         raise SystemExit(f"not3d: cannot start: {error}")
+
+
+async def _run(server: uvicorn.Server, state: State) -> None:
+    await server.serve()
+    if state.stuck:
+        # Python would wait for the thread, however long its step takes; the gallery is closed and nothing is lost.
+        log.warning("ended beside work of a request that was given up")
+        logging.shutdown()
+        os._exit(0)

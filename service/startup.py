@@ -60,11 +60,15 @@ class Startup:
         log.error("cannot start: %s", reason)
         self.error = reason
 
-    def close(self) -> None:
-        """Let go of everything; requests must have been answered."""
+    def close_embedder(self) -> None:
+        """Finish what decoders and engine have begun."""
         if self.loaded:
             self._metrics.ready.set(0)
             self.loaded.embedder.close()
+
+    def close_gallery(self) -> None:
+        """Save the index and let go of the directory; no call of the gallery may be under way."""
+        if self.loaded:
             self.loaded.gallery.close()
 
     def _load(self) -> Loaded:

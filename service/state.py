@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 STARTING_RETRY_SECONDS = 2
 GALLERY_THREADS = 8
+CLOSE_SECONDS = 5.0
+"""What decoders and engine get to end the step they are in, when the time for accepted requests is over."""
 
 log = logging.getLogger("not3d.service")
 
@@ -39,6 +41,8 @@ class State:
         self._start: asyncio.Task[None] | None = None
         self.on_failure: Callable[[], None] = lambda: None
         """Called in the event loop when the service cannot start."""
+        self.stuck = False
+        """After `end`: whether a decoder or the engine is still at work for a request that was given up."""
 
     def begin(self) -> None:
         """Start loading; returns at once."""
@@ -46,11 +50,14 @@ class State:
         self._start.add_done_callback(self._on_started)
 
     async def end(self) -> None:
-        """Stop, once every request has been answered."""
+        """Stop, once every request has been answered. The gallery is closed whatever else is `stuck`."""
         if self._start:
             await asyncio.wait([self._start])
+        closing = asyncio.create_task(asyncio.to_thread(self.startup.close_embedder))
+        _, unfinished = await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+        self.stuck = bool(unfinished)
         await asyncio.to_thread(self._gallery_threads.shutdown)
-        await asyncio.to_thread(self.startup.close)
+        await asyncio.to_thread(self.startup.close_gallery)
 
     def ready(self) -> Loaded:
         """Model and gallery.

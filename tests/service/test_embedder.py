@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import service.footage
 from model.bundle import Bundle
 from model.engines import Engine, EngineError, open_engine
 from service.embedder import Embedder
@@ -104,3 +106,27 @@ async def test_a_cancelled_tracklet_leaves_nothing_behind(parts: Parts) -> None:
         await task
     assert parts.count("not3d_queued_clips") == 0
     assert (await parts.embedder.embed(Footage(tracklet(1, 1)))).frames == 1
+
+
+async def test_a_request_that_is_given_up_decodes_no_further_frame(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, may_go_on = 0, threading.Event()
+
+    def counted(data: bytes, settings: Settings) -> object:
+        nonlocal decoded
+        decoded += 1
+        assert may_go_on.wait(20)
+        return decode(data, settings)
+
+    decode = service.footage._decode
+    monkeypatch.setattr(service.footage, "_decode", counted)
+    task = asyncio.create_task(parts.embedder.embed(Footage(tracklet(1, 8))))
+    while not decoded:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0)  # so that it has heard of it
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert decoded == 1

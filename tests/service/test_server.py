@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+from service.state import CLOSE_SECONDS
 from tests.bundles import make_bundle
 from tests.service.live import PATIENCE, wait_for
 from tests.service.pictures import form, tracklet
@@ -27,7 +29,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(bundle: Path, data_dir: Path, **settings: str) -> tuple[subprocess.Popen[str], str]:
+def start(bundle: Path, data_dir: Path, command: str = COMMAND, **settings: str) -> tuple[subprocess.Popen[str], str]:
     """The process, and its address."""
     port = free_port()
     variables = {"BUNDLE": str(bundle), "DATA_DIR": str(data_dir), "PORT": str(port), "ENGINE": "onnxruntime"}
@@ -35,7 +37,12 @@ def start(bundle: Path, data_dir: Path, **settings: str) -> tuple[subprocess.Pop
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
     environment |= {f"NOT3D_{name}": value for name, value in variables.items()} | {"PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND], env=environment, stderr=subprocess.PIPE, text=True, cwd=data_dir.parent
+        [sys.executable, "-c", command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=data_dir.parent,
     )
     return process, f"http://127.0.0.1:{port}"
 
@@ -177,6 +184,47 @@ def test_an_address_in_use(bundle: Path, tmp_path: Path) -> None:
     assert status == 1
     assert errors.strip().splitlines()[-1].startswith("not3d: cannot listen at 127.0.0.1:")
     assert "address already in use" in errors
+
+
+STUCK_COMMAND = """
+import threading, time
+import service.footage
+from service.server import serve
+from service.settings import Settings
+
+def stuck(data, settings):
+    print("decoding", flush=True)
+    time.sleep(600)
+
+service.footage._decode = stuck
+serve(Settings())
+"""
+
+
+def test_a_decoder_that_does_not_end_holds_up_nothing(bundle: Path, tmp_path: Path) -> None:
+    """Time for accepted requests is over, and a thread cannot be stopped: the process ends all the same, in order."""
+    process, url = start(bundle, tmp_path / "data", STUCK_COMMAND, DRAIN_SECONDS="1")
+    try:
+        wait_for(lambda: is_ready(url), 60)
+        connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30)
+        request = httpx.Client().build_request("POST", url + "/embed", files=form(tracklet(1, 1)))
+        body = request.read()
+        head = f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: {request.headers['content-type']}\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert process.stdout
+        assert process.stdout.readline() == "decoding\n"
+        process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        status, errors = end_of(process)
+        assert time.monotonic() - begun < 1 + CLOSE_SECONDS + 5
+        assert status == 0, errors
+        assert "given up" in errors.splitlines()[-1]
+        connection.close()
+    finally:
+        process.kill()
+        process.communicate()
+    with running(bundle, tmp_path / "data") as (_, url):
+        assert httpx.get(f"{url}/gallery").json()["items"] == []
 
 
 def test_the_service_does_not_load_torch() -> None:
