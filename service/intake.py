@@ -16,7 +16,7 @@ from service.fields import Body
 from service.footage import Footage
 from service.problems import Problem, malformed
 from service.schemas import FootageBody, TrackletBody
-from service.settings import Settings
+from service.settings import JSON_WEIGHT, Settings
 from service.state import State
 from service.uploads import Upload, content_type, read_body, read_form
 
@@ -27,7 +27,7 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 MAX_SMALL_BODY = 1024 * 1024
 MAX_JSON_VALUES = 500_000
-"""Of one body. Parsed, the smallest value takes many times its bytes; base64 text has neither commas nor colons."""
+"""Of one body. Parsed, the smallest value takes many times its bytes; base64 text has none of the signs."""
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def receive(
                 yield body, _footage_of_form(upload, body, settings)
         elif kind == "application/json":
             with state.metrics.stage("read"):
-                data = await read_body(request, settings, place)
+                data = await read_body(request, settings, place, JSON_WEIGHT)
                 if len(data) > MAX_SMALL_BODY:  # smaller ones, such as a search by id, wait for no footage
                     place.begin()
                 body = await asyncio.to_thread(_validate_json, data, schema)
@@ -62,7 +62,8 @@ async def receive(
                 if body.frames is not None and not place.begun:
                     place.begin()
                 footage = await asyncio.to_thread(_footage_of_json, body, settings)
-            yield body.model_copy(update={"frames": None}), footage  # the base64 text need not stay in memory
+            body = body.model_copy(update={"frames": None})  # the base64 text need not stay in memory
+            yield body, footage
         else:
             wanted = "send multipart/form-data (with its boundary) or application/json"
             raise Problem("unsupported-content", f"{kind or 'no content type'}: {wanted}")
@@ -88,7 +89,7 @@ async def read_json(request: Request, schema: type[BodyT], state: State) -> Body
 def _validate_json(data: bytes | bytearray, schema: type[BodyT]) -> BodyT:
     if not data.strip():
         raise Problem("malformed", "the body is empty")
-    if data.count(b",") + data.count(b":") > MAX_JSON_VALUES:
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_JSON_VALUES:
         raise Problem.of_field("body", f"more than {MAX_JSON_VALUES} values", "too-large")
     try:
         return schema.model_validate_json(data)

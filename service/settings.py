@@ -18,6 +18,8 @@ PREFIX = "NOT3D_"
 CLIENT_VARIABLES = frozenset({"NOT3D_URL", "NOT3D_API_KEY", "NOT3D_PICTURES", "NOT3D_SHARED_DATA"})
 """Variables with the service's prefix that the command line's client and the tests read."""
 
+JSON_WEIGHT = 2
+"""A JSON body's bytes lie beside the text of its frames, later that text beside the decoded frames."""
 MIB = 2**20
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -93,8 +95,11 @@ class Settings(BaseSettings):
     def _check_limits(self) -> Self:
         if self.min_side > self.max_side:
             raise ValueError("min_side is larger than max_side")
-        if self.max_pending_bytes < self.max_request_bytes:
-            raise ValueError("max_pending_bytes is smaller than max_request_bytes, so the largest request never fits")
+        if self.max_pending_bytes < JSON_WEIGHT * self.max_request_bytes:
+            raise ValueError(
+                f"max_pending_bytes is smaller than {JSON_WEIGHT} times max_request_bytes, so the largest JSON body, "
+                "which is held as bytes and as text, never fits"
+            )
         return self
 
     @property

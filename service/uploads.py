@@ -43,14 +43,14 @@ def content_type(request: Request) -> tuple[str, bytes | None]:
     return name.decode("latin-1").lower(), options.get(b"boundary")
 
 
-async def read_body(request: Request, settings: Settings, place: Place) -> bytearray:
-    """The whole body in memory.
+async def read_body(request: Request, settings: Settings, place: Place, weight: int = 1) -> bytearray:
+    """The whole body in memory, where each of its bytes will take `weight`.
 
     Raises:
         Problem: 413 over the request's limit, 408 from a client that stalls, 503 where memory set aside is used up.
     """
     body = bytearray()
-    async for chunk in _chunks(request, settings, place):
+    async for chunk in _chunks(request, settings, place, weight):
         body += chunk
     return body
 
@@ -203,7 +203,7 @@ class FormReader:
             self._video.clear()
 
 
-async def _chunks(request: Request, settings: Settings, place: Place) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, settings: Settings, place: Place, weight: int = 1) -> AsyncIterator[bytes]:
     limit = settings.max_request_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -224,5 +224,5 @@ async def _chunks(request: Request, settings: Settings, place: Place) -> AsyncIt
         seconds = time.monotonic() - start
         if seconds > settings.read_seconds and total < seconds * SLOWEST:
             raise Problem("too-slow", f"{total} bytes in {seconds:.0f} seconds")
-        place.grow(len(chunk))
+        place.grow(weight * len(chunk))
         yield chunk

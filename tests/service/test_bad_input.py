@@ -275,8 +275,9 @@ def test_a_query_has_no_metadata_that_could_be_mistaken_for_a_filter(shared: Liv
         (b'{"frames":[' + b"0," * 200_000 + b"0]}", 400),
         (b'{"frames":[' + b'"",' * 1_000_000 + b'""]}', 413),
         (b"{" + b",".join(b'"k%d":0' % i for i in range(100_000)) + b"}", 400),
+        (b'{"metadata":{"a":[' + (b"[" * 60 + b"]" * 60 + b",") * 10_000 + b"0]}}", 413),
     ],
-    ids=["boxes", "frames", "values", "fields"],
+    ids=["boxes", "frames", "values", "fields", "levels"],
 )
 def test_a_million_faults_cost_no_more_than_one(shared: Live, content: bytes, status: int) -> None:
     answer = shared.client.post("/embed", content=content, headers=JSON)

@@ -19,7 +19,7 @@ def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
     """A service with small limits."""
     limits: dict[str, Any] = {
         "max_request_bytes": 300_000,
-        "max_pending_bytes": 400_000,
+        "max_pending_bytes": 600_000,
         "max_frame_bytes": 100_000,
         "max_field_bytes": 1000,
         "max_pending_requests": 3,
@@ -139,9 +139,21 @@ def test_clients_that_are_sending_keep_nobody_out(small: Live) -> None:
 
 def test_bytes_of_all_requests_together_are_bounded(small: Live) -> None:
     wait_for(lambda: "not3d_pending_bytes 0.0" in small.client.get("/metrics").text)
-    with connect(small, part("video", bytes(250_000)), 290_000):
-        wait_for(lambda: "not3d_pending_bytes 25" in small.client.get("/metrics").text)
+    video = part("video", bytes(250_000))
+    with connect(small, video, 290_000), connect(small, video, 290_000):
+        wait_for(lambda: "not3d_pending_bytes 500" in small.client.get("/metrics").text)
         frames = form([bytes(90_000), bytes(90_000)])
         check_problem(small.client.post("/embed", files=frames), 503, "busy")
     wait_for(lambda: "not3d_pending_bytes 0.0" in small.client.get("/metrics").text)
     assert 'not3d_refused_total{reason="bytes"} 1.0' in small.client.get("/metrics").text
+
+
+def test_a_json_body_counts_for_its_bytes_and_its_text(small: Live) -> None:
+    """With a video of 250 000 bytes on its way, there is room for as many in a form, but not as JSON."""
+    wait_for(lambda: "not3d_pending_bytes 0.0" in small.client.get("/metrics").text)
+    with connect(small, part("video", bytes(250_000)), 290_000):
+        wait_for(lambda: "not3d_pending_bytes 250" in small.client.get("/metrics").text)
+        body = {"frames": ["A" * 200_000]}
+        check_problem(small.client.post("/embed", json=body), 503, "busy")
+        frames = [bytes(66_000)] * 3
+        check_problem(small.client.post("/embed", files=form(frames)), 415, "unsupported-content")
