@@ -1,5 +1,6 @@
 """Every error as a problem document (RFC 9457) that names the field or the frame at fault."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
@@ -16,6 +17,17 @@ MEDIA_TYPE: Final = "application/problem+json"
 MAX_FAULTS: Final = 2000
 MAX_SCHEMA_FAULTS: Final = 200
 """Of a body that does not fit its schema; pydantic makes an object of each, and a body can have a million."""
+
+_REASONS: Final[dict[str, str]] = {
+    "extra_forbidden": "the field is unknown",
+    "missing": "is missing",
+    "list_type": "should be an array",
+    "tuple_type": "should be an array",
+    "dict_type": "should be an object",
+    "model_type": "should be an object",
+}
+"""Pydantic's kinds of error that it tells in terms of Python or of itself."""
+_PYTHON: Final = re.compile("^Value error, |^(List|Tuple|Dictionary) (?=should)| after validation")
 
 KINDS: Final[dict[str, tuple[int, str]]] = {
     "malformed": (400, "The request is malformed"),
@@ -116,8 +128,7 @@ def faults_of(errors: Sequence[Any], skip: int = 0) -> list[Fault]:
     """Pydantic's list of errors as faults; `skip` leaves out the first parts of each location ("query", "path")."""
     faults = []
     for error in errors:
-        reason = "the field is unknown" if error["type"] == "extra_forbidden" else error["msg"]
-        reason = reason.removeprefix("Value error, ")  # pydantic's words, not ours
+        reason = _REASONS.get(error["type"]) or _PYTHON.sub("", error["msg"])
         faults.append(Fault(field=field_name(error["loc"][skip:]) or "body", reason=reason))
     return faults
 

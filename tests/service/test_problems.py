@@ -18,6 +18,29 @@ def test_fields_are_named_as_people_write_them() -> None:
     assert field_name(()) == ""
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"boxes": [1]},
+        {"boxes": {}},
+        {"boxes": []},
+        {"boxes": [[0, 0, 0, 9]]},
+        {"boxes": [[0, 0, 0, 9, 9, 9]]},
+        {"metadata": []},
+        {"metadata": {"a": 2**64}},
+        {"end_time": "noon"},
+        {"filter": 1},
+    ],
+)
+def test_faults_are_told_in_the_words_of_json(shared: Live, body: dict[str, Any]) -> None:
+    path = "/search" if "filter" in body else "/embed"
+    errors = check_problem(shared.client.post(path, json=body), 400, "malformed")["errors"]
+    assert {fault["field"].partition("[")[0] for fault in errors} == set(body)
+    text = " ".join(fault["reason"] for fault in errors)
+    for word in ("Value error", "uple", "list", "List", "ictionary", "validation", "Body", "instance"):
+        assert word not in text
+
+
 def test_every_kind_has_an_error_status() -> None:
     assert all(400 <= status < 600 and title for status, title in KINDS.values())
 
