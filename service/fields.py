@@ -2,8 +2,9 @@
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +31,9 @@ class Body(BaseModel):
     """What a client sends: unknown fields are refused, and no type is guessed (`"5"` is no number in JSON)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    ELSEWHERE: ClassVar[Mapping[str, str]] = {}
+    """Fields that people look for here, and where they belong."""
 
 
 class Parameters(BaseModel):

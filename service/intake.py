@@ -45,7 +45,7 @@ async def receive(
     with state.admission.enter() as place:
         kind, boundary = content_type(request)
         if kind == "multipart/form-data" and boundary:
-            names = schema.model_fields.keys() - schema.NOT_IN_FORMS
+            names = (schema.model_fields.keys() - schema.NOT_IN_FORMS) | schema.ELSEWHERE.keys()
             with read_form(names, settings) as reader:
                 with state.metrics.stage("read"):
                     upload = await reader.read(request, boundary, place)
@@ -94,7 +94,7 @@ def _validate_json(data: bytes | bytearray, schema: type[BodyT]) -> BodyT:
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:
-        raise malformed(error) from None
+        raise malformed(error, schema.ELSEWHERE) from None
 
 
 def _validate_form(upload: Upload, schema: type[FootageT]) -> FootageT:

@@ -124,20 +124,28 @@ def field_name(location: Sequence[str | int]) -> str:
     return name
 
 
-def faults_of(errors: Sequence[Any], skip: int = 0) -> list[Fault]:
-    """Pydantic's list of errors as faults; `skip` leaves out the first parts of each location ("query", "path")."""
+def faults_of(errors: Sequence[Any], skip: int = 0, elsewhere: Mapping[str, str] | None = None) -> list[Fault]:
+    """Pydantic's list of errors as faults.
+
+    `skip` leaves out the first parts of each location ("query", "path"); `elsewhere` says of some fields that are
+    unknown where they belong.
+    """
     faults = []
     for error in errors:
+        field = field_name(error["loc"][skip:]) or "body"
         reason = _REASONS.get(error["type"]) or _PYTHON.sub("", error["msg"])
-        faults.append(Fault(field=field_name(error["loc"][skip:]) or "body", reason=reason))
+        if error["type"] == "extra_forbidden" and elsewhere:
+            reason = elsewhere.get(field, reason)
+        faults.append(Fault(field=field, reason=reason))
     return faults
 
 
-def malformed(error: ValidationError) -> Problem:
-    """The problem of a body that does not fit its schema."""
+def malformed(error: ValidationError, elsewhere: Mapping[str, str]) -> Problem:
+    """The problem of a body that does not fit its schema; `elsewhere` as of `faults_of`."""
     if error.error_count() > MAX_SCHEMA_FAULTS:
         return _malformed([Fault(field="body", reason=f"{error.error_count()} faults, too many to list")])
-    return _malformed(faults_of(error.errors(include_url=False, include_context=False, include_input=False)))
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return _malformed(faults_of(errors, elsewhere=elsewhere))
 
 
 def _malformed(faults: Sequence[Fault]) -> Problem:

@@ -1,5 +1,6 @@
 """The bodies of requests and answers, as `docs/openapi.json` shows them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
@@ -103,6 +104,12 @@ class SearchBody(FootageBody):
 
     FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {
         *("filter", "top_k", "min_score", "exclude_same_camera", "rerank")
+    }
+
+    ELSEWHERE: ClassVar[Mapping[str, str]] = {
+        "metadata": "goes in filter, as filter.metadata",
+        "start_time": "goes in filter, as filter.after",
+        "end_time": "goes in filter, as filter.before",
     }
 
     embedding: Embedding | None = None
