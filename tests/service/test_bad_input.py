@@ -300,3 +300,11 @@ def test_deep_metadata_is_refused_before_any_work(shared: Live) -> None:
 )
 def test_lists_name_the_parameter(shared: Live, query: str, field: str) -> None:
     check_problem(shared.client.get(f"/gallery?{query}"), 400, "malformed", field=field)
+
+
+def test_a_filter_of_a_thousand_keys(shared: Live) -> None:
+    conditions = {"metadata": {f"k{number}": number for number in range(1200)}}
+    answer = shared.client.post("/search", json={"embedding": [1.0] * 32, "filter": conditions})
+    check_problem(answer, 400, "malformed", field="filter.metadata")
+    answer = shared.client.post("/gallery/erase", json={"filter": conditions})
+    check_problem(answer, 400, "malformed", field="filter.metadata")
