@@ -80,7 +80,9 @@ class FilterBody(Body):
     exclude_camera_ids: Annotated[list[CameraId], Field(max_length=1000)] = Field(default_factory=list)
     after: Timestamp | None = None
     before: Timestamp | None = None
-    metadata: Annotated[Metadata, Field(max_length=100, description="equality of every key given")] = Field(default_factory=dict)
+    metadata: Annotated[Metadata, Field(max_length=100, description="equality of every key given")] = Field(
+        default_factory=dict
+    )
 
     @field_validator("before")
     @classmethod

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.network import NetworkSpec
 from training.augmentation import Augmentation
+from training.datasets.catalog import DatasetKind
 from training.objective import Weights
 from training.sampling import ClipSampling
 from training.schedule import ScheduleForm
@@ -59,11 +60,15 @@ class Resolution(_Part):
     width: int = Field(ge=32)
 
 
-class Card(_Part):
-    """What the model card says that no program can know."""
+NOT_STATED = "not stated"
 
-    training_data: str = "not stated"
-    data_terms: str = "not stated"
+
+class Card(_Part):
+    """What the model card says that no program can know. Where it names datasets, it holds for them and no others."""
+
+    datasets: tuple[DatasetKind, ...] = ()
+    training_data: str = NOT_STATED
+    data_terms: str = NOT_STATED
     intended_use: str = "Finding, for a human operator, tracklets that may show the same person."
     not_for: str = "Identifying people by name, or decisions about a person without a human's review."
 

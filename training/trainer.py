@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.network import VideoReID, build_network
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from training.clips import ClipSource, Normalise
-from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
+from training.datasets.catalog import kind_of, one_per_person_and_camera, read_training, set_aside
 from training.datasets.tracklet import Tracklet
 from training.evaluation.metrics import RankMetrics
 from training.objective import Objective
-from training.recipe import Recipe, load_recipe
+from training.recipe import NOT_STATED, Card, Recipe, load_recipe
 from training.schedule import learning_rate
 from training.validation import network_embedder, validate
 
@@ -57,6 +57,12 @@ def train(
         raise TrainingError(f"{out} holds no run to resume")
     recipe = load_recipe(recipe_path, overrides)
     tracklets = read_training(data)
+    read = f"{', '.join(path.name for path in data)}: {len(tracklets)} tracklets"
+    if recipe.card.datasets and not {kind_of(path) for path in data} <= set(recipe.card.datasets):
+        # Another model than the one that the recipe describes: it is named after its run.
+        recipe = recipe.model_copy(update={"name": out.resolve().name, "card": Card(training_data=read)})
+    elif recipe.card.training_data == NOT_STATED:
+        recipe = recipe.model_copy(update={"card": recipe.card.model_copy(update={"training_data": read})})
     training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)
     people = len({tracklet.person for tracklet in training})
     if people < recipe.batch.people:
@@ -105,6 +111,12 @@ class Run:
             f"{people} people, {len(self.validation)} tracklets; {sum(p.numel() for p in self.network.parameters()):,} "
             f"parameters on {self.device}"
         )
+        if not self.validation:
+            self.console.print(
+                "Nobody is set aside (the recipe's validation_share of the people whom two cameras saw): nothing is "
+                f"measured, and {BEST} is the last epoch.",
+                style="yellow",
+            )
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task("training", total=schedule.epochs * len(self.source))

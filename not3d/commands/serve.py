@@ -105,7 +105,10 @@ def _validated(settings: Any, given: dict[str, Any]) -> Any:
     try:
         return settings(**given)
     except ValidationError as error:
-        faults = [f"{_origin(fault['loc'], given)}: {fault['msg']}" for fault in error.errors(include_url=False)]
+        faults = [
+            f"{_origin(fault['loc'], given)}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False)
+        ]
         raise typer.BadParameter("; ".join(faults), param_hint="settings") from error
 
 
@@ -118,8 +121,13 @@ def _origin(location: tuple[int | str, ...], given: dict[str, Any]) -> str:
 
 
 def _settings_table(settings: Any) -> Table:
-    table = Table("variable", "default", "meaning", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("variable", no_wrap=True, min_width=max(map(len, settings.model_fields)) + len("NOT3D_"))
+    table.add_column("default", overflow="fold")
+    table.add_column("meaning")
     for name, field in settings.model_fields.items():
         default = "" if field.default is None else str(field.default)
+        if name == "bundle":
+            default = "the package's own"
         table.add_row(Text(f"NOT3D_{name.upper()}"), Text(default), Text(field.description or ""))
     return table

@@ -93,6 +93,21 @@ def test_resuming_goes_on_bit_for_bit(data, tmp_path, monkeypatch):
     assert [row["total"] for row in rows(tmp_path / "whole")] == [row["total"] for row in rows(tmp_path / "parts")]
 
 
+def test_a_model_of_other_data_does_not_claim_the_recipes_card(data, tmp_path):
+    checkpoint = load_checkpoint(run(data, tmp_path / "lobby", 1))
+    assert checkpoint.recipe["name"] == "lobby"
+    assert "Market-1501" not in checkpoint.training_data + checkpoint.data_terms
+    assert f"{data.name}: 24 tracklets" in checkpoint.training_data
+    assert checkpoint.data_terms == "not stated"
+
+
+def test_nobody_set_aside_is_said(data, tmp_path, capsys):
+    overrides = TINY | {"schedule.epochs": "1", "validation_share": "0.0"}
+    best = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=Console(width=200))
+    assert "Nobody is set aside" in capsys.readouterr().out
+    assert load_checkpoint(best).accuracy == []
+
+
 def test_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_path):
     with pytest.raises(TrainingError, match="no run to resume"):
         run(data, tmp_path, 1, resume=True)

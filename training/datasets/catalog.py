@@ -3,11 +3,21 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from training.datasets.folder import read_tracklets
 from training.datasets.market1501 import is_market1501, read_market1501
 from training.datasets.mars import is_mars, read_mars
 from training.datasets.tracklet import DatasetError, Tracklet
+
+DatasetKind = Literal["mars", "market1501", "folder"]
+
+
+def kind_of(path: Path) -> DatasetKind:
+    """Which layout lies at a path; ``folder`` where it is none of the named ones."""
+    if is_mars(path):
+        return "mars"
+    return "market1501" if is_market1501(path) else "folder"
 
 
 def read_training(paths: Iterable[Path]) -> list[Tracklet]:
@@ -23,9 +33,10 @@ def read_training(paths: Iterable[Path]) -> list[Tracklet]:
     for path in paths:
         if not path.exists():
             raise DatasetError(f"{path} does not exist")
-        if is_mars(path):
+        kind = kind_of(path)
+        if kind == "mars":
             tracklets += read_mars(path).train
-        elif is_market1501(path):
+        elif kind == "market1501":
             tracklets += read_market1501(path)
         else:
             found = read_tracklets(path)

@@ -132,5 +132,7 @@ def _select(
         if not recipe.get("validation_share"):
             raise EvaluationError("the model's recipe set nobody aside (no validation_share)")
         _, tracklets = set_aside(tracklets, recipe["validation_share"], recipe["seed"])
+        if not tracklets:
+            raise EvaluationError("the model's training set nobody of these people aside; ask for cross-camera")
         return "validation", one_per_person_and_camera(tracklets), None
     return "cross-camera", one_per_person_and_camera(tracklets), None

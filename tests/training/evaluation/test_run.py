@@ -52,6 +52,20 @@ def test_a_bundle_is_evaluated_on_mars_own_queries(shared_data, tmp_path):
     assert figures["gallery"] == 12
 
 
+def test_a_model_that_set_nobody_aside_has_no_validation(data, tmp_path):
+    overrides = {
+        "network.frame_height": "64",
+        "network.frame_width": "32",
+        "resolutions": "[]",
+        "batch.people": "4",
+        "schedule.epochs": "1",
+        "validation_share": "0.0001",
+    }
+    everyone = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=QUIET)
+    with pytest.raises(EvaluationError, match="nobody"):
+        evaluate(everyone, [data], protocol="validation", console=QUIET)
+
+
 def test_what_does_not_fit_is_an_error(checkpoint, data):
     with pytest.raises(EvaluationError, match="MARS's layout"):
         evaluate(checkpoint, [data], protocol="mars", console=QUIET)
