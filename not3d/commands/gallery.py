@@ -219,8 +219,7 @@ def search(
         if bare := sum(not each.frames for each in (card, *cards)):
             places = ", ".join(str(folder.resolve()) for folder in folders)
             messages.print(
-                f"No frames of {bare} of its {1 + len(cards)} tracklets below {places}; "
-                "--pictures says which folders were enrolled.",
+                f"No frames of {bare} of its {1 + len(cards)} tracklets below {places}; --pictures DIR adds a folder.",
                 soft_wrap=True,
                 markup=False,
             )
@@ -243,7 +242,7 @@ def info(
     model = facts.model
     table.add_row("model", Text(f"{model['name']}, {model['dimension']} dimensions, clips of {model['clip_length']}"))
     for measured in model["accuracy"]:
-        table.add_row("", Text(f"{measured['dataset']}: rank-1 {measured['rank1']:.1f}, mAP {measured['map']:.1f}"))
+        table.add_row("", Text(f"{measured['dataset']}: rank-1 {measured['rank1']:.2f}, mAP {measured['map']:.2f}"))
     table.add_row("embedding space", Text(facts.embedding_space))
     table.add_row("engine", Text(_listed(facts.engine)))
     table.add_row("gallery", Text(_listed(facts.gallery)))
