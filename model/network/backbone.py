@@ -130,7 +130,8 @@ _PLANS = {
     "resnet50_ibn_a": _Plan(Bottleneck, (3, 4, 6, 3), 64, "a"),
     "resnet18": _Plan(BasicBlock, (2, 2, 2, 2), 64, None),
     "resnet18_ibn_a": _Plan(BasicBlock, (2, 2, 2, 2), 64, "a"),
-    # Three quarters of the channels: the light backbone of the bundled model.
+    # Three quarters of the channels: the light backbone of the bundled model, and the same without IBN.
+    "resnet18_x0_75": _Plan(BasicBlock, (2, 2, 2, 2), 48, None),
     "resnet18_ibn_a_x0_75": _Plan(BasicBlock, (2, 2, 2, 2), 48, "a"),
 }
 
