@@ -1,17 +1,21 @@
 """What a recipe optimises: a weighted sum of losses on what the network gives."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from model.network import NetworkOutput
+from model.network import NetworkOutput, NetworkSpec
 from training import losses
 
 
 class Weights(BaseModel):
-    """The losses of a recipe; a weight of 0 leaves a loss out. Weights of system A are 1, and 5e-4 for the centers."""
+    """The losses of a recipe and their options; a weight of 0 leaves a loss out.
+
+    System A weighs all of its losses 1 and the centers 5e-4 (its paper prints 5e-5; its kin and Luo et al. have 5e-4).
+    System B's mix by beta is written out: ``triplet = 1 - beta`` and ``osm_caa = beta``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,37 +28,89 @@ class Weights(BaseModel):
     ranked_list_margin: float = 1.3
     ranked_list_alpha: float = 2.0
     ranked_list_temperature: float = 1.0
+    ranked_list_balance: float = Field(1.0, ge=0, description="lambda, weight of the negatives' term")
+    ranked_list_form: Literal["code", "paper"] = Field("code", description="D-A12: positives averaged over")
     triplet: float = Field(0.0, ge=0)
     triplet_margin: float = 0.3
     triplet_metric: Literal["cosine", "euclidean"] = "cosine"
+    triplet_feature: Literal["batch_normed", "raw"] = Field(
+        "batch_normed", description="side of the neck; raw in system C's RFU training"
+    )
     center: float = Field(0.0, ge=0)
+    center_form: Literal["code", "paper"] = Field("code", description="D-A11: mean, or half the sum")
     center_learning_rate: float = 0.5
+    num_centers: int | None = Field(
+        None, ge=1, description="rows of centers; by default one for each person, 751 for parity with B's code (D-B10)"
+    )
+    osm_caa: float = Field(0.0, ge=0)
+    osm_caa_sigma: float = Field(0.8, gt=0)
+    osm_caa_alpha: float = 1.2
+    osm_caa_balance: float = Field(0.5, ge=0, le=1, description="l, share of the negatives' term")
+    osm_caa_vectors: Literal["classifier", "centers"] = Field(
+        "classifier", description="class vectors: the classifier's weights, or the centers of center loss (B's CL)"
+    )
+    detach_centers: bool = Field(
+        True, description="OSM-CAA moves no centers; false for parity with B's code, where it does, 2000-fold (D-B11)"
+    )
     erasing_attention: float = Field(0.0, ge=0)
-    erasing_attention_form: Literal["logits", "scores"] = "logits"
+    erasing_attention_form: Literal["logits", "scores"] = Field("logits", description="D-A7: of the code, or the paper")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(getattr(self, part) for part in Objective.PARTS):
+            raise ValueError("every loss has weight 0: give one of them a weight")
+        if self.osm_caa and self.osm_caa_vectors == "centers" and not self.center:
+            raise ValueError('osm_caa_vectors = "centers" needs center loss, which trains them: give center a weight')
+        return self
+
+    def check_network(self, spec: NetworkSpec) -> None:
+        """Raises ``ValueError`` where a loss needs what a network does not have."""
+        if self.erasing_attention and spec.attention not in ("full_map", "pooled"):
+            raise ValueError(
+                f'erasing_attention needs attention logits, which attention = "{spec.attention}" does not have: '
+                "set its weight to 0"
+            )
 
 
 class Objective(nn.Module):
-    """The sum of a recipe's losses, with the class centers where it has any."""
+    """The sum of a recipe's losses, with the class centers where it has any.
 
-    PARTS = ("identity", "frame_identity", "ranked_list", "triplet", "center", "erasing_attention")
+    Raises:
+        ValueError: fewer centers than classes.
+    """
+
+    PARTS = ("identity", "frame_identity", "ranked_list", "triplet", "center", "osm_caa", "erasing_attention")
     """Names of the parts, in the order of the log."""
 
     def __init__(self, weights: Weights, classes: int, dimension: int) -> None:
         super().__init__()
         self.weights = weights
-        self.centers = nn.Parameter(torch.randn(classes, dimension)) if weights.center else None
+        rows = weights.num_centers or classes
+        if weights.center and rows < classes:
+            raise ValueError(f"num_centers is {rows}, but there are {classes} people: raise it or leave it out")
+        self.centers = nn.Parameter(torch.randn(rows, dimension)) if weights.center else None
 
-    def forward(self, output: NetworkOutput, labels: Tensor, erased: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, output: NetworkOutput, labels: Tensor, erased: Tensor, *, classifier: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Weighted losses by name, and their sum as ``total``.
 
         Args:
             output: of N clips
             labels: int64 ``[N]``
             erased: bool ``[N, T]``
+            classifier: weights ``[K, D]`` of the classifier, which OSM-CAA may take for its class vectors
+
+        Raises:
+            ValueError: a loss needs what ``output`` does not hold, or the classifier.
         """
         w = self.weights
-        parts = {"identity": w.identity * losses.label_smoothing_loss(output.logits, labels, w.epsilon)}
-        if w.frame_identity and output.frame_logits is not None:
+        parts: dict[str, Tensor] = {}
+        if w.identity:
+            parts["identity"] = w.identity * losses.label_smoothing_loss(output.logits, labels, w.epsilon)
+        if w.frame_identity:
+            if output.frame_logits is None:
+                raise ValueError("frame_identity needs the logits of frames: call train_forward with frames=True")
             each = labels.repeat_interleave(erased.shape[1])
             parts["frame_identity"] = w.frame_identity * losses.label_smoothing_loss(
                 output.frame_logits, each, w.epsilon
@@ -66,14 +122,28 @@ class Objective(nn.Module):
                 margin=w.ranked_list_margin,
                 alpha=w.ranked_list_alpha,
                 temperature=w.ranked_list_temperature,
+                balance=w.ranked_list_balance,
+                form=w.ranked_list_form,
             )
         if w.triplet:
+            feature = output.raw if w.triplet_feature == "raw" else output.feature
             parts["triplet"] = w.triplet * losses.batch_hard_triplet_loss(
-                output.feature, labels, w.triplet_margin, w.triplet_metric
+                feature, labels, w.triplet_margin, w.triplet_metric
             )
         if self.centers is not None:
-            parts["center"] = w.center * losses.center_loss(output.feature, labels, self.centers)
-        if w.erasing_attention and output.attention is not None:
+            parts["center"] = w.center * losses.center_loss(output.feature, labels, self.centers, form=w.center_form)
+        if w.osm_caa:
+            parts["osm_caa"] = w.osm_caa * losses.osm_caa_loss(
+                output.feature,
+                labels,
+                self._class_vectors(classifier),
+                sigma=w.osm_caa_sigma,
+                alpha=w.osm_caa_alpha,
+                balance=w.osm_caa_balance,
+            )
+        if w.erasing_attention:
+            if output.attention is None:
+                raise ValueError("erasing_attention needs a network with attention logits: set its weight to 0")
             parts["erasing_attention"] = w.erasing_attention * losses.erasing_attention_loss(
                 output.attention, erased, w.erasing_attention_form
             )
@@ -86,6 +156,17 @@ class Objective(nn.Module):
 
     def unscale_centers(self) -> None:
         """Takes the loss's weight out of the centers' gradient, so that their pace does not depend on it (as
-        published)."""
+        published).
+
+        Where OSM-CAA moves the centers too (``detach_centers = false``), its gradient grows by the same factor: 2000
+        for a weight of 5e-4, as in system B's code.
+        """
         if self.centers is not None and self.centers.grad is not None:
             self.centers.grad.div_(self.weights.center)
+
+    def _class_vectors(self, classifier: Tensor | None) -> Tensor:
+        if self.weights.osm_caa_vectors == "centers" and self.centers is not None:
+            return self.centers.detach() if self.weights.detach_centers else self.centers
+        if classifier is None:
+            raise ValueError("osm_caa needs the classifier's weights, which were not given")
+        return classifier

@@ -1,15 +1,20 @@
-"""How the frames of a clip become one feature: spatial-temporal attention, or their mean.
+"""How the frames of a clip become one feature, by the name that :class:`NetworkSpec` gives it.
 
-Both attention forms give one logit ``a`` per frame (ReLU, as in the published code) and weigh the pooled frame features
-with ``softmax(a)`` over the clip, summed. Paper A's equation 1 has a further 1/T that its code does not; BatchNorm
-absorbs the scale in training, and published weights need the sum.
+``full_map``, ``pooled``
+    A convolutional attention gives one logit ``a`` per frame (ReLU, as in the published code of systems A and B), and
+    the pooled frame features are weighed with ``softmax(a)`` over the clip, summed. Paper A's equation 1 has a further
+    1/T that its code does not; BatchNorm absorbs the scale in training, and published weights need the sum.
+``mean``, ``max``
+    Average and maximum pooling over time, the baselines of Gao & Nevatia (2018).
+``sta``
+    System C: the energy of the map weighs each horizontal stripe of each frame; nothing is learned.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from model.network.spec import NetworkSpec
 
 
 class AttentionConv(nn.Conv2d):
@@ -51,13 +56,43 @@ class TemporalAttention(nn.Conv1d):
         return F.relu(super().forward(x.transpose(1, 2))).squeeze(1)
 
 
-def map_size(spec: NetworkSpec) -> tuple[int, int]:
-    """Height and width of the trunk's map for a network's frame size: four halvings, each rounded up."""
-    return -(-spec.frame_height // 16), -(-spec.frame_width // 16)
-
-
-def weigh_frames(features: Tensor, logits: Tensor | None) -> Tensor:
-    """Clip features ``[N, C]`` from frame features ``[N, T, C]`` and logits ``[N, T]``; their mean without logits."""
-    if logits is None:
-        return features.mean(dim=1)
+def weigh_frames(features: Tensor, logits: Tensor) -> Tensor:
+    """Clip features ``[N, C]`` from frame features ``[N, T, C]`` and logits ``[N, T]``: softmax over T, summed."""
     return (features * torch.softmax(logits, dim=1).unsqueeze(2)).sum(dim=1)
+
+
+def stripe_scores(maps: Tensor, stripes: int) -> Tensor:
+    """System C's ``S(n, m)``: what each frame counts in each horizontal stripe, ``[N, T, stripes]``, sum 1 over T.
+
+    Paper C: the energy of a cell is the sum of squares over its channels, divided by that of the whole frame, which
+    leaves an attention map; a stripe's share of it is divided by the same stripe's of all frames. (The STA program
+    that this was compared with takes the root of the energy and an L2 norm instead.) A map whose rows the stripes do
+    not divide gives some of them a row more.
+
+    Args:
+        maps: ``[N, T, C, H, W]``
+        stripes: M, at most H
+    """
+    # Half precision overflows at the square of 256; the small terms keep maps of zeros from 0 / 0.
+    rows = maps.float().square().sum(dim=(2, 4))
+    rows = rows / (rows.sum(dim=2, keepdim=True) + 1e-12)
+    shares = torch.stack([rows[:, :, part].sum(dim=2) for part in _stripe_rows(maps.shape[3], stripes)], dim=2) + 1e-12
+    return shares / shares.sum(dim=1, keepdim=True)
+
+
+def weigh_stripes(maps: Tensor, scores: Tensor) -> Tensor:
+    """Clip features ``[N, C]``: maps ``[N, T, C, H, W]`` weighed by scores ``[N, T, M]``; sum over T, mean over cells.
+
+    Paper C does not say whether frames are summed or averaged: they differ by the constant T.
+    """
+    height = maps.shape[3]
+    parts = _stripe_rows(height, scores.shape[2])
+    repeats = torch.tensor([part.stop - part.start for part in parts], device=scores.device)
+    weights = scores.repeat_interleave(repeats, dim=2, output_size=height)
+    return torch.einsum("ntch,nth->nc", maps.mean(dim=4), weights.to(maps.dtype)) / height
+
+
+def _stripe_rows(height: int, stripes: int) -> list[slice]:
+    """The rows of each stripe, from the top; their numbers differ by one at most."""
+    edges = [round(height * part / stripes) for part in range(stripes + 1)]
+    return [slice(top, bottom) for top, bottom in pairwise(edges)]

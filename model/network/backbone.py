@@ -1,8 +1,9 @@
-"""Backbones: residual networks with last stride 1, plain or with IBN-a blocks.
+"""Backbones: residual networks, plain or with IBN-a blocks, whose last stage has stride 1 or 2.
 
-Residual networks: He et al., CVPR 2016. Last stride 1: the last stage keeps its resolution (Luo et al., 2019). IBN-a:
-Pan et al., ECCV 2018; the first normalisation of each block of stages 1 to 3 is instance normalisation on the first
-half of the channels and batch normalisation on the rest, which takes the look of a camera out of the early features.
+Residual networks: He et al., CVPR 2016. Last stride 1: the last stage keeps its resolution (Luo et al., 2019), as in
+systems A to C; 2 is the original's. IBN-a: Pan et al., ECCV 2018; the first normalisation of each block of stages 1 to
+3 is instance normalisation on the first half of the channels and batch normalisation on the rest, which takes the look
+of a camera out of the early features.
 State-dict names are those of torchvision and of the IBN-Net release.
 """
 
@@ -82,10 +83,16 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
 
 
 class ResNet(nn.Module):
-    """A residual trunk without its classifier; the last stage has stride 1."""
+    """A residual trunk without its classifier."""
 
     def __init__(
-        self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], width: int, *, ibn: bool
+        self,
+        block: type[BasicBlock | Bottleneck],
+        depths: tuple[int, int, int, int],
+        width: int,
+        *,
+        ibn: bool,
+        last_stride: int = 1,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -93,7 +100,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = width
         stages = []
-        for stage, (depth, stride) in enumerate(zip(depths, (1, 2, 2, 1), strict=True)):
+        for stage, (depth, stride) in enumerate(zip(depths, (1, 2, 2, last_stride), strict=True)):
             planes = width << stage
             blocks = []
             for index in range(depth):
@@ -107,7 +114,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames ``[N, 3, H, W]`` to a map ``[N, channels, ceil(H / 16), ceil(W / 16)]``."""
+        """Frames ``[N, 3, H, W]`` to a map ``[N, channels, ceil(H / 16), ceil(W / 16)]``; with last stride 2, of 32."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -121,8 +128,8 @@ class _Plan:
     width: int
     ibn: Literal["a"] | None
 
-    def build(self) -> ResNet:
-        return ResNet(self.block, self.depths, self.width, ibn=self.ibn is not None)
+    def build(self, last_stride: int = 1) -> ResNet:
+        return ResNet(self.block, self.depths, self.width, ibn=self.ibn is not None, last_stride=last_stride)
 
 
 _PLANS = {
@@ -135,5 +142,5 @@ _PLANS = {
     "resnet18_ibn_a_x0_75": _Plan(BasicBlock, (2, 2, 2, 2), 48, "a"),
 }
 
-BACKBONES: dict[str, Callable[[], ResNet]] = {name: plan.build for name, plan in _PLANS.items()}
-"""Constructors by name, with fresh weights."""
+BACKBONES: dict[str, Callable[..., ResNet]] = {name: plan.build for name, plan in _PLANS.items()}
+"""Constructors by name, with fresh weights; each takes ``last_stride``, by default 1."""

@@ -1,29 +1,33 @@
-"""The video Re-ID network: a 2D trunk over frames, attention over a clip, and a BNNeck.
+"""The video Re-ID network: a 2D trunk over frames, attention over a clip, a neck and a classifier.
 
-System A, "Not 3D Re-ID" (Alsehaim & Breckon, ICPR 2020), and its light relatives. Module names are those of the
-published state dicts: ``base``, ``attention_conv``, ``attention_tconv``, ``bottleneck``, ``classifier``.
+Systems A ("Not 3D Re-ID", Alsehaim & Breckon, ICPR 2020), B ("Fantastic Techniques", Pathak et al., AAAI 2020) and C
+(AAS + RFU on STA), their baselines and light relatives; :class:`NetworkSpec` says which fields make which. Module names
+are those of system A's state dicts: ``base``, ``attention_conv``, ``attention_tconv``, ``bottleneck``, ``classifier``;
+``embedding`` is system C's FC1.
 """
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from model.network.attention import AttentionConv, TemporalAttention, map_size, weigh_frames
+from model.network.attention import AttentionConv, TemporalAttention, stripe_scores, weigh_frames, weigh_stripes
 from model.network.backbone import BACKBONES
 from model.network.spec import NetworkSpec
 
 
 class NetworkOutput(NamedTuple):
-    """What the losses see. C is the trunk's channels, K the number of classes."""
+    """What the losses see. D is the length of an embedding, K the number of classes."""
 
     logits: Tensor
     """``[N, K]``"""
     feature: Tensor
-    """``[N, C]``: the clip feature after the BNNeck, on which all losses work (paper A; its code agrees)"""
+    """``[N, D]``: the clip feature after the neck, on which all losses work (paper A; its code agrees)"""
     raw: Tensor
-    """``[N, C]``: the clip feature before the BNNeck"""
+    """``[N, D]``: the clip feature before the neck; system C's v^r"""
     attention: Tensor | None
-    """``[N, T]``: the ReLU logits of the frames before the softmax; ``None`` where frames are averaged"""
+    """``[N, T]``: the ReLU logits of the frames before the softmax; ``None`` where the attention has none"""
     frame_logits: Tensor | None
     """``[N * T, K]``: the same neck and classifier on each frame alone, where they were asked for"""
 
@@ -36,48 +40,90 @@ class VideoReID(nn.Module):
         if spec.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {spec.backbone!r}; known are {', '.join(BACKBONES)}")
         self.spec = spec
-        self.base = BACKBONES[spec.backbone]()
-        channels = self.base.channels
-        if spec.attention != "mean":
-            kernel = map_size(spec) if spec.attention == "full_map" else None
-            self.attention_conv = AttentionConv(channels, spec.attention_channels, kernel)
+        self.base = BACKBONES[spec.backbone](last_stride=spec.last_stride)
+        if spec.attention in ("full_map", "pooled"):
+            kernel = spec.map_size if spec.attention == "full_map" else None
+            self.attention_conv = AttentionConv(self.base.channels, spec.attention_channels, kernel)
             self.attention_tconv = TemporalAttention(spec.attention_channels, spec.attention_bias)
-        self.bottleneck = nn.BatchNorm1d(channels)
-        self.bottleneck.bias.requires_grad_(False)  # the "neck": features stay centred (Luo et al., 2019)
-        self.classifier = nn.Linear(channels, spec.classes, bias=False)
+        self.embedding: nn.Module = nn.Identity()
+        if spec.embedding is not None:
+            self.embedding = nn.Linear(self.base.channels, spec.embedding, bias=False)
+            nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out")
+        self.bottleneck: nn.Module = nn.Identity()
+        if spec.neck != "none":
+            self.bottleneck = nn.BatchNorm1d(self.dimension)
+            # The BNNeck's features stay centred (Luo et al., 2019).
+            self.bottleneck.bias.requires_grad_(spec.neck != "bnneck")
+        self.classifier = nn.Linear(self.dimension, spec.classes, bias=spec.classifier_bias)
         nn.init.normal_(self.classifier.weight, std=0.001)
+        if spec.classifier_bias:
+            nn.init.zeros_(self.classifier.bias)
 
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        return self.base.channels
+        return self.spec.embedding or self.base.channels
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Normalised clips ``[N, T, 3, H, W]`` to clip embeddings ``[N, C]``, not of unit length."""
-        features, attention = self._frames(clips)
-        clip = weigh_frames(features, attention)
+        """Normalised clips ``[N, T, 3, H, W]`` to clip embeddings ``[N, D]``, not of unit length."""
+        raw: Tensor = self.embedding(self._aggregate(self._maps(clips))[0])
         if self.spec.feature == "raw":
-            return clip
-        embedding: Tensor = self.bottleneck(clip)
+            return raw
+        embedding: Tensor = self.bottleneck(raw)
         return embedding
 
     def train_forward(self, clips: Tensor, *, frames: bool = False) -> NetworkOutput:
         """Everything that a loss may need, for normalised clips ``[N, T, 3, H, W]``; ``frames`` adds frame logits."""
-        features, attention = self._frames(clips)
-        raw = weigh_frames(features, attention)
+        maps = self._maps(clips)
+        clip, attention = self._aggregate(maps)
+        raw = self.embedding(clip)
         feature = self.bottleneck(raw)
-        frame_logits = self.classifier(self.bottleneck(features.flatten(0, 1))) if frames else None
+        frame_logits = None
+        if frames:
+            each = maps.mean(dim=(3, 4)).flatten(0, 1)
+            frame_logits = self.classifier(self.bottleneck(self.embedding(each)))
         return NetworkOutput(self.classifier(feature), feature, raw, attention, frame_logits)
 
-    def _frames(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Frame features ``[N, T, C]`` and attention logits ``[N, T]``."""
-        length = clips.shape[1]
-        maps = self.base(clips.flatten(0, 1))
-        features = maps.mean(dim=(2, 3)).unflatten(0, (-1, length))
+    def frame_weights(self, clips: Tensor) -> Tensor:
+        """What each frame of normalised clips ``[N, T, 3, H, W]`` counts in their features: ``[N, T]``, sum 1 over T.
+
+        Softmax of the attention's logits; for ``sta`` the mean of a frame's stripes; uniform for ``mean``; for ``max``
+        the share of channels whose largest value is the frame's (the first of equals).
+        """
+        maps = self._maps(clips)
+        match self.spec.attention:
+            case "mean":
+                return maps.new_full(maps.shape[:2], 1 / maps.shape[1])
+            case "max":
+                winners = maps.mean(dim=(3, 4)).argmax(dim=1)
+                return F.one_hot(winners, maps.shape[1]).float().mean(dim=1)
+            case "sta":
+                return stripe_scores(maps, self.spec.stripes).mean(dim=2)
+            case _:
+                return torch.softmax(self._logits(maps), dim=1)
+
+    def _maps(self, clips: Tensor) -> Tensor:
+        """The trunk's maps ``[N, T, C, h, w]``."""
+        maps: Tensor = self.base(clips.flatten(0, 1)).unflatten(0, (-1, clips.shape[1]))
+        return maps
+
+    def _logits(self, maps: Tensor) -> Tensor:
+        """Attention logits ``[N, T]``."""
+        vectors = self.attention_conv(maps.flatten(0, 1)).unflatten(0, (-1, maps.shape[1]))
+        logits: Tensor = self.attention_tconv(vectors)
+        return logits
+
+    def _aggregate(self, maps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Clip features ``[N, C]``, and the attention's logits where it has any."""
+        if self.spec.attention == "sta":
+            return weigh_stripes(maps, stripe_scores(maps, self.spec.stripes)), None
+        features = maps.mean(dim=(3, 4))
         if self.spec.attention == "mean":
-            return features, None
-        vectors = self.attention_conv(maps).unflatten(0, (-1, length))
-        return features, self.attention_tconv(vectors)
+            return features.mean(dim=1), None
+        if self.spec.attention == "max":
+            return features.amax(dim=1), None
+        logits = self._logits(maps)
+        return weigh_frames(features, logits), logits
 
 
 def build_network(spec: NetworkSpec) -> VideoReID:
