@@ -65,6 +65,10 @@ def _unpacked(archive: Path) -> Path:
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
-            Path(scratch).rename(folder)
-            Path(scratch).mkdir()  # for the context manager to remove
+            try:
+                Path(scratch).rename(folder)
+                Path(scratch).mkdir()  # for the context manager to remove
+            except OSError:
+                if not folder.exists():  # else another process unpacked the same archive meanwhile
+                    raise
     return folder

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -43,6 +46,30 @@ def test_an_archive_reads_like_its_folder(root, tmp_path, monkeypatch):
     for _ in range(2):  # unpacked the first time, found the second
         assert [t.name for t in read_market1501(archive)] == [t.name for t in read_market1501(root)]
     assert len(list((tmp_path / "scratch").iterdir())) == 1
+
+
+def test_processes_that_unpack_one_archive_at_once_do_not_disturb_each_other(root, tmp_path):
+    for number in range(500):  # unpacking takes long enough to overlap
+        (root / "bounding_box_train" / f"0009_c1s1_{number:06}_01.jpg").write_bytes(b"")
+    archive, scratch = tmp_path / "market.tar", tmp_path / "scratch"
+    scratch.mkdir()
+    with tarfile.open(archive, "w") as tar:
+        tar.add(root, "Market")
+    program = "import sys, pathlib; from training.datasets.market1501 import read_market1501 as read; "
+    program += "sys.stdin.readline(); print(sum(len(t.frames) for t in read(pathlib.Path(sys.argv[1]))))"
+    command = [sys.executable, "-c", program, str(archive)]
+    options = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "env": os.environ | {"TMPDIR": str(scratch)},
+    }
+    running = [subprocess.Popen(command, **options) for _ in range(3)]
+    for process in running:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[0].strip() for process in running] == ["504"] * 3
+    assert len(list(scratch.iterdir())) == 1
 
 
 def test_foreign_content_is_named(root, tmp_path):
