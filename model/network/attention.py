@@ -74,9 +74,10 @@ def stripe_scores(maps: Tensor, stripes: int) -> Tensor:
         stripes: M, at most H
     """
     # Half precision overflows at the square of 256; the small terms keep maps of zeros from 0 / 0.
-    rows = maps.float().square().sum(dim=(2, 4))
-    rows = rows / (rows.sum(dim=2, keepdim=True) + 1e-12)
-    shares = torch.stack([rows[:, :, part].sum(dim=2) for part in _stripe_rows(maps.shape[3], stripes)], dim=2) + 1e-12
+    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    energy = wide.square().sum(dim=2).sum(dim=3)
+    attention = energy / (energy.sum(dim=2, keepdim=True) + 1e-12)
+    shares = _sum_stripes(attention, stripes) + 1e-12
     return shares / shares.sum(dim=1, keepdim=True)
 
 
@@ -85,14 +86,12 @@ def weigh_stripes(maps: Tensor, scores: Tensor) -> Tensor:
 
     Paper C does not say whether frames are summed or averaged: they differ by the constant T.
     """
-    height = maps.shape[3]
-    parts = _stripe_rows(height, scores.shape[2])
-    repeats = torch.tensor([part.stop - part.start for part in parts], device=scores.device)
-    weights = scores.repeat_interleave(repeats, dim=2, output_size=height)
-    return torch.einsum("ntch,nth->nc", maps.mean(dim=4), weights.to(maps.dtype)) / height
+    parts = _sum_stripes(maps.mean(dim=4), scores.shape[2]) / maps.shape[3]
+    return (parts * scores.unsqueeze(2)).sum(dim=(1, 3))
 
 
-def _stripe_rows(height: int, stripes: int) -> list[slice]:
-    """The rows of each stripe, from the top; their numbers differ by one at most."""
+def _sum_stripes(rows: Tensor, stripes: int) -> Tensor:
+    """``[..., H]`` to ``[..., stripes]``; the stripes' numbers of rows differ by one at most."""
+    height = rows.shape[-1]
     edges = [round(height * part / stripes) for part in range(stripes + 1)]
-    return [slice(top, bottom) for top, bottom in pairwise(edges)]
+    return torch.stack([rows[..., top:bottom].sum(dim=-1) for top, bottom in pairwise(edges)], dim=-1)

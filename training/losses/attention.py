@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from training.losses.distances import at_least_float32
+
 
 def erasing_attention_loss(attention: Tensor, erased: Tensor, form: Literal["logits", "scores"] = "logits") -> Tensor:
     """Penalises attention on erased frames.
@@ -20,7 +22,7 @@ def erasing_attention_loss(attention: Tensor, erased: Tensor, form: Literal["log
     Raises:
         ValueError: for an unknown form.
     """
-    wide = attention if attention.dtype == torch.float64 else attention.float()
+    wide = at_least_float32(attention)
     mask = erased.to(wide.dtype)
     if form == "logits":
         return (mask * wide).sum(dim=1).mean()

@@ -6,7 +6,6 @@ are differences of nearly equal numbers, where half precision, and TF32 on GPUs,
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 __all__ = ["SMALLEST_SQUARE", "at_least_float32", "euclidean_distances", "pairs", "similarities", "unit_length"]
 
@@ -20,8 +19,13 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Rows of ``[N, D]`` at unit length, float32 at least; a row of zeros stays."""
-    return F.normalize(at_least_float32(x), dim=1, eps=1e-12)
+    """Rows of ``[N, D]`` divided by their length plus 1e-12 (as published), float32 at least.
+
+    A row of zeros stays, and gets no gradient: the formula's would be 1e12 times what comes in.
+    """
+    wide = at_least_float32(x)
+    length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    return torch.where(length > 0, wide / (length + 1e-12), 0.0)
 
 
 def similarities(a: Tensor, b: Tensor) -> Tensor:

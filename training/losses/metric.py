@@ -52,10 +52,13 @@ def ranked_list_loss(
     negative = negative & (distances < alpha)
     beyond = (distances - (alpha - margin)).clamp(min=0) * positive
     counted = positive if form == "code" else beyond > 0
-    # Masked before the exponential, whose overflow times zero would be NaN.
-    weights = torch.exp((temperature * (alpha - distances)).masked_fill(~negative, -torch.inf))
     pull = beyond.sum(dim=1) / _denominator(counted.sum(dim=1).to(beyond.dtype), form)
-    push = (weights * (alpha - distances)).sum(dim=1) / _denominator(weights.sum(dim=1), form)
+    # Weights are taken from each anchor's largest, and so is the 1e-5 beside their sum: the same ratio, and a high
+    # temperature cannot overflow.
+    exponents = (temperature * (alpha - distances)).masked_fill(~negative, -torch.inf)
+    largest = torch.where(negative.any(dim=1), exponents.detach().amax(dim=1), 0.0)
+    weights = torch.exp(exponents - largest.unsqueeze(1))
+    push = (weights * (alpha - distances)).sum(dim=1) / _denominator(weights.sum(dim=1), form, torch.exp(-largest))
     return (pull + balance * push).mean()
 
 
@@ -86,9 +89,8 @@ def batch_hard_triplet_loss(
         distances = euclidean_distances(at_least_float32(features))
     else:
         raise ValueError(f"unknown metric {metric!r}")
-    positive, negative = pairs(labels)
-    # Its distance to itself is zero, without the rounding of either metric.
-    far = (distances * positive).amax(dim=1)
+    _, negative = pairs(labels)
+    far = distances.masked_fill(negative, 0.0).amax(dim=1)
     near = distances.masked_fill(~negative, torch.inf).amin(dim=1)
     # where, not a product: an infinity times zero would be NaN in the gradient.
     alone = ~negative.any(dim=1)
@@ -119,6 +121,6 @@ def center_loss(
     raise ValueError(f"unknown form {form!r}")
 
 
-def _denominator(count: Tensor, form: Literal["code", "paper"]) -> Tensor:
+def _denominator(count: Tensor, form: Literal["code", "paper"], scale: Tensor | float = 1.0) -> Tensor:
     """``paper``: a sum over nothing is zero, whatever it is divided by."""
-    return count + 1e-5 if form == "code" else torch.where(count > 0, count, 1.0)
+    return count + 1e-5 * scale if form == "code" else torch.where(count > 0, count, 1.0)

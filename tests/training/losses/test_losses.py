@@ -1,125 +1,95 @@
-"""Each loss against its formula written out in loops, and its gradient against finite differences."""
-
-import math
+"""What all losses hold: gradients, batches at the edge, and half precision."""
 
 import pytest
 import torch
 
+from tests.training.losses.written_out import LABELS, draw
 from training.losses import (
     batch_hard_triplet_loss,
     center_loss,
     erasing_attention_loss,
     label_smoothing_loss,
+    osm_caa_loss,
     ranked_list_loss,
 )
 
-LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])
-CENTERS = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+VECTORS = torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+ERASED = torch.randn(8, 6, generator=torch.Generator().manual_seed(6)) > 0
 
-METRIC_LOSSES = {
+
+def vectors(features):
+    """Class vectors as parameters are: in single precision, whatever autocast makes of the features."""
+    return VECTORS if features.dtype == torch.float64 else VECTORS.float()
+
+
+LOSSES = {
+    "label_smoothing": lambda f, y: label_smoothing_loss(f, y % 6, 0.1),
     "ranked_list": lambda f, y: ranked_list_loss(f, y, margin=0.7, alpha=1.5, temperature=2.0),
+    "ranked_list_paper": lambda f, y: ranked_list_loss(f, y, margin=0.7, alpha=1.5, temperature=2.0, form="paper"),
+    "ranked_list_hot": lambda f, y: ranked_list_loss(f, y, margin=0.7, alpha=1.5, temperature=80.0),
     "triplet_cosine": lambda f, y: batch_hard_triplet_loss(f, y, 0.3),
     "triplet_euclidean": lambda f, y: batch_hard_triplet_loss(f, y, 0.3, "euclidean"),
-    "center": lambda f, y: center_loss(f, y, CENTERS if f.dtype == torch.float64 else CENTERS.float()),
+    "center": lambda f, y: center_loss(f, y, vectors(f)),
+    "center_paper": lambda f, y: center_loss(f, y, vectors(f), form="paper"),
+    "osm_caa": lambda f, y: osm_caa_loss(f, y, vectors(f), sigma=0.9, alpha=2.8, balance=0.6),
+    "erasing_attention": lambda f, y: erasing_attention_loss(f.relu(), ERASED[: len(f)]),
+    "erasing_attention_scores": lambda f, y: erasing_attention_loss(f.relu(), ERASED[: len(f)], "scores"),
 }
 
 
-@pytest.fixture
-def features():
-    return torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_agree_with_finite_differences(name):
+    assert torch.autograd.gradcheck(lambda f: LOSSES[name](f, LABELS), (draw().requires_grad_(),))
 
 
-def test_label_smoothing_written_out():
-    logits = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    labels = torch.tensor([2, 0, 3])
-    total = 0.0
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        log_sum = math.log(sum(math.exp(z) for z in row))
-        targets = [0.1 / 4 + (0.9 if i == label else 0.0) for i in range(4)]
-        total -= sum(q * (z - log_sum) for q, z in zip(targets, row, strict=True))
-    assert label_smoothing_loss(logits, labels, 0.1).item() == pytest.approx(total / 3, abs=1e-12)
+EDGES = {
+    "one person": (draw(), torch.zeros(8, dtype=torch.int64)),
+    "one tracklet per person": (draw(), torch.arange(8)),
+    "one clip": (draw()[:1], LABELS[:1]),
+    "all clips alike": (torch.ones(8, 6), LABELS),
+    "all clips zero": (torch.zeros(8, 6), LABELS),
+    "a zero among them": (draw() * torch.arange(8).clamp(max=1).unsqueeze(1), LABELS),
+    "two people, each twice the same vector": (draw()[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1])),
+    "two people with the same vector": (draw()[[0, 0, 0, 0]], torch.tensor([0, 0, 1, 1])),
+    "opposite": (draw()[[0, 0, 1, 1]] * torch.tensor([[1], [-1], [1], [-1]]), torch.tensor([0, 0, 1, 1])),
+    "huge": (draw() * 1e6, LABELS),
+    "tiny": (draw() * 1e-6, LABELS),
+}
 
 
-def test_ranked_list_written_out(features):
-    alpha, margin, temperature = 1.5, 0.7, 2.0
-    unit = [[v / math.dist(row, [0] * 6) for v in row] for row in features.tolist()]
-    total = 0.0
-    for i, anchor in enumerate(unit):
-        others = [(math.dist(anchor, row), LABELS[j] == LABELS[i]) for j, row in enumerate(unit) if j != i]
-        positives = [d for d, same in others if same]
-        pull = sum(max(0.0, d - (alpha - margin)) for d in positives) / (len(positives) + 1e-5)
-        weighed = [(math.exp(temperature * (alpha - d)), alpha - d) for d, same in others if not same and d < alpha]
-        push = sum(w * v for w, v in weighed) / (sum(w for w, _ in weighed) + 1e-5)
-        total += pull + push
-    loss = ranked_list_loss(features, LABELS, margin=margin, alpha=alpha, temperature=temperature)
-    assert loss.item() == pytest.approx(total / 8, abs=1e-9)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_batch_hard_triplet_written_out(features, metric):
-    rows = features.tolist()
-
-    def distance(a, b):
-        if metric == "euclidean":
-            return math.dist(a, b)
-        return -sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
-
-    total = 0.0
-    for i, anchor in enumerate(rows):
-        same = [distance(anchor, r) for j, r in enumerate(rows) if j != i and LABELS[j] == LABELS[i]]
-        other = [distance(anchor, r) for j, r in enumerate(rows) if LABELS[j] != LABELS[i]]
-        total += max(0.0, 0.3 + max(same) - min(other))
-    assert batch_hard_triplet_loss(features, LABELS, 0.3, metric).item() == pytest.approx(total / 8, abs=1e-6)
-
-
-def test_center_loss_written_out(features):
-    total = sum(math.dist(f, CENTERS[y].tolist()) ** 2 for f, y in zip(features.tolist(), LABELS.tolist(), strict=True))
-    assert center_loss(features, LABELS, CENTERS).item() == pytest.approx(total / 8, abs=1e-9)
-
-
-def test_erasing_attention_in_both_forms():
-    attention = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
-    erased = torch.tensor([[False, True, True], [False, False, True]])
-    assert erasing_attention_loss(attention, erased).item() == pytest.approx((1 + 2 + 0) / 2)
-    scores = torch.softmax(attention, dim=1)
-    expected = (scores[0, 1] + scores[0, 2] + scores[1, 2]).item() / 3 / 2
-    assert erasing_attention_loss(attention, erased, "scores").item() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="form"):
-        erasing_attention_loss(attention, erased, "both")
-
-
-@pytest.mark.parametrize("name", METRIC_LOSSES)
-def test_gradients_agree_with_finite_differences(features, name):
-    assert torch.autograd.gradcheck(lambda f: METRIC_LOSSES[name](f, LABELS), (features,))
-
-
-def test_gradient_of_label_smoothing(features):
-    assert torch.autograd.gradcheck(lambda f: label_smoothing_loss(f, LABELS, 0.1), (features,))
-
-
-@pytest.mark.parametrize("name", METRIC_LOSSES)
-@pytest.mark.parametrize("labels", [torch.zeros(8, dtype=torch.int64), torch.arange(8) % 3])
-def test_degenerate_batches_stay_finite(name, labels):
-    """One person only; every tracklet the same vector."""
-    features = torch.ones(8, 6, requires_grad=True)
-    loss = METRIC_LOSSES[name](features, labels)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("edge", EDGES)
+def test_batches_at_the_edge_stay_finite(name, edge):
+    values, labels = EDGES[edge]
+    features = values.float().requires_grad_()
+    loss = LOSSES[name](features, labels)
     loss.backward()
+    assert loss.shape == ()
     assert torch.isfinite(loss)
+    assert loss >= 0
     assert torch.isfinite(features.grad).all()
+    assert not features.grad[values.eq(0).all(dim=1)].abs().gt(100).any(), "a zero row's direction has no gradient"
 
 
-@pytest.mark.parametrize("name", ["ranked_list", "triplet_cosine", "triplet_euclidean"])
-def test_one_tracklet_per_person_gives_no_pull(name):
-    features = torch.randn(3, 6, requires_grad=True)
-    loss = METRIC_LOSSES[name](features, torch.arange(3))
+@pytest.mark.parametrize("name", ["ranked_list", "triplet_cosine", "triplet_euclidean", "osm_caa"])
+def test_a_single_clip_costs_nothing(name):
+    features = draw()[:1].requires_grad_()
+    loss = LOSSES[name](features, LABELS[:1])
     loss.backward()
-    assert torch.isfinite(features.grad).all()
+    assert loss == 0
+    assert not features.grad.any()
 
 
-@pytest.mark.parametrize("name", METRIC_LOSSES)
-def test_half_precision_features_lose_nothing_but_their_rounding(features, name):
-    wide = METRIC_LOSSES[name](features.detach().bfloat16().double(), LABELS)
-    with torch.autocast("cpu", torch.bfloat16):
-        narrow = METRIC_LOSSES[name](features.detach().bfloat16(), LABELS)
-    assert narrow.dtype == torch.float32
-    assert narrow.item() == pytest.approx(wide.item(), rel=1e-5)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_features_lose_nothing_but_their_rounding(name, half):
+    """Lengths of 700, whose squares overflow float16."""
+    features = (draw() * 300).to(half)
+    wide = LOSSES[name](features.double(), LABELS)
+    narrow = features.clone().requires_grad_()
+    with torch.autocast("cpu", half):
+        loss = LOSSES[name](narrow, LABELS)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(wide.item(), rel=1e-5, abs=1e-6)
+    assert torch.isfinite(narrow.grad).all()
