@@ -2,13 +2,40 @@ import pytest
 import torch
 from torch import nn
 
-from model.network import NetworkSpec, build_network
+from model.network import NetworkSpec, VideoReID, build_network
 from model.network.attention import weigh_frames
 from model.network.backbone import BACKBONES, IBN
 
 LIGHT = NetworkSpec(
     backbone="resnet18_ibn_a_x0_75", attention="pooled", frame_height=64, frame_width=32, classes=5, clip_length=4
 )
+
+
+def light(**fields: object) -> VideoReID:
+    return build_network(LIGHT.model_copy(update=fields)).eval()
+
+
+def settle(network: VideoReID) -> None:
+    """Give batch norms statistics of their own, so that necks do something."""
+    network.train()
+    with torch.no_grad():
+        for _ in range(3):
+            network.train_forward(torch.randn(4, 4, 3, 64, 32))
+    network.eval()
+
+
+def outline(**fields: object) -> VideoReID:
+    """A network of full size without memory for its weights."""
+    with torch.device("meta"):
+        return build_network(NetworkSpec.model_validate(fields))
+
+
+def parameters(network: VideoReID) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def shapes(network: VideoReID) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +107,86 @@ def test_plain_resnet50_has_torchvisions_names():
     assert {k: v.shape for k, v in BACKBONES["resnet50"]().state_dict().items()} == theirs
 
 
+BASELINE = {"backbone": "resnet50", "last_stride": 2, "neck": "none", "classifier_bias": True}
+
+
+class TestOtherSystems:
+    """Against the sizes and names that follow from the published programs (systems B, its baseline, and C)."""
+
+    def test_system_b_is_system_a_with_a_plain_trunk(self, system_a):
+        network = outline(backbone="resnet50")
+        state = shapes(network)
+        assert (parameters(network), len(state)) == (76_173_377, 328)
+        assert sum(name.startswith("base.") for name in state) == 318
+        a = shapes(system_a)
+        assert {k: v for k, v in state.items() if not k.startswith("base.")} == {
+            k: v for k, v in a.items() if not k.startswith("base.")
+        }
+
+    def test_the_temporal_attention_baseline(self):
+        network = outline(**BASELINE)
+        state = shapes(network)
+        assert (parameters(network), len(state)) == (39_469_746, 324)
+        assert state["attention_conv.weight"] == (256, 2048, 7, 4)
+        assert state["classifier.bias"] == (625,)
+        assert not any(name.startswith("bottleneck") for name in state)
+
+    @pytest.mark.parametrize("attention", ["mean", "max"])
+    def test_pooling_over_time_has_the_trunk_and_a_classifier(self, attention):
+        network = outline(attention=attention, **BASELINE)
+        assert (parameters(network), len(network.state_dict())) == (23_508_032 + 2048 * 625 + 625, 320)
+
+    def test_system_c(self):
+        network = outline(
+            backbone="resnet50", attention="sta", embedding=512, frame_height=256, frame_width=128, feature="raw"
+        )
+        state = shapes(network)
+        assert network.spec.map_size == (16, 8)
+        assert parameters(network) == 23_508_032 + 2048 * 512 + 2 * 512 + 512 * 625
+        assert {k: v for k, v in state.items() if not k.startswith("base.") and v} == {
+            "embedding.weight": (512, 2048),
+            "bottleneck.weight": (512,),
+            "bottleneck.bias": (512,),
+            "bottleneck.running_mean": (512,),
+            "bottleneck.running_var": (512,),
+            "classifier.weight": (625, 512),
+        }
+
+    @pytest.mark.parametrize("backbone", sorted(BACKBONES))
+    def test_a_backbone_has_the_same_weights_with_either_last_stride(self, backbone):
+        with torch.device("meta"):
+            whole, halved = BACKBONES[backbone](), BACKBONES[backbone](last_stride=2)
+            assert whole(torch.zeros(2, 3, 224, 112)).shape[-2:] == (14, 7)
+            assert halved(torch.zeros(2, 3, 224, 112)).shape[-2:] == (7, 4)
+        assert {k: v.shape for k, v in whole.state_dict().items()} == {
+            k: v.shape for k, v in halved.state_dict().items()
+        }
+
+    def test_last_stride_2_is_torchvisions_resnet50(self):
+        import torchvision  # noqa: PLC0415 - slow to import
+
+        torch.manual_seed(0)
+        ours = BACKBONES["resnet50"](last_stride=2).eval()
+        theirs = torchvision.models.resnet50().eval()
+        theirs.load_state_dict(ours.state_dict(), strict=False)
+        theirs.fc = nn.Identity()
+        frames = torch.randn(1, 3, 64, 32)
+        with torch.inference_mode():
+            torch.testing.assert_close(ours(frames).mean(dim=(2, 3)), theirs(frames))
+
+
+@pytest.mark.parametrize("neck", ["bnneck", "batch_norm"])
+def test_only_the_bias_of_a_bnneck_is_frozen(neck):
+    network = light(neck=neck)
+    assert network.bottleneck.weight.requires_grad
+    assert network.bottleneck.bias.requires_grad == (neck == "batch_norm")
+
+
+def test_more_stripes_than_rows_are_refused():
+    with pytest.raises(ValueError, match="5 stripes do not fit into a map of 4 rows"):
+        NetworkSpec(attention="sta", stripes=5, frame_height=64, frame_width=32)
+
+
 def test_ibn_is_instance_norm_beside_batch_norm():
     torch.manual_seed(1)
     layer, x = IBN(6).train(), torch.randn(4, 6, 5, 5)
@@ -94,21 +201,73 @@ def test_frames_are_weighed_by_the_softmax_and_summed():
     torch.testing.assert_close(weigh_frames(features, logits), expected)
 
 
-@pytest.mark.parametrize("attention", ["pooled", "full_map", "mean"])
-def test_training_output_agrees_with_inference(attention):
+@pytest.mark.parametrize("attention", ["pooled", "full_map", "mean", "max", "sta"])
+@pytest.mark.parametrize("embedding", [None, 16])
+@pytest.mark.parametrize("neck", ["bnneck", "batch_norm", "none"])
+def test_training_output_agrees_with_inference(attention, embedding, neck):
     torch.manual_seed(2)
-    network = build_network(LIGHT.model_copy(update={"attention": attention})).eval()
+    network = light(attention=attention, embedding=embedding, neck=neck)
+    settle(network)
     clips = torch.randn(3, 4, 3, 64, 32)
     with torch.inference_mode():
         output = network.train_forward(clips, frames=True)
         torch.testing.assert_close(output.feature, network(clips))
+        torch.testing.assert_close(output.feature, network.bottleneck(output.raw))
+    assert output.feature.shape == output.raw.shape == (3, network.dimension)
+    assert network.dimension == (embedding or network.base.channels)
+    assert (output.feature is output.raw) == (neck == "none")
     assert output.logits.shape == (3, 5)
     assert output.frame_logits is not None
     assert output.frame_logits.shape == (12, 5)
-    assert (output.attention is None) == (attention == "mean")
+    assert (output.attention is None) == (attention in ("mean", "max", "sta"))
     if output.attention is not None:
         assert output.attention.shape == (3, 4)
         assert (output.attention >= 0).all()
+
+
+@pytest.mark.parametrize("attention", ["pooled", "full_map", "mean", "max", "sta"])
+def test_frames_that_are_alike_count_alike_and_give_the_logits_of_one(attention):
+    torch.manual_seed(5)
+    network = light(attention=attention, attention_bias=1.0)
+    settle(network)
+    clips = torch.randn(2, 1, 3, 64, 32).expand(-1, 4, -1, -1, -1)
+    with torch.inference_mode():
+        output = network.train_forward(clips, frames=True)
+        weights = network.frame_weights(clips)
+    assert weights.shape == (2, 4)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    assert output.frame_logits is not None
+    if attention in ("mean", "max", "sta"):  # a convolution over frames sees the clip's ends
+        torch.testing.assert_close(output.frame_logits, output.logits.repeat_interleave(4, dim=0))
+    if attention in ("mean", "sta"):
+        torch.testing.assert_close(weights, torch.full((2, 4), 0.25))
+
+
+@pytest.mark.parametrize("attention", ["pooled", "full_map", "mean"])
+def test_the_weights_of_frames_make_the_clip_feature(attention):
+    torch.manual_seed(6)
+    network = light(attention=attention, attention_bias=1.0)
+    settle(network)
+    clips = torch.randn(2, 4, 3, 64, 32)
+    with torch.inference_mode():
+        frames = network.base(clips.flatten(0, 1)).mean(dim=(2, 3)).unflatten(0, (2, 4))
+        weights = network.frame_weights(clips)
+        expected = (frames * weights.unsqueeze(2)).sum(dim=1)
+        torch.testing.assert_close(network.train_forward(clips).raw, expected)
+
+
+def test_maximum_pooling_takes_each_channel_from_its_strongest_frame():
+    torch.manual_seed(7)
+    network = light(attention="max")
+    settle(network)
+    clips = torch.randn(2, 4, 3, 64, 32)
+    with torch.inference_mode():
+        frames = network.base(clips.flatten(0, 1)).mean(dim=(2, 3)).unflatten(0, (2, 4))
+        torch.testing.assert_close(network.train_forward(clips).raw, frames.max(dim=1).values)
+        share = network.frame_weights(clips)
+    counts = [[(frames[n].argmax(dim=0) == t).sum().item() for t in range(4)] for n in range(2)]
+    torch.testing.assert_close(share, torch.tensor(counts) / network.dimension)
+    assert share.unique().numel() > 2
 
 
 def test_attention_sees_the_neighbouring_frames_of_its_own_clip_only():
