@@ -17,6 +17,15 @@ class RankMetrics:
     mean_ap: float
     mean_inp: float
     valid_queries: int
+    valid: NDArray[np.int64]
+    """``[V]``: which queries had a right answer; the rows of the three arrays below"""
+    first_hit: NDArray[np.int64]
+    """``[V]``: rank of the first right answer, from 1"""
+    average_precision: NDArray[np.float64]
+    """``[V]``"""
+    inverse_penalty: NDArray[np.float64]
+    """``[V]``: right answers / rank of the last of them (Ye et al., "Deep Learning for Person Re-identification",
+    TPAMI 2021)"""
 
     @property
     def rank1(self) -> float:
@@ -53,7 +62,7 @@ def rank_metrics(
     if average_precision not in ("step", "trapezoid"):
         raise ValueError(f"unknown average precision {average_precision!r}")
     cmc = np.zeros(matrix.shape[1])
-    precisions, penalties = [], []
+    valid, first, precisions, penalties = [], [], [], []
     for row, distance in enumerate(matrix):
         kept = ~((g_id == q_id[row]) & (g_cam == q_cam[row]))
         order = np.argsort(distance[kept], kind="stable")
@@ -61,6 +70,8 @@ def rank_metrics(
         if not len(hits):
             continue
         cmc[hits[0] :] += 1
+        valid.append(row)
+        first.append(hits[0] + 1)
         found = np.arange(1, len(hits) + 1)
         precision = found / (hits + 1)
         if average_precision == "trapezoid":
@@ -69,7 +80,15 @@ def rank_metrics(
             precision = (before + precision) / 2
         precisions.append(precision.mean())
         penalties.append(len(hits) / (hits[-1] + 1))
-    if not precisions:
+    if not valid:
         raise ValueError("no query has a right answer under another camera in the gallery")
-    valid = len(precisions)
-    return RankMetrics(cmc / valid, float(np.mean(precisions)), float(np.mean(penalties)), valid)
+    return RankMetrics(
+        cmc=cmc / len(valid),
+        mean_ap=float(np.mean(precisions)),
+        mean_inp=float(np.mean(penalties)),
+        valid_queries=len(valid),
+        valid=np.asarray(valid, dtype=np.int64),
+        first_hit=np.asarray(first, dtype=np.int64),
+        average_precision=np.asarray(precisions),
+        inverse_penalty=np.asarray(penalties),
+    )
