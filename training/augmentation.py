@@ -1,8 +1,12 @@
 """Training augmentation on ``uint8`` RGB frames, before normalisation.
 
-Order as in system A: flip, pad and crop, random erasing; each drawn anew for every frame. Colour jitter is ours and is
-drawn once per clip, since it stands for a camera's light.
+Order as in the published code of systems A and B: flip, pad and crop, random erasing; each drawn anew for every frame.
+Colour jitter is ours and is drawn once per clip, since it stands for a camera's light. The defaults are the
+recommendations; what the programs did otherwise is named "code" or is an option.
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,25 +21,49 @@ class Augmentation(BaseModel):
 
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     pad: int = Field(10, ge=0, description="zero pixels added on each side before the random crop")
+    crop: Literal["crop", "translation"] = Field(
+        "crop",
+        description="of the padded frame: a random crop (system A), or Random2DTranslation (system B): resized, or "
+        "with probability 1/2 resized to 9/8 of the size and then cropped",
+    )
     erase: float = Field(0.5, ge=0, le=1, description="probability of random erasing")
     erase_area: tuple[float, float] = Field((0.02, 0.4), description="share of the frame that is erased")
     erase_aspect: float = Field(0.3, gt=0, le=1, description="height / width is uniform in [a, 1 / a]")
+    erase_attempts: int = Field(
+        100, ge=1, description="rectangles tried until one fits; 1 for parity with system A's kin: fewer frames erased"
+    )
+    erase_fill: Literal["mean", "code"] = Field(
+        "mean",
+        description="mean: the mean pixel, zero after normalisation; code: the mean's numbers as values after "
+        "normalisation, as published (D-B13)",
+    )
+    erase_twice: bool = Field(
+        False,
+        description="parity with system B's attention loss (D-B12): another erasing before it, which no label tells of",
+    )
     colour: float = Field(0.0, ge=0, le=1, description="colour jitter per clip: largest relative change of gain")
+
+    def fill(self, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+        """The RGB value ``uint8 [3]`` of erased pixels, for the network's normalisation; rounded to whole levels."""
+        level = np.asarray(mean) + (np.asarray(std) * np.asarray(mean) if self.erase_fill == "code" else 0.0)
+        return np.clip(np.round(255 * level), 0, 255).astype(np.uint8)
 
     def apply(
         self, clip: NDArray[np.uint8], fill: NDArray[np.uint8], rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Augments a clip ``[T, H, W, 3]``; returns it with ``bool [T]``, true where a frame was erased.
 
-        ``fill`` is the RGB value of erased pixels: the mean pixel, which is zero after normalisation.
+        ``fill`` is the RGB value of erased pixels, from :meth:`fill`.
         """
         out = np.empty_like(clip)
         erased = np.zeros(len(clip), dtype=np.bool_)
         table = self._colour_table(rng) if self.colour else None
         for index, original in enumerate(clip):
             frame = original[:, ::-1] if rng.random() < self.flip else original
-            frame = self._shift(frame, rng)
+            frame = self._translate(frame, rng) if self.crop == "translation" else self._shift(frame, rng)
             out[index] = frame if table is None else cv2.LUT(np.ascontiguousarray(frame), table)
+            if self.erase_twice and rng.random() < self.erase:
+                self._erase(out[index], fill, rng)
             if rng.random() < self.erase:
                 erased[index] = self._erase(out[index], fill, rng)
         return out, erased
@@ -52,10 +80,21 @@ class Augmentation(BaseModel):
         ]
         return shifted
 
-    def _erase(self, frame: NDArray[np.uint8], fill: NDArray[np.uint8], rng: np.random.Generator) -> bool:
-        """Random erasing (Zhong et al., AAAI 2020) in place; false where no rectangle of 100 fitted."""
+    def _translate(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """System B's Random2DTranslation of the padded frame, bilinear as published."""
         height, width = frame.shape[:2]
-        for _ in range(100):
+        padded = np.pad(frame, ((self.pad, self.pad), (self.pad, self.pad), (0, 0)))
+        if rng.random() < 0.5:
+            return cv2.resize(padded, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+        tall, wide = round(height * 1.125), round(width * 1.125)
+        large = cv2.resize(padded, (wide, tall), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+        top, left = int(rng.integers(0, tall - height + 1)), int(rng.integers(0, wide - width + 1))
+        return large[top : top + height, left : left + width]
+
+    def _erase(self, frame: NDArray[np.uint8], fill: NDArray[np.uint8], rng: np.random.Generator) -> bool:
+        """Random erasing (Zhong et al., AAAI 2020) in place; false where no rectangle fitted."""
+        height, width = frame.shape[:2]
+        for _ in range(self.erase_attempts):
             area = rng.uniform(*self.erase_area) * height * width
             aspect = rng.uniform(self.erase_aspect, 1 / self.erase_aspect)
             h, w = round(float(np.sqrt(area * aspect))), round(float(np.sqrt(area / aspect)))

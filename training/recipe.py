@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model.network import NetworkSpec
 from training.augmentation import Augmentation
 from training.datasets.catalog import DatasetKind
+from training.evaluation.settings import EvaluationSettings
 from training.objective import Weights
-from training.sampling import ClipSampling
+from training.sampling import BatchSampling, ClipSampling
 from training.schedule import ScheduleForm
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -25,12 +26,31 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Start(_Part):
+    """The weights that training starts from."""
+
+    weights: str = Field(
+        "none", description="of the trunk: none (drawn at random), imagenet, or a file or URL of such weights"
+    )
+    transfer: str = Field(
+        "", description="which checkpoint the run has to be given (--transfer), in words; empty where it needs none"
+    )
+
+
 class Batch(_Part):
-    """P x K x T, and where the clips come from."""
+    """P x K x T of all processes together, and where the clips come from; see :mod:`training.sampling`."""
 
     people: int = Field(8, ge=2, description="P, persons in a batch")
     tracklets: int = Field(4, ge=1, description="K, tracklets of each person")
-    sampling: ClipSampling = "restricted"
+    sampler: BatchSampling = Field(
+        "person", description="person: everybody once an epoch; luo: all tracklets, as in VID-Trans-ReID"
+    )
+    spread_cameras: bool = Field(
+        True, description="person only: K tracklets of different cameras while there are any (ours); false: at random"
+    )
+    sampling: ClipSampling = Field(
+        "restricted", description="frames of a clip; consecutive_code never draws a tracklet's last frame (D-B3)"
+    )
 
 
 class Optimiser(_Part):
@@ -49,6 +69,7 @@ class Schedule(_Part):
     form: ScheduleForm = "paper"
     warm_up: int = Field(10, ge=1)
     milestones: tuple[int, ...] = (40, 70)
+    decay: float = Field(0.1, gt=0, le=1, description="of the rate at each milestone; gamma in system B's search")
     evaluate_every: int = Field(10, ge=1)
 
 
@@ -78,16 +99,18 @@ class Recipe(_Part):
 
     name: str
     description: str = ""
-    seed: int = 1
+    seed: int = Field(1, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     validation_share: float = Field(0.1, ge=0, lt=1, description="share of the people set aside to choose the model by")
     network: NetworkSpec = NetworkSpec()
+    start: Start = Start()
     batch: Batch = Batch()
     augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     resolutions: tuple[Resolution, ...] = ()
     losses: Weights = Weights()
+    evaluation: EvaluationSettings = EvaluationSettings()
     card: Card = Card()
 
     def frame_size(self, epoch: int) -> tuple[int, int]:
@@ -100,7 +123,11 @@ class Recipe(_Part):
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
-    """A recipe's file by path, or by its name among those that come with the project."""
+    """A recipe's file by path, or by its name among those that come with the project.
+
+    Raises:
+        RecipeError: there is none; the message lists those that come with the project.
+    """
     for path in (Path(name_or_path), RECIPES / f"{name_or_path}.toml"):
         if path.is_file():
             return path
@@ -109,25 +136,68 @@ def find_recipe(name_or_path: str | Path) -> Path:
 
 
 def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """Reads a recipe; ``overrides`` sets dotted keys, such as ``{"schedule.epochs": "3"}``, with TOML values.
+    """Reads a recipe.
+
+    ``extends = "<name or file>"`` in it names another, whose values hold where the recipe gives none of its own: a file
+    lies beside the recipe that names it, else a name is one of those that come with the project. Tables are merged
+    key by key; lists, ``[[resolutions]]`` among them, are replaced as a whole. ``overrides`` sets dotted keys, such as
+    ``{"schedule.epochs": "3"}``, with TOML values.
 
     Raises:
         RecipeError: names the key and what is wrong with it.
     """
+    content = _read(path, ())
+    for key, value in (overrides or {}).items():
+        _set(content, key, value)
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        for key, value in (overrides or {}).items():
-            *parents, leaf = key.split(".")
-            table = content
-            for parent in parents:
-                table = table.setdefault(parent, {})
-            table[leaf] = _parse(value)
-        return Recipe.model_validate(content)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: {error}") from None
+        recipe = Recipe.model_validate(content)
+        recipe.losses.check_network(recipe.network)
     except ValidationError as error:
         lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{path}: {'; '.join(lines)}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: losses: {error}") from None
+    return recipe
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe's values with those of the recipes that it extends."""
+    path = path.resolve()
+    if path in above:
+        raise RecipeError(f"{path}: extends itself, by way of {', '.join(p.name for p in above)}")
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: {error}") from None
+    if "extends" not in content:
+        return content
+    named = content.pop("extends")
+    if not isinstance(named, str):
+        raise RecipeError(f"{path}: extends: the name of a recipe, or a file")
+    beside = path.parent / named
+    try:
+        base = find_recipe(beside if beside.is_file() else named)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: extends: {error}") from None
+    return _merge(_read(base, (*above, path)), content)
+
+
+def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _set(content: dict[str, Any], key: str, value: str) -> None:
+    *parents, leaf = key.split(".")
+    table = content
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"{key}: {parent} is a value, not a table")
+    table[leaf] = _parse(value)
 
 
 def _parse(value: str) -> Any:
