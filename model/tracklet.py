@@ -42,10 +42,9 @@ def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
     return unit
 
 
-def video_feature(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
-    """The video feature, unit-length ``float32 [D]``: the mean of clip embeddings ``[C, D]``, then L2 normalisation.
-
-    The clips are averaged as the network gives them, not normalised one by one (system A, section "test").
+def mean_embedding(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
+    """The mean ``float32 [D]`` of clip embeddings ``[C, D]`` as the network gives them, not normalised one by one
+    (system A, section "test").
 
     Raises:
         ValueError: not a ``[C, D]`` array with at least one clip.
@@ -53,4 +52,14 @@ def video_feature(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
     array = np.asarray(clip_embeddings, dtype=np.float32)
     if array.ndim != 2 or array.shape[0] < 1:
         raise ValueError(f"clip embeddings must have shape [clips, dimension], not {list(array.shape)}")
-    return normalise(array.mean(axis=0))
+    mean: NDArray[np.float32] = array.mean(axis=0)
+    return mean
+
+
+def video_feature(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
+    """The video feature, unit-length ``float32 [D]``: the mean of clip embeddings ``[C, D]``, then L2 normalisation.
+
+    Raises:
+        ValueError: not a ``[C, D]`` array with at least one clip.
+    """
+    return normalise(mean_embedding(clip_embeddings))

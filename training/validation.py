@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from model.network import VideoReID
 from model.ranking import cosine_scores
+from model.tracklet import normalise
 from training.clips import Normalise
 from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import EmbedClips, embed_tracklets
@@ -28,6 +29,6 @@ def network_embedder(network: VideoReID, device: torch.device) -> EmbedClips:
 
 def validate(embed: EmbedClips, tracklets: Sequence[Tracklet], frame_size: tuple[int, int], length: int) -> RankMetrics:
     """Every tracklet is a query against all the others under other cameras, by cosine."""
-    features = embed_tracklets(embed, tracklets, frame_size=frame_size, clip_length=length)
+    features = normalise(embed_tracklets(embed, tracklets, frame_size=frame_size, clip_length=length))
     people, cameras = [t.person for t in tracklets], [t.camera for t in tracklets]
     return rank_metrics(1 - cosine_scores(features, features), people, people, cameras, cameras)

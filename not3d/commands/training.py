@@ -58,27 +58,58 @@ def evaluate(
     data: Data,
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Write evaluation.json here.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Write evaluation.json and report.html here."),
     ] = None,
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="[bold]mars[/]: its own queries; [bold]cross-camera[/]: every tracklet asks the other cameras; "
-            "[bold]validation[/]: the same for the people whom the model's training set aside; "
-            "[bold]auto[/]: mars for MARS's layout, else cross-camera.",
+            help="[bold]mars[/], [bold]mars-all-queries[/], [bold]mars-official[/]: MARS's own queries, by three "
+            "conventions; [bold]benchmark[/]: another dataset's own queries; [bold]cross-camera[/]: every tracklet "
+            "asks the other cameras; [bold]validation[/]: the same for the people whom the model's training set "
+            "aside; [bold]auto[/]: mars, benchmark, or cross-camera where there are no test lists.",
         ),
-    ] = "auto",
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="N", help="Of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for the mean.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="cosine or euclidean.")] = None,
+    feature: Annotated[str | None, typer.Option(metavar="NAME", help="Of a checkpoint: batch_normed or raw.")] = None,
     max_clips: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Use at most N evenly spaced clips of a tracklet.")
     ] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the confidence intervals and the open set.")] = 1,
 ) -> None:
-    """Measure rank-1 and mAP of a checkpoint or a bundle on a dataset."""
+    """Measure a checkpoint or a bundle on a dataset: ranking, verification, open set, with confidence intervals.
+
+    What no option says is as the checkpoint's recipe says, and for a bundle as the service ranks.
+
+    Example: [bold]not3d evaluate runs/mine/best.pt -d mars --protocol mars-official --out report[/]
+    """
+    options = {"protocol": protocol, "metric": metric, "feature": feature, "max_clips": max_clips}
+    given = {name: value for name, value in options.items() if value is not None}
+    given |= {"rerank": True} if rerank else {}
+    if split is not None and split != "all" and not split.isdecimal():
+        raise Failure(f"--split {split}: a number from 0, or all")
     with _training("evaluation.run") as run:
-        figures = run.evaluate(model, data, out=out, protocol=protocol, max_clips=max_clips, console=messages)
-    table = Table("measure", "value", box=box.SIMPLE_HEAD, pad_edge=False)
+        splits = "all" if split == "all" else [None if split is None else int(split)]
+        outcomes = run.evaluate_splits(model, data, splits, options=given, seed=seed, console=messages)
+        if out is not None:
+            report = load("training.evaluation.report", "train")
+            for outcome in outcomes:
+                folder = out if len(outcomes) == 1 else out / f"split-{outcome.figures['split']}"
+                messages.print(str(report.write_report(outcome, folder)), soft_wrap=True, highlight=False)
+        if len(outcomes) == 1:
+            figures, intervals = outcomes[0].figures, outcomes[0].intervals
+        else:
+            figures, intervals = run.summarise_splits(outcomes), {}
+    table = Table("measure", "value", "95% interval", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in figures.items():
-        table.add_row(str(name), f"{value:.2f}" if isinstance(value, float) else str(value))
+        low_high = "{:.2f} to {:.2f}".format(*intervals[name]) if name in intervals else ""
+        shown = f"{value:.2f}" if isinstance(value, float) else str(value)
+        table.add_row(str(name), "too few to tell" if shown == "nan" else shown, low_high)
     results.print(table)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +13,51 @@ from training.datasets.tracklet import DatasetError, Tracklet
 
 DatasetKind = Literal["mars", "market1501", "folder"]
 
+_SPLITS: dict[DatasetKind, int] = {}
+"""Splits of the datasets that have several."""
+
 
 def kind_of(path: Path) -> DatasetKind:
     """Which layout lies at a path; ``folder`` where it is none of the named ones."""
     if is_mars(path):
         return "mars"
     return "market1501" if is_market1501(path) else "folder"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A dataset with test lists of its own, one split of it.
+
+    ``gallery`` does not hold the queries; MARS's junk (person -1) is in none of the lists, its distractors (0000) are
+    in the gallery.
+    """
+
+    kind: DatasetKind
+    train: list[Tracklet]
+    query: list[Tracklet]
+    gallery: list[Tracklet]
+    split: int | None = None
+    """from 0; ``None`` where the dataset has but one"""
+
+
+def split_count(path: Path) -> int:
+    """How many splits of training and test people the dataset at a path has."""
+    return _SPLITS.get(kind_of(path), 1)
+
+
+def read_benchmark(path: Path, split: int | None = None) -> Benchmark:
+    """Training, query and gallery tracklets of a dataset that has test lists.
+
+    Raises:
+        DatasetError: it has none, or not this split, or names what is missing.
+    """
+    kind = kind_of(path)
+    if kind != "mars":
+        raise DatasetError(f"{path} has no test lists of its own, as MARS has")
+    if split is not None:
+        raise DatasetError(f"{path} has no splits; leave the split out")
+    mars = read_mars(path)
+    return Benchmark(kind, mars.train, mars.query, mars.gallery)
 
 
 def read_training(paths: Iterable[Path]) -> list[Tracklet]:

@@ -1,4 +1,4 @@
-"""Video features of tracklets, with the frames, clips and averaging that the service uses."""
+"""Features of tracklets, with the frames, clips and averaging that the service uses."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.frames import decode_frame, resize_frame
-from model.tracklet import split_into_clips, video_feature
+from model.tracklet import mean_embedding, split_into_clips
 from training.datasets.tracklet import Tracklet
+from training.evaluation.settings import ClipChoice
 
 EmbedClips = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """``uint8 [N, T, H, W, 3]`` to clip embeddings ``[N, D]``: a network, or a bundle's engine."""
@@ -23,23 +24,32 @@ def embed_tracklets(
     frame_size: tuple[int, int],
     clip_length: int,
     max_clips: int | None = None,
+    clip_choice: ClipChoice = "even",
     progress: Callable[[], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Unit-length video features ``[len(tracklets), D]``; ``progress`` is called after each tracklet."""
+    """Means of clip embeddings ``[len(tracklets), D]``, not of unit length; ``progress`` is called after each."""
     features = []
     for tracklet in tracklets:
-        clips = read_clips(tracklet, frame_size=frame_size, clip_length=clip_length, max_clips=max_clips)
+        clips = read_clips(
+            tracklet, frame_size=frame_size, clip_length=clip_length, max_clips=max_clips, clip_choice=clip_choice
+        )
         parts = [embed(clips[start : start + _BATCH]) for start in range(0, len(clips), _BATCH)]
-        features.append(video_feature(np.concatenate(parts)))
+        features.append(mean_embedding(np.concatenate(parts)))
         if progress:
             progress()
     return np.stack(features)
 
 
 def read_clips(
-    tracklet: Tracklet, *, frame_size: tuple[int, int], clip_length: int, max_clips: int | None = None
+    tracklet: Tracklet,
+    *,
+    frame_size: tuple[int, int],
+    clip_length: int,
+    max_clips: int | None = None,
+    clip_choice: ClipChoice = "even",
 ) -> NDArray[np.uint8]:
-    """All clips ``uint8 [C, T, H, W, 3]`` of a tracklet."""
-    indices = split_into_clips(len(tracklet.frames), clip_length, max_clips)
+    """Clips ``uint8 [C, T, H, W, 3]`` of a tracklet: all, or ``max_clips`` of them, spread evenly or the first."""
+    indices = split_into_clips(len(tracklet.frames), clip_length, max_clips if clip_choice == "even" else None)
+    indices = indices[:max_clips]
     frames = {i: resize_frame(decode_frame(tracklet.frames[i].read_bytes()), *frame_size) for i in np.unique(indices)}
     return np.stack([[frames[i] for i in clip] for clip in indices])

@@ -1,7 +1,9 @@
 """What an evaluation gives: figures, curves, and what a report needs to show them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,3 +35,34 @@ class EvaluationResult:
     clip_length: int
     frame_weights: FrameWeights | None = None
     """checkpoints with attention only"""
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures, intervals and curves as plain values; NaN becomes ``None``."""
+        verification, opened = self.verification, self.open_set
+        return {
+            "figures": {name: _plain(value) for name, value in self.figures.items()},
+            "confidence intervals (95%, bootstrap over people)": {k: list(v) for k, v in self.intervals.items()},
+            "cmc": self.rank.cmc[:_CMC].tolist(),
+            "roc": {
+                "same pairs": verification.same_pairs,
+                "different pairs": verification.different_pairs,
+                "false accept rate": verification.false_accept.tolist(),
+                "true accept rate": verification.true_accept.tolist(),
+                "score threshold": {f"{rate:g}": _plain(at) for rate, at in verification.threshold_at.items()},
+            },
+            "open set": opened
+            and {
+                "mated probes": opened.mated,
+                "non-mated probes": opened.non_mated,
+                "false positive rate": opened.false_positive.tolist(),
+                "detection and identification rate": opened.detection.tolist(),
+            },
+        }
+
+
+_CMC = 100
+"""Ranks of the CMC that are written."""
+
+
+def _plain(value: str | float) -> str | float | None:
+    return None if isinstance(value, float) and math.isnan(value) else value

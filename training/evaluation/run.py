@@ -1,36 +1,30 @@
-"""One evaluation: a checkpoint or a bundle, a dataset, a protocol; figures as a dictionary and a JSON file."""
+"""One evaluation: a checkpoint or a bundle, a dataset, a protocol."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.bundle import Bundle
 from model.engines import open_engine
-from model.ranking import cosine_scores
+from model.network import VideoReID
 from training.checkpoint import load_checkpoint
-from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
-from training.datasets.mars import is_mars, read_mars
+from training.clips import Normalise
+from training.datasets.catalog import split_count
 from training.datasets.tracklet import Tracklet
-from training.evaluation.embed import EmbedClips, embed_tracklets
-from training.evaluation.metrics import rank_metrics
+from training.evaluation.embed import EmbedClips, embed_tracklets, read_clips
+from training.evaluation.protocols import EvaluationError, select
+from training.evaluation.result import EvaluationResult, FrameWeights
+from training.evaluation.scoring import score, summarise_splits
+from training.evaluation.settings import EvaluationSettings
 from training.validation import network_embedder
 
-PROTOCOLS = {
-    "mars": "MARS's own queries against its gallery without the queries; step AP, over the queries with a match",
-    "cross-camera": "one tracklet per person and camera, each a query against those of the other cameras",
-    "validation": "the same, on the people that the model's recipe set aside from this training data",
-}
-"""What each name means; ``auto`` is ``mars`` for MARS's layout and ``cross-camera`` elsewhere."""
-
-
-class EvaluationError(ValueError):
-    """The protocol does not fit the data or the model."""
+__all__ = ["EvaluationError", "evaluate", "evaluate_splits", "summarise_splits"]
 
 
 @dataclass(frozen=True)
@@ -40,29 +34,59 @@ class _Model:
     clip_length: int
     recipe: Mapping[str, Any]
     described: str
+    settings: EvaluationSettings
+    frame_weights: FrameWeights | None = None
 
 
 def evaluate(
     checkpoint_or_bundle: Path,
     data: Sequence[Path],
     *,
-    out: Path | None = None,
-    protocol: str = "auto",
-    max_clips: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    split: int | None = None,
+    seed: int = 1,
     console: Console | None = None,
-) -> dict[str, str | int | float]:
-    """Ranks by cosine of video features, as the service does, and returns the figures (percent where they are shares).
+) -> EvaluationResult:
+    """Measures a model; a bundle runs on the engine that the service would pick, a checkpoint in PyTorch fp32.
 
-    ``out`` gets them as ``evaluation.json``. A bundle runs on the engine that the service would pick.
+    Args:
+        checkpoint_or_bundle: a file of the trainer, or a bundle's folder
+        data: one or more datasets, as the protocol needs
+        options: fields of EvaluationSettings that differ from the checkpoint's recipe, or from how the service ranks
+        where it is a bundle: cosine, all clips
+        split: of a dataset that has several
+        seed: of confidence intervals and of the open set
+        console: for progress
 
     Raises:
         EvaluationError: an unknown protocol, or one that does not fit.
         ValueError: from the model or the data.
     """
-    model = _open(checkpoint_or_bundle)
-    name, query, gallery = _select(data, protocol, model.recipe)
-    tracklets = query if gallery is None else [*query, *gallery]
-    with Progress(console=console or Console(stderr=True)) as progress:
+    return evaluate_splits(checkpoint_or_bundle, data, [split], options=options, seed=seed, console=console)[0]
+
+
+def evaluate_splits(
+    checkpoint_or_bundle: Path,
+    data: Sequence[Path],
+    splits: Sequence[int | None] | Literal["all"],
+    *,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 1,
+    console: Console | None = None,
+) -> list[EvaluationResult]:
+    """The same model on several splits; a tracklet is embedded once however many splits it is in.
+
+    This is fair only for a model that was trained on none of them.
+    """
+    model = _open(checkpoint_or_bundle, options or {})
+    settings = model.settings
+    if splits == "all":
+        count = split_count(data[0])
+        splits = list(range(count)) if count > 1 else [None]
+    selections = [select(data, settings.protocol, model.recipe, split) for split in splits]
+    tracklets = list(dict.fromkeys(t for s in selections for t in (*s.query, *s.others)))
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
         task = progress.add_task("embedding", total=len(tracklets))
         step: Callable[[], None] = lambda: progress.advance(task)  # noqa: E731
         features = embed_tracklets(
@@ -70,69 +94,74 @@ def evaluate(
             tracklets,
             frame_size=model.frame_size,
             clip_length=model.clip_length,
-            max_clips=max_clips,
+            max_clips=settings.max_clips,
+            clip_choice=settings.clip_choice,
             progress=step,
         )
-    query_features = features[: len(query)]
-    against, rows = (features, query) if gallery is None else (features[len(query) :], gallery)
-    metrics = rank_metrics(
-        1 - cosine_scores(query_features, against),
-        [t.person for t in query],
-        [t.person for t in rows],
-        [t.camera for t in query],
-        [t.camera for t in rows],
-    )
-    figures: dict[str, str | int | float] = {
-        "model": model.described,
-        "data": ", ".join(path.name for path in data),
-        "protocol": f"{name}: {PROTOCOLS[name]}",
-        "people": len({t.person for t in query}),
-        "queries": metrics.valid_queries,
-        "gallery": len(rows),
-        "frames": sum(len(t.frames) for t in tracklets),
-        **{f"rank-{k}": round(100 * float(metrics.cmc[min(k, len(rows)) - 1]), 2) for k in (1, 5, 10, 20)},
-        "mAP": round(100 * metrics.mean_ap, 2),
-        "mINP": round(100 * metrics.mean_inp, 2),
-    }
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return figures
+    place = {tracklet: row for row, tracklet in enumerate(tracklets)}
+    return [
+        score(
+            features[[place[t] for t in selection.query]],
+            features[[place[t] for t in selection.gallery]],
+            selection,
+            settings,
+            head={"model": model.described, "data": ", ".join(path.name for path in data)},
+            clip_length=model.clip_length,
+            seed=seed,
+            frame_weights=model.frame_weights,
+        )
+        for selection in selections
+    ]
 
 
-def _open(path: Path) -> _Model:
+def _settings(base: Mapping[str, Any], options: Mapping[str, Any]) -> EvaluationSettings:
+    try:
+        return EvaluationSettings.model_validate({**base, **options})
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise EvaluationError("; ".join(lines)) from None
+
+
+def _open(path: Path, options: Mapping[str, Any]) -> _Model:
     if path.is_dir():
+        settings = _settings({}, options)
         bundle = Bundle.load(path)
         engine, spec = open_engine(bundle), bundle.spec
+        if settings.feature not in (None, spec.feature):
+            raise EvaluationError(f"the bundle gives its {spec.feature} feature only; measure a checkpoint instead")
         described = f"{spec.name} ({bundle.embedding_space}) on {engine.name} {engine.precision}"
-        return _Model(engine.embed, (spec.frame_height, spec.frame_width), spec.clip_length, spec.recipe, described)
+        size = (spec.frame_height, spec.frame_width)
+        return _Model(engine.embed, size, spec.clip_length, spec.recipe, described, settings)
     checkpoint = load_checkpoint(path)
+    settings = _settings(checkpoint.recipe.get("evaluation", {}), options)
     network = checkpoint.build()
-    embed = network_embedder(network, torch.device("cpu"))
+    if settings.feature is not None:
+        network.spec = network.spec.model_copy(update={"feature": settings.feature})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
     size = (network.spec.frame_height, network.spec.frame_width)
+    name = checkpoint.recipe.get("name")
     return _Model(
-        embed, size, network.spec.clip_length, checkpoint.recipe, f"{checkpoint.recipe.get('name')} in PyTorch fp32"
+        network_embedder(network, device),
+        size,
+        network.spec.clip_length,
+        checkpoint.recipe,
+        f"{name} in PyTorch fp32 on {device}",
+        settings,
+        None if network.spec.attention == "mean" else _weigh_frames(network, device),
     )
 
 
-def _select(
-    data: Sequence[Path], protocol: str, recipe: Mapping[str, Any]
-) -> tuple[str, list[Tracklet], list[Tracklet] | None]:
-    """The protocol's name, its queries, and its gallery where that is another set."""
-    if protocol not in ("auto", *PROTOCOLS):
-        raise EvaluationError(f"unknown protocol {protocol!r}; known are auto, {', '.join(PROTOCOLS)}")
-    all_mars = all(is_mars(path) for path in data)
-    if protocol == "mars" or (protocol == "auto" and all_mars):
-        if len(data) != 1 or not all_mars:
-            raise EvaluationError("the protocol mars needs one dataset in MARS's layout")
-        mars = read_mars(data[0])
-        return "mars", mars.query, mars.gallery
-    tracklets = read_training(data)
-    if protocol == "validation":
-        if not recipe.get("validation_share"):
-            raise EvaluationError("the model's recipe set nobody aside (no validation_share)")
-        _, tracklets = set_aside(tracklets, recipe["validation_share"], recipe["seed"])
-        if not tracklets:
-            raise EvaluationError("the model's training set nobody of these people aside; ask for cross-camera")
-        return "validation", one_per_person_and_camera(tracklets), None
-    return "cross-camera", one_per_person_and_camera(tracklets), None
+def _weigh_frames(network: VideoReID, device: torch.device) -> FrameWeights:
+    normalise = Normalise(network.spec.mean, network.spec.std, device)
+    size = (network.spec.frame_height, network.spec.frame_width)
+
+    def weigh(tracklet: Tracklet) -> list[float]:
+        clips = read_clips(
+            tracklet, frame_size=size, clip_length=network.spec.clip_length, max_clips=1, clip_choice="first"
+        )
+        with torch.inference_mode():
+            weights: list[float] = network.frame_weights(normalise(torch.from_numpy(clips)))[0].tolist()
+        return weights
+
+    return weigh

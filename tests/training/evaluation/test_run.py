@@ -1,5 +1,7 @@
+import itertools
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -32,22 +34,35 @@ def checkpoint(data, tmp_path_factory):
     return train(find_recipe("bundled"), [data], tmp_path_factory.mktemp("run"), overrides=overrides, console=QUIET)
 
 
-def test_a_checkpoint_is_evaluated_across_cameras(checkpoint, data, tmp_path):
-    figures = evaluate(checkpoint, [data], out=tmp_path, console=QUIET)
-    assert (figures["people"], figures["queries"], figures["gallery"], figures["frames"]) == (10, 20, 20, 60)
-    assert 0 <= figures["mAP"] <= 100
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == figures
+def test_a_checkpoint_is_evaluated_across_cameras(checkpoint, data):
+    result = evaluate(checkpoint, [data], console=QUIET)
+    figures = result.figures
+    assert (figures["people"], figures["queries"], figures["gallery"]) == (10, 20, 20)
+    low, high = result.intervals["mAP"]
+    assert 0 <= low < figures["mAP"] < high <= 100
+    assert json.loads(json.dumps(result.as_json(), allow_nan=False))["figures"]["mAP"] == figures["mAP"]
+    assert result.frame_weights is not None
+    weights = result.frame_weights(result.query[0])
+    assert len(weights) == 4
+    assert sum(weights) == pytest.approx(1)
+
+
+def test_distance_feature_and_clips_change_what_is_measured(checkpoint, data):
+    ways = [{}, {"metric": "euclidean"}, {"feature": "raw"}, {"rerank": True}]
+    distances = [evaluate(checkpoint, [data], options=way, console=QUIET).distances for way in ways]
+    for one, other in itertools.combinations(distances, 2):
+        assert not np.allclose(one, other)
 
 
 def test_validation_is_on_the_people_set_aside_only(checkpoint, data):
-    figures = evaluate(checkpoint, [data], protocol="validation", console=QUIET)
+    figures = evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET).figures
     assert 0 < figures["people"] < 10
     assert figures["queries"] == 2 * figures["people"]
 
 
 def test_a_bundle_is_evaluated_on_mars_own_queries(shared_data, tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
-    figures = evaluate(bundle, [shared_data / "mini-mars"], max_clips=1, console=QUIET)
+    figures = evaluate(bundle, [shared_data / "mini-mars"], options={"max_clips": 1}, console=QUIET).figures
     assert figures["queries"] == 8  # of 12: four people have no tracklet under another camera
     assert figures["gallery"] == 12
 
@@ -63,11 +78,18 @@ def test_a_model_that_set_nobody_aside_has_no_validation(data, tmp_path):
     }
     everyone = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=QUIET)
     with pytest.raises(EvaluationError, match="nobody"):
-        evaluate(everyone, [data], protocol="validation", console=QUIET)
+        evaluate(everyone, [data], options={"protocol": "validation"}, console=QUIET)
 
 
 def test_what_does_not_fit_is_an_error(checkpoint, data):
     with pytest.raises(EvaluationError, match="MARS's layout"):
-        evaluate(checkpoint, [data], protocol="mars", console=QUIET)
+        evaluate(checkpoint, [data], options={"protocol": "mars"}, console=QUIET)
     with pytest.raises(EvaluationError, match="known are auto, mars"):
-        evaluate(checkpoint, [data], protocol="cuhk", console=QUIET)
+        evaluate(checkpoint, [data], options={"protocol": "cuhk"}, console=QUIET)
+    with pytest.raises(EvaluationError, match=r"metric: .*cosine"):
+        evaluate(checkpoint, [data], options={"metric": "manhattan"}, console=QUIET)
+
+
+def test_a_bundle_has_one_feature(data, tmp_path):
+    with pytest.raises(EvaluationError, match="checkpoint instead"):
+        evaluate(make_bundle(tmp_path / "bundle"), [data], options={"feature": "raw"}, console=QUIET)
