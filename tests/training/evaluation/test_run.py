@@ -92,4 +92,4 @@ def test_what_does_not_fit_is_an_error(checkpoint, data):
 
 def test_a_bundle_has_one_feature(data, tmp_path):
     with pytest.raises(EvaluationError, match="checkpoint instead"):
-        evaluate(make_bundle(tmp_path / "bundle"), [data], options={"feature": "raw"}, console=QUIET)
+        evaluate(make_bundle(tmp_path / "bundle"), [data], options={"feature": "batch_normed"}, console=QUIET)
