@@ -46,7 +46,8 @@ class Augmentation(BaseModel):
     def fill(self, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
         """The RGB value ``uint8 [3]`` of erased pixels, for the network's normalisation; rounded to whole levels."""
         level = np.asarray(mean) + (np.asarray(std) * np.asarray(mean) if self.erase_fill == "code" else 0.0)
-        return np.clip(np.round(255 * level), 0, 255).astype(np.uint8)
+        colour: NDArray[np.uint8] = np.clip(np.round(255 * level), 0, 255).astype(np.uint8)
+        return colour
 
     def apply(
         self, clip: NDArray[np.uint8], fill: NDArray[np.uint8], rng: np.random.Generator

@@ -1,6 +1,9 @@
 """Batches of training clips, made in the background while the network works on the one before."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import os
+from collections import deque
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,10 +15,7 @@ from torch import Tensor
 from model.frames import decode_frame, resize_frame
 from training.datasets.tracklet import Tracklet
 from training.recipe import Recipe
-from training.sampling import CLIP_SAMPLING, PersonSampler
-
-_AHEAD = 4
-"""Batches made ahead of the network."""
+from training.sampling import CLIP_SAMPLING, PersonSampler, Sampler, TrackletSampler, persons_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +28,77 @@ class Batch:
 
 
 class ClipSource:
-    """Training batches of a set of tracklets, the same for the same seed and epoch whatever the number of threads."""
+    """Training batches of a set of tracklets, the same for the same seed and epoch whatever the number of threads.
 
-    def __init__(self, tracklets: Sequence[Tracklet], recipe: Recipe, workers: int = 2) -> None:
-        self.tracklets = tracklets
-        self.recipe = recipe
-        self.workers = workers
-        self.sampler = PersonSampler(tracklets, recipe.batch.people, recipe.batch.tracklets)
-        self.labels = {person: label for label, person in enumerate(self.sampler.persons)}
-        self._fill = np.round(255 * np.asarray(recipe.network.mean)).astype(np.uint8)
+    Of ``parts`` processes, each makes its part of every batch: what it makes together is the batch of one process.
+    Batches for a GPU are put into pinned memory, from where they are copied while it computes.
 
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        return len(self.labels) // self.recipe.batch.people
+    Raises:
+        ValueError: too few people for a batch, or one that cannot be divided into ``parts``.
+    """
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (from 1); every clip has a random stream of its own, by seed, epoch and place."""
-        batches = list(self.sampler.batches(np.random.default_rng([self.recipe.seed, epoch])))
-        with ThreadPoolExecutor(self.workers) as pool:
-            pending: list[Future[Batch]] = []
-            for number in range(len(batches) + _AHEAD):
-                if number < len(batches):
-                    pending.append(pool.submit(self._make, epoch, number, batches[number]))
-                if number >= _AHEAD:
-                    yield pending.pop(0).result()
+    def __init__(
+        self,
+        tracklets: Sequence[Tracklet],
+        recipe: Recipe,
+        *,
+        part: int = 0,
+        parts: int = 1,
+        pinned: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        self.tracklets, self.recipe, self.part, self.parts, self.pinned = tracklets, recipe, part, parts, pinned
+        self.workers = workers or max(2, len(os.sched_getaffinity(0)) // parts)
+        size = recipe.batch.people * recipe.batch.tracklets
+        if size % parts:
+            raise ValueError(f"a batch of {size} clips cannot be divided among {parts} processes")
+        self.labels = {person: label for label, person in enumerate(persons_of(tracklets))}
+        self._sampler = _sampler(tracklets, recipe)
+        self._fill = recipe.augmentation.fill(recipe.network.mean, recipe.network.std)
+
+    def digest(self) -> str:
+        """A hash of the tracklets' names and sizes: a run can only go on with the data that it began with."""
+        content = "\n".join(f"{t.person} {t.camera} {t.name} {len(t.frames)}" for t in self.tracklets)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """The tracklets of each batch of an epoch (from 1), for all processes."""
+        return self._sampler.batches(np.random.default_rng([self.recipe.seed, epoch]))
+
+    def batches(self, epoch: int, step: int, epochs: int) -> Generator[Batch]:
+        """The batches from a step (from 0) of an epoch (from 1) to the end of the last epoch.
+
+        They are made ahead across the ends of epochs, so that none begins with a wait. Every clip has a random stream
+        of its own, by seed, epoch and place.
+        """
+        pending: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
+        try:
+            for at in range(epoch, epochs + 1):
+                for number, indices in enumerate(self.plan(at)):
+                    if at == epoch and number < step:
+                        continue
+                    pending.append(pool.submit(self._make, at, number, indices))
+                    if len(pending) > 2 * self.workers:
+                        yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _make(self, epoch: int, number: int, indices: list[int]) -> Batch:
+        share = len(indices) // self.parts
+        places = range(self.part * share, (self.part + 1) * share)
         made = [
-            self._clip(self.tracklets[index], epoch, np.random.default_rng([self.recipe.seed, epoch, number, place]))
-            for place, index in enumerate(indices)
+            self._clip(
+                self.tracklets[indices[place]], epoch, np.random.default_rng([self.recipe.seed, epoch, number, place])
+            )
+            for place in places
         ]
+        clips = torch.from_numpy(np.stack([clip for clip, _ in made]))
         return Batch(
-            torch.from_numpy(np.stack([clip for clip, _ in made])),
-            torch.tensor([self.labels[self.tracklets[index].person] for index in indices]),
+            clips.pin_memory() if self.pinned else clips,
+            torch.tensor([self.labels[self.tracklets[indices[place]].person] for place in places]),
             torch.from_numpy(np.stack([erased for _, erased in made])),
         )
 
@@ -85,3 +123,10 @@ class Normalise:
     def __call__(self, clips: Tensor) -> Tensor:
         """See the class."""
         return ((clips.to(self.device, non_blocking=True).float() - self.mean) / self.std).permute(0, 1, 4, 2, 3)
+
+
+def _sampler(tracklets: Sequence[Tracklet], recipe: Recipe) -> Sampler:
+    batch = recipe.batch
+    if batch.sampler == "luo":
+        return TrackletSampler(tracklets, batch.people, batch.tracklets)
+    return PersonSampler(tracklets, batch.people, batch.tracklets, spread_cameras=batch.spread_cameras)

@@ -1,7 +1,7 @@
 """Which frames of a tracklet make a training clip, and which tracklets make a batch."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, Protocol
 
@@ -61,7 +61,7 @@ def random_frames(frame_count: int, clip_length: int, rng: np.random.Generator) 
     return np.sort(np.concatenate([drawn, again])).astype(np.int64)
 
 
-CLIP_SAMPLING = {
+CLIP_SAMPLING: dict[str, Callable[[int, int, np.random.Generator], NDArray[np.int64]]] = {
     "restricted": restricted_random_frames,
     "consecutive": consecutive_frames,
     "consecutive_code": partial(consecutive_frames, drop_last=True),
@@ -97,11 +97,6 @@ class PersonSampler:
     def __init__(self, dataset: Sequence[Tracklet], people: int, tracklets: int, *, spread_cameras: bool = True):
         self.people, self.tracklets, self.spread_cameras = people, tracklets, spread_cameras
         self._owned = _by_person(dataset, people)
-
-    @property
-    def persons(self) -> list[str]:
-        """The people's ids, sorted; their places are the class labels."""
-        return list(self._owned)
 
     def batches(self, rng: np.random.Generator) -> list[list[int]]:
         """See :class:`Sampler`."""

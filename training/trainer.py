@@ -1,30 +1,23 @@
 """The trainer: one loop, everything that decides it read from a recipe."""
 
-import csv
+import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.network import VideoReID, build_network
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from training.clips import ClipSource, Normalise
-from training.datasets.catalog import kind_of, one_per_person_and_camera, read_training, set_aside
-from training.datasets.tracklet import Tracklet
-from training.evaluation.metrics import RankMetrics
-from training.objective import Objective
-from training.recipe import NOT_STATED, Card, Recipe, load_recipe
-from training.schedule import learning_rate
-from training.validation import network_embedder, validate
-
-LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
-"""Files of a run: the state to resume from, the model to use, and a line per epoch."""
+from training.attention_health import attention_warning
+from training.checkpoint import load_checkpoint
+from training.clips import Batch
+from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
+from training.distributed import joined
+from training.interruption import Interruption, Stopped
+from training.recipe import load_recipe
+from training.run import BEST, LAST, Run
+from training.run_log import RunLog, Tally
+from training.start import name_run, start_network
 
 
 class TrainingError(RuntimeError):
@@ -40,246 +33,159 @@ def train(
     overrides: dict[str, str] | None = None,
     device: str = "auto",
     console: Console | None = None,
+    split: int | None = None,
+    transfer: Path | None = None,
+    compile: bool = False,  # noqa: A002 - torch's name
 ) -> Path:
     """Trains a recipe on datasets and returns the checkpoint with the best held-out mAP, ``out/best.pt``.
 
-    A share of the people is set aside and the model chosen on them, never on a test set. Interrupted by Ctrl-C, the
-    epoch under way is lost; ``resume`` goes on from ``out/last.pt``.
+    A share of the people is set aside and the model chosen on them, never on a test set. Ctrl-C (or SIGTERM) ends the
+    step under way and leaves ``out/last.pt``, from which ``resume`` goes on: on one CPU process, and with the same
+    number of threads, to the same bits as if it had not been interrupted. Started by torchrun, all processes train one
+    model on the recipe's batch, and the first one writes.
+
+    Args:
+        recipe_path: see :func:`training.recipe.find_recipe`
+        data: datasets, whose person ids are shared
+        out: folder of the run
+        resume: go on with the run in ``out``; weights to start from are not read again
+        overrides: as for :func:`training.recipe.load_recipe`
+        device: auto, cpu or cuda
+        console: where progress goes; standard error by default
+        split: number of the train/test split, for datasets that have several
+        transfer: checkpoint that trunk and attention are taken from
+        compile: compiles the network (``torch.compile``), anew for each frame size
 
     Raises:
-        TrainingError: nothing to resume, a run already there, too few people, or a loss that is not finite.
-        RecipeError, DatasetError, CheckpointError: from the recipe, the data, or the run to resume.
+        TrainingError: nothing to resume, a run already there, too few people, no checkpoint for a recipe that starts
+            from one, or a loss that is not finite.
+        RecipeError, DatasetError, CheckpointError, WeightsError: from what is read.
+        KeyboardInterrupt: by Ctrl-C.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / LAST).exists() and not resume:
-        raise TrainingError(f"{out} holds a run already: resume it, or give another folder")
-    if resume and not (out / LAST).exists():
-        raise TrainingError(f"{out} holds no run to resume")
-    recipe = load_recipe(recipe_path, overrides)
-    tracklets = read_training(data)
-    read = f"{', '.join(path.name for path in data)}: {len(tracklets)} tracklets"
-    if recipe.card.datasets and not {kind_of(path) for path in data} <= set(recipe.card.datasets):
-        # Another model than the one that the recipe describes: it is named after its run.
-        recipe = recipe.model_copy(update={"name": out.resolve().name, "card": Card(training_data=read)})
-    elif recipe.card.training_data == NOT_STATED:
-        recipe = recipe.model_copy(update={"card": recipe.card.model_copy(update={"training_data": read})})
-    training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)
-    people = len({tracklet.person for tracklet in training})
-    if people < recipe.batch.people:
-        raise TrainingError(f"a batch of the recipe has {recipe.batch.people} people, the training set only {people}")
-    run = Run(recipe, training, one_per_person_and_camera(aside), out, device, console or Console(stderr=True))
-    run.crops_source = str(data[0].resolve())
-    if resume:
-        run.restore(load_checkpoint(out / LAST))
-    return run.finish()
-
-
-class Run:
-    """One training run: network, objective, optimisers and where it stands."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        training: Sequence[Tracklet],
-        validation: Sequence[Tracklet],
-        out: Path,
-        device: str,
-        console: Console,
-    ) -> None:
-        torch.manual_seed(recipe.seed)
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.device = torch.device(name)
-        self.recipe, self.validation, self.out, self.console = recipe, validation, out, console
-        self.source = ClipSource(training, recipe)
-        self.spec = recipe.network.model_copy(update={"classes": len(self.source.labels)})
-        self.network: VideoReID = build_network(self.spec).to(self.device)
-        self.network.to(memory_format=torch.channels_last)
-        self.objective = Objective(recipe.losses, self.spec.classes, self.network.dimension).to(self.device)
-        self.optimiser = self._optimiser()
-        self.center_optimiser = self.objective.center_optimiser()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.normalise = Normalise(self.spec.mean, self.spec.std, self.device)
-        self.epoch, self.best = 0, -1.0
-        self.crops_source: str | None = None
-
-    def finish(self) -> Path:
-        """Trains the epochs that are left; returns the best checkpoint's path."""
-        schedule = self.recipe.schedule
-        people = len({tracklet.person for tracklet in self.validation})
-        self.console.print(
-            f"{self.recipe.name}: {self.spec.classes} people, {len(self.source.tracklets)} tracklets; set aside "
-            f"{people} people, {len(self.validation)} tracklets; {sum(p.numel() for p in self.network.parameters()):,} "
-            f"parameters on {self.device}"
-        )
-        if not self.validation:
-            self.console.print(
-                "Nobody is set aside (the recipe's validation_share of the people whom two cameras saw): nothing is "
-                f"measured, and {BEST} is the last epoch.",
-                style="yellow",
+    with joined(device) as ranks:
+        console = (console or Console(stderr=True)) if ranks.first else Console(quiet=True)
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / LAST).exists() and not resume:
+            raise TrainingError(f"{out} holds a run already: resume it, or give another folder")
+        if resume and not (out / LAST).exists():
+            raise TrainingError(f"{out} holds no run to resume")
+        recipe = load_recipe(recipe_path, overrides)
+        if recipe.start.transfer and transfer is None and not resume:
+            raise TrainingError(f"the recipe starts from {recipe.start.transfer}: give its checkpoint as transfer")
+        tracklets = read_training(data)
+        recipe = name_run(recipe, data, len(tracklets), split, out)
+        training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)
+        crops = str(data[0].resolve())
+        try:
+            run = Run(
+                recipe,
+                training,
+                one_per_person_and_camera(aside),
+                out,
+                ranks,
+                console,
+                compile=compile,
+                crops_source=crops,
             )
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task("training", total=schedule.epochs * len(self.source))
-            progress.update(task, completed=self.epoch * len(self.source))
-            while self.epoch < schedule.epochs:
-                started = time.perf_counter()
-                losses = self._train_epoch(self.epoch + 1, lambda: progress.advance(task))
-                self.epoch += 1
-                row = {"epoch": self.epoch, "seconds": time.perf_counter() - started, **losses}
-                if self.validation and (self.epoch % schedule.evaluate_every == 0 or self.epoch == schedule.epochs):
-                    row |= self._evaluate(people)
-                elif not self.validation:
-                    save_checkpoint(self._checkpoint([]), self.out / BEST)
-                save_checkpoint(replace(self._checkpoint([]), progress=self._progress()), self.out / LAST)
-                self._log(row)
-                progress.update(task, description=f"epoch {self.epoch} loss {losses['total']:.3f}")
-        return self.out / BEST
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+        if resume:
+            run.restore(load_checkpoint(out / LAST))
+        else:
+            start_network(run.network, recipe, transfer, console)
+        return finish(run)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where a run stood.
 
-        Raises:
-            CheckpointError: the checkpoint is of another recipe or data, or not one to resume from.
-        """
-        state = checkpoint.progress
-        if not state or checkpoint.network_spec != self.spec or checkpoint.recipe != self.recipe.model_dump():
-            raise CheckpointError("the run was made with another recipe or other data; it can only go on as it began")
-        self.network.load_state_dict(checkpoint.state_dict)
-        self.objective.load_state_dict(state["objective"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.center_optimiser:
-            self.center_optimiser.load_state_dict(state["center_optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
-        self.epoch, self.best = state["epoch"], state["best"]
+def finish(run: Run) -> Path:
+    """Trains the epochs that are left of a run; returns the best checkpoint's path.
 
-    def _train_epoch(self, epoch: int, advance: Any) -> dict[str, float]:
-        """One pass; returns the mean of each loss, the learning rate and the share of frames without attention."""
-        self.network.train()
-        totals: dict[str, float] = {}
-        rate = 0.0
-        for step, batch in enumerate(self.source.epoch(epoch)):
-            rate = self._set_rate(epoch, step)
-            labels, erased = batch.labels.to(self.device), batch.erased.to(self.device)
-            with self._autocast():
-                output = self.network.train_forward(
-                    self.normalise(batch.clips), frames=self.recipe.losses.frame_identity > 0
-                )
-            losses = self.objective(output, labels, erased)
-            if not torch.isfinite(losses["total"]):
-                raise TrainingError(f"the loss is not finite in epoch {epoch}, step {step}: lower the learning rate")
-            self._step(losses["total"])
-            if output.attention is not None:
-                losses["dead_attention"] = (output.attention == 0).float().mean()
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.item()
-            advance()
-        return {name: total / len(self.source) for name, total in totals.items()} | {"learning_rate": rate}
+    Raises:
+        TrainingError: the loss is not finite.
+        Stopped: by Ctrl-C or SIGTERM; ``last.pt`` is where it stood.
+        KeyboardInterrupt: by a second Ctrl-C, which leaves what there was before.
+    """
+    _announce(run)
+    epochs = run.recipe.schedule.epochs
+    batches = run.source.batches(run.epoch + 1, run.tally.steps, epochs)
+    log = RunLog(run.out, run.epoch) if run.ranks.first else None
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Interruption(run.console) as interruption, Progress(*columns, console=run.console) as progress:
+        bar = progress.add_task("epoch", total=epochs, completed=run.epoch)
+        try:
+            while run.epoch < epochs:
+                for share in _train_epoch(run, batches):
+                    progress.update(bar, completed=run.epoch + share)
+                    _stop_if_asked(run, interruption)
+                row = run.tally.means() | _evaluate(run, run.epoch + 1, interruption)
+                run.epoch, run.tally = run.epoch + 1, Tally()
+                _warn(run, row)
+                if log:
+                    log.write(run.epoch, row)
+                run.save(LAST)
+                progress.update(bar, description=f"loss {row['total']:.3f}, epoch")
+        except Stopped:
+            run.save(LAST)
+            raise
+        finally:
+            batches.close()
+            if log:
+                log.close()
+    return run.out / BEST
 
-    def _step(self, loss: torch.Tensor) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.center_optimiser:
-            self.center_optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimiser)
-        if self.recipe.optimiser.clip_gradient:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimiser.clip_gradient)
-        self.scaler.step(self.optimiser)
-        if self.center_optimiser:
-            self.scaler.unscale_(self.center_optimiser)
-            self.objective.unscale_centers()
-            self.scaler.step(self.center_optimiser)
-        self.scaler.update()
 
-    def _set_rate(self, epoch: int, step: int) -> float:
-        schedule = self.recipe.schedule
-        at = epoch - 1 + (step + 1) / len(self.source) if schedule.form == "cosine" else epoch
-        rate = learning_rate(
-            at,
-            schedule.form,
-            base=self.recipe.optimiser.learning_rate,
-            warm_up=schedule.warm_up,
-            milestones=schedule.milestones,
-            epochs=schedule.epochs,
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        return rate
+def _train_epoch(run: Run, batches: Generator[Batch]) -> Iterator[float]:
+    """Trains what is left of the epoch under way; gives, after each step, the share of it that is done."""
+    run.network.train()
+    epoch, steps = run.epoch + 1, len(run.source.plan(run.epoch + 1))
+    while run.tally.steps < steps:
+        started = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - started
+        rate = run.set_rate(epoch, (run.tally.steps + 1) / steps)
+        figures = run.step(batch)
+        if not math.isfinite(figures["total"]):
+            raise TrainingError(f"the loss is not finite in epoch {epoch}, step {run.tally.steps + 1}: lower the rate")
+        run.tally.add(figures | {"learning_rate": rate}, time.perf_counter() - started, waited)
+        yield run.tally.steps / steps
 
-    def _optimiser(self) -> torch.optim.Optimizer:
-        settings = self.recipe.optimiser
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        if settings.name == "adam":
-            return torch.optim.Adam(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-        # AdamW's decay is not for biases and normalisation, whose scale the next layer undoes.
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, settings.learning_rate)
 
-    def _autocast(self) -> Any:
-        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = types.get(self.recipe.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+def _evaluate(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:
+    """Measures the people set aside in the epochs that the recipe wants; the first process does it for all."""
+    schedule = run.recipe.schedule
+    figures: dict[str, float] = {}
+    if not run.validation:
+        run.save(BEST)
+    elif run.ranks.first and (epoch % schedule.evaluate_every == 0 or epoch == schedule.epochs):
+        # One process may stop between batches; several stop together, below.
+        alone = run.ranks.count == 1
+        figures = run.measure(epoch, lambda: _stop_if_asked(run, interruption) if alone else None)
+    _stop_if_asked(run, interruption)
+    return figures
 
-    def _evaluate(self, people: int) -> dict[str, float]:
-        size = (self.spec.frame_height, self.spec.frame_width)
-        if self.spec.attention != "full_map":
-            size = self.recipe.frame_size(self.epoch)
-        embed = network_embedder(self.network, self.device)
-        metrics = validate(embed, self.validation, size, self.spec.clip_length)
-        self.console.print(
-            f"epoch {self.epoch} at {size[0]}x{size[1]}: rank-1 {100 * metrics.rank1:.1f} "
-            f"mAP {100 * metrics.mean_ap:.1f} on {people} people set aside, {metrics.valid_queries} queries"
-        )
-        # Only a model at its final frame size can be the one to use.
-        if size == (self.spec.frame_height, self.spec.frame_width) and metrics.mean_ap > self.best:
-            self.best = metrics.mean_ap
-            save_checkpoint(self._checkpoint([self._accuracy(metrics, people)]), self.out / BEST)
-        return {"rank1": metrics.rank1, "map": metrics.mean_ap}
 
-    def _accuracy(self, metrics: RankMetrics, people: int) -> dict[str, Any]:
-        return {
-            "dataset": f"{people} training people set aside (seed {self.recipe.seed})",
-            "protocol": "one tracklet per person and camera, cross-camera, cosine, all clips; "
-            "epoch chosen on the same people",
-            "people": people,
-            "queries": metrics.valid_queries,
-            "gallery": len(self.validation),
-            "rank1": round(100 * metrics.rank1, 2),
-            "map": round(100 * metrics.mean_ap, 2),
-        }
+def _stop_if_asked(run: Run, interruption: Interruption) -> None:
+    if run.ranks.any(interruption.asked):
+        raise Stopped
 
-    def _checkpoint(self, accuracy: list[dict[str, Any]]) -> Checkpoint:
-        return Checkpoint(
-            network_spec=self.spec,
-            state_dict=self.network.state_dict(),
-            recipe=self.recipe.model_dump(),
-            training_data=self.recipe.card.training_data,
-            data_terms=self.recipe.card.data_terms,
-            accuracy=accuracy,
-            crops_source=self.crops_source,
+
+def _announce(run: Run) -> None:
+    processes = f", {run.ranks.count} processes" if run.ranks.count > 1 else ""
+    run.console.print(
+        f"{run.recipe.name}: {run.spec.classes} people, {len(run.source.tracklets)} tracklets; set aside "
+        f"{run.people_aside} people, {len(run.validation)} tracklets; "
+        f"{sum(p.numel() for p in run.network.parameters()):,} parameters on {run.device}{processes}"
+    )
+    if not run.validation:
+        run.console.print(
+            "Nobody is set aside (the recipe's validation_share of the people whom two cameras saw): nothing is "
+            f"measured, and {BEST} is the last epoch.",
+            style="yellow",
         )
 
-    def _progress(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "best": self.best,
-            "objective": self.objective.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "center_optimiser": self.center_optimiser.state_dict() if self.center_optimiser else {},
-            "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
-        }
 
-    def _log(self, row: dict[str, float]) -> None:
-        path = self.out / LOG
-        columns = ["epoch", "seconds", "learning_rate", "total", "rank1", "map", "dead_attention"]
-        columns += [name for name in Objective.PARTS if name in row]
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
-            if fresh:
-                writer.writeheader()
-            writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+def _warn(run: Run, figures: dict[str, float]) -> None:
+    """Says once that the attention is dead."""
+    warning = None if run.warned else attention_warning(figures)
+    if warning:
+        run.warned = True
+        run.console.print(f"Epoch {run.epoch}: {warning}", style="yellow", highlight=False)
