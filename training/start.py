@@ -16,7 +16,9 @@ def start_network(network: VideoReID, recipe: Recipe, transfer: Path | None, con
     Raises:
         WeightsError: weights that do not fit, or cannot be had.
     """
-    from training.weights import load_trunk, transfer_weights  # noqa: PLC0415
+    if recipe.start.weights == "none" and transfer is None:
+        return
+    from training.weights import load_trunk, transfer_weights  # noqa: PLC0415 - scratch
 
     if recipe.start.weights != "none":
         console.print(str(load_trunk(network, recipe.start.weights, console=console)), highlight=False)
