@@ -1,5 +1,6 @@
 """``not3d train``, ``evaluate`` and ``export``: doors to `training`, whose dependencies come with an extra."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,11 +36,24 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; may be repeated."),
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    split: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Which split to train on (PRID2011, iLIDS-VID: 0 to 9).")
+    ] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT", exists=True, dir_okay=False, help="Start from its trunk and attention, as published."
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network (torch.compile): slow to start, then faster.")
+    ] = False,
 ) -> None:
     """Train a network as a recipe says; prints the checkpoint.
 
     The model is chosen on people of the data who are set aside, never on a test set. Datasets given together
-    share their person ids. Ctrl-C loses the epoch under way; [bold]--resume[/] goes on after the last one.
+    share their person ids. Ctrl-C leaves a checkpoint, and [bold]--resume[/] goes on from it as if nothing had been.
+    Several GPUs, or machines: [bold]torchrun --nproc-per-node 2 -m not3d train ...[/]; a batch is divided among them.
 
     Example: [bold]not3d train bundled -d market1501 -d mars --out runs/bundled[/]
     """
@@ -47,10 +61,23 @@ def train(
     with _training("trainer") as trainer:
         path = load("training.recipe", "train").find_recipe(recipe)
         try:
-            checkpoint = trainer.train(path, data, out, resume=resume, overrides=overrides, device=device)
+            checkpoint = trainer.train(
+                path,
+                data,
+                out,
+                resume=resume,
+                overrides=overrides,
+                device=device,
+                console=messages,
+                split=split,
+                transfer=transfer,
+                compile=compiled,
+            )
         except KeyboardInterrupt:
-            raise Interrupted(f"go on with --resume (finished epochs are in {out})") from None
-    results.print(str(checkpoint), soft_wrap=True, highlight=False)
+            left = (out / load("training.run", "train").LAST).is_file()
+            raise Interrupted(f"go on with --resume ({out})" if left else "nothing was trained yet") from None
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+        results.print(str(checkpoint), soft_wrap=True, highlight=False)
 
 
 def evaluate(
