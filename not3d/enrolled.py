@@ -10,7 +10,7 @@ from pathlib import Path
 from model.frames import crop_box, decode_frame
 from not3d.footage import Footage, open_video, read_frames, read_pictures, read_tracks
 from not3d.picture import Image, pick_evenly
-from training.datasets.folder import IMAGE_SUFFIXES, natural_key
+from training.datasets.images import images_in
 
 
 def find_pictures(metadata: Mapping[str, object], folders: Sequence[Path]) -> list[Image]:
@@ -61,8 +61,7 @@ def _lies_below(place: Path, folders: Sequence[Path]) -> bool:
 
 
 def _read_images(place: Path, source: str, tracklet: str, folders: Sequence[Path]) -> list[Image]:
-    images = [path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
-    images.sort(key=lambda path: natural_key(path.name))
+    images = images_in(place)
     named = [path for path in images if path.name.startswith(f"{tracklet}F")]  # MARS keeps several in one folder
     parts = Path(source).parts
     if not named and tracklet not in {place.name, parts[-1], "-".join(parts[-3:])}:

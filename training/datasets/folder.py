@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
+from training.datasets.images import folders_in, images_in
 from training.datasets.mars import is_mars, read_mars
 from training.datasets.tracklet import DatasetError, Tracklet
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 LAYOUTS = """\
   one folder of images:              FOLDER/*.jpg (one tracklet)
@@ -47,23 +46,12 @@ def read_tracklets(folder: Path) -> list[Tracklet]:
     return [_from_place(folder, place, files) for place, files in images.items()]
 
 
-def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Sorts digits by value and before letters: ``frame9`` before ``frame10``."""
-    parts = (part for part in re.split(r"([0-9]+)", text) if part)
-    # The text itself decides between 7 and 007.
-    return tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts), text
-
-
 def _images_by_folder(folder: Path) -> dict[Path, list[Path]]:
     """Folders that directly hold images, below and including the folder, and their images, all in natural order."""
-    children = sorted(
-        (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: natural_key(path.name)
-    )
-    images = [path for path in children if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    images = images_in(folder)
     found = {folder: images} if images else {}
-    for child in children:
-        if child.is_dir():
-            found |= _images_by_folder(child)
+    for child in folders_in(folder):
+        found |= _images_by_folder(child)
     return found
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from training.datasets.benchmark import Benchmark
 from training.datasets.catalog import (
-    Benchmark,
     kind_of,
     one_per_person_and_camera,
     read_benchmark,

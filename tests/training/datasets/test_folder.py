@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.datasets.folder import LayoutError, natural_key, read_tracklets
+from training.datasets.folder import LayoutError, read_tracklets
 from training.datasets.mars import MarsError
 from training.datasets.tracklet import Tracklet
 
@@ -78,15 +78,3 @@ def test_other_layouts_are_refused_with_those_understood(tmp_path: Path, names: 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="nowhere is not a folder"):
         read_tracklets(tmp_path / "nowhere")
-
-
-def test_natural_key_orders_numbers_by_value_and_before_letters() -> None:
-    assert sorted(["b", "a10", "a2", "10", "9", "a", "a2b"], key=natural_key) == [
-        "9",
-        "10",
-        "a",
-        "a2",
-        "a2b",
-        "a10",
-        "b",
-    ]

@@ -1,0 +1,93 @@
+"""PRID2011 (Hirzer et al., "Person Re-Identification by Descriptive and Discriminative Classification", SCIA 2011).
+
+prid_2011/multi_shot/cam_a/person_0001/0001.png   likewise cam_b
+prid_2011/splits_prid2011.json                     ten splits: [{"train": ["person_0001", ...], "test": [...]}, ...]
+
+The multi-shot protocol of video Re-ID takes 178 of the 200 people that both cameras saw, 89 of them for training. The
+queries are camera a's tracklets, the gallery camera b's; each query has one right answer.
+"""
+
+import json
+from pathlib import Path
+
+from training.datasets.benchmark import Benchmark
+from training.datasets.images import images_in
+from training.datasets.tracklet import DatasetError, Tracklet
+
+SPLITS = 10
+_CAMERAS = ("cam_a", "cam_b")
+_LIST = "splits_prid2011.json"
+
+
+class Prid2011Error(DatasetError):
+    """A file of the dataset is missing or is not what PRID2011 has in its place."""
+
+
+def is_prid2011(path: Path) -> bool:
+    """Whether ``multi_shot`` lies in the folder or a level below."""
+    return _multi_shot(path) is not None
+
+
+def read_prid2011(path: Path, split: int) -> Benchmark:
+    """One split, from 0.
+
+    Raises:
+        Prid2011Error: names the file that is missing or foreign and where it belongs.
+    """
+    root = _multi_shot(path)
+    if root is None:
+        raise Prid2011Error(f"{path} has no multi_shot/ with cam_a/ and cam_b/, as PRID2011 has")
+    if not 0 <= split < SPLITS:
+        raise Prid2011Error(f"PRID2011 has splits 0 to {SPLITS - 1}, not {split}")
+    people = _read_splits(path, root)[split]
+    cameras = {
+        part: {name: [_tracklet(root / camera / name, camera) for camera in _CAMERAS] for name in people[part]}
+        for part in ("train", "test")
+    }
+    return Benchmark(
+        "prid2011",
+        train=[tracklet for both in cameras["train"].values() for tracklet in both],
+        query=[first for first, _ in cameras["test"].values()],
+        gallery=[second for _, second in cameras["test"].values()],
+        split=split,
+    )
+
+
+def _multi_shot(path: Path) -> Path | None:
+    if not path.is_dir():
+        return None
+    places = (path, path / "multi_shot", *sorted(path.glob("*/multi_shot")))
+    return next((place for place in places if all((place / camera).is_dir() for camera in _CAMERAS)), None)
+
+
+def _read_splits(path: Path, root: Path) -> list[dict[str, list[str]]]:
+    places = list(dict.fromkeys((path / _LIST, root.parent / _LIST, root / _LIST)))
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise Prid2011Error(f"{places[0]} is missing: the list of the ten splits belongs there, beside multi_shot/")
+    try:
+        splits = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Prid2011Error(f"{file} is not PRID2011's list of splits: {error}") from None
+    if not (isinstance(splits, list) and len(splits) == SPLITS and all(map(_is_split, splits))):
+        raise Prid2011Error(
+            f'{file} is not PRID2011\'s list of splits: ten times {{"train": [folders], "test": [folders]}}, '
+            "with nobody in both"
+        )
+    return [{part: sorted(split[part]) for part in ("train", "test")} for split in splits]
+
+
+def _is_split(split: object) -> bool:
+    if not isinstance(split, dict) or not {"train", "test"} <= split.keys():
+        return False
+    train, test = split["train"], split["test"]
+    named = all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in (train, test))
+    return named and bool(train) and bool(test) and not set(train) & set(test)
+
+
+def _tracklet(folder: Path, camera: str) -> Tracklet:
+    frames = images_in(folder) if folder.is_dir() else []
+    if not frames:
+        raise Prid2011Error(f"{folder} is missing or holds no images; the list of splits names it")
+    person = folder.name.removeprefix("person_")
+    return Tracklet(person, camera, tuple(frames), f"{person}-{camera}")
