@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from training.datasets.matfile import read_mat
+from training.datasets.tracklet import Tracklet
+from training.evaluation.protocols import EvaluationError, Selection, select
+from training.evaluation.scoring import pairwise_distances, score, summarise_splits
+from training.evaluation.settings import EvaluationSettings
+
+SETTINGS = EvaluationSettings()
+
+
+@pytest.fixture(scope="module")
+def official(shared_data):
+    """MARS's own queries and gallery without them, as tracklets without frames."""
+    reference = shared_data.parent / "reference"
+    rows = read_mat(reference / "tracks_test_info.mat")["track_test_info"].astype(int)
+    queries = set((read_mat(reference / "query_IDX.mat")["query_IDX"].astype(int).ravel() - 1).tolist())
+    every = [Tracklet(f"{person:04}", f"C{camera}", (), str(row)) for row, (_, _, person, camera) in enumerate(rows)]
+    query = [tracklet for row, tracklet in enumerate(every) if row in queries]
+    return query, [t for row, t in enumerate(every) if row not in queries and rows[row, 2] != -1]
+
+
+@pytest.mark.parametrize(
+    ("name", "together", "precision", "queries", "gallery"),
+    [
+        ("mars", False, "step", 1_840, 9_330),
+        ("mars-all-queries", True, "step", 1_980, 11_310),
+        ("mars-official", True, "trapezoid", 1_980, 11_310),
+    ],
+)
+def test_the_three_conventions_of_mars(official, name, together, precision, queries, gallery):
+    query, others = official
+    selection = Selection(name, query, others, together, precision)
+    features = np.random.default_rng(3).standard_normal((len(query) + len(others), 4)).astype(np.float32)
+    rows = features if together else features[len(query) :]
+    result = score(features[: len(query)], rows, selection, SETTINGS, head={}, clip_length=4)
+    assert (result.figures["queries"], result.figures["gallery"]) == (queries, gallery)
+    assert result.figures["queries without a match"] == 1_980 - queries
+    assert f"{precision} AP" in result.figures["distance"]
+    assert result.figures["protocol"].startswith(f"{name}: ")
+    # Chance: a share of the gallery, not a figure of a model.
+    assert result.figures["mAP"] < 2
+    assert result.verification.different_pairs > 1e7
+    assert abs(100 * result.verification.tar_at[1e-2] - 1) < 0.5
+
+
+def people(count, cameras=2):
+    return [Tracklet(f"{n:03}", f"C{c}", (), f"{n}-{c}") for n in range(count) for c in range(cameras)]
+
+
+def clustered(tracklets, spread, seed=0):
+    rng = np.random.default_rng(seed)
+    centers = {t.person: rng.standard_normal(16) for t in tracklets}
+    return np.stack([centers[t.person] + spread * rng.standard_normal(16) for t in tracklets]).astype(np.float32)
+
+
+def test_a_perfect_model_is_perfect_in_every_figure():
+    tracklets = people(200)
+    features = clustered(tracklets, 0.01)
+    result = score(
+        features, features, Selection("cross-camera", tracklets, [], True), SETTINGS, head={"model": "m"}, clip_length=4
+    )
+    for name in (
+        "rank-1",
+        "mAP",
+        "mINP",
+        "TAR at FAR 0.01",
+        "TAR at FAR 0.0001",
+        "DIR at FPIR 0.1",
+        "DIR at FPIR 0.01",
+    ):
+        assert result.figures[name] == 100, name
+    assert result.intervals["mAP"] == (100, 100)
+    assert result.figures["model"] == "m"
+
+
+def test_the_interval_holds_the_figure_and_narrows_with_people():
+    widths = []
+    for count in (20, 500):
+        tracklets = people(count)
+        features = clustered(tracklets, 1.1)
+        result = score(
+            features, features, Selection("cross-camera", tracklets, [], True), SETTINGS, head={}, clip_length=4
+        )
+        low, high = result.intervals["mAP"]
+        assert low < result.figures["mAP"] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_distances():
+    a, b = np.array([[3.0, 4.0]], np.float32), np.array([[3.0, 0.0], [6.0, 8.0]], np.float32)
+    np.testing.assert_allclose(pairwise_distances(a, b, "euclidean"), [[4.0, 5.0]], atol=1e-5)
+    np.testing.assert_allclose(pairwise_distances(a, b, "cosine"), [[0.4, 0.0]], atol=1e-6)
+
+
+def test_re_ranking_and_a_named_precision_are_what_the_settings_say():
+    tracklets = people(40, cameras=3)
+    features = clustered(tracklets, 1.0)
+    selection = Selection("cross-camera", tracklets, [], True)
+    plain = score(features, features, selection, SETTINGS, head={}, clip_length=4)
+    again = score(features, features, selection, EvaluationSettings(rerank=True), head={}, clip_length=4)
+    official = score(
+        features, features, selection, EvaluationSettings(average_precision="trapezoid"), head={}, clip_length=4
+    )
+    assert again.figures["mAP"] > plain.figures["mAP"]
+    assert "re-ranking" in again.figures["distance"]
+    assert official.figures["mAP"] != plain.figures["mAP"]
+    assert official.figures["rank-1"] == plain.figures["rank-1"]
+
+
+def test_a_mean_over_splits_has_its_deviation():
+    results = []
+    for split in range(3):
+        tracklets = people(30)
+        features = clustered(tracklets, 1.2, seed=split)
+        selection = Selection("benchmark", tracklets[::2], tracklets[1::2], False, split=split)
+        results.append(score(features[::2], features[1::2], selection, SETTINGS, head={}, clip_length=4))
+    figures = summarise_splits(results)
+    each = [result.figures["rank-1"] for result in results]
+    assert figures["rank-1"] == pytest.approx(np.mean(each), abs=0.01)
+    assert figures["rank-1 std"] == pytest.approx(np.std(each, ddof=1), abs=0.01)
+    assert figures["split"] == "mean of 3: 0, 1, 2"
+    assert figures["queries"] == "30"
+    with pytest.raises(ValueError, match="two results"):
+        summarise_splits(results[:1])
+
+
+def test_a_protocol_needs_its_data(tmp_path):
+    with pytest.raises(EvaluationError, match="dataset with test lists"):
+        select([tmp_path, tmp_path], "benchmark")
+    with pytest.raises(ValueError, match="does not exist"):
+        select([tmp_path / "nowhere"], "auto")
