@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from model.network import NetworkOutput
+from training.losses.distances import at_least_float32
 
 _PATIENCE = timedelta(hours=6)
 """How long processes wait for the first, which alone measures the held-out people."""
@@ -94,7 +95,7 @@ def gather(tensor: Tensor) -> Tensor:
     """``[N, ...]`` of every process as ``[count * N, ...]``, in their order, float32 at least for gradients' sake."""
     if not tensor.is_floating_point():
         return _gathered(tensor)
-    gathered: Tensor = _Gather.apply(tensor.float())
+    gathered: Tensor = _Gather.apply(at_least_float32(tensor))
     return gathered
 
 
@@ -112,7 +113,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """``[N, C, ...]`` to the same shape."""
         if not self.training:
             return super().forward(input)
-        wide = input.float()
+        wide = at_least_float32(input)
         axes = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = dist.get_world_size() * input.numel() // input.shape[1]

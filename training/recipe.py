@@ -131,7 +131,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
     for path in (Path(name_or_path), RECIPES / f"{name_or_path}.toml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+    known = ", ".join(sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.toml")))
     raise RecipeError(f"no recipe {name_or_path}; known are {known}, or give a file")
 
 

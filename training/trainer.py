@@ -72,7 +72,7 @@ def train(
         recipe = load_recipe(recipe_path, overrides)
         if recipe.start.transfer and transfer is None and not resume:
             raise TrainingError(f"the recipe starts from {recipe.start.transfer}: give its checkpoint as transfer")
-        tracklets = read_training(data)
+        tracklets = read_training(data, split)
         recipe = name_run(recipe, data, len(tracklets), split, out)
         training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)
         crops = str(data[0].resolve())
@@ -104,12 +104,12 @@ def finish(run: Run) -> Path:
         Stopped: by Ctrl-C or SIGTERM; ``last.pt`` is where it stood.
         KeyboardInterrupt: by a second Ctrl-C, which leaves what there was before.
     """
-    _announce(run)
     epochs = run.recipe.schedule.epochs
     batches = run.source.batches(run.epoch + 1, run.tally.steps, epochs)
     log = RunLog(run.out, run.epoch) if run.ranks.first else None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Interruption(run.console) as interruption, Progress(*columns, console=run.console) as progress:
+        _announce(run)
         bar = progress.add_task("epoch", total=epochs, completed=run.epoch)
         try:
             while run.epoch < epochs:

@@ -1,56 +1,58 @@
 """Real, tiny training runs on drawn people."""
 
-import csv
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
+from tests.training.runs import TINY, arguments, rows, run
+from training import run as run_module
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.datasets.synthetic import write_synthetic
+from training.interruption import Stopped
 from training.recipe import find_recipe
-from training.trainer import LAST, LOG, TrainingError, train
+from training.run import BEST, LAST
+from training.run_log import LOG, TENSORBOARD
+from training.trainer import TrainingError, train
 from training.validation import network_embedder
 
-TINY = {
-    "network.frame_height": "64",
-    "network.frame_width": "32",
-    "network.backbone": "resnet18_ibn_a_x0_75",
-    "resolutions": "[]",
-    "batch.people": "4",
-    "schedule.evaluate_every": "1",
-    "schedule.warm_up": "1",
-    "validation_share": "0.3",
-    "precision": "fp32",
-    "losses.ranked_list": "0.5",
-    "losses.center": "5e-4",
-}
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
-    write_synthetic(folder, people=12, cameras=2, frames=4, seed=3, size=(64, 32))
-    return folder
+def assert_same_state(one, two):
+    """Networks, objectives, optimisers, random states and everything else that a run goes on from."""
+
+    def walk(a, b, where):
+        assert type(a) is type(b), where
+        if isinstance(a, dict):
+            assert a.keys() == b.keys(), where
+            for key in a:
+                if key not in ("seconds", "waited"):
+                    walk(a[key], b[key], f"{where}.{key}")
+        elif isinstance(a, list | tuple):
+            assert len(a) == len(b), where
+            for number, (c, d) in enumerate(zip(a, b, strict=True)):
+                walk(c, d, f"{where}.{number}")
+        elif isinstance(a, torch.Tensor):
+            assert torch.equal(a, b), where
+        else:
+            assert a == b, where
+
+    walk(one.state_dict, two.state_dict, "network")
+    walk(one.progress, two.progress, "progress")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order: runs can be compared bit for bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def run(data, out, epochs, **options):
-    overrides = TINY | {"schedule.epochs": str(epochs), **options.pop("overrides", {})}
-    return train(find_recipe("bundled"), [data], out, overrides=overrides, console=Console(quiet=True), **options)
-
-
-def rows(out):
-    with (out / LOG).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def assert_same_log(one, two):
+    timeless = [
+        [{k: v for k, v in row.items() if k not in ("seconds", "waiting")} for row in rows(out)] for out in (one, two)
+    ]
+    assert timeless[0] == timeless[1]
 
 
 def test_a_run_learns_and_leaves_a_checkpoint_that_rebuilds_the_network(data, tmp_path):
@@ -68,29 +70,131 @@ def test_a_run_learns_and_leaves_a_checkpoint_that_rebuilds_the_network(data, tm
     assert not checkpoint.progress  # the model to use carries no optimiser
 
 
-def test_resuming_goes_on_bit_for_bit(data, tmp_path, monkeypatch):
-    run(data, tmp_path / "whole", 2)
+SMALL_STEPS = {"batch.people": "2", "optimiser.learning_rate": "1e-3"}
+"""Five steps an epoch."""
 
-    # The same recipe, stopped after its first epoch.
-    from training import trainer  # noqa: PLC0415 - patched below
 
-    log = trainer.Run._log
+def test_ctrl_c_in_the_first_epoch_leaves_a_checkpoint_that_goes_on_bit_for_bit(data, tmp_path):
+    run(data, tmp_path / "whole", 2, overrides=SMALL_STEPS)
 
-    def stop(self, row):
-        log(self, row)
-        raise KeyboardInterrupt
+    command = [sys.executable, "-m", "not3d", *arguments(data, tmp_path / "parts", 2, overrides=SMALL_STEPS)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "parameters on" in said:
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.stderr.read()
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    stopped = load_checkpoint(tmp_path / "parts" / LAST)
+    assert stopped.progress["epoch"] == 0
+    assert 1 <= stopped.progress["tally"]["steps"] < 5
 
-    monkeypatch.setattr(trainer.Run, "_log", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path / "parts", 2)
-    monkeypatch.setattr(trainer.Run, "_log", log)
-    run(data, tmp_path / "parts", 2, resume=True)
-
+    run(data, tmp_path / "parts", 2, overrides=SMALL_STEPS, resume=True)
     whole, parts = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "parts"))
     assert parts.progress["epoch"] == 2
-    for name, value in whole.state_dict.items():
-        assert torch.equal(value, parts.state_dict[name]), name
-    assert [row["total"] for row in rows(tmp_path / "whole")] == [row["total"] for row in rows(tmp_path / "parts")]
+    assert_same_state(whole, parts)
+    assert_same_state(*(load_checkpoint(tmp_path / name / BEST) for name in ("whole", "parts")))
+    assert_same_log(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_validation_is_made_again(data, tmp_path, monkeypatch, number):
+    overrides = {"schedule.evaluate_every": "2"}
+    run(data, tmp_path / "whole", 3, overrides=overrides)
+    validate, handlers = run_module.validate, [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), number)
+        return validate(*arguments)
+
+    monkeypatch.setattr(run_module, "validate", interrupted)
+    with pytest.raises(Stopped):
+        run(data, tmp_path / "parts", 3, overrides=overrides)
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
+    monkeypatch.setattr(run_module, "validate", validate)
+    stopped = load_checkpoint(tmp_path / "parts" / LAST).progress
+    assert (stopped["epoch"], stopped["tally"]["steps"]) == (1, 2)
+
+    run(data, tmp_path / "parts", 3, overrides=overrides, resume=True)
+    assert_same_state(*(load_checkpoint(tmp_path / name / LAST) for name in ("whole", "parts")))
+    assert_same_log(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_fp16_leaves_out_a_step_that_overflows(data, tmp_path, monkeypatch):
+    weights, scales = [], []
+    descend = run_module.Run._descend
+
+    def watched(self, loss):
+        if not scales:
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+        descend(self, loss)
+        weights.append(self.network.base.conv1.weight.detach().clone())
+        scales.append(self.scaler.get_scale())
+
+    monkeypatch.setattr(run_module.Run, "_descend", watched)
+    tiny = {"batch.people": "2", "batch.tracklets": "1", "network.frame_height": "32", "network.clip_length": "2"}
+    best = run(data, tmp_path, 3, overrides=tiny | {"precision": "fp16", "schedule.evaluate_every": "3"})
+    overflowed = [later < earlier for earlier, later in zip([2.0**24, *scales], scales, strict=False)]
+    assert overflowed[0]
+    assert not overflowed[-1]
+    for number in range(1, len(weights)):
+        assert torch.equal(weights[number], weights[number - 1]) == overflowed[number], number
+    assert all(value.isfinite().all() for value in load_checkpoint(best).state_dict.values())
+    assert load_checkpoint(tmp_path / LAST).progress["scaler"]["scale"] == scales[-1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
+    with pytest.raises(TrainingError, match="not finite in epoch 1"):
+        run(data, tmp_path, 1, overrides=SMALL_STEPS | {"optimiser.learning_rate": "1e30"})
+    assert not (tmp_path / LAST).exists()
+
+
+def test_dead_attention_is_said_once_and_logged(data, tmp_path, capsys):
+    for bias, dead in (("-9.0", True), ("1.0", False)):
+        out = tmp_path / bias
+        run(data, out, 2, overrides={"network.attention_bias": bias}, console=Console(width=300))
+        said = capsys.readouterr().out
+        assert said.count("attention is dead") == dead
+        assert ("network.attention_bias" in said) == dead
+        assert [float(row["dead_attention"]) == 1 for row in rows(out)] == [dead, dead]
+        assert [float(row["attention_entropy"]) > 0.99999 for row in rows(out)] == [dead, dead]
+
+
+def test_the_log_has_time_spent_waiting_and_goes_to_tensorboard(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415 - slow
+
+    run(data, tmp_path, 2)
+    log = rows(tmp_path)
+    assert all(0 < float(row["waiting"]) < 1 for row in log)
+    events = EventAccumulator(str(tmp_path / TENSORBOARD))
+    events.Reload()
+    for row in log:
+        for tag, column in (("loss/total", "total"), ("map", "map"), ("loss/triplet", "triplet")):
+            (value,) = [e.value for e in events.Scalars(tag) if e.step == int(row["epoch"])]
+            assert value == pytest.approx(float(row[column]), rel=1e-4)
+
+
+def test_a_compiled_network_learns_the_same_at_every_resolution(data, tmp_path, monkeypatch):
+    # Everything but the C++ compiler, which takes a minute for each frame size.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    sizes = "[{from_epoch=1, height=48, width=32}, {from_epoch=2, height=64, width=32}]"
+    overrides = {"resolutions": sizes, "network.backbone": "resnet18_x0_75", "optimiser.learning_rate": "1e-6"}
+    run(data, tmp_path / "eager", 2, overrides=overrides)
+    best = run(data, tmp_path / "compiled", 2, overrides=overrides, compile=True)
+    for eager, compiled in zip(rows(tmp_path / "eager"), rows(tmp_path / "compiled"), strict=True):
+        assert float(compiled["total"]) == pytest.approx(float(eager["total"]), rel=1e-3)
+    # A compiled network's weights have the same names.
+    load_checkpoint(best).build()
+
+
+def test_a_recipe_that_starts_from_a_checkpoint_asks_for_it(data, tmp_path):
+    with pytest.raises(TrainingError, match="starts from system A on MARS"):
+        run(data, tmp_path, 1, overrides={"start.transfer": "system A on MARS"})
 
 
 def test_a_model_of_other_data_does_not_claim_the_recipes_card(data, tmp_path):
@@ -116,6 +220,9 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_
         run(data, tmp_path, 1)
     with pytest.raises(CheckpointError, match="another recipe"):
         run(data, tmp_path, 1, resume=True, overrides={"losses.triplet_margin": "0.5"})
+    log = (tmp_path / LOG).read_text()
+    run(data, tmp_path, 1, resume=True)
+    assert (tmp_path / LOG).read_text() == log  # a finished run stays as it is
 
 
 def test_foreign_files_are_not_checkpoints(data, tmp_path):
