@@ -1,6 +1,6 @@
 import pytest
 
-from training.recipe import RECIPES, RecipeError, find_recipe, load_recipe
+from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, load_recipe
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -37,3 +37,69 @@ def test_frame_size_follows_the_resolutions():
     assert recipe.frame_size(last.from_epoch) == (last.height, last.width)
     # The model is used at the size it was last trained at.
     assert (last.height, last.width) == (recipe.network.frame_height, recipe.network.frame_width)
+
+
+BASE = """
+name = "base"
+[network]
+backbone = "resnet18"
+attention = "pooled"
+[schedule]
+epochs = 9
+milestones = [3, 6]
+[[resolutions]]
+from_epoch = 1
+height = 64
+width = 32
+"""
+
+
+def test_a_recipe_extends_another_and_says_what_differs(tmp_path):
+    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "row.toml").write_text(
+        'extends = "../base.toml"\nname = "row"\n[schedule]\nmilestones = [5]\n[evaluation]\nmetric = "euclidean"\n'
+    )
+    (tmp_path / "rows" / "further.toml").write_text('extends = "row.toml"\nname = "further"\nresolutions = []\n')
+    recipe = load_recipe(tmp_path / "rows" / "further.toml", {"schedule.epochs": "7"})
+    assert recipe.name == "further"
+    assert recipe.network.backbone == "resnet18"
+    assert (recipe.schedule.epochs, recipe.schedule.milestones) == (7, (5,))
+    assert recipe.evaluation.metric == "euclidean"
+    assert recipe.resolutions == ()
+
+
+def test_a_recipe_extends_one_that_comes_with_the_project(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "bundled"\nname = "mine"\n')
+    bundled = load_recipe(find_recipe("bundled"))
+    assert load_recipe(tmp_path / "mine.toml") == bundled.model_copy(update={"name": "mine"})
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [('"loop"', "extends itself"), ('"nothing"', "mine.*extends.*no recipe nothing"), ("3", "name of a recipe")],
+)
+def test_what_cannot_be_extended_is_an_error(tmp_path, extends, message):
+    (tmp_path / "loop").write_text('extends = "mine.toml"\n')
+    (tmp_path / "mine.toml").write_text(f"extends = {extends}\n")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "mine.toml")
+
+
+def test_losses_that_the_network_cannot_feed_are_named():
+    with pytest.raises(RecipeError, match="erasing_attention needs attention logits"):
+        load_recipe(find_recipe("bundled"), {"network.attention": "mean"})
+
+
+def test_recipes_in_older_checkpoints_are_still_read():
+    """What the bundled model's checkpoint says of its recipe, written before several of the settings existed."""
+    content = load_recipe(find_recipe("bundled")).model_dump()
+    for later in ("start", "evaluation"):
+        del content[later]
+    for table, kept in (
+        ("batch", ("people", "tracklets", "sampling")),
+        ("augmentation", ("flip", "pad", "erase", "erase_area", "erase_aspect", "colour")),
+        ("schedule", ("epochs", "form", "warm_up", "milestones", "evaluate_every")),
+    ):
+        content[table] = {key: content[table][key] for key in kept}
+    assert Recipe.model_validate(content) == load_recipe(find_recipe("bundled"))
