@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from not3d.commands import Interruptible, results
+from not3d.commands.datasets import app as datasets
 from not3d.commands.gallery import enroll, info, search
+from not3d.commands.reproduce import reproduce
 from not3d.commands.serve import serve
 from not3d.commands.training import evaluate, export, train
 from not3d.demo import demo
@@ -28,6 +30,8 @@ app.command(rich_help_panel="Search")(demo)
 app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(evaluate)
 app.command(rich_help_panel="Models")(export)
+app.command(rich_help_panel="Models")(reproduce)
+app.add_typer(datasets, name="datasets", rich_help_panel="Models")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from tests.training.datasets.layouts import write_duke, write_ilids_vid, write_image, write_ls_vid, write_prid2011
+from training.datasets.benchmark import Benchmark
+from training.datasets.check import count, inspect_dataset
+from training.datasets.matfile import read_mat
+from training.datasets.official import OFFICIAL
+from training.datasets.tracklet import DatasetError, Tracklet
+
+
+def test_mars_counts_are_the_official_ones(shared_data):
+    reference = shared_data.parent / "reference"
+
+    def tracklets(part):
+        rows = read_mat(reference / f"tracks_{part}_info.mat")[f"track_{part}_info"].astype(int)
+        return rows, [
+            Tracklet(f"{person:04}", f"C{camera}", (Path(),) * (last - first + 1), str(row))
+            for row, (first, last, person, camera) in enumerate(rows)
+        ]
+
+    _, train = tracklets("train")
+    rows, test = tracklets("test")
+    queries = set((read_mat(reference / "query_IDX.mat")["query_IDX"].astype(int).ravel() - 1).tolist())
+    query = [tracklet for row, tracklet in enumerate(test) if row in queries]
+    gallery = [t for row, t in enumerate(test) if row not in queries and rows[row, 2] != -1]
+    counts = count(Benchmark("mars", train, query, gallery))
+    assert {name: counts[name] for name in OFFICIAL["mars"].counts} == OFFICIAL["mars"].counts
+    assert len(test) == 12_180
+
+
+def test_an_excerpt_is_sound(shared_data):
+    found = inspect_dataset(shared_data / "mini-mars", decode=20)
+    assert found.problems == []
+    assert "an excerpt: 16 of 625 train people" in found.notes
+    assert found.facts["queries with a match"] == "8"
+    assert found.facts["queries with a match, queries in the gallery"] == "12"
+    assert found.facts["images decoded"] == "20 of 3,550"
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "queries"),
+    [(write_prid2011, "prid2011", "2"), (write_ilids_vid, "ilids-vid", "3"), (write_duke, "duke", "1"),
+     (write_ls_vid, "ls-vid", "2")],
+)  # fmt: skip
+def test_every_layout_is_recognised_and_read(tmp_path, write, kind, queries):
+    write(tmp_path)
+    found = inspect_dataset(tmp_path, decode="all")
+    assert (found.kind, found.problems) == (kind, [])
+    assert found.facts["query tracklets"] == queries
+    assert any(note.startswith("an excerpt") for note in found.notes)
+    assert found.facts.get("splits") == ("10" if kind in ("prid2011", "ilids-vid") else None)
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    write_image(tmp_path / "anna" / "door" / "1" / "1.jpg")
+    found = inspect_dataset(tmp_path)
+    assert (found.kind, found.problems, found.notes) == ("folder", [], [])
+    assert found.facts["train people"] == "1"
+
+
+def test_the_same_people_with_other_counts_are_a_damaged_copy(tmp_path, monkeypatch):
+    write_prid2011(tmp_path)
+    monkeypatch.setitem(OFFICIAL["prid2011"].counts, "train people", 2)
+    found = inspect_dataset(tmp_path)
+    assert "split 0: 4 train tracklets, officially 178" in found.problems
+    for name, number in {"train tracklets": 4, "query tracklets": 2, "gallery tracklets": 2}.items():
+        monkeypatch.setitem(OFFICIAL["prid2011"].counts, name, number)
+    found = inspect_dataset(tmp_path)
+    assert found.problems == []
+    assert "complete: all counts are the official ones" in found.notes
+
+
+def test_images_that_are_none_and_files_that_belong_to_nothing(tmp_path):
+    write_duke(tmp_path)
+    frame = next((tmp_path / "train" / "0001").rglob("*.jpg"))
+    frame.write_bytes(b"not a picture")
+    write_image(tmp_path / "readme" / "figure.png")
+    found = inspect_dataset(tmp_path, decode="all")
+    assert len(found.problems) == 1
+    assert found.problems[0].startswith(str(frame))
+    # The query's tracklet is repeated in the gallery, where it is not used.
+    assert any("3 images belong to no tracklet" in note for note in found.notes)
+
+
+def test_what_cannot_be_read_is_the_problem(tmp_path):
+    write_prid2011(tmp_path)
+    (tmp_path / "prid_2011" / "splits_prid2011.json").unlink()
+    found = inspect_dataset(tmp_path)
+    assert "splits_prid2011.json is missing" in found.problems[0]
+    with pytest.raises(DatasetError, match="does not exist"):
+        inspect_dataset(tmp_path / "nowhere")
