@@ -1,0 +1,209 @@
+"""``not3d reproduce``: rows of the papers' tables, the paper's figures beside one's own."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from not3d.commands import Failure, Interrupted, load, messages, results
+from not3d.commands.training import _parse_change, _training
+
+if TYPE_CHECKING:
+    from training.reproduction.comparison import Comparison
+    from training.reproduction.reproduce import Selected, Split
+    from training.reproduction.training import Setting
+
+SKIPPED = 3
+"""Exit status where everything that could be run was, but rows were skipped for want of data."""
+
+
+def reproduce(
+    *,
+    paper: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="[bold]not3d[/] (A), [bold]fantastic[/] (B) or [bold]aas-rfu[/] (C)."),
+    ] = None,
+    table: Annotated[str | None, typer.Option(metavar="NUMBER|NAME", help="All of the paper's by default.")] = None,
+    row: Annotated[str | None, typer.Option(metavar="NAME", help="One row, or a pattern such as '*-mars'.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", "-d", metavar="DIR", exists=True, help="MARS, PRID2011, iLIDS-VID; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            file_okay=False,
+            help="Runs, reproduction.json and reproduction.md. [dim]Default: runs/reproduction, or runs/smoke.[/]",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for mean and deviation; default 0."
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="ImageNet weights, not downloaded; or [bold]BACKBONE=FILE[/], as rows differ in it; may be repeated.",
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a value of every row's recipe; may be repeated."),
+    ] = None,
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Every row in seconds, cut small, on one MARS-like folder; figures mean nothing."),
+    ] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show papers, tables and rows, and run nothing.")] = False,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Run or resume rows of the papers' tables and print the papers' figures beside your own.
+
+    Each row is a recipe. What is finished is not trained again, rows that differ in inference only share a training,
+    and what Ctrl-C interrupts goes on when the same command is given again. Rows whose dataset is not given are
+    skipped, and the exit status is then 3.
+
+    Example: [bold]not3d reproduce --paper not3d --table 4 -d mars -d prid_2011[/]
+    """
+    overrides = dict(_parse_change(change) for change in changes or [])
+    files = dict(_parse_weights(weight) for weight in weights or [])
+    with _training("reproduction.reproduce") as module:
+        from training.reproduction.papers import ReproductionError, select_rows  # noqa: PLC0415 - needs the extra
+
+        try:
+            selected = select_rows(paper, table, row)
+            if listed:
+                _list(selected)
+                return
+            if paper is None and not smoke:
+                raise Failure("--paper: not3d, fantastic or aas-rfu; --list shows their tables and rows")
+            setting = module.Setting(
+                data=module.find_data(data or [], smoke=smoke),
+                out=out or Path("runs", "smoke" if smoke else "reproduction"),
+                overrides=overrides,
+                weights=files,
+                device=device,
+                smoke=smoke,
+                console=Console(quiet=True) if smoke else messages,
+            )
+            skipped = _run(module, selected, setting, _parse_split(split))
+        except ReproductionError as error:
+            raise Failure(str(error)) from None
+    if skipped:
+        raise typer.Exit(SKIPPED)
+
+
+def _run(module: ModuleType, selected: Sequence["Selected"], setting: "Setting", split: "Split") -> bool:
+    """Runs the rows, writing the report after each; returns whether any was skipped."""
+    report = load("training.reproduction.report", "train")
+    found: list[Comparison] = []
+    files: list[Path] = []
+    started = time.perf_counter()
+    try:
+        for number, item in enumerate(selected, 1):
+            begun = time.perf_counter()
+            comparisons = module.run_row(item, setting, split=split)
+            found += comparisons
+            files = report.write_report(found, setting.out, smoke=setting.smoke)
+            outcome = comparisons[0].skipped or f"{time.perf_counter() - begun:.1f} s"
+            meaning = "; smoke, its figures mean nothing" if setting.smoke else ""
+            messages.print(
+                f"{number}/{len(selected)} {comparisons[0].name}: {outcome}{meaning}", soft_wrap=True, highlight=False
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("the same command goes on from here") from None
+    finally:
+        if setting.smoke:
+            module.drop_models(setting)
+        if found:
+            _show(report, found, smoke=setting.smoke)
+    took = time.perf_counter() - started
+    skipped = sum(bool(comparison.skipped) for comparison in found)
+    messages.print(
+        f"{len(selected) - skipped} of {len(selected)} rows in {took:.0f} s, {skipped} skipped; written to "
+        f"{' and '.join(map(str, files))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return skipped > 0
+
+
+def _show(report: ModuleType, found: Sequence["Comparison"], *, smoke: bool) -> None:
+    """Prints figures and conditions, and what is unlike between paper and own."""
+    figures = _table(*report.HEADINGS, title="Paper's figures and own, in percent")
+    for comparison in found:
+        for number, (name, *cells) in enumerate(report.figure_lines(comparison, smoke)):
+            figures.add_row(escape("" if number else name), *map(escape, cells))
+    results.print(figures)
+    results.print("Conditions, paper's | own:")
+    for comparison in found:
+        name, *cells = report.condition_line(comparison)
+        named = zip(report.CONDITIONS[1:], cells, strict=True)
+        line = "; ".join(f"{heading} {cell}" for heading, cell in named if cell)
+        results.print(f"- {name}: {line}", soft_wrap=True, highlight=False, markup=False)
+    results.print("Unlike the paper, or not known of it:")
+    remarks: dict[str, list[str]] = {}
+    for comparison in found:
+        for remark in [comparison.skipped] if comparison.skipped else comparison.unlike:
+            remarks.setdefault(remark, []).append(comparison.row.name)
+    for remark, rows in remarks.items():
+        where = ", ".join(dict.fromkeys(rows))
+        results.print(f"- {remark} ({where})", soft_wrap=True, highlight=False, markup=False)
+    if smoke:
+        results.print(report.MEANINGLESS, style="bold", soft_wrap=True)
+
+
+def _list(selected: Sequence["Selected"]) -> None:
+    """Prints papers, tables and rows."""
+    tables = {(paper.name, table.name): (paper, table) for paper, table, _ in selected}
+    for (paper_name, table_name), (paper, table) in tables.items():
+        number = "" if table.number is None else f"{table.number} or "
+        results.print(f"\n{paper.title}", style="dim", highlight=False)
+        results.print(
+            f"[bold]--paper {paper_name} --table {number}{table_name}[/]  {escape(table.title)}", highlight=False
+        )
+        shown = _table("row", "data", "recipe", "paper's figures")
+        for _, _, row in (item for item in selected if item[0] is paper and item[1] is table):
+            kinds = row.data if row.source is None else f"{row.data}, after {' + '.join(row.source.data)}"
+            figures = ", ".join(f"{measure} {value:g}" for measure, value in row.figures.items())
+            shown.add_row(row.name, kinds, row.recipe, figures)
+        results.print(shown)
+
+
+def _table(*headings: str, title: str | None = None) -> Table:
+    """A table whose names are folded, not cut, where it is too narrow: they are to be typed."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for heading in headings:
+        shown.add_column(heading, overflow="fold")
+    return shown
+
+
+def _parse_split(text: str | None) -> "Split":
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise Failure(f"--split {text}: a number from 0, or all")
+    return int(text)
+
+
+def _parse_weights(text: str) -> tuple[str, str]:
+    """``BACKBONE=FILE`` or ``FILE``, which is for every backbone."""
+    backbone, equals, file = text.rpartition("=")
+    if "://" not in file and not Path(file).is_file():
+        raise Failure(f"--weights {text}: there is no file {file}")
+    return (backbone, file) if equals else ("", file)
