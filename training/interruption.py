@@ -15,11 +15,14 @@ class Stopped(KeyboardInterrupt):
 class Interruption:
     """Holds Ctrl-C (and SIGTERM) back until :attr:`asked` is looked at; a second one ends at once.
 
+    Not with ``patient``: torchrun's processes get the same Ctrl-C twice, from the terminal and from torchrun, which
+    ends them itself if they take longer than 30 seconds.
+
     Only the main thread may handle signals: elsewhere nothing is held back.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.asked = False
+    def __init__(self, console: Console, *, patient: bool = False) -> None:
+        self.asked, self._patient = False, patient
         self._console = console
         self._before: dict[signal.Signals, Any] = {}
 
@@ -36,7 +39,9 @@ class Interruption:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
-        if self.asked:
+        if self.asked and not self._patient:
             raise KeyboardInterrupt
+        if not self.asked:
+            more = "" if self._patient else "; once more stops at once, without"
+            self._console.print(f"Stopping after this step, with a checkpoint{more}.")
         self.asked = True
-        self._console.print("Stopping after this step, with a checkpoint; once more stops at once, without.")

@@ -108,7 +108,11 @@ def finish(run: Run) -> Path:
     batches = run.source.batches(run.epoch + 1, run.tally.steps, epochs)
     log = RunLog(run.out, run.epoch) if run.ranks.first else None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Interruption(run.console) as interruption, Progress(*columns, console=run.console) as progress:
+    patient = run.ranks.count > 1
+    with (
+        Interruption(run.console, patient=patient) as interruption,
+        Progress(*columns, console=run.console) as progress,
+    ):
         _announce(run)
         bar = progress.add_task("epoch", total=epochs, completed=run.epoch)
         try:
