@@ -54,7 +54,7 @@ def write_report(
     Args:
         result: what was measured
         folder: where to write; made if absent
-        title: the page's; by default the model's and the data's names
+        title: the page's; by default the data's and the model's names
         queries: how many of the worst and of the best queries are shown
         answers: how many answers of each
         max_bytes: of the page; fewer queries are shown where their pictures would not fit
@@ -69,7 +69,7 @@ def write_report(
         raise ValueError(f"a report takes more than {_PAGE_BYTES:,} bytes; max_bytes is {max_bytes:,}")
     worst, best, left_out = draw_rows(result, count=queries, answers=answers, max_bytes=max_bytes - _PAGE_BYTES)
     page = _environment().get_template("report.html").render(
-        title=title or f"{result.figures.get('model', 'Model')} on {result.figures.get('data', 'its data')}",
+        title=title or f"{result.figures['data']}: {result.figures['model']}",
         head={name: value for name, value in result.figures.items() if not name.startswith(_MEASURED)},
         figures=_figures(result),
         charts=_charts(result),

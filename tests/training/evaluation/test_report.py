@@ -97,7 +97,7 @@ def test_names_from_the_data_are_text_only(text, page):
     assert ODD not in text
     assert "<people>" not in text
     assert any(e["text"] == ODD for e in page.of("dd"))
-    assert page.of("h1")[0]["text"] == "a model on drawn <people>"
+    assert page.of("h1")[0]["text"] == "drawn <people>: a model"
 
 
 def test_table_and_head_give_the_results_own_figures(result, page):
