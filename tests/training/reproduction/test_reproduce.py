@@ -1,0 +1,241 @@
+"""Rows run on a drawn dataset in MARS's layout, cut small, on a light backbone."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import training.reproduction.training as trainings
+from not3d.commands import Interrupted
+from not3d.commands.app import app
+from training import trainer
+from training.datasets.synthetic import write_synthetic
+from training.reproduction.measurement import Measurement, average
+from training.reproduction.papers import ReproductionError, select_rows
+from training.reproduction.reproduce import find_data, run_row
+from training.reproduction.training import FINISHED, Setting, Training
+from training.run import BEST, LAST
+
+savemat = pytest.importorskip("scipy.io").savemat
+CHOICES = {
+    "1-euclidean": ("euclidean", 1, "batch_normed"),
+    "4-cosine": ("cosine", 2, "batch_normed"),
+    "rfu-inference": ("cosine", 3, "raw"),
+}
+"""Distance, clips (of which a smoke run has fewer) and feature."""
+LIGHT = {"network.backbone": "resnet18_ibn_a_x0_75"}
+
+
+@pytest.fixture(scope="module")
+def mars(tmp_path_factory):
+    """Six people to train on and four to test on, at two cameras; the first camera asks."""
+    root, drawn = tmp_path_factory.mktemp("mars"), tmp_path_factory.mktemp("drawn")
+    write_synthetic(drawn, people=10, cameras=2, frames=6, seed=4, size=(64, 32))
+    (root / "info").mkdir()
+    queries = []
+    for part, people in (("train", range(1, 7)), ("test", range(7, 11))):
+        names, rows = [], []
+        for person in people:
+            for camera in (1, 2):
+                frames = sorted((drawn / f"{person:04d}" / f"c{camera}").rglob("*.jpg"))
+                rows.append([len(names) + 1, len(names) + len(frames), person, camera])
+                if part == "test" and camera == 1:
+                    queries.append(len(rows))
+                for number, frame in enumerate(frames, 1):
+                    names.append(f"{person:04d}C{camera}T0001F{number:03d}.jpg")
+                    target = root / f"bbox_{part}" / f"{person:04d}" / names[-1]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(frame, target)
+        (root / "info" / f"{part}_name.txt").write_bytes("".join(f"{name}\r\n" for name in names).encode())
+        savemat(root / "info" / f"tracks_{part}_info.mat", {f"track_{part}_info": np.array(rows, dtype=np.int32)})
+    savemat(root / "info" / "query_IDX.mat", {"query_IDX": np.array([queries], dtype=np.uint16)})
+    return root
+
+
+@pytest.fixture
+def setting(mars, tmp_path):
+    console = Console(quiet=True)
+    return Setting(find_data([mars], smoke=True), tmp_path, LIGHT, smoke=True, console=console)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Counts trainings: folder, and whether it was gone on with."""
+    calls, real = [], trainings.train
+
+    def train(recipe, data, out, *, resume, **options):
+        calls.append((out.name.rpartition("-")[0], resume))
+        return real(recipe, data, out, resume=resume, **options)
+
+    monkeypatch.setattr(trainings, "train", train)
+    return calls
+
+
+def test_rows_that_differ_in_inference_share_a_training_and_are_not_trained_again(setting, trained):
+    rows = [item for table in ("1", "2") for item in select_rows("aas-rfu", table) if item[2].name in CHOICES]
+    first = [run_row(row, setting) for row in rows]
+    assert trained == [("aas-rfu-clips-1", False)]
+    # Both protocols that the paper may mean: queries out of the gallery, and in it.
+    assert [c.own.protocol for c in first[0]] == ["mars", "mars-all-queries"]
+    assert [(c.own.queries, c.own.gallery) for c in first[0]] == [(4, 4), (4, 8)]
+    again = [run_row(row, setting) for row in rows]
+    assert len(trained) == 1
+    assert again == first
+    # The choices that a row is about reach the evaluation.
+    (folder,) = (setting.out / "runs").iterdir()
+    options = [json.loads(file.read_text())["options"] for file in (folder / "evaluations").iterdir()]
+    kept = {(o["metric"], o["max_clips"], o["feature"]) for o in options if o["protocol"] == "mars"}
+    assert kept == set(CHOICES.values())
+
+
+def test_an_interrupted_row_goes_on_where_it_stood(setting, trained, monkeypatch):
+    # Two of six people in a batch: three steps.
+    setting = replace(setting, overrides=LIGHT | {"batch.people": "4"})
+    (row,) = select_rows("aas-rfu", "2", "rfu-training")
+    steps, real = [], trainer.Run.step
+
+    def step(run, batch):
+        if len(steps) == 1:
+            steps.append("interrupted")
+            raise trainer.Stopped
+        steps.append(batch.labels.tolist())
+        return real(run, batch)
+
+    monkeypatch.setattr(trainer.Run, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run_row(row, setting)
+    (folder,) = (setting.out / "runs").iterdir()
+    assert (folder / LAST).is_file()
+    assert not (folder / FINISHED).exists()
+    (done, _) = run_row(row, setting)
+    assert trained == [("aas-rfu", False), ("aas-rfu", True)]
+    assert done.own is not None
+    assert (folder / BEST).is_file()
+    assert not (folder / LAST).exists()
+    # The interrupted step is made again and the first one is not: everybody is seen once.
+    batches = [set(step) for step in steps if step != "interrupted"]
+    assert [len(batch) for batch in batches] == [2, 2, 2]
+    assert set.union(*batches) == set(range(6))
+
+
+def test_a_transfer_row_trains_its_source_first(setting, trained):
+    (row,) = select_rows("not3d", "transfer", "mars-prid")
+    (comparison,) = run_row(row, setting)
+    assert trained == [("not3d", False), ("not3d-transfer-prid", False)]
+    note = json.loads((setting.out / "runs" / comparison.run / FINISHED).read_text())
+    assert note["transferred from"].startswith("not3d-")
+    assert comparison.own.figures["rank-1"] >= 0
+    assert any("86 of 89" in remark for remark in comparison.unlike)
+
+
+def test_what_decides_the_weights_decides_the_run(setting):
+    def key(name, **changes):
+        return Training(setting, name, ("mars",), **changes).key
+
+    assert key("aas-rfu/clips-1") == key("aas-rfu/rfu-inference") == key("aas-rfu/baseline")
+    assert key("fantastic/osm") == key("fantastic/osm-rerank")
+    different = ["aas-rfu", "aas-rfu/baseline", "not3d", "not3d/t8", "not3d/batch-6x6", "not3d/batch-6x8", "fantastic"]
+    assert len({key(name) for name in different}) == len(different)
+    source = Training(setting, "not3d", ("mars",))
+    assert len({key("not3d"), key("not3d", split=1), key("not3d", source=source)}) == 3
+
+
+def test_rows_without_their_data_are_skipped_by_name(mars, tmp_path):
+    setting = Setting({"mars": mars}, tmp_path)
+    (row,) = select_rows("not3d", "transfer", "mars+ilids-prid")
+    (skipped,) = run_row(row, setting)
+    assert skipped.skipped == "needs prid2011 and ilids-vid: give --data for it"
+    assert skipped.own is None
+
+
+def test_data_that_no_row_is_about(tmp_path, mars):
+    with pytest.raises(ReproductionError, match="a folder; give MARS"):
+        find_data([tmp_path])
+    with pytest.raises(ReproductionError, match="give one"):
+        find_data([mars, mars])
+    with pytest.raises(ReproductionError, match="--smoke needs --data"):
+        find_data([], smoke=True)
+
+
+def test_smoke_keeps_a_rows_choices(setting):
+    recipe, _ = setting.recipe("not3d/batch-6x8-prid")
+    assert (recipe.batch.people, recipe.batch.tracklets, recipe.losses.ranked_list_margin) == (3, 4, 0.04)
+    assert setting.recipe("not3d/t8")[0].network.clip_length == 8
+    baseline = setting.recipe("fantastic/baseline")[0]
+    assert (baseline.network.last_stride, baseline.start.weights, baseline.schedule.epochs) == (2, "none", 1)
+
+
+def test_weights_go_to_the_rows_of_their_backbone(mars, tmp_path):
+    setting = Setting({"mars": mars}, tmp_path, weights={"resnet50": "/w/plain.pth", "": "/w/ibn.pth"})
+    assert setting.recipe("fantastic")[0].start.weights == "/w/plain.pth"
+    assert setting.recipe("not3d")[0].start.weights == "/w/ibn.pth"
+    assert setting.recipe("not3d/transfer")[0].start.weights == "none"
+
+
+def test_mean_and_deviation_over_splits():
+    def one(split, rank1):
+        return Measurement("benchmark", split, 1, 89, 89, {"rank-1": rank1}, {"rank-1": (0.0, 100.0)}, {})
+
+    mean = average([one("0", 90.0), one("1", 92.0), one("2", 94.0)])
+    assert (mean.figures, mean.deviations, mean.split) == ({"rank-1": 92.0}, {"rank-1": 2.0}, "mean of 0, 1, 2")
+    assert mean.intervals == {"rank-1": (89.69, 94.31)}
+    assert average([one("3", 90.0)]).split == "3"
+
+
+def reproduce(*arguments):
+    return CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
+
+
+def test_the_command_prints_both_figures_with_their_conditions(mars, tmp_path):
+    light = ("--set", "network.backbone=resnet18_ibn_a_x0_75")
+    result = reproduce(
+        "--smoke", "--paper", "not3d", "--table", "4", "--row", "36-mars", "--data", mars, "--out", tmp_path, *light
+    )
+    assert result.exit_code == 0, result.output
+    assert "89.62" in result.output
+    assert "84.61" in result.output
+    assert "queries 1840 | 4" in result.output
+    assert "protocol mars | mars" in result.output
+    assert "seed not stated | 1" in result.output
+    assert "set by hand: network.backbone" in result.output
+    lines = [line for line in result.output.splitlines() if "89.62" in line or "84.61" in line]
+    assert len(lines) == 2
+    assert all("means" in line for line in lines)
+    content = json.loads((tmp_path / "reproduction.json").read_text())
+    (row,) = content["rows"]
+    figures = {figure["measure"]: figure for figure in row["figures"]}
+    assert figures["rank-1"]["paper"] == 89.62
+    assert figures["rank-1"]["difference"] == round(figures["rank-1"]["own"] - 89.62, 2)
+    low, high = figures["rank-1"]["interval"]
+    assert figures["rank-1"]["covered"] is (low <= 89.62 <= high)
+    assert row["conditions"]["paper"]["queries"] == 1840
+    assert row["conditions"]["own"]["queries"] == 4
+    assert "| 36-mars | rank-1 | 89.62 |" in (tmp_path / "reproduction.md").read_text()
+    assert list(tmp_path.rglob("*.pt")) == []  # a smoke run leaves no models
+
+
+def test_skipped_rows_are_listed_and_make_the_status_3(mars, tmp_path):
+    result = reproduce("--paper", "not3d", "--table", "4", "--row", "36-prid", "--data", mars, "--out", tmp_path)
+    assert result.exit_code == 3
+    assert "needs prid2011" in result.output
+    assert json.loads((tmp_path / "reproduction.json").read_text())["rows"][0]["skipped"]
+
+
+def test_the_list_names_papers_tables_and_rows():
+    output = reproduce("--list").output
+    for name in ("--paper not3d --table 4 or batch", "--paper fantastic --table rerank", "rfu-training", "36-ilids"):
+        assert name in output
+
+
+def test_ctrl_c_says_how_to_go_on(mars, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainings, "train", stop)
+    result = reproduce("--smoke", "--paper", "aas-rfu", "--data", mars, "--out", tmp_path)
+    assert isinstance(result.exception, Interrupted)
+    assert "the same command" in str(result.exception)
