@@ -1,0 +1,133 @@
+"""Weights of other programs: their names, told in ours.
+
+System A's kin name a state dict as we do (``base.layer1.0...``, ``bottleneck``, ``classifier``). System B's trunk is a
+sequence (``base.4.0...``), its neck and classifier a module of their own (``classifier.bn``,
+``classifier.classifier``); the temporal-attention baseline has a biased classifier and no neck. Trunks alone, of
+torchvision and of IBN-Net, have no prefix. Any may be wrapped in ``state_dict`` and prefixed by ``module.``.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.network import NetworkSpec
+from training.checkpoint import Checkpoint, CheckpointError
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, or do not fit the network; the message says which and what would."""
+
+
+_STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+_TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
+# A later program of system A's author has action heads, and an inherited spatial transformer that it does not use.
+_IGNORED = re.compile(r"(localization|fc_loc|class_\d+|fc)\.")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The weights in a file by our names; only tensors and plain values are unpickled.
+
+    Raises:
+        WeightsError: there is no such file, or it holds no weights.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{path} holds no weights that can be read safely: {reason}") from None
+    for wrapper in ("state_dict", "model", "net"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} holds no state dict")
+    return rename({str(name): value for name, value in content.items() if isinstance(value, Tensor)})
+
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A foreign state dict by our names; what no network of ours has an equal of is left out."""
+    renamed = {}
+    for foreign, tensor in state.items():
+        name = foreign.removeprefix("module.")
+        if _IGNORED.match(name):
+            continue
+        if _TRUNK.match(name):
+            name = f"base.{name}"
+        elif name.startswith("base."):
+            _, stage, *rest = name.split(".")
+            name = ".".join(("base", _STAGES.get(stage, stage), *rest))
+        elif name.startswith("classifier."):
+            name = name.replace("classifier.bn.", "bottleneck.").replace("classifier.classifier.", "classifier.")
+        renamed[name] = tensor
+    return renamed
+
+
+def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
+    """The network that a state dict by our names belongs to, read off its shapes.
+
+    Raises:
+        WeightsError: it is none of system A, B or the temporal-attention baseline.
+    """
+    try:
+        kernel = state["attention_conv.weight"].shape
+        classes = len(state["classifier.weight"])
+        ibn = "base.layer1.0.bn1.IN.weight" in state
+        deep = "base.layer1.0.conv3.weight" in state
+    except KeyError as error:
+        raise WeightsError(
+            f"no {error.args[0]}: these are not the weights of system A, of B, or of the temporal-attention baseline"
+        ) from None
+    if not deep:
+        raise WeightsError("the trunk is no ResNet50, which systems A and B have")
+    height, width = int(kernel[2]), int(kernel[3])
+    # [7, 4] is the map of 224x112 at stride 32; every other kernel is a map at stride 16, as [14, 7] is.
+    stride = 2 if (height, width) == (7, 4) else 1
+    return NetworkSpec(
+        backbone="resnet50_ibn_a" if ibn else "resnet50",
+        last_stride=stride,
+        attention="full_map",
+        attention_channels=int(kernel[0]),
+        neck="bnneck" if "bottleneck.weight" in state else "none",
+        classifier_bias="classifier.bias" in state,
+        frame_height=224 if stride == 2 else 16 * height,
+        frame_width=112 if stride == 2 else 16 * width,
+        classes=classes,
+    )
+
+
+def import_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
+    """A checkpoint of ours from one of system A's, B's or the baseline's program.
+
+    Raises:
+        WeightsError: not such a file, or its weights do not fit; the message names them.
+    """
+    state = read_state_dict(path)
+    spec = recognise(state)
+    checkpoint = Checkpoint(
+        network_spec=spec,
+        state_dict=state,
+        recipe={"name": name or path.stem},
+        training_data="not stated: imported weights",
+        data_terms="not stated: those of whoever trained the weights, and of their data",
+    )
+    state |= {
+        key: torch.tensor(0)
+        for key in _counters(checkpoint)
+        if key not in state  # older files have none
+    }
+    try:
+        checkpoint.build()
+    except CheckpointError as error:
+        raise WeightsError(f"{path} does not fit {spec.backbone} with attention {spec.attention}: {error}") from None
+    return checkpoint
+
+
+def _counters(checkpoint: Checkpoint) -> list[str]:
+    names = [name for name in checkpoint.state_dict if name.endswith("running_mean")]
+    return [name.replace("running_mean", "num_batches_tracked") for name in names]
