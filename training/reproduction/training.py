@@ -15,6 +15,7 @@ from training.reproduction.papers import ReproductionError, Source
 from training.reproduction.smoke import smoke_overrides
 from training.run import BEST, LAST
 from training.trainer import train
+from training.weights import WeightsError
 
 FINISHED = "finished.json"
 """Written into a run's folder after its last epoch; what it was, and what it needed."""
@@ -108,6 +109,7 @@ class Training:
         """The trained model; trains or goes on training where need be, the source first.
 
         Raises:
+            ReproductionError: the weights to start from cannot be had.
             RecipeError, DatasetError, TrainingError, CheckpointError, WeightsError: see :func:`training.trainer.train`.
             KeyboardInterrupt: by Ctrl-C; calling again goes on from there.
         """
@@ -118,17 +120,23 @@ class Training:
         recipe, changes = self.setting.recipe(self.recipe_name)
         # Rows that differ in inference alone have one run: it must not tell which of them made it.
         neutral = {"name": json.dumps(folder.name), "description": '""', "evaluation": "{}"}
-        best = train(
-            find_recipe(self.recipe_name),
-            self.data,
-            folder,
-            resume=(folder / LAST).exists(),
-            overrides={key: value for key, value in changes.items() if not key.startswith("evaluation")} | neutral,
-            device=self.setting.device,
-            console=self.setting.console,
-            split=self.split,
-            transfer=transfer,
-        )
+        try:
+            best = train(
+                find_recipe(self.recipe_name),
+                self.data,
+                folder,
+                resume=(folder / LAST).exists(),
+                overrides={key: value for key, value in changes.items() if not key.startswith("evaluation")} | neutral,
+                device=self.setting.device,
+                console=self.setting.console,
+                split=self.split,
+                transfer=transfer,
+            )
+        except WeightsError as error:
+            if recipe.start.weights == "none":
+                raise
+            backbone = recipe.network.backbone
+            raise ReproductionError(f"{self.recipe_name}: {error}; here by --weights {backbone}=FILE") from None
         note = {
             "recipe": self.recipe_name,
             "data": [str(path) for path in self.data],

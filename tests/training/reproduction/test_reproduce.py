@@ -176,6 +176,15 @@ def test_weights_go_to_the_rows_of_their_backbone(mars, tmp_path):
     assert setting.recipe("not3d/transfer")[0].start.weights == "none"
 
 
+def test_weights_that_cannot_be_had_name_the_option(mars, tmp_path):
+    small = {"batch.people": "4", "network.frame_height": "64", "network.frame_width": "32", "validation_share": "0"}
+    weights = {"resnet50": str(tmp_path / "none.pth")}
+    setting = Setting({"mars": mars}, tmp_path, small, weights, console=Console(quiet=True))
+    (row,) = select_rows("fantastic", "mars", "osm")
+    with pytest.raises(ReproductionError, match=r"fantastic/osm: .*none\.pth.*--weights resnet50=FILE"):
+        run_row(row, setting)
+
+
 def test_mean_and_deviation_over_splits():
     def one(split, rank1):
         return Measurement("benchmark", split, 1, 89, 89, {"rank-1": rank1}, {"rank-1": (0.0, 100.0)}, {})
