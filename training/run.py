@@ -22,6 +22,7 @@ from training.optimiser import build_optimiser
 from training.recipe import Recipe
 from training.run_log import Tally
 from training.schedule import learning_rate
+from training.speed import quicken
 from training.validation import accuracy, network_embedder, validate
 
 LAST, BEST = "last.pt", "best.pt"
@@ -59,6 +60,8 @@ class Run:
         self.spec = recipe.network.model_copy(update={"classes": len(self.source.labels)})
         self.network: VideoReID = build_network(self.spec).to(self.device)
         self.network.to(memory_format=torch.channels_last)
+        if self.device.type == "cpu" and not compile:
+            quicken(self.network)
         ranks.share(self.network)
         self._forward: Any = self.network.train_forward
         if compile:
