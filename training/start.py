@@ -8,6 +8,7 @@ from rich.console import Console
 from model.network import VideoReID
 from training.datasets.catalog import kind_of
 from training.recipe import NOT_STATED, Card, Recipe
+from training.weights import load_trunk, transfer_weights
 
 
 def start_network(network: VideoReID, recipe: Recipe, transfer: Path | None, console: Console) -> None:
@@ -16,10 +17,6 @@ def start_network(network: VideoReID, recipe: Recipe, transfer: Path | None, con
     Raises:
         WeightsError: weights that do not fit, or cannot be had.
     """
-    if recipe.start.weights == "none" and transfer is None:
-        return
-    from training.weights import load_trunk, transfer_weights  # noqa: PLC0415 - scratch
-
     if recipe.start.weights != "none":
         console.print(str(load_trunk(network, recipe.start.weights, console=console)), highlight=False)
     if transfer is not None:

@@ -166,7 +166,7 @@ def export(
     table = Table("engine", "arithmetic", "largest difference", "smallest cosine", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in report.differences:
         table.add_row(row.engine, row.precision, f"{row.max_difference:.1e}", f"{row.min_cosine:.6f}")
-    messages.print(f"Compared with PyTorch on {report.clips} clips of {report.crops}:", highlight=False)
+    messages.print(f"Compared with {report.reference} on {report.clips} clips of {report.crops}:", highlight=False)
     messages.print(table)
     for note in report.notes:
         messages.print(note, soft_wrap=True, highlight=False)
@@ -190,6 +190,7 @@ def _training(name: str) -> Iterator[ModuleType]:
     from training.export import ExportError  # noqa: PLC0415
     from training.recipe import RecipeError  # noqa: PLC0415
     from training.trainer import TrainingError  # noqa: PLC0415
+    from training.weights import WeightsError  # noqa: PLC0415
 
     expected = (
         BundleError,
@@ -201,6 +202,7 @@ def _training(name: str) -> Iterator[ModuleType]:
         FrameError,
         RecipeError,
         TrainingError,
+        WeightsError,
     )
     try:
         yield module

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tests.training.runs import TINY, arguments, rows, run
 from training import run as run_module
+from training import trainer
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.interruption import Stopped
 from training.recipe import find_recipe
@@ -190,6 +191,27 @@ def test_a_compiled_network_learns_the_same_at_every_resolution(data, tmp_path, 
         assert float(compiled["total"]) == pytest.approx(float(eager["total"]), rel=1e-3)
     # A compiled network's weights have the same names.
     load_checkpoint(best).build()
+
+
+def test_transfer_takes_trunk_and_attention_only(data, tmp_path, monkeypatch):
+    source = load_checkpoint(run(data, tmp_path / "source", 2))
+    started = {}
+
+    def no_training(started_run):
+        started.update(started_run.network.state_dict())
+        return tmp_path
+
+    monkeypatch.setattr(trainer, "finish", no_training)
+    overrides = {"seed": "2", "validation_share": "0.5", "start.transfer": "any"}
+    run(data, tmp_path / "fresh", 1, overrides=overrides | {"start.transfer": "''"})
+    fresh = dict(started)
+    run(data, tmp_path / "transferred", 1, overrides=overrides, transfer=tmp_path / "source" / BEST)
+    for name, value in source.state_dict.items():
+        if name.startswith(("base.", "attention_")):
+            assert torch.equal(started[name], value), name
+        else:
+            assert torch.equal(started[name], fresh[name]), name
+    assert not torch.equal(fresh["base.conv1.weight"], source.state_dict["base.conv1.weight"])
 
 
 def test_a_recipe_that_starts_from_a_checkpoint_asks_for_it(data, tmp_path):
