@@ -111,7 +111,7 @@ def _run(module: ModuleType, selected: Sequence["Selected"], setting: "Setting",
     report = load("training.reproduction.report", "train")
     found: list[Comparison] = []
     files: list[Path] = []
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     try:
         for number, item in enumerate(selected, 1):
             begun = time.perf_counter()
@@ -130,10 +130,10 @@ def _run(module: ModuleType, selected: Sequence["Selected"], setting: "Setting",
             module.drop_models(setting)
         if found:
             _show(report, found, smoke=setting.smoke)
-    took = time.perf_counter() - started
-    skipped = sum(bool(comparison.skipped) for comparison in found)
+    took, skipped = time.perf_counter() - started, sum(bool(comparison.skipped) for comparison in found)
     messages.print(
-        f"{len(selected) - skipped} of {len(selected)} rows in {took:.0f} s, {skipped} skipped; written to "
+        f"{len(selected) - skipped} of {len(selected)} rows in {took:.0f} s ({time.process_time() - busy:.0f} s of "
+        f"processor time), {skipped} skipped; written to "
         f"{' and '.join(map(str, files))}",
         soft_wrap=True,
         highlight=False,

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import training.reproduction.training as trainings
 from not3d.commands import Interrupted
 from not3d.commands.app import app
+from tests.training.datasets.layouts import write_prid2011
 from training import trainer
 from training.datasets.synthetic import write_synthetic
 from training.reproduction.measurement import Measurement, average
@@ -183,6 +184,32 @@ def test_weights_that_cannot_be_had_name_the_option(mars, tmp_path):
     (row,) = select_rows("fantastic", "mars", "osm")
     with pytest.raises(ReproductionError, match=r"fantastic/osm: .*none\.pth.*--weights resnet50=FILE"):
         run_row(row, setting)
+
+
+def test_splits_one_by_one_and_all(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr("training.reproduction.reproduce.split_count", lambda path: 3)  # of ten, which take longer
+    path = write_prid2011(tmp_path / "data", people=8)
+    small = {
+        "batch.people": "2",
+        "batch.tracklets": "2",
+        "schedule.epochs": "1",
+        "network.frame_height": "32",
+        "network.frame_width": "32",
+        "start.weights": "none",
+        "validation_share": "0",
+    }
+    setting = Setting(find_data([path]), tmp_path / "out", LIGHT | small, console=Console(quiet=True))
+    (row,) = select_rows("not3d", "4", "32-prid")
+    (default,) = run_row(row, setting)
+    assert (default.own.split, default.own.queries) == ("0", 4)
+    assert "split: paper one, not said which; own 0" in default.unlike
+    assert "queries: paper 89, own 4" in default.unlike
+    (whole,) = run_row(row, setting, split="all")
+    assert len(trained) == 3  # the first split is not trained again
+    assert whole.own.split == "mean of 0, 1, 2"
+    (figure,) = whole.figures
+    assert figure.deviation is not None
+    assert figure.interval[0] <= figure.own <= figure.interval[1]
 
 
 def test_mean_and_deviation_over_splits():
