@@ -1,5 +1,6 @@
 """A paper's figures beside one's own, with the conditions of both."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.reproduction.measurement import Measurement
@@ -56,18 +57,18 @@ def skip(paper: Paper, table: Table, row: Row, why: str) -> Comparison:
 
 
 def compare(
-    paper: Paper, table: Table, row: Row, own: Measurement, run: str, validation_share: float, changed: dict[str, str]
+    paper: Paper, table: Table, row: Row, own: Measurement, run: str, validation_share: float, remarks: Sequence[str]
 ) -> Comparison:
-    """A row and what was measured for it; ``changed`` are values of its recipe that the user set."""
+    """A row and what was measured for it; ``remarks`` are what else is unlike the paper."""
     figures = [
         Figure(name, value, own.figures.get(name), own.intervals.get(name), own.deviations.get(name))
         for name, value in row.figures.items()
     ]
-    unlike = tuple(_unlike(paper, row, own, validation_share, changed))
+    unlike = (*remarks, *_unlike(paper, row, own, validation_share))
     return Comparison(paper, table, row, figures, own, run, unlike)
 
 
-def _unlike(paper: Paper, row: Row, own: Measurement, validation_share: float, changed: dict[str, str]) -> list[str]:
+def _unlike(paper: Paper, row: Row, own: Measurement, validation_share: float) -> list[str]:
     conditions = paper.conditions[row.data]
     said = []
     if len(conditions.protocols) > 1:
@@ -78,10 +79,11 @@ def _unlike(paper: Paper, row: Row, own: Measurement, validation_share: float, c
         said.append(f"queries: paper {conditions.queries}, own {own.queries}")
     if conditions.split != own.split:
         said.append(f"split: paper {conditions.split}; own {own.split}")
-    chosen = f"own: on {validation_share:.0%} of the training people, set aside" if validation_share else "own: last"
+    chosen = (
+        f"own: on {validation_share:.0%} of the training people, set aside" if validation_share else "own: the last one"
+    )
     said.append(f"epoch: paper {paper.selection}; {chosen}")
     if str(own.seed) != paper.seed:
         said.append(f"seed: paper {paper.seed}; own {own.seed}")
-    said += [f"set by hand: {name} = {value}" for name, value in changed.items()]
     said += paper.notes
     return [*said, row.note] if row.note else said

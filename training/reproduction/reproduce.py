@@ -67,10 +67,13 @@ def run_row(selected: Selected, setting: Setting, *, split: Split = None) -> lis
         splits = [split if isinstance(split, int) else conditions.default_split]
     trainings = [row_training(setting, row.recipe, row.data, row.source, each) for each in splits]
     run = ", ".join(training.folder.name for training in trainings)
+    remarks = [f"set by hand: {name} = {value}" for name, value in setting.overrides.items()]
+    if setting.smoke and path is not None:
+        remarks.append(f"smoke: {path.name} stands for {' and '.join(row.kinds)}, sizes and epochs are cut")
     found = []
     for protocol in conditions.protocols:
         own = average([measure(setting, row.recipe, row.data, protocol, training) for training in trainings])
-        found.append(compare(paper, table, row, own, run, recipe.validation_share, dict(setting.overrides)))
+        found.append(compare(paper, table, row, own, run, recipe.validation_share, remarks))
     return found
 
 

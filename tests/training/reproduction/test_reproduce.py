@@ -238,6 +238,7 @@ def test_the_command_prints_both_figures_with_their_conditions(mars, tmp_path):
     assert "protocol mars | mars" in result.output
     assert "seed not stated | 1" in result.output
     assert "set by hand: network.backbone" in result.output
+    assert f"smoke: {mars.name} stands for mars" in result.output
     lines = [line for line in result.output.splitlines() if "89.62" in line or "84.61" in line]
     assert len(lines) == 2
     assert all("means" in line for line in lines)
