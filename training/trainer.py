@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.attention_health import attention_warning
 from training.checkpoint import load_checkpoint
 from training.clips import Batch
-from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
+from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside, split_count
 from training.distributed import joined
 from training.interruption import Interruption, Stopped
 from training.recipe import load_recipe
@@ -71,7 +71,9 @@ def train(
             raise TrainingError(f"{out} holds no run to resume")
         recipe = load_recipe(recipe_path, overrides)
         if recipe.start.transfer and transfer is None and not resume:
-            raise TrainingError(f"the recipe starts from {recipe.start.transfer}: give its checkpoint as transfer")
+            raise TrainingError(f"the recipe starts from {recipe.start.transfer}: give its checkpoint with --transfer")
+        if split is not None and all(split_count(path) == 1 for path in data if path.exists()):
+            raise TrainingError(f"split {split}: none of the datasets has splits; leave it out")
         tracklets = read_training(data, split)
         recipe = name_run(recipe, data, len(tracklets), split, out)
         training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)

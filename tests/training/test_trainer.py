@@ -247,6 +247,11 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_
     assert (tmp_path / LOG).read_text() == log  # a finished run stays as it is
 
 
+def test_a_split_of_data_that_has_none_is_an_error(data, tmp_path):
+    with pytest.raises(TrainingError, match="split 3: none of the datasets has splits"):
+        run(data, tmp_path, 1, split=3)
+
+
 def test_foreign_files_are_not_checkpoints(data, tmp_path):
     (tmp_path / "text.pt").write_text("no weights here")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
