@@ -59,7 +59,7 @@ def test_from_a_recipe_to_a_bundle(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "nothing", "--data", "people", "--out", "x"), "known are bundled"),
+        (("train", "nothing", "--data", "people", "--out", "x"), "no recipe nothing; known are .*bundled"),
         (("train", "tiny.toml", "--data", "tiny.toml", "--out", "x"), "tiny.toml"),
         (("train", "tiny.toml", "--data", "people", "--out", "x", "--set", "batch.people=40"), "40 people"),
         (("train", "tiny.toml", "--data", "people", "--out", "x", "--set", "schedule.epoch=4"), "schedule.epoch"),
@@ -77,10 +77,15 @@ def test_expected_errors_are_one_message(
         run(*arguments)
 
 
-def test_an_interrupted_training_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("left", "message"), [(True, "go on with --resume"), (False, "nothing was trained yet")])
+def test_an_interrupted_training_says_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool, message: str
+) -> None:
     def interrupt(*_arguments: object, **_options: object) -> Path:
+        if left:
+            (tmp_path / "last.pt").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.trainer.train", interrupt)
-    with pytest.raises(Interrupted, match="go on with --resume"):
-        run("train", folder / "tiny.toml", "--data", folder / "people", "--out", folder / "interrupted")
+    with pytest.raises(Interrupted, match=message):
+        run("train", folder / "tiny.toml", "--data", folder / "people", "--out", tmp_path)
