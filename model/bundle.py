@@ -1,8 +1,9 @@
 """A model bundle: the folder that training exports and the service loads, and nothing else.
 
 The folder holds ``model.onnx``, ``model.json`` (see ``model.spec``), ``golden.npz`` (clips and the embeddings that the
-PyTorch network gave for them) and, for people, ``MODEL_CARD.md``. ``Bundle.load`` reads what code needs once and in
-full, so that a damaged bundle is refused at start.
+PyTorch network gave for them) and, for people, ``MODEL_CARD.md``. A model that was imported from OpenVINO's IR, from
+which no faithful way leads to ONNX, has ``model.xml`` and ``model.bin`` in place of ``model.onnx``. ``Bundle.load``
+reads what code needs once and in full, so that a damaged bundle is refused at start.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.frames import PREPROCESSING_VERSION
+from model.ir_signature import IrFileError, read_ir_signature
 from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxFileError, TensorSignature, read_signature
 from model.spec import BundleSpec, Preprocessing
 
@@ -27,6 +29,7 @@ __all__ = [
     "CARD_FILE",
     "GOLDEN_FILE",
     "INPUT_NAME",
+    "IR_FILES",
     "ONNX_FILE",
     "OUTPUT_NAME",
     "SPEC_FILE",
@@ -40,6 +43,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 """The bundle that ships with the package."""
 
 ONNX_FILE, SPEC_FILE, GOLDEN_FILE, CARD_FILE = "model.onnx", "model.json", "golden.npz", "MODEL_CARD.md"
+IR_FILES = "model.xml", "model.bin"
 INPUT_NAME, OUTPUT_NAME = "clips", "embeddings"
 
 
@@ -57,11 +61,14 @@ class GoldenVectors:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A validated bundle. ``embedding_space`` names the space its vectors live in (16 hex digits)."""
+    """A validated bundle. ``embedding_space`` names the space its vectors live in (16 hex digits).
+
+    ``network_path`` is the ONNX file, or the ``.xml`` of an OpenVINO IR, which only OpenVINO runs.
+    """
 
     path: Path
     spec: BundleSpec
-    onnx_path: Path
+    network_path: Path
     embedding_space: str
 
     @classmethod
@@ -74,10 +81,12 @@ class Bundle:
         if not path.is_dir():
             raise BundleError(f"{path}: no such folder; a bundle is a folder with {ONNX_FILE} and {SPEC_FILE}")
         spec = _parse_spec(path / SPEC_FILE)
-        onnx_bytes = _read(path / ONNX_FILE)
-        _check_onnx(path / ONNX_FILE, onnx_bytes, spec)
+        is_ir = (path / IR_FILES[0]).exists() and not (path / ONNX_FILE).exists()
+        files = [path / name for name in (IR_FILES if is_ir else (ONNX_FILE,))]
+        content = [_read(file) for file in files]
+        _check_network(files[0], content[0], spec)
         _read_golden(path / GOLDEN_FILE, spec)
-        return cls(path, spec, path / ONNX_FILE, compute_embedding_space(onnx_bytes, spec.preprocessing))
+        return cls(path, spec, files[0], compute_embedding_space(b"".join(content), spec.preprocessing))
 
     def golden(self) -> GoldenVectors:
         """Read the golden vectors.
@@ -88,10 +97,10 @@ class Bundle:
         return _read_golden(self.path / GOLDEN_FILE, self.spec)
 
 
-def compute_embedding_space(onnx_bytes: bytes, preprocessing: Preprocessing) -> str:
-    """Name the space of a network's embeddings: 16 hex digits of SHA-256 over the ONNX bytes and the preprocessing."""
+def compute_embedding_space(network: bytes, preprocessing: Preprocessing) -> str:
+    """Name the space of a network's embeddings: 16 hex digits of SHA-256 over its bytes and the preprocessing."""
     canonical = json.dumps(preprocessing.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(onnx_bytes + canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(network + canonical.encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> bytes:
@@ -118,11 +127,13 @@ def _parse_spec(path: Path) -> BundleSpec:
     return spec
 
 
-def _check_onnx(path: Path, onnx_bytes: bytes, spec: BundleSpec) -> None:
+def _check_network(path: Path, content: bytes, spec: BundleSpec) -> None:
     try:
-        signature = read_signature(onnx_bytes)
+        signature = read_signature(content) if path.name == ONNX_FILE else read_ir_signature(content)
     except OnnxFileError as error:
         raise BundleError(f"{path}: damaged, or no ONNX model: {error}") from error
+    except IrFileError as error:
+        raise BundleError(f"{path}: damaged, or no OpenVINO model: {error}") from error
     if signature.external_weights:
         # They would escape the embedding space, which names the network by the bytes of this one file.
         raise BundleError(f"{path}: its weights lie in other files; they must be inside")

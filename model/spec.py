@@ -10,7 +10,8 @@ Text = Annotated[str, Field(min_length=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=8, le=4096)]
-Channel = Annotated[float, Field(gt=0, le=1)]
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Facts(BaseModel):
@@ -26,8 +27,8 @@ class Preprocessing(_Facts):
 
     version: Text
     colour: Literal["rgb"] = "rgb"
-    mean: tuple[Channel, Channel, Channel]
-    std: tuple[Channel, Channel, Channel]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
 
 
 class Accuracy(_Facts):

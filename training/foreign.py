@@ -39,9 +39,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} does not exist")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path} holds no weights that can be read safely: {reason}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        # PyTorch's own message recommends to read the file unsafely.
+        raise WeightsError(
+            f"{path} is no file of PyTorch weights, or holds more than tensors and plain values"
+        ) from None
     for wrapper in ("state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -101,7 +103,7 @@ def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
     )
 
 
-def import_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
+def import_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint of ours from one of system A's, B's or the baseline's program.
 
     Raises:
@@ -112,7 +114,6 @@ def import_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     checkpoint = Checkpoint(
         network_spec=spec,
         state_dict=state,
-        recipe={"name": name or path.stem},
         training_data="not stated: imported weights",
         data_terms="not stated: those of whoever trained the weights, and of their data",
     )

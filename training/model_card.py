@@ -12,7 +12,7 @@ __all__ = ["Difference", "describe_bundle"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one engine is from PyTorch in fp32: the worst figures over all unit-length embeddings."""
+    """How far one engine is from what the bundle was made from: the worst figures over unit-length embeddings."""
 
     engine: str
     precision: str
@@ -20,7 +20,7 @@ class Difference:
     min_cosine: float
 
 
-def describe_bundle(bundle: Bundle, compared_on: str, differences: Sequence[Difference]) -> str:
+def describe_bundle(bundle: Bundle, reference: str, compared_on: str, differences: Sequence[Difference]) -> str:
     """Write the card in Markdown; ``compared_on`` says in words which clips ``differences`` were measured on."""
     spec = bundle.spec
     return f"""\
@@ -55,7 +55,7 @@ mean people who look alike.
 
 ## Export
 
-Compared with PyTorch in fp32 on {compared_on}; unit-length embeddings:
+Compared with {reference} on {compared_on}; unit-length embeddings:
 
 | engine | arithmetic | largest difference of a component | smallest cosine |
 |---|---|---|---|

@@ -46,6 +46,8 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: the model cannot be opened, or CUDA was asked for and does not work.
         """
+        if bundle.network_path.suffix != ".onnx":
+            raise EngineError(f"{bundle.network_path}: an OpenVINO model, which only the engine openvino runs")
         self.device: Final = device
         self.threads: Final = threads
         self._spec = bundle.spec
@@ -58,9 +60,9 @@ class OnnxRuntimeEngine:
         # The graph is prepared anew at every start; its warnings are about foldings that did not apply.
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(bundle.onnx_path, options, providers=_providers(device))
+            self._session = onnxruntime.InferenceSession(bundle.network_path, options, providers=_providers(device))
         except _ORT_ERRORS as error:
-            raise EngineError(f"{bundle.onnx_path}: ONNX Runtime cannot open it on {device}: {error}") from error
+            raise EngineError(f"{bundle.network_path}: ONNX Runtime cannot open it on {device}: {error}") from error
         # A provider whose libraries do not load is dropped with a log line, and a failing run moves to the CPU:
         # both are refused.
         self._session.disable_fallback()

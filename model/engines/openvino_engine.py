@@ -60,11 +60,11 @@ class OpenVinoEngine:
             config["CACHE_DIR"] = str(cache_dir)
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(bundle.onnx_path), "CPU", config)
+            compiled = core.compile_model(core.read_model(bundle.network_path), "CPU", config)
             self._request = compiled.create_infer_request()
             used = compiled.get_property("INFERENCE_PRECISION_HINT")
         except RuntimeError as error:
-            raise EngineError(f"{bundle.onnx_path}: OpenVINO cannot compile it: {error}") from error
+            raise EngineError(f"{bundle.network_path}: OpenVINO cannot compile it: {error}") from error
         if used not in _PRECISIONS:
             raise EngineError(f"OpenVINO computes in {used}, whose accuracy was never judged; ask for f32")
         self.precision: Final = _PRECISIONS[used]

@@ -8,6 +8,7 @@ import typer
 from not3d.commands import Interruptible, results
 from not3d.commands.datasets import app as datasets
 from not3d.commands.gallery import enroll, info, search
+from not3d.commands.importing import import_model
 from not3d.commands.reproduce import reproduce
 from not3d.commands.serve import serve
 from not3d.commands.training import evaluate, export, train
@@ -30,6 +31,7 @@ app.command(rich_help_panel="Search")(demo)
 app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(evaluate)
 app.command(rich_help_panel="Models")(export)
+app.command("import", rich_help_panel="Models")(import_model)
 app.command(rich_help_panel="Models")(reproduce)
 app.add_typer(datasets, name="datasets", rich_help_panel="Models")
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from not3d.commands import Failure, Interrupted, load, messages, results
-from not3d.commands.training import _parse_change, _training
+from not3d.commands.training import _parse_change, training_module
 
 if TYPE_CHECKING:
     from training.reproduction.comparison import Comparison
@@ -80,7 +80,7 @@ def reproduce(
     """
     overrides = dict(_parse_change(change) for change in changes or [])
     files = dict(_parse_weights(weight) for weight in weights or [])
-    with _training("reproduction.reproduce") as module:
+    with training_module("reproduction.reproduce") as module:
         from training.reproduction.papers import ReproductionError, select_rows  # noqa: PLC0415 - needs the extra
 
         try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -58,7 +58,7 @@ def train(
     Example: [bold]not3d train bundled -d market1501 -d mars --out runs/bundled[/]
     """
     overrides = dict(_parse_change(change) for change in changes or [])
-    with _training("trainer") as trainer:
+    with training_module("trainer") as trainer:
         path = load("training.recipe", "train").find_recipe(recipe)
         try:
             checkpoint = trainer.train(
@@ -120,7 +120,7 @@ def evaluate(
     given |= {"rerank": True} if rerank else {}
     if split is not None and split != "all" and not split.isdecimal():
         raise Failure(f"--split {split}: a number from 0, or all")
-    with _training("evaluation.run") as run:
+    with training_module("evaluation.run") as run:
         splits = "all" if split == "all" else [None if split is None else int(split)]
         outcomes = run.evaluate_splits(model, data, splits, options=given, seed=seed, console=messages)
         if out is not None:
@@ -161,8 +161,13 @@ def export(
     """
     if weights not in {"fp16", "fp32"}:
         raise Failure(f"--weights {weights}: fp16 or fp32")
-    with _training("export") as module, messages.status("Exporting and comparing"):
+    with training_module("export") as module, messages.status("Exporting and comparing"):
         report = module.export_bundle(checkpoint, out, crops=crops, weights=weights)
+    show_export(report)
+
+
+def show_export(report: Any) -> None:
+    """Print what was written and how near it is to what it was made from."""
     table = Table("engine", "arithmetic", "largest difference", "smallest cosine", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in report.differences:
         table.add_row(row.engine, row.precision, f"{row.max_difference:.1e}", f"{row.min_cosine:.6f}")
@@ -170,11 +175,11 @@ def export(
     messages.print(table)
     for note in report.notes:
         messages.print(note, soft_wrap=True, highlight=False)
-    results.print(str(out), soft_wrap=True, highlight=False)
+    results.print(str(report.path), soft_wrap=True, highlight=False)
 
 
 @contextmanager
-def _training(name: str) -> Iterator[ModuleType]:
+def training_module(name: str) -> Iterator[ModuleType]:
     """The module ``training.<name>``; its expected errors become one message.
 
     Raises:

@@ -38,7 +38,7 @@ def test_a_bundle_is_loaded(folder: Path) -> None:
     bundle = Bundle.load(folder)
 
     assert bundle.spec.dimension == 16
-    assert bundle.onnx_path == folder / "model.onnx"
+    assert bundle.network_path == folder / "model.onnx"
     assert len(bundle.embedding_space) == 16
     assert int(bundle.embedding_space, 16) >= 0
     golden = bundle.golden()

@@ -15,7 +15,7 @@ from model.frames import PREPROCESSING_VERSION
 from model.network import NetworkSpec, build_network
 from model.spec import BundleSpec, Preprocessing
 from model.tracklet import normalise
-from training import export
+from training import assembly, export
 from training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from training.datasets.synthetic import write_synthetic
 from training.export import MAX_DIFFERENCE, ExportError, export_bundle, write_bundle
@@ -157,7 +157,7 @@ def test_fp32_weights_are_nearer_and_twice_as_large(
 
     assert full.differences[0].max_difference < written.differences[0].max_difference
     assert full.differences[0].max_difference < 1e-5
-    assert full.onnx_bytes > written.onnx_bytes
+    assert full.network_bytes > written.network_bytes
 
 
 class Drifting(nn.Module):
@@ -207,7 +207,7 @@ def test_without_its_engine_nothing_is_written(
     def absent(*_: object, **__: object) -> None:
         raise EngineError("the engine 'onnxruntime' is not installed")
 
-    monkeypatch.setattr(export, "open_engine", absent)
+    monkeypatch.setattr(assembly, "open_engine", absent)
 
     with pytest.raises(ExportError, match=r"nothing was written.*not installed"):
         write_bundle(network, SPEC, tmp_path / "bundle", clips=clips, crops="drawn people")

@@ -140,7 +140,7 @@ def _open(path: Path, options: Mapping[str, Any]) -> _Model:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
     size = (network.spec.frame_height, network.spec.frame_width)
-    name = checkpoint.recipe.get("name")
+    name = checkpoint.recipe.get("name", path.stem)
     return _Model(
         network_embedder(network, device),
         size,

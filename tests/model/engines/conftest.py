@@ -17,7 +17,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def damaged(tmp_path: Path) -> Bundle:
     """A bundle whose network was replaced, after it was loaded, by one that no engine opens."""
     damaged = Bundle.load(make_bundle(tmp_path / "damaged"))
-    damaged.onnx_path.write_bytes(b"no network")
+    damaged.network_path.write_bytes(b"no network")
     return damaged
 
 

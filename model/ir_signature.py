@@ -1,0 +1,50 @@
+"""Reading the inputs and outputs of an OpenVINO IR's ``.xml`` without OpenVINO.
+
+Format: OpenVINO documentation, "Operation Sets and the Intermediate Representation", version 11: ``layers/layer`` of
+type Parameter and Result, ports with a precision, dimensions (-1 where dynamic) and tensor names.
+"""
+
+from xml.etree import ElementTree
+
+from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxSignature, TensorSignature
+
+__all__ = ["IrFileError", "read_ir_signature"]
+
+_ELEMENTS = {"FP32": ELEMENT_FLOAT32, "U8": ELEMENT_UINT8}
+_OTHER = -1
+
+
+class IrFileError(ValueError):
+    """The bytes are not an OpenVINO IR of version 11."""
+
+
+def read_ir_signature(data: bytes) -> OnnxSignature:
+    """Read the signature of the IR whose ``.xml`` is ``data``, in the terms of ONNX.
+
+    Raises:
+        IrFileError: no XML, or no IR.
+    """
+    try:
+        # The operator's own file; entities that expand without end are refused by the parser.
+        root = ElementTree.fromstring(data)  # noqa: S314
+    except ElementTree.ParseError as error:
+        raise IrFileError(str(error)) from None
+    if root.tag != "net" or root.get("version") != "11":
+        raise IrFileError('not <net version="11">')
+    layers = root.findall("./layers/layer")
+    inputs = [_signature(layer.find("./output/port")) for layer in layers if layer.get("type") == "Parameter"]
+    results = {layer.get("id") for layer in layers if layer.get("type") == "Result"}
+    ports = {(layer.get("id"), port.get("id")): port for layer in layers for port in layer.findall("./output/port")}
+    edges = [edge for edge in root.findall("./edges/edge") if edge.get("to-layer") in results]
+    outputs = [_signature(ports.get((edge.get("from-layer"), edge.get("from-port")))) for edge in edges]
+    return OnnxSignature(tuple(inputs), tuple(outputs), external_weights=False)
+
+
+def _signature(port: ElementTree.Element | None) -> TensorSignature:
+    if port is None:
+        raise IrFileError("an input or output without a port")
+    lengths = [int(dimension.text or "-1") for dimension in port.findall("dim")]
+    shape = tuple("?" if length < 0 else length for length in lengths)
+    return TensorSignature(
+        (port.get("names") or "").split(",")[0], _ELEMENTS.get(port.get("precision", ""), _OTHER), shape
+    )

@@ -1,0 +1,106 @@
+"""``not3d import``: models and weights that somebody has already."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from not3d.commands import Failure, messages, results
+from not3d.commands.training import show_export, training_module
+
+Triple = tuple[float, float, float]
+
+
+def import_model(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", exists=True, dir_okay=False, help=".onnx, OpenVINO's .xml, or a PyTorch checkpoint."
+        ),
+    ],
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PATH", help="The new bundle's folder; a checkpoint's file.")
+    ],
+    height: Annotated[
+        int | None, typer.Option(min=8, help="Of the frames in pixels. [dim]Default: as in the file.[/]")
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="Likewise.")] = None,
+    colour: Annotated[str, typer.Option(metavar="ORDER", help="rgb or bgr, as the model was trained.")] = "rgb",
+    mean: Annotated[
+        str, typer.Option(metavar="R,G,B", help="Subtracted from each channel; in this order for bgr, too.")
+    ] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(metavar="R,G,B", help="Divides each channel after that.")] = "0.229,0.224,0.225",
+    scale: Annotated[
+        int, typer.Option(metavar="N", help="Divides bytes before that: 255, or 1 where the model takes 0 to 255.")
+    ] = 255,
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The embedding, where the model has several outputs.")
+    ] = None,
+    clip_length: Annotated[int, typer.Option(min=1, max=256, help="Frames of a clip.")] = 4,
+    name: Annotated[str | None, typer.Option(help="The bundle's name. [dim]Default: the file's.[/]")] = None,
+    training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the model card.")] = None,
+    data_terms: Annotated[str | None, typer.Option(help="Under which terms, for the model card.")] = None,
+    crops: Annotated[
+        Path | None, typer.Option(metavar="PATH", exists=True, help="Crops of people to compare the bundle on.")
+    ] = None,
+) -> None:
+    """Make a bundle of a frame-level Re-ID model, or a checkpoint of published weights.
+
+    An ONNX file or an OpenVINO IR of a model that embeds one frame (OSNet, FastReID, ReIdentificationNet ...) becomes
+    a bundle that averages the frames of a clip; the defaults are ImageNet's normalisation. It is compared with the
+    model as it came, and nothing is written where they differ.
+
+    A PyTorch checkpoint named like those of Not 3D Re-ID or Fantastic Techniques becomes a checkpoint that
+    [bold]evaluate[/] and [bold]export[/] take.
+
+    Example: [bold]not3d import osnet_x0_25_msmt17.onnx --out models/osnet[/]
+    """
+    if model.suffix not in {".onnx", ".xml"}:
+        _import_checkpoint(model, out)
+        return
+    if colour not in {"rgb", "bgr"}:
+        raise Failure(f"--colour {colour}: rgb or bgr")
+    if scale not in {1, 255}:
+        raise Failure(f"--scale {scale}: 1 or 255")
+    with training_module("importing") as importing:
+        said: dict[str, Any] = {"name": name, "training_data": training_data, "data_terms": data_terms}
+        options = importing.ImportOptions(
+            height=height,
+            width=width,
+            colour=cast(Literal["rgb", "bgr"], colour),
+            mean=_parse_triple("--mean", mean),
+            std=_parse_triple("--std", std),
+            scale=cast(Literal[1, 255], scale),
+            output=output,
+            clip_length=clip_length,
+            **{key: value for key, value in said.items() if value is not None},
+        )
+        with messages.status("Importing and comparing"):
+            report = importing.import_frame_model(model, out, options, crops=crops)
+    show_export(report)
+
+
+def _import_checkpoint(model: Path, out: Path) -> None:
+    if out.exists():
+        raise Failure(f"{out} exists; a checkpoint is written to a new file")
+    with training_module("foreign") as foreign, training_module("checkpoint") as checkpoints:
+        checkpoint = foreign.import_checkpoint(model)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.save_checkpoint(checkpoint, out)
+    spec = checkpoint.network_spec
+    messages.print(
+        f"{spec.backbone}, attention {spec.attention}, {spec.frame_height}x{spec.frame_width}, neck {spec.neck}, "
+        f"{spec.classes} people, {len(checkpoint.state_dict)} entries",
+        highlight=False,
+        soft_wrap=True,
+    )
+    results.print(str(out), soft_wrap=True, highlight=False)
+
+
+def _parse_triple(option: str, text: str) -> Triple:
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise Failure(f"{option} {text}: three numbers with commas between") from None
+    return red, green, blue
