@@ -20,7 +20,7 @@ Data = Annotated[
         "-d",
         metavar="PATH",
         exists=True,
-        help="MARS, Market-1501 (a folder or .tar), or person/camera/tracklet/*.jpg; may be repeated.",
+        help="A dataset of any kind that `not3d datasets list` names; may be repeated.",
     ),
 ]
 
