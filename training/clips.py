@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.frames import decode_frame, resize_frame
 from training.datasets.tracklet import Tracklet
+from training.frame_cache import FrameCache
 from training.recipe import Recipe
 from training.sampling import CLIP_SAMPLING, PersonSampler, Sampler, TrackletSampler, persons_of
+
+_CACHE = 2**30
+"""Bytes of decoded frames kept in memory, of all processes of a machine together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class ClipSource:
             raise ValueError(f"a batch of {size} clips cannot be divided among {parts} processes")
         self.labels = {person: label for label, person in enumerate(persons_of(tracklets))}
         self._sampler = _sampler(tracklets, recipe)
+        self._cache = FrameCache(_CACHE // parts)
         self._fill = recipe.augmentation.fill(recipe.network.mean, recipe.network.std)
 
     def digest(self) -> str:
@@ -108,8 +112,8 @@ class ClipSource:
         draw = CLIP_SAMPLING[self.recipe.batch.sampling]
         chosen = draw(len(tracklet.frames), self.recipe.network.clip_length, rng)
         size = self.recipe.frame_size(epoch)
-        frames = {i: resize_frame(decode_frame(tracklet.frames[i].read_bytes()), *size) for i in set(chosen.tolist())}
-        return self.recipe.augmentation.apply(np.stack([frames[i] for i in chosen.tolist()]), self._fill, rng)
+        frames = np.stack([self._cache.read(tracklet.frames[i], *size) for i in chosen.tolist()])
+        return self.recipe.augmentation.apply(frames, self._fill, rng)
 
 
 class Normalise:

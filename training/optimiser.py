@@ -13,9 +13,9 @@ def build_optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Opti
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     if settings.name == "adam":
-        return torch.optim.Adam(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        return torch.optim.Adam(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, settings.learning_rate)
+    return torch.optim.AdamW(groups, settings.learning_rate, fused=True)

@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from model.network.attention import AttentionConv
 from model.network.backbone import IBN
 from training.winograd import WinogradConv2d, suits
 
@@ -29,6 +31,21 @@ class FastIBN(IBN):
             x, self.IN.weight, self.IN.bias, norm.weight, norm.bias, self.IN.eps, norm
         )
         return result
+
+
+class FastAttentionConv(AttentionConv):
+    """The spatial attention over a whole map as the matrix product that it is, in training.
+
+    As a convolution, its 51 million weights are brought into another order and back in every step.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[N, C, H, W]`` to ``[N, out]``, not negative."""
+        if self.pooled or not self.training or x.shape[-2:] != self.kernel_size:
+            return super().forward(x)
+        # Channels last, both are views.
+        flat, weight = (tensor.permute(0, 2, 3, 1).flatten(1) for tensor in (x, self.weight))
+        return F.relu(F.linear(flat, weight, self.bias))
 
 
 class _InstanceBatch(torch.autograd.Function):
@@ -97,5 +114,7 @@ def quicken(network: nn.Module) -> None:
     for layer in network.modules():
         if type(layer) is IBN:
             layer.__class__ = FastIBN
+        elif type(layer) is AttentionConv:
+            layer.__class__ = FastAttentionConv
         elif suits(layer):
             layer.__class__ = WinogradConv2d

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from model.network import NetworkSpec, build_network
+from model.network.attention import AttentionConv
 from model.network.backbone import IBN
-from training.speed import FastIBN, quicken
+from model.network.spec import AttentionForm
+from training.speed import FastAttentionConv, FastIBN, quicken
 from training.winograd import WinogradConv2d, pays, suits, winograd
 
 
@@ -87,16 +89,26 @@ def test_fast_ibn_is_ibn(memory_format: torch.memory_format) -> None:
     assert torch.equal(plain.eval()(x), fast.eval()(x))
 
 
-@pytest.mark.parametrize("backbone", ["resnet18_ibn_a_x0_75", "resnet50_ibn_a"])
-def test_a_quickened_network_trains_as_the_plain_one(backbone: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "attention"), [("resnet18_ibn_a_x0_75", "pooled"), ("resnet50_ibn_a", "full_map")]
+)
+def test_a_quickened_network_trains_as_the_plain_one(backbone: str, attention: AttentionForm) -> None:
     torch.manual_seed(6)
-    spec = NetworkSpec(backbone=backbone, attention="pooled", frame_height=64, frame_width=32, clip_length=2, classes=5)
+    spec = NetworkSpec(
+        backbone=backbone,
+        attention=attention,
+        attention_bias=1.0,
+        frame_height=64,
+        frame_width=32,
+        clip_length=2,
+        classes=5,
+    )
     plain = build_network(spec).to(memory_format=torch.channels_last).double()
     fast = copy.deepcopy(plain)
     quicken(fast)
     kinds = {type(module) for module in fast.modules()}
-    assert {FastIBN, WinogradConv2d} <= kinds
-    assert IBN not in kinds
+    assert {FastIBN, FastAttentionConv, WinogradConv2d} <= kinds
+    assert not {IBN, AttentionConv} & kinds
     assert list(plain.state_dict()) == list(fast.state_dict())
     clips = torch.randn(4, 2, 3, 64, 32, dtype=torch.float64)
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
