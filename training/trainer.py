@@ -24,6 +24,10 @@ class TrainingError(RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
 
 
+class DivergedError(TrainingError):
+    """The loss is not finite any more."""
+
+
 def train(
     recipe_path: Path,
     data: Sequence[Path],
@@ -102,7 +106,7 @@ def finish(run: Run) -> Path:
     """Trains the epochs that are left of a run; returns the best checkpoint's path.
 
     Raises:
-        TrainingError: the loss is not finite.
+        DivergedError: the loss is not finite.
         Stopped: by Ctrl-C or SIGTERM; ``last.pt`` is where it stood.
         KeyboardInterrupt: by a second Ctrl-C, which leaves what there was before.
     """
@@ -150,7 +154,7 @@ def _train_epoch(run: Run, batches: Generator[Batch]) -> Iterator[float]:
         rate = run.set_rate(epoch, (run.tally.steps + 1) / steps)
         figures = run.step(batch)
         if not math.isfinite(figures["total"]):
-            raise TrainingError(f"the loss is not finite in epoch {epoch}, step {run.tally.steps + 1}: lower the rate")
+            raise DivergedError(f"the loss is not finite in epoch {epoch}, step {run.tally.steps + 1}: lower the rate")
         run.tally.add(figures | {"learning_rate": rate}, time.perf_counter() - started, waited)
         yield run.tally.steps / steps
 

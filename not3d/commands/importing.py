@@ -56,7 +56,9 @@ def import_model(
 
     Example: [bold]not3d import osnet_x0_25_msmt17.onnx --out models/osnet[/]
     """
-    if model.suffix not in {".onnx", ".xml"}:
+    if model.suffix == ".bin" and model.with_suffix(".xml").is_file():
+        raise Failure(f"{model} holds an IR's weights: give {model.with_suffix('.xml')}")
+    if _is_pickled(model):
         _import_checkpoint(model, out)
         return
     if colour not in {"rgb", "bgr"}:
@@ -79,6 +81,13 @@ def import_model(
         with messages.status("Importing and comparing"):
             report = importing.import_frame_model(model, out, options, crops=crops)
     show_export(report)
+
+
+def _is_pickled(model: Path) -> bool:
+    """Whether PyTorch wrote the file: a zip archive, or a pickle, as older releases did."""
+    with model.open("rb") as file:
+        begin = file.read(4)
+    return begin == b"PK\x03\x04" or begin[:1] == b"\x80"
 
 
 def _import_checkpoint(model: Path, out: Path) -> None:

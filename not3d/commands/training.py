@@ -195,6 +195,7 @@ def training_module(name: str) -> Iterator[ModuleType]:
     from training.export import ExportError  # noqa: PLC0415
     from training.recipe import RecipeError  # noqa: PLC0415
     from training.trainer import TrainingError  # noqa: PLC0415
+    from training.tuning import TuningError  # noqa: PLC0415
     from training.weights import WeightsError  # noqa: PLC0415
 
     expected = (
@@ -207,6 +208,7 @@ def training_module(name: str) -> Iterator[ModuleType]:
         FrameError,
         RecipeError,
         TrainingError,
+        TuningError,
         WeightsError,
     )
     try:
