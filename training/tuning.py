@@ -5,6 +5,7 @@ erasing and without the attention loss, so not quite the recipe that it then tra
 """
 
 import json
+import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -274,4 +275,5 @@ def _import_ax() -> tuple[Any, Any]:
             raise TuningError(
                 f"this needs Ax ({error}), which comes with the extra: pip install 'not3d[tune]'"
             ) from None
+    logging.getLogger("ax").setLevel(logging.WARNING)  # it says what we say
     return Client, RangeParameterConfig
