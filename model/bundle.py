@@ -71,6 +71,11 @@ class Bundle:
     network_path: Path
     embedding_space: str
 
+    @property
+    def is_ir(self) -> bool:
+        """Whether the network is an OpenVINO IR."""
+        return self.network_path.name == IR_FILES[0]
+
     @classmethod
     def load(cls, path: Path) -> "Bundle":
         """Read and check every file of the bundle in the folder ``path``.
@@ -84,7 +89,7 @@ class Bundle:
         is_ir = (path / IR_FILES[0]).exists() and not (path / ONNX_FILE).exists()
         files = [path / name for name in (IR_FILES if is_ir else (ONNX_FILE,))]
         content = [_read(file) for file in files]
-        _check_network(files[0], content[0], spec)
+        _check_network(files[0], content, spec)
         _read_golden(path / GOLDEN_FILE, spec)
         return cls(path, spec, files[0], compute_embedding_space(b"".join(content), spec.preprocessing))
 
@@ -127,9 +132,12 @@ def _parse_spec(path: Path) -> BundleSpec:
     return spec
 
 
-def _check_network(path: Path, content: bytes, spec: BundleSpec) -> None:
+def _check_network(path: Path, content: list[bytes], spec: BundleSpec) -> None:
     try:
-        signature = read_signature(content) if path.name == ONNX_FILE else read_ir_signature(content)
+        if path.name == ONNX_FILE:
+            signature = read_signature(content[0])
+        else:
+            signature = read_ir_signature(content[0], weights=len(content[1]))
     except OnnxFileError as error:
         raise BundleError(f"{path}: damaged, or no ONNX model: {error}") from error
     except IrFileError as error:

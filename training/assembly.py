@@ -128,8 +128,7 @@ def _judge(
 ) -> tuple[tuple[Difference, ...], tuple[str, ...]]:
     """Compare every installed CPU engine with the reference; ONNX Runtime decides, and OpenVINO in fp32 for an IR."""
     expected = reference.embed(clips)
-    is_onnx = bundle.network_path.suffix == ".onnx"
-    engine = open_engine(bundle, "cpu", engine="onnxruntime") if is_onnx else _open_openvino(bundle, "f32")
+    engine = _open_openvino(bundle, "f32") if bundle.is_ir else open_engine(bundle, "cpu", engine="onnxruntime")
     difference = _measure(engine, clips, expected)
     if not difference.max_difference <= MAX_DIFFERENCE:  # NaN included
         raise ExportError(
@@ -139,7 +138,7 @@ def _judge(
         )
     run_self_test(engine, bundle)
     differences, notes = [difference], []
-    for precision in ("f32", "bf16") if is_onnx else ("bf16",):
+    for precision in ("bf16",) if bundle.is_ir else ("f32", "bf16"):
         try:
             engine = _open_openvino(bundle, precision)
             differences.append(_measure(engine, clips, expected))

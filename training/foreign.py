@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.network import NetworkSpec
-from training.checkpoint import Checkpoint, CheckpointError
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 
 class WeightsError(ValueError):
@@ -109,6 +109,8 @@ def import_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: not such a file, or its weights do not fit; the message names them.
     """
+    if _is_ours(path):
+        raise WeightsError(f"{path} is a checkpoint of not3d already: evaluate or export it as it is")
     state = read_state_dict(path)
     spec = recognise(state)
     checkpoint = Checkpoint(
@@ -127,6 +129,14 @@ def import_checkpoint(path: Path) -> Checkpoint:
     except CheckpointError as error:
         raise WeightsError(f"{path} does not fit {spec.backbone} with attention {spec.attention}: {error}") from None
     return checkpoint
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _counters(checkpoint: Checkpoint) -> list[str]:

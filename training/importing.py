@@ -5,6 +5,8 @@ and normalisation left to the caller. The bundle's graph takes uint8 RGB clips a
 normalisation come before the model, the mean over the clip's frames after it.
 """
 
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +14,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from model.frames import PREPROCESSING_VERSION
 from model.spec import BundleSpec, Preprocessing
 from model.tracklet import normalise
-from training.assembly import ExportError, ExportReport, Reference, assemble_bundle, batches
+from training.assembly import ExportError, ExportReport, Reference, assemble_bundle, batches, refuse_occupied
 from training.export_clips import draw_clips, read_clips
 
-__all__ = ["FrameInput", "FrameModel", "ImportOptions", "import_frame_model"]
+__all__ = ["FrameInput", "FrameModel", "ImportOptions", "first_line", "import_frame_model"]
 
 NOT_STATED = "not stated by whoever imported the model"
 
@@ -44,6 +47,17 @@ class FrameInput:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     scale: Literal[1, 255] = 255
+
+    def __post_init__(self) -> None:
+        """Raises :class:`ExportError` for a normalisation that no model has."""
+        largest = 255 / self.scale
+        if not all(0 <= value <= largest for value in self.mean):
+            raise ExportError(
+                f"mean {_list(self.mean)}: with scale {self.scale} the values of a frame are 0 to {largest:g}, "
+                "and so are their means"
+            )
+        if not all(0 < value <= largest for value in self.std):
+            raise ExportError(f"std {_list(self.std)}: with scale {self.scale} above 0 and at most {largest:g}")
 
     def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 RGB ``[F, H, W, 3]`` as the model wants them."""
@@ -122,15 +136,18 @@ def import_frame_model(
         ExportError: no frame-level model, or one that cannot be put behind the bundle's input; nothing is written.
     """
     options = options or ImportOptions()
+    refuse_occupied(out)
+    if not 1 <= options.clip_length <= 256:
+        raise ExportError(f"clip length {options.clip_length}: 1 to 256 frames")
     if not model.is_file():
-        raise ExportError(f"{model} does not exist")
+        raise ExportError(f"{model} is no file" if model.exists() else f"{model} does not exist")
     opened = _open(model, options)
     dimension = _dimension(opened, model)
     expects = opened.expects
     spec = BundleSpec(
         name=options.name or model.stem,
-        architecture="a frame-level Re-ID model, imported; the frames of a clip are averaged",
-        backbone=model.name,
+        architecture="A frame-level Re-ID model, imported; the frames of a clip are averaged",
+        backbone="not stated",
         attention="mean",
         frame_height=expects.height,
         frame_width=expects.width,
@@ -139,7 +156,7 @@ def import_frame_model(
         feature="raw",
         preprocessing=expects.preprocessing(),
         training_data=options.training_data,
-        recipe={},
+        recipe={"imported": _describe(model, options, expects)},
         data_terms=options.data_terms,
         intended_use="Finding, for a human operator, tracklets that may show the same person.",
         not_for="Identifying people by name, or decisions about a person without a human's review.",
@@ -158,6 +175,20 @@ def import_frame_model(
         clips, shown = read_clips(crops, spec, limit=_CLIPS), crops.name
     reference = Reference(f"{model.name} frame by frame ({opened.kind}, fp32)", embed)
     return assemble_bundle(out, spec, lambda folder: opened.write(spec, folder), reference, clips=clips, crops=shown)
+
+
+def _describe(model: Path, options: ImportOptions, expects: FrameInput) -> dict[str, JsonValue]:
+    """Where the bundle is from, and what was said of the model, for whoever asks later."""
+    files = [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
+    return {
+        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        "output": options.output,
+        "colour": expects.colour,
+        "layout": expects.layout,
+        "scale": expects.scale,
+        "mean": list(expects.mean),
+        "std": list(expects.std),
+    }
 
 
 def _open(model: Path, options: ImportOptions) -> FrameModel:
@@ -185,6 +216,17 @@ def _rows(output: NDArray[np.float32], model: Path) -> NDArray[np.float32]:
             "With several outputs, name the embedding (--output)"
         )
     return output.reshape(1, -1)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not re.match(r"(Exception from|Check ') ?", line)]
+    return next(iter(telling or lines), type(error).__name__)
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _show(shape: tuple[int | None, ...]) -> str:

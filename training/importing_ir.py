@@ -11,7 +11,7 @@ from openvino import opset13 as ops
 from model.bundle import INPUT_NAME, IR_FILES, OUTPUT_NAME
 from model.spec import BundleSpec
 from training.assembly import ExportError
-from training.importing import FrameInput, FrameModel, ImportOptions
+from training.importing import FrameInput, FrameModel, ImportOptions, first_line
 
 _FLOATS = (openvino.Type.f32, openvino.Type.f16)
 
@@ -42,14 +42,14 @@ def open_ir(path: Path, options: ImportOptions) -> FrameModel:
         try:
             return np.asarray(compiled([frames])[compiled.output(place)], np.float32)
         except RuntimeError as error:
-            raise ExportError(f"{path} does not run on one frame: {_first_line(error)}") from None
+            raise ExportError(f"{path} does not run on one frame: {first_line(error)}") from None
 
     def write(spec: BundleSpec, folder: Path) -> None:
         try:
             whole = _behind_clips(_read(path), place, expects, spec)
         except RuntimeError as error:
             raise ExportError(
-                f"{path} has its batch size built in: convert it again with a dynamic first axis ({_first_line(error)})"
+                f"{path} has its batch size built in: convert it again with a dynamic first axis ({first_line(error)})"
             ) from None
         openvino.save_model(whole, folder / IR_FILES[0], compress_to_fp16=False)
 
@@ -57,13 +57,16 @@ def open_ir(path: Path, options: ImportOptions) -> FrameModel:
 
 
 def _read(path: Path) -> openvino.Model:
+    with path.open("rb") as file:
+        if b"<net" not in file.read(4096):  # OpenVINO would try its readers of every other format, noisily
+            raise ExportError(f"{path} is no OpenVINO IR: it does not begin with <net>")
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise ExportError(f"{weights} is missing: an IR is two files, and this one holds the weights")
     try:
         return openvino.Core().read_model(path)
     except RuntimeError as error:
-        raise ExportError(f"{path} is no OpenVINO IR, or not a whole one: {_first_line(error)}") from None
+        raise ExportError(f"{path} is no OpenVINO IR, or not a whole one: {first_line(error)}") from None
 
 
 def _choose_output(path: Path, model: openvino.Model, wanted: str | None) -> int:
@@ -110,7 +113,3 @@ def _behind_clips(model: openvino.Model, place: int, expects: FrameInput, spec: 
     for number, operation in enumerate(whole.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     return whole
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from model.bundle import INPUT_NAME, ONNX_FILE, OUTPUT_NAME
+from model.engines.onnx_runtime import ORT_ERRORS
 from model.spec import BundleSpec
 from training.assembly import ExportError
-from training.importing import FrameInput, FrameModel, ImportOptions
+from training.importing import FrameInput, FrameModel, ImportOptions, first_line
+from training.onnx_graph import drop_notes
 
 _LOWEST_OPSET = 9
 _PREFIX = "frame/"
@@ -42,15 +44,19 @@ def open_onnx(path: Path, options: ImportOptions) -> FrameModel:
         raise ExportError(
             f"{path} takes {TensorProto.DataType.Name(element)}: the model before its own preprocessing takes floats"
         )
-    session = _session(model, path)
+    session = _open_session(model.SerializeToString(), path)
+    built_in = _batch_size(inputs[0])
 
     def run(frames: NDArray[np.float32]) -> NDArray[np.float32]:
         kind = np.float16 if element == TensorProto.FLOAT16 else np.float32
+        # A model of a fixed batch size gets the frame that many times.
+        batch = np.repeat(frames, built_in or 1, axis=0).astype(kind)
         try:
-            (result,) = session.run([output], {inputs[0].name: frames.astype(kind)})
-        except Exception as error:  # noqa: BLE001 - the runtime's errors have no class of their own
-            raise ExportError(f"{path} does not run on one frame: {_first_line(error)}") from None
-        return np.asarray(result, np.float32)
+            (result,) = session.run([output], {inputs[0].name: batch})
+        except ORT_ERRORS as error:
+            raise ExportError(f"{path} does not run on one frame: {first_line(error)}") from None
+        rows = np.asarray(result, np.float32)
+        return rows[: len(frames)] if rows.ndim and len(rows) == built_in else rows
 
     def write(spec: BundleSpec, folder: Path) -> None:
         whole = _behind_clips(model, inputs[0].name, output, element, opset, expects, spec)
@@ -59,9 +65,10 @@ def open_onnx(path: Path, options: ImportOptions) -> FrameModel:
         except onnx.shape_inference.InferenceError as error:
             raise _frozen(path, error) from None
         except onnx.checker.ValidationError as error:
-            raise ExportError(f"{path} cannot be put behind a bundle's input: {_first_line(error)}") from None
-        onnx.save(whole, folder / ONNX_FILE)
-        _check_batches(folder / ONNX_FILE, spec, path)
+            raise ExportError(f"{path} cannot be put behind a bundle's input: {first_line(error)}") from None
+        content = whole.SerializeToString()
+        _check_batches(content, spec, path)
+        (folder / ONNX_FILE).write_bytes(content)
 
     return FrameModel("ONNX", expects, run, write)
 
@@ -71,17 +78,17 @@ def _read(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ExportError(f"{path} is no ONNX model, or not a whole one: {_first_line(error)}") from None
+        raise ExportError(f"{path} is no ONNX model, or not a whole one: {first_line(error)}") from None
     return model
 
 
-def _session(model: onnx.ModelProto, path: Path) -> Any:
+def _open_session(model: bytes, path: Path) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - the runtime's errors have no class of their own
-        raise ExportError(f"ONNX Runtime does not run {path}: {_first_line(error)}") from None
+        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        raise ExportError(f"ONNX Runtime does not run {path}: {first_line(error)}") from None
 
 
 def _choose_output(path: Path, names: list[str], wanted: str | None) -> str:
@@ -90,6 +97,11 @@ def _choose_output(path: Path, names: list[str], wanted: str | None) -> str:
     if wanted is None and len(names) != 1:
         raise ExportError(f"{path} has several outputs ({', '.join(names)}): name the embedding (--output)")
     return wanted or names[0]
+
+
+def _batch_size(value: onnx.ValueInfoProto) -> int:
+    """The first axis of an input, 0 where it is free."""
+    return int(value.type.tensor_type.shape.dim[0].dim_value)
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
@@ -127,17 +139,40 @@ def _behind_clips(
 
 
 def _free_batch(model: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
-    """A copy whose first axis is free, without the shapes that were inferred for another."""
+    """A copy whose first axis is free, without the shapes that were inferred for another, and without notes."""
     free = onnx.ModelProto()
     free.CopyFrom(model)
+    drop_notes(free)
     graph = free.graph
     kept = [value for value in graph.input if value.name == source]
+    if built_in := _batch_size(kept[0]):
+        _free_reshapes(graph, built_in)
     del graph.input[:], graph.value_info[:]
     graph.input.extend(kept)
     kept = [value for value in graph.output if value.name == output]
     del graph.output[:]
     graph.output.extend(kept)
     return free
+
+
+def _free_reshapes(graph: onnx.GraphProto, built_in: int) -> None:
+    """A Reshape to ``[batch size, ...]`` keeps the first axis of what it reshapes instead: a 0 in its shape says so.
+
+    Where the first axis was not the frames, the result is wrong; the bundle is compared with the model as it came.
+    """
+    shapes = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            shapes[node.output[0]] = node.attribute[0].t
+    for number, node in enumerate(graph.node):
+        literal = any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute)
+        if node.op_type != "Reshape" or literal or node.input[1] not in shapes:
+            continue
+        shape = numpy_helper.to_array(shapes[node.input[1]])
+        if len(shape) > 1 and shape[0] == built_in:
+            name = f"free_shape_{number}"  # of its own: others may read the old one
+            graph.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), name))
+            node.input[1] = name
 
 
 def _before(expects: FrameInput, element: int) -> onnx.GraphProto:
@@ -185,14 +220,12 @@ def _after(spec: BundleSpec, opset: int) -> onnx.GraphProto:
     )
 
 
-def _check_batches(file: Path, spec: BundleSpec, path: Path) -> None:
+def _check_batches(content: bytes, spec: BundleSpec, path: Path) -> None:
     """A batch size that the exporter froze into the model shows with two clips."""
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
+    session = _open_session(content, path)
     try:
-        session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
         (rows,) = session.run(None, {INPUT_NAME: np.zeros((2, *spec.clip_shape), np.uint8)})
-    except Exception as error:  # noqa: BLE001 - the runtime's errors have no class of their own
+    except ORT_ERRORS as error:
         raise _frozen(path, error) from None
     if rows.shape != (2, spec.dimension):
         raise _frozen(path, ValueError(f"two clips gave {list(rows.shape)}"))
@@ -200,9 +233,5 @@ def _check_batches(file: Path, spec: BundleSpec, path: Path) -> None:
 
 def _frozen(path: Path, error: Exception) -> ExportError:
     return ExportError(
-        f"{path} has its batch size built in: export it again with a dynamic first axis ({_first_line(error)})"
+        f"{path} has its batch size built in: export it again with a dynamic first axis ({first_line(error)})"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.bundle import INPUT_NAME, OUTPUT_NAME
 from model.spec import BundleSpec, Preprocessing
 
-__all__ = ["OPSET", "FrameNetwork", "WeightError", "WeightStorage", "write_onnx"]
+__all__ = ["OPSET", "FrameNetwork", "WeightError", "WeightStorage", "drop_notes", "write_onnx"]
 
 OPSET = 18
 """The exporter's own; converting down to 17 would only add steps that can fail."""
@@ -74,15 +74,15 @@ def write_onnx(network: FrameNetwork, spec: BundleSpec, path: Path, *, weights: 
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     model = program.model_proto
-    _drop_notes(model)
+    drop_notes(model)
     if weights == "fp16":
         _halve_weights(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def _drop_notes(model: onnx.ModelProto) -> None:
-    """Remove the exporter's notes: they hold source paths of this machine, and would vary the embedding space."""
+def drop_notes(model: onnx.ModelProto) -> None:
+    """Remove an exporter's notes: they hold source paths of its machine, and would vary the embedding space."""
     del model.metadata_props[:]
     graph = model.graph
     del graph.metadata_props[:]

@@ -51,6 +51,8 @@ def open_engine(
             return on_cuda
     if engine != "auto":
         return _open_cpu(bundle, engine, threads, cache_dir)
+    if bundle.is_ir:
+        return _open_ir(bundle, threads, cache_dir)
     candidates = installed_engines()
     if not candidates:
         raise EngineError("no engine is installed; install one with: pip install 'not3d[cpu]'")
@@ -93,6 +95,22 @@ def _open_cpu(bundle: Bundle, name: EngineName, threads: int, cache_dir: Path | 
         opened = module.OnnxRuntimeEngine(bundle, device="cpu", threads=threads)
     else:
         opened = module.OpenVinoEngine(bundle, threads=threads, cache_dir=cache_dir)
+    return opened
+
+
+def _open_ir(bundle: Bundle, threads: int, cache_dir: Path | None) -> Engine:
+    """Open the one engine that runs an IR, in f32 where its own choice of arithmetic is too coarse for the network."""
+    opened = _open_cpu(bundle, "openvino", threads, cache_dir)
+    try:
+        run_self_test(opened, bundle)
+    except SelfTestError as error:
+        if opened.precision == "f32":
+            return opened  # whoever opened it tests it, and says so
+        _LOG.warning("openvino computes in f32: %s", error)
+        in_f32: Engine = _import("openvino").OpenVinoEngine(
+            bundle, threads=threads, cache_dir=cache_dir, precision="f32"
+        )
+        return in_f32
     return opened
 
 

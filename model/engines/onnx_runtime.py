@@ -10,14 +10,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from model.bundle import INPUT_NAME, OUTPUT_NAME, Bundle
 from model.engines.protocol import EngineError, EngineInfo, check_clips
 
-__all__ = ["VERSION", "OnnxRuntimeEngine", "cuda_provider_installed"]
+__all__ = ["ORT_ERRORS", "VERSION", "OnnxRuntimeEngine", "cuda_provider_installed"]
 
 VERSION: Final[str] = onnxruntime.__version__
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
-# ONNX Runtime's own exceptions share no base class but Exception.
-_ORT_ERRORS = (
+ORT_ERRORS = (
     ort_state.EPFail,
     ort_state.Fail,
     ort_state.InvalidArgument,
@@ -27,6 +26,7 @@ _ORT_ERRORS = (
     ort_state.NotImplemented,
     ort_state.RuntimeException,
 )
+"""What ONNX Runtime raises: its exceptions share no base class but Exception."""
 
 
 def cuda_provider_installed() -> bool:
@@ -46,7 +46,7 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: the model cannot be opened, or CUDA was asked for and does not work.
         """
-        if bundle.network_path.suffix != ".onnx":
+        if bundle.is_ir:
             raise EngineError(f"{bundle.network_path}: an OpenVINO model, which only the engine openvino runs")
         self.device: Final = device
         self.threads: Final = threads
@@ -61,7 +61,7 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(bundle.network_path, options, providers=_providers(device))
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise EngineError(f"{bundle.network_path}: ONNX Runtime cannot open it on {device}: {error}") from error
         # A provider whose libraries do not load is dropped with a log line, and a failing run moves to the CPU:
         # both are refused.
@@ -86,7 +86,7 @@ class OnnxRuntimeEngine:
         check_clips(clips, self._spec)
         try:
             (embeddings,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: clips})
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise EngineError(f"ONNX Runtime failed on {len(clips)} clips: {error}") from error
         return np.asarray(embeddings, dtype=np.float32)
 

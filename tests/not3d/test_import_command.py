@@ -78,6 +78,18 @@ def test_a_published_checkpoint_becomes_one_of_ours(tmp_path):
     assert load_checkpoint(out).network_spec == spec
     again = RUN.invoke(app, ["import", str(tmp_path / "published.pth.tar"), "--out", str(out)])
     assert "exists" in str(again.exception)
+    ours = RUN.invoke(app, ["import", str(out), "--out", str(tmp_path / "ours.pt")])
+    assert "a checkpoint of not3d already" in str(ours.exception)
     bundle = RUN.invoke(app, ["export", str(out), "--out", str(tmp_path / "bundle")])
     assert bundle.exit_code == 0, bundle.output
     assert Bundle.load(tmp_path / "bundle").spec.recipe == {}
+
+
+def test_a_file_is_known_by_its_content(model, tmp_path):
+    model.rename(tmp_path / "model.dat")
+    result = RUN.invoke(app, ["import", str(tmp_path / "model.dat"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    (tmp_path / "ir.xml").write_text("<net/>")
+    (tmp_path / "ir.bin").write_bytes(b"")
+    result = RUN.invoke(app, ["import", str(tmp_path / "ir.bin"), "--out", str(tmp_path / "other")])
+    assert str(result.exception).endswith("ir.xml")

@@ -1,14 +1,16 @@
+import hashlib
+
 import numpy as np
 import onnx
 import onnxruntime
 import openvino
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from model.bundle import Bundle, BundleError
-from model.engines import EngineError, open_engine
+from model.engines import EngineError, open_engine, self_test
 from model.engines.self_test import run_self_test
 from model.tracklet import normalise
 from training.assembly import ExportError
@@ -183,8 +185,10 @@ def test_what_is_no_frame_level_model_is_refused(model, tmp_path):
 
 
 class Frozen(nn.Module):
+    """The first axis of what is reshaped is not the frames."""
+
     def forward(self, frames):
-        return frames.reshape(1, 3, -1).mean(dim=2)
+        return frames.reshape(3, -1).mean(dim=1).reshape(1, 3)
 
 
 def test_a_batch_size_that_was_built_in_is_told(tmp_path):
@@ -199,6 +203,95 @@ def test_a_fixed_batch_that_nothing_depends_on_is_freed(tmp_path):
     clips = clips_of(4)
     found = open_engine(Bundle.load(tmp_path / "out"), "cpu", engine="onnxruntime").embed(clips)
     np.testing.assert_allclose(normalise(found), by_hand(path, clips), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_fixed_batch_in_reshapes_is_freed(tmp_path, batch):
+    """As exporters write ``x.view(x.size(0), -1)`` of an example, once as an initialiser and once as a node."""
+    weights = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["pooled"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Reshape", ["pooled", "flat"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], ["feature"]),
+        helper.make_node("Constant", [], ["wide"], value=numpy_helper.from_array(np.array([batch, 5, 1, 1]))),
+        helper.make_node("Reshape", ["feature", "wide"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "fixed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, *SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 5, 1, 1])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([batch, 6]), "flat")],
+    )
+    graph.node[0].doc_string = "/home/somebody/model.py"
+    path = tmp_path / "fixed.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
+    import_frame_model(path, tmp_path / "out")
+    clips = clips_of(2)
+    pixels = (clips / 255 - np.array(ImportOptions.mean)) / np.array(ImportOptions.std)
+    pooled = pixels.reshape(3, 2, 2, 16, 16, 3).mean(axis=(1, 3, 4)).transpose(0, 2, 1).reshape(3, 6)
+    bundle = Bundle.load(tmp_path / "out")
+    found = open_engine(bundle, "cpu", engine="onnxruntime").embed(np.concatenate([clips, clips], axis=1))
+    np.testing.assert_allclose(normalise(found), normalise((pooled @ weights).astype(np.float32)), atol=1e-4)
+    assert b"somebody" not in bundle.network_path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": (123.7, 116.3, 103.5)}, "mean 123.7,116.3,103.5: with scale 255 .* are 0 to 1"),
+        ({"std": (0.0, 0.2, 0.2)}, "std 0,0.2,0.2: .* above 0"),
+        ({"mean": (0.5, 0.5, -0.5)}, "mean 0.5,0.5,-0.5"),
+        ({"clip_length": 0}, "clip length 0"),
+    ],
+)
+def test_options_that_no_model_has(model, tmp_path, options, message):
+    with pytest.raises(ExportError, match=message):
+        import_frame_model(model, tmp_path / "out", ImportOptions(**options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bundle_says_what_it_is_from(model, tmp_path):
+    import_frame_model(model, tmp_path / "out", ImportOptions(colour="bgr"))
+    spec = Bundle.load(tmp_path / "out").spec
+    imported = spec.recipe["imported"]
+    assert imported["sha256"] == {"tiny.onnx": hashlib.sha256(model.read_bytes()).hexdigest()}
+    assert (imported["colour"], imported["layout"]) == ("bgr", "nchw")
+    assert spec.training_data.startswith("not stated")
+
+
+@pytest.fixture(scope="module")
+def ir(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ir") / "tiny.xml"
+    openvino.save_model(openvino.convert_model(model), path, compress_to_fp16=False)
+    return path
+
+
+def test_a_damaged_ir_is_told(ir, tmp_path):
+    for file in (ir, ir.with_suffix(".bin")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    bundle = import_frame_model(tmp_path / "tiny.xml", tmp_path / "bundle").path
+    weights = bundle / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(BundleError, match=r"its weights are \d+ bytes long, the \.bin holds \d+"):
+        Bundle.load(bundle)
+    weights = tmp_path / "tiny.bin"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ExportError, match=r"not a whole one: Incorrect weights"):
+        import_frame_model(tmp_path / "tiny.xml", tmp_path / "out")
+    (tmp_path / "tiny.xml").write_text("<html/>")
+    with pytest.raises(ExportError, match="does not begin with <net>"):
+        import_frame_model(tmp_path / "tiny.xml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ir_too_fine_for_bf16_runs_in_f32(ir, tmp_path, monkeypatch):
+    import_frame_model(ir, tmp_path / "bundle")
+    monkeypatch.setitem(self_test.TOLERANCES, "bf16", self_test.Tolerance(max_difference=0, min_cosine=1))
+    bundle = Bundle.load(tmp_path / "bundle")
+    engine = open_engine(bundle)
+    assert (engine.name, engine.precision) == ("openvino", "f32")
+    run_self_test(engine, bundle)
 
 
 def test_osnet(shared_data, tmp_path):
