@@ -1,5 +1,6 @@
 """``not3d train``, ``evaluate`` and ``export``: doors to `training`, whose dependencies come with an extra."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,12 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="N", help="Of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for the mean.")
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for the mean, which is "
+            "fair for a model that was trained on none of them.",
+        ),
     ] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="cosine or euclidean.")] = None,
     feature: Annotated[str | None, typer.Option(metavar="NAME", help="Of a checkpoint: batch_normed or raw.")] = None,
@@ -132,6 +138,10 @@ def evaluate(
             figures, intervals = outcomes[0].figures, outcomes[0].intervals
         else:
             figures, intervals = run.summarise_splits(outcomes), {}
+            if out is not None:
+                (out / "evaluation.json").write_text(
+                    json.dumps({"figures": figures}, indent=2) + "\n", encoding="utf-8"
+                )
     table = Table("measure", "value", "95% interval", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in figures.items():
         low_high = "{:.2f} to {:.2f}".format(*intervals[name]) if name in intervals else ""

@@ -1,5 +1,6 @@
 """Train, evaluate and export as a user does: on a folder of drawn people, with one tiny recipe."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from typer.testing import CliRunner
 from model.bundle import Bundle
 from not3d.commands import Failure, Interrupted
 from not3d.commands.app import app
+from tests.bundles import make_bundle
+from tests.training.datasets.layouts import write_prid2011
 from training.datasets.synthetic import write_synthetic
 
 RECIPE = """
@@ -54,6 +57,17 @@ def test_from_a_recipe_to_a_bundle(folder: Path) -> None:
     # The figures of the held-out people travel with the bundle.
     assert bundle.spec.accuracy[0].queries > 0
     assert "rank-1" in run("evaluate", folder / "bundle", "--data", folder / "people")
+
+
+def test_all_splits_give_a_mean_and_a_report_each(tmp_path: Path) -> None:
+    bundle, prid = make_bundle(tmp_path / "bundle"), write_prid2011(tmp_path, people=4)
+    printed = run("evaluate", bundle, "--data", prid, "--split", "all", "--rerank", "--out", tmp_path / "out")
+    assert "mean of 10" in printed
+    assert "rank-1 std" in printed
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())["figures"]
+    assert (figures["queries"], figures["gallery"]) == ("2", "2")
+    assert "k-reciprocal" in figures["distance"]
+    assert len(list((tmp_path / "out").glob("split-*/report.html"))) == 10
 
 
 @pytest.mark.parametrize(

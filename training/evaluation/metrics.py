@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,6 +61,9 @@ def rank_metrics(
         raise ValueError(f"distances {list(matrix.shape)} do not belong to {len(q_id)} queries and {len(g_id)} rows")
     if average_precision not in ("step", "trapezoid"):
         raise ValueError(f"unknown average precision {average_precision!r}")
+    # Comparing strings for every pair is most of the time at MARS's size.
+    q_id, g_id = _codes(q_id, g_id)
+    q_cam, g_cam = _codes(q_cam, g_cam)
     cmc = np.zeros(matrix.shape[1])
     valid, first, precisions, penalties = [], [], [], []
     for row, distance in enumerate(matrix):
@@ -92,3 +95,8 @@ def rank_metrics(
         average_precision=np.asarray(precisions),
         inverse_penalty=np.asarray(penalties),
     )
+
+
+def _codes(query: NDArray[Any], gallery: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1].astype(np.int64)
+    return codes[: len(query)], codes[len(query) :]

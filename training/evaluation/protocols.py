@@ -12,6 +12,7 @@ from training.datasets.catalog import (
     read_benchmark,
     read_training,
     set_aside,
+    split_count,
 )
 from training.datasets.tracklet import DatasetError, Tracklet
 
@@ -64,13 +65,15 @@ def select(
     for path in data:
         if not path.exists():
             raise DatasetError(f"{path} does not exist")
+    if split is not None and all(split_count(path) == 1 for path in data):
+        raise EvaluationError(f"split {split}: {', '.join(path.name for path in data)} has no splits; leave it out")
     name = _resolve(data, protocol)
     if name.startswith("mars") or name == "benchmark":
         if len(data) != 1 or (name != "benchmark" and kind_of(data[0]) != "mars"):
             layout = "a dataset with test lists" if name == "benchmark" else "one dataset in MARS's layout"
             raise EvaluationError(f"the protocol {name} needs {layout}")
         return _of_benchmark(name, read_benchmark(data[0], split))
-    tracklets = read_training(data)
+    tracklets = read_training(data, split)
     if name == "validation":
         recipe = recipe or {}
         if not recipe.get("validation_share"):
@@ -78,7 +81,7 @@ def select(
         _, tracklets = set_aside(tracklets, recipe["validation_share"], recipe["seed"])
         if not tracklets:
             raise EvaluationError("the model's training set nobody of these people aside; ask for cross-camera")
-    return Selection(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True)
+    return Selection(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True, split=split)
 
 
 def _resolve(data: Sequence[Path], protocol: str) -> str:

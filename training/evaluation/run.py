@@ -77,12 +77,18 @@ def evaluate_splits(
     """The same model on several splits; a tracklet is embedded once however many splits it is in.
 
     This is fair only for a model that was trained on none of them.
+
+    Raises:
+        EvaluationError: as ``evaluate``, or all splits of data that has none.
+        ValueError: from the model or the data.
     """
     model = _open(checkpoint_or_bundle, options or {})
     settings = model.settings
     if splits == "all":
-        count = split_count(data[0])
-        splits = list(range(count)) if count > 1 else [None]
+        count = max(split_count(path) for path in data)
+        if count == 1:
+            raise EvaluationError(f"split all: {', '.join(path.name for path in data)} has no splits; leave it out")
+        splits = list(range(count))
     selections = [select(data, settings.protocol, model.recipe, split) for split in splits]
     tracklets = list(dict.fromkeys(t for s in selections for t in (*s.query, *s.others)))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -10,7 +10,7 @@ from model.ranking import cosine_scores, k_reciprocal_rerank
 from training.evaluation.bootstrap import people_bootstrap
 from training.evaluation.metrics import RankMetrics, rank_metrics
 from training.evaluation.open_set import FALSE_POSITIVE_RATES, open_set
-from training.evaluation.protocols import PROTOCOLS, Selection
+from training.evaluation.protocols import PROTOCOLS, EvaluationError, Selection
 from training.evaluation.result import EvaluationResult, FrameWeights
 from training.evaluation.settings import EvaluationSettings, Metric
 from training.evaluation.verification import verify
@@ -43,7 +43,7 @@ def score(
         frame_weights: for a report
 
     Raises:
-        ValueError: no query has a right answer under another camera.
+        EvaluationError: no query has a right answer under another camera, or there is one person only.
     """
     distances = pairwise_distances(query, gallery, settings.metric)
     if settings.rerank:
@@ -52,8 +52,13 @@ def score(
     ids = [t.person for t in selection.query], [t.person for t in rows]
     cameras = [t.camera for t in selection.query], [t.camera for t in rows]
     precision = settings.average_precision or selection.average_precision
-    metrics = rank_metrics(distances, *ids, *cameras, average_precision=precision)
-    verification = verify(-distances, *ids, *cameras)
+    try:
+        metrics = rank_metrics(distances, *ids, *cameras, average_precision=precision)
+        verification = verify(-distances, *ids, *cameras)
+    except ValueError as error:
+        raise EvaluationError(
+            f"protocol {selection.name}, {len(ids[0])} queries, {len(rows)} in the gallery: {error}"
+        ) from error
     opened = open_set(-distances, *ids, *cameras, seed=seed)
     intervals = _intervals(metrics, ids[0], seed)
     figures: dict[str, str | int | float] = {
@@ -67,9 +72,11 @@ def score(
         "queries without a match": len(selection.query) - metrics.valid_queries,
         "gallery": len(rows),
         **_percent(metrics),
+        "pairs": f"{verification.same_pairs:,} of one person, {verification.different_pairs:,} of two, across cameras",
         **{f"TAR at FAR {rate:g}": round(100 * tar, 2) for rate, tar in verification.tar_at.items()},
     }
     if opened:
+        figures["probes"] = f"{opened.mated:,} enrolled, {opened.non_mated:,} not"
         figures |= {f"DIR at FPIR {rate:g}": round(100 * opened.dir_at[rate], 2) for rate in FALSE_POSITIVE_RATES}
     return EvaluationResult(
         figures, metrics, intervals, verification, opened, distances, selection.query, rows, clip_length, frame_weights
@@ -99,7 +106,8 @@ def summarise_splits(results: Sequence[EvaluationResult]) -> dict[str, str | int
         key: first[key] for key in ("model", "data", "protocol", "distance", "seed") if key in first
     }
     shared["split"] = f"mean of {len(results)}: {', '.join(str(result.figures['split']) for result in results)}"
-    shared["queries"] = ", ".join(sorted({str(result.figures["queries"]) for result in results}))
+    for name in ("queries", "gallery"):
+        shared[name] = ", ".join(sorted({str(result.figures[name]) for result in results}))
     for name in _percent(results[0].rank):
         values = np.array([float(result.figures[name]) for result in results])
         shared[name] = round(float(values.mean()), 2)
@@ -127,6 +135,7 @@ def _intervals(metrics: RankMetrics, query_ids: Sequence[str], seed: int) -> dic
 
 def _describe(settings: EvaluationSettings, precision: Literal["step", "trapezoid"]) -> str:
     clips = "all clips" if settings.max_clips is None else f"{settings.max_clips} clips ({settings.clip_choice})"
-    rerank = ", k-reciprocal re-ranking" if settings.rerank else ""
+    # Zhong et al.: re-ranking begins with distances of its own, whatever the metric is.
+    metric = "k-reciprocal re-ranking of unit vectors" if settings.rerank else settings.metric
     feature = "" if settings.feature is None else f", {settings.feature} feature"
-    return f"{settings.metric}{feature}, {clips}, {precision} AP{rerank}"
+    return f"{metric}{feature}, {clips}, {precision} AP"

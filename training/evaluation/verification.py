@@ -76,7 +76,10 @@ def verify(
         above = len(same) - int(np.searchsorted(same, threshold, side="right")) if resolved else 0
         tar_at[rate] = above / len(same) if resolved else float("nan")
         threshold_at[rate] = float(same[len(same) - above]) if resolved and above else float(threshold)
-    edges = np.linspace(min(same[0], different[0]), max(same[-1], different[-1]), _BINS + 1)
+    low, high = min(same[0], different[0]), max(same[-1], different[-1])
+    if low == high:  # a model that gives one embedding for everything
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, _BINS + 1)
     return Verification(
         same_pairs=len(same),
         different_pairs=len(different),

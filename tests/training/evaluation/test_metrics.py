@@ -37,3 +37,35 @@ def test_the_same_camera_with_another_person_stays():
 def test_wrong_shapes_are_errors():
     with pytest.raises(ValueError, match="do not belong"):
         rank_metrics(np.zeros((2, 3)), ["a"], ["b"] * 3, ["1"], ["1"] * 3)
+
+
+@pytest.mark.parametrize("average_precision", ["step", "trapezoid"])
+def test_the_programs_of_the_field_by_loops(average_precision):
+    # MARS's MATLAB program walks down a list; the others take the mean of the precision at each hit.
+    rng = np.random.default_rng(6)
+    q_id, g_id = rng.integers(0, 9, 25), rng.integers(0, 9, 60)
+    q_cam, g_cam = rng.integers(0, 3, 25), rng.integers(0, 3, 60)
+    distances = rng.random((25, 60))
+    precisions, first = [], []
+    for row in range(25):
+        ranked = [n for n in np.argsort(distances[row]) if g_id[n] != q_id[row] or g_cam[n] != q_cam[row]]
+        right = sum(g_id[n] == q_id[row] for n in ranked)
+        if not right:
+            continue
+        found, recall, precision, area, steps = 0, 0.0, 1.0, 0.0, []
+        for place, n in enumerate(ranked, start=1):
+            hit = bool(g_id[n] == q_id[row])
+            found += hit
+            area += (found / right - recall) * (precision + found / place) / 2
+            recall, precision = found / right, found / place
+            steps += [found / place] if hit else []
+            if hit and found == 1:
+                first.append(place)
+        precisions.append(area if average_precision == "trapezoid" else np.mean(steps))
+    metrics = rank_metrics(distances, q_id, g_id, q_cam, g_cam, average_precision)
+    assert metrics.valid_queries == len(precisions) > 15
+    np.testing.assert_allclose(metrics.average_precision, precisions)
+    np.testing.assert_array_equal(metrics.first_hit, first)
+    assert metrics.cmc[4] == pytest.approx(np.mean(np.array(first) <= 5))
+    named = rank_metrics(distances, q_id.astype(str), list(map(str, g_id)), q_cam.astype(str), g_cam.astype(str))
+    assert named.first_hit.tolist() == first

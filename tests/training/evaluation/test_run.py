@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from tests.bundles import make_bundle
+from tests.training.datasets.layouts import write_prid2011
 from training.datasets.synthetic import write_synthetic
-from training.evaluation.run import EvaluationError, evaluate
+from training.evaluation.run import EvaluationError, evaluate, evaluate_splits
 from training.recipe import find_recipe
 from training.trainer import train
 
@@ -93,3 +94,37 @@ def test_what_does_not_fit_is_an_error(checkpoint, data):
 def test_a_bundle_has_one_feature(data, tmp_path):
     with pytest.raises(EvaluationError, match="checkpoint instead"):
         evaluate(make_bundle(tmp_path / "bundle"), [data], options={"feature": "batch_normed"}, console=QUIET)
+
+
+def test_all_splits_are_ten_evaluations_each_of_its_own_people(tmp_path):
+    bundle, prid = make_bundle(tmp_path / "bundle"), write_prid2011(tmp_path, people=8)
+    results = evaluate_splits(bundle, [prid], "all", console=QUIET)
+    assert [result.figures["split"] for result in results] == list(range(10))
+    assert {(result.figures["queries"], result.figures["gallery"]) for result in results} == {(4, 4)}
+    assert len({tuple(tracklet.person for tracklet in result.query) for result in results}) > 1
+    alone = evaluate(bundle, [prid], split=7, console=QUIET)
+    assert (alone.query, alone.gallery) == (results[7].query, results[7].gallery)
+    assert alone.figures["split"] == 7
+
+
+def test_the_training_people_of_a_split_are_measured_across_cameras(tmp_path):
+    bundle, prid = make_bundle(tmp_path / "bundle"), write_prid2011(tmp_path, people=8)
+    test = evaluate(bundle, [prid], split=2, console=QUIET)
+    train = evaluate(bundle, [prid], split=2, options={"protocol": "cross-camera"}, console=QUIET)
+    assert train.figures["split"] == 2
+    assert train.figures["queries"] == 8
+    assert not {t.person for t in train.query} & {t.person for t in test.query}
+
+
+def test_data_that_cannot_be_measured_is_an_error(data, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle")
+    write_synthetic(tmp_path / "one camera", people=3, cameras=1, frames=2, seed=5, size=(64, 32))
+    with pytest.raises(EvaluationError, match=r"3 queries.*another camera"):
+        evaluate(bundle, [tmp_path / "one camera"], console=QUIET)
+    write_synthetic(tmp_path / "one person", people=1, cameras=2, frames=2, seed=5, size=(64, 32))
+    with pytest.raises(EvaluationError, match="different people"):
+        evaluate(bundle, [tmp_path / "one person"], console=QUIET)
+    with pytest.raises(EvaluationError, match=r"split 3: .*no splits"):
+        evaluate(bundle, [data], split=3, console=QUIET)
+    with pytest.raises(EvaluationError, match=r"split all: .*no splits"):
+        evaluate_splits(bundle, [data], "all", console=QUIET)

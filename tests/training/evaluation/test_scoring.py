@@ -73,6 +73,9 @@ def test_a_perfect_model_is_perfect_in_every_figure():
         assert result.figures[name] == 100, name
     assert result.intervals["mAP"] == (100, 100)
     assert result.figures["model"] == "m"
+    # Each of 400 tracklets against all but those under its own camera.
+    assert result.figures["pairs"] == f"400 of one person, {400 * 199:,} of two, across cameras"
+    assert result.figures["probes"] == "200 enrolled, 200 not"
 
 
 def test_the_interval_holds_the_figure_and_narrows_with_people():
@@ -106,6 +109,11 @@ def test_re_ranking_and_a_named_precision_are_what_the_settings_say():
     )
     assert again.figures["mAP"] > plain.figures["mAP"]
     assert "re-ranking" in again.figures["distance"]
+    # Re-ranking begins with unit vectors; to say Euclidean would be a claim about distances that were not used.
+    other = EvaluationSettings(rerank=True, metric="euclidean")
+    figures = score(8 * features, features, selection, other, head={}, clip_length=4).figures
+    assert figures["distance"] == again.figures["distance"]
+    assert figures["mAP"] == again.figures["mAP"]
     assert official.figures["mAP"] != plain.figures["mAP"]
     assert official.figures["rank-1"] == plain.figures["rank-1"]
 
@@ -122,7 +130,7 @@ def test_a_mean_over_splits_has_its_deviation():
     assert figures["rank-1"] == pytest.approx(np.mean(each), abs=0.01)
     assert figures["rank-1 std"] == pytest.approx(np.std(each, ddof=1), abs=0.01)
     assert figures["split"] == "mean of 3: 0, 1, 2"
-    assert figures["queries"] == "30"
+    assert (figures["queries"], figures["gallery"]) == ("30", "30")
     with pytest.raises(ValueError, match="two results"):
         summarise_splits(results[:1])
 

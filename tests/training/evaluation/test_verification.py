@@ -42,6 +42,8 @@ def test_rates_of_drawn_scores():
 def test_ties_are_not_accepted():
     result = verify(np.zeros((20, 20)), *[[str(n) for n in range(20)]] * 2, ["1"] * 20, ["2"] * 20)
     assert result.tar_at[1e-2] == 0
+    assert (np.diff(result.bins) > 0).all()
+    assert (result.same_histogram.sum(), result.different_histogram.sum()) == (20, 380)
 
 
 def test_one_kind_of_pair_is_an_error():
