@@ -62,8 +62,8 @@ def rank_metrics(
     if average_precision not in ("step", "trapezoid"):
         raise ValueError(f"unknown average precision {average_precision!r}")
     # Comparing strings for every pair is most of the time at MARS's size.
-    q_id, g_id = _codes(q_id, g_id)
-    q_cam, g_cam = _codes(q_cam, g_cam)
+    q_id, g_id = codes(q_id, g_id)
+    q_cam, g_cam = codes(q_cam, g_cam)
     cmc = np.zeros(matrix.shape[1])
     valid, first, precisions, penalties = [], [], [], []
     for row, distance in enumerate(matrix):
@@ -97,6 +97,7 @@ def rank_metrics(
     )
 
 
-def _codes(query: NDArray[Any], gallery: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1].astype(np.int64)
-    return codes[: len(query)], codes[len(query) :]
+def codes(query: NDArray[Any], gallery: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Names ``[Q]`` and ``[G]`` as numbers that are equal where the names are."""
+    numbers = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1].astype(np.int64)
+    return numbers[: len(query)], numbers[len(query) :]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.evaluation.metrics import codes
+
 FALSE_POSITIVE_RATES = (1e-1, 1e-2)
 """Operating points that are reported."""
 
@@ -54,6 +56,8 @@ def open_set(
     people = np.unique(q_id)
     out = np.random.default_rng(seed).permutation(people)[: len(people) // 2]
     enrolled = ~np.isin(g_id, out)
+    # Only after the draw, which is of names: a seed's halves stay what they were whatever the gallery holds.
+    (q_id, g_id), (q_cam, g_cam) = codes(q_id, g_id), codes(q_cam, g_cam)
     rows, rows_cam = g_id[enrolled], g_cam[enrolled]
     right, wrong = [], []
     for row, candidates in enumerate(matrix[:, enrolled].astype(np.float64)):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.evaluation.metrics import codes
+
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 """Operating points that are reported."""
 
@@ -60,6 +62,7 @@ def verify(
     """
     matrix = np.asarray(scores)
     q_id, g_id, q_cam, g_cam = (np.asarray(a) for a in (query_ids, gallery_ids, query_cameras, gallery_cameras))
+    (q_id, g_id), (q_cam, g_cam) = codes(q_id, g_id), codes(q_cam, g_cam)
     across = q_cam[:, None] != g_cam[None]
     same_person = q_id[:, None] == g_id[None]
     same = np.sort(matrix[across & same_person]).astype(np.float64)
