@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from model.bundle import INPUT_NAME, IR_FILES, OUTPUT_NAME
+from model.engines.signal_stack import kept_signal_stack
 from model.spec import BundleSpec
 from training.assembly import ExportError
 from training.importing import FrameInput, FrameModel, ImportOptions, first_line
@@ -36,7 +37,8 @@ def open_ir(path: Path, options: ImportOptions) -> FrameModel:
     place = _choose_output(path, model, options.output)
     model.reshape({source: openvino.PartialShape([-1, *_frame_shape(expects)])})
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(model, "CPU", config)
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(model, "CPU", config)
 
     def run(frames: NDArray[np.float32]) -> NDArray[np.float32]:
         try:

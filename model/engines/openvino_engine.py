@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model.bundle import INPUT_NAME, Bundle
 from model.engines.protocol import EngineError, EngineInfo, check_clips
+from model.engines.signal_stack import kept_signal_stack
 
 __all__ = ["VERSION", "OpenVinoEngine"]
 
@@ -60,7 +61,8 @@ class OpenVinoEngine:
             config["CACHE_DIR"] = str(cache_dir)
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(bundle.network_path), "CPU", config)
+            with kept_signal_stack():
+                compiled = core.compile_model(core.read_model(bundle.network_path), "CPU", config)
             self._request = compiled.create_infer_request()
             used = compiled.get_property("INFERENCE_PRECISION_HINT")
         except RuntimeError as error:
