@@ -14,6 +14,7 @@ from training.datasets.ilids_vid import is_ilids_vid, read_ilids_vid
 from training.datasets.ls_vid import is_ls_vid, read_ls_vid
 from training.datasets.market1501 import is_market1501, read_market1501
 from training.datasets.mars import is_mars, read_mars
+from training.datasets.places import roots
 from training.datasets.prid2011 import is_prid2011, read_prid2011
 from training.datasets.tracklet import DatasetError, Tracklet
 
@@ -24,16 +25,23 @@ SPLITS: dict[DatasetKind, int] = {"prid2011": prid2011.SPLITS, "ilids-vid": ilid
 
 
 def kind_of(path: Path) -> DatasetKind:
-    """Which layout lies at a path; ``folder`` where it is none of the named ones."""
+    """Which layout lies at a path or a level below; ``folder`` where it is none of the named ones.
+
+    Raises:
+        DatasetError: datasets of several kinds lie there.
+    """
     recognised: tuple[tuple[DatasetKind, Callable[[Path], bool]], ...] = (
-        ("mars", is_mars),
+        ("mars", lambda place: bool(roots(place, is_mars))),
         ("prid2011", is_prid2011),
         ("ilids-vid", is_ilids_vid),
         ("ls-vid", is_ls_vid),
         ("duke", is_duke),
         ("market1501", is_market1501),
     )
-    return next((kind for kind, fits in recognised if fits(path)), "folder")
+    kinds = [kind for kind, fits in recognised if fits(path)]
+    if len(kinds) > 1:
+        raise DatasetError(f"{path} holds several datasets, {' and '.join(kinds)}: name each by its own folder")
+    return kinds[0] if kinds else "folder"
 
 
 def split_count(path: Path) -> int:
@@ -61,7 +69,7 @@ def read_benchmark(path: Path, split: int | None = None) -> Benchmark:
         raise DatasetError(f"{path} is {kind}, which has no splits; leave the split out")
     if kind == "mars":
         mars = read_mars(path)
-        return Benchmark(kind, mars.train, mars.query, mars.gallery)
+        return Benchmark(kind, mars.train, mars.query, mars.gallery, junk=mars.junk)
     if kind in ("prid2011", "ilids-vid"):
         return (read_prid2011 if kind == "prid2011" else read_ilids_vid)(path, split or 0)
     if kind in ("ls-vid", "duke"):

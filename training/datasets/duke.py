@@ -10,6 +10,7 @@ from pathlib import Path
 
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import folders_in, images_in
+from training.datasets.places import only_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 _PARTS = ("train", "query", "gallery")
@@ -23,7 +24,7 @@ class DukeError(DatasetError):
 
 def is_duke(path: Path) -> bool:
     """Whether ``train``, ``query`` and ``gallery`` lie in the folder or a level below."""
-    return _root(path) is not None
+    return bool(roots(path, _fits))
 
 
 def read_duke(path: Path) -> Benchmark:
@@ -32,19 +33,14 @@ def read_duke(path: Path) -> Benchmark:
     Raises:
         DukeError: names the file that is missing or foreign and where it belongs.
     """
-    root = _root(path)
-    if root is None:
-        raise DukeError(f"{path} has no train/, query/ and gallery/, as DukeMTMC-VideoReID has")
+    root = only_root(path, _fits, DukeError, "train/, query/ and gallery/, as DukeMTMC-VideoReID has")
     train, query, gallery = (_read(root / part) for part in _PARTS)
     asked = {tracklet.name for tracklet in query}
     return Benchmark("duke", train, query, [tracklet for tracklet in gallery if tracklet.name not in asked])
 
 
-def _root(path: Path) -> Path | None:
-    if not path.is_dir():
-        return None
-    places = (path, *folders_in(path))
-    return next((place for place in places if all((place / part).is_dir() for part in _PARTS)), None)
+def _fits(folder: Path) -> bool:
+    return all((folder / part).is_dir() for part in _PARTS)
 
 
 def _read(part: Path) -> list[Tracklet]:

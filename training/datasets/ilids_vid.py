@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import folders_in, images_in
 from training.datasets.matfile import MatFileError, read_mat
+from training.datasets.places import only_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 SPLITS = 10
@@ -29,7 +30,7 @@ class IlidsVidError(DatasetError):
 
 def is_ilids_vid(path: Path) -> bool:
     """Whether ``sequences/cam1`` and ``sequences/cam2`` lie in the folder or a level below."""
-    return _sequences(path) is not None
+    return bool(roots(path, _fits))
 
 
 def read_ilids_vid(path: Path, split: int) -> Benchmark:
@@ -38,9 +39,8 @@ def read_ilids_vid(path: Path, split: int) -> Benchmark:
     Raises:
         IlidsVidError: names the file that is missing or foreign and where it belongs.
     """
-    root = _sequences(path)
-    if root is None:
-        raise IlidsVidError(f"{path} has no i-LIDS-VID/sequences/ with cam1/ and cam2/, as iLIDS-VID has")
+    around = only_root(path, _fits, IlidsVidError, "i-LIDS-VID/sequences/ with cam1/ and cam2/, as iLIDS-VID has")
+    root = around if _has_cameras(around) else around / "sequences"
     if not 0 <= split < SPLITS:
         raise IlidsVidError(f"iLIDS-VID has splits 0 to {SPLITS - 1}, not {split}")
     people = [folder.name for folder in folders_in(root / _CAMERAS[0])]
@@ -62,11 +62,12 @@ def read_ilids_vid(path: Path, split: int) -> Benchmark:
     )
 
 
-def _sequences(path: Path) -> Path | None:
-    if not path.is_dir():
-        return None
-    places = (path, path / "sequences", *sorted(path.glob("*/sequences")))
-    return next((place for place in places if all((place / camera).is_dir() for camera in _CAMERAS)), None)
+def _fits(folder: Path) -> bool:
+    return _has_cameras(folder / "sequences") or (_has_cameras(folder) and folder.name != "images")
+
+
+def _has_cameras(folder: Path) -> bool:
+    return all((folder / camera).is_dir() for camera in _CAMERAS)
 
 
 def _read_splits(path: Path, root: Path) -> tuple[Path, NDArray[np.int64]]:

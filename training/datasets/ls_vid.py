@@ -12,6 +12,7 @@ import numpy as np
 
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import images_in
+from training.datasets.places import only_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 _LISTS = ("list_seq_train.txt", "list_seq_test.txt")
@@ -24,7 +25,7 @@ class LsVidError(DatasetError):
 
 def is_ls_vid(path: Path) -> bool:
     """Whether ``list_sequence`` lies in the folder or a level below."""
-    return _root(path) is not None
+    return bool(roots(path, _fits))
 
 
 def read_ls_vid(path: Path) -> Benchmark:
@@ -33,9 +34,7 @@ def read_ls_vid(path: Path) -> Benchmark:
     Raises:
         LsVidError: names the file that is missing or foreign and where it belongs.
     """
-    root = _root(path)
-    if root is None:
-        raise LsVidError(f"{path} has no list_sequence/ with {' and '.join(_LISTS)}, as LS-VID has")
+    root = only_root(path, _fits, LsVidError, f"list_sequence/ with {' and '.join(_LISTS)}, as LS-VID has")
     train, test = (_read_list(root, root / "list_sequence" / name) for name in _LISTS)
     places = root / "test" / "data" / _QUERY, root / "list_sequence" / _QUERY, root / _QUERY
     file = next((place for place in places if place.is_file()), None)
@@ -50,13 +49,8 @@ def read_ls_vid(path: Path) -> Benchmark:
     )
 
 
-def _root(path: Path) -> Path | None:
-    if not path.is_dir():
-        return None
-    found = (
-        place.parent for place in (path / "list_sequence", *sorted(path.glob("*/list_sequence"))) if place.is_dir()
-    )
-    return next(found, None)
+def _fits(folder: Path) -> bool:
+    return (folder / "list_sequence").is_dir()
 
 
 def _read_list(root: Path, file: Path) -> list[Tracklet]:
@@ -64,7 +58,7 @@ def _read_list(root: Path, file: Path) -> list[Tracklet]:
         raise LsVidError(f"{file} is missing: it lists the tracklets")
     tracklets = []
     listed: dict[Path, list[Path]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue

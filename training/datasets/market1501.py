@@ -12,9 +12,11 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from training.datasets.images import images_in
+from training.datasets.places import only_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
-_NAME = re.compile(r"^(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg$")
+_NAME = re.compile(r"^(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg$", re.IGNORECASE)
 _TRAIN = "bounding_box_train"
 
 
@@ -24,7 +26,7 @@ class Market1501Error(DatasetError):
 
 def is_market1501(path: Path) -> bool:
     """Whether the path is a folder with ``bounding_box_train`` in it or a level below, or a tar archive."""
-    return path.suffix == ".tar" if path.is_file() else _train_folder(path) is not None
+    return path.suffix == ".tar" if path.is_file() else bool(roots(path, _fits))
 
 
 def read_market1501(path: Path) -> list[Tracklet]:
@@ -35,11 +37,10 @@ def read_market1501(path: Path) -> list[Tracklet]:
     Raises:
         Market1501Error: there is no ``bounding_box_train``, or a file in it is named otherwise.
     """
-    folder = _train_folder(_unpacked(path) if path.is_file() else path)
-    if folder is None:
-        raise Market1501Error(f"{path} has no {_TRAIN}/ with Market-1501's crops (IIII_cCsS_FFFFFF_DD.jpg)")
+    wanted = f"{_TRAIN}/ with Market-1501's crops (IIII_cCsS_FFFFFF_DD.jpg)"
+    folder = only_root(_unpacked(path) if path.is_file() else path, _fits, Market1501Error, wanted) / _TRAIN
     groups: dict[tuple[str, str], list[tuple[str, Path]]] = defaultdict(list)
-    for file in folder.glob("*.jpg"):
+    for file in images_in(folder):
         match = _NAME.match(file.name)
         if match is None:
             raise Market1501Error(f"{file} is not named like Market-1501's crops (IIII_cCsS_FFFFFF_DD.jpg)")
@@ -54,8 +55,8 @@ def read_market1501(path: Path) -> list[Tracklet]:
     ]
 
 
-def _train_folder(path: Path) -> Path | None:
-    return next((folder for folder in (path / _TRAIN, *sorted(path.glob(f"*/{_TRAIN}"))) if folder.is_dir()), None)
+def _fits(folder: Path) -> bool:
+    return (folder / _TRAIN).is_dir()
 
 
 def _unpacked(archive: Path) -> Path:

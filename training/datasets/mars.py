@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.matfile import MatFileError, read_mat
+from training.datasets.places import only_root
 from training.datasets.tracklet import DatasetError, Tracklet
 
 JUNK_PERSON = -1
@@ -28,7 +29,7 @@ class MarsError(DatasetError):
 
 @dataclass(frozen=True)
 class MarsDataset:
-    """The three parts of MARS.
+    """The parts of MARS.
 
     ``gallery`` does not hold the queries; the people of ``0000`` in it are distractors, who are never a right answer.
     """
@@ -36,6 +37,7 @@ class MarsDataset:
     train: list[Tracklet]
     query: list[Tracklet]
     gallery: list[Tracklet]
+    junk: list[Tracklet]
 
 
 def is_mars(root: Path) -> bool:
@@ -43,8 +45,8 @@ def is_mars(root: Path) -> bool:
     return (root / "info").is_dir() and any((root / folder).is_dir() for folder in _FOLDERS)
 
 
-def read_mars(root: Path) -> MarsDataset:
-    """Read the dataset's lists and check that the images they name are there.
+def read_mars(path: Path) -> MarsDataset:
+    """Read the lists of the dataset at a path, or a level below, and check that the images they name are there.
 
     Tracklets keep the order of the lists and are named by their files' prefix, such as ``0022C1T0001`` of person
     ``0022`` and camera ``C1``.
@@ -52,6 +54,7 @@ def read_mars(root: Path) -> MarsDataset:
     Raises:
         MarsError: names the file that is missing or foreign and where it belongs.
     """
+    root = only_root(path, is_mars, MarsError, "bbox_train/, bbox_test/ and info/, as MARS has")
     missing = [root / folder for folder in _FOLDERS if not (root / folder).is_dir()]
     missing += [root / "info" / name for name in _FILES if not (root / "info" / name).is_file()]
     if missing:
@@ -68,6 +71,7 @@ def read_mars(root: Path) -> MarsDataset:
         gallery=[
             tracklet for row, (person, tracklet) in enumerate(test) if row not in query_rows and person != JUNK_PERSON
         ],
+        junk=[tracklet for person, tracklet in test if person == JUNK_PERSON],
     )
 
 
@@ -80,7 +84,7 @@ def _tracklets(root: Path, part: str) -> list[tuple[int, Tracklet]]:
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise MarsError(f"{info_file} holds a table of shape {rows.shape}, MARS has four columns there")
     folder = root / f"bbox_{part}"
-    present: dict[str, set[str]] = {}
+    present: dict[str, dict[str, Path]] = {}
     tracklets = []
     for row, (first, last, person, camera) in enumerate(rows.tolist(), start=1):
         if not 1 <= first <= last <= len(names):
@@ -89,20 +93,26 @@ def _tracklets(root: Path, part: str) -> list[tuple[int, Tracklet]]:
         prefix = files[0].partition("F")[0]
         # MARS writes the person -1 as "00-1", which is what a width of four gives once the sign is in its place.
         owner = f"00{person}" if person == JUNK_PERSON else f"{person:04d}"
-        if not all(file.startswith(f"{owner}C{camera}T") for file in files):
+        start = f"{owner}C{camera}T"
+        if not all(file.startswith(start) for file in files):
             raise MarsError(
                 f"{info_file} does not belong to {names_file}: row {row} is person {owner} at camera {camera}, "
                 f"its files are {files[0]} to {files[-1]}"
             )
+        directory = folder / owner
         if owner not in present:
-            directory = folder / owner
-            present[owner] = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+            present[owner] = _files_in(directory)
         lost = next((file for file in files if file not in present[owner]), None)
         if lost is not None:
-            raise MarsError(f"{folder / owner / lost} is missing; {names_file} lists it")
-        frames = tuple(folder / owner / file for file in files)
+            raise MarsError(f"{directory / lost} is missing; {names_file} lists it")
+        frames = tuple(present[owner][file] for file in files)
         tracklets.append((person, Tracklet(owner, f"C{camera}", frames, prefix)))
     return tracklets
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    """Paths by name: joining them anew for MARS's 1.2 million names would take twice as long."""
+    return {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
 
 
 def _query_rows(path: Path, test_rows: int) -> set[int]:

@@ -22,11 +22,11 @@ Array = NDArray[Any]
 
 
 class MatFileError(ValueError):
-    """The file is not a MATLAB 5.0 file, is cut short, or holds something other than a real numeric array."""
+    """The file is not a MATLAB 5.0 file, or is damaged."""
 
 
 def read_mat(path: Path) -> dict[str, Array]:
-    """Read the real numeric arrays of the file by name.
+    """Read the real numeric arrays of the file by name; variables of other types are passed over.
 
     MATLAB stores whole numbers in the narrowest type that holds them, whatever the array's class; they come as stored.
 
@@ -40,9 +40,10 @@ def read_mat(path: Path) -> dict[str, Array]:
         raise MatFileError(f"{path} is not a MATLAB 5.0 .mat file")
     order = "<" if mark == b"IM" else ">"
     try:
-        return dict(_matrix(body, order) for body in _matrices(data[_HEADER_BYTES:], order))
+        arrays = (_matrix(body, order) for body in _matrices(data[_HEADER_BYTES:], order))
+        return dict(array for array in arrays if array is not None)
     except (struct.error, zlib.error, ValueError, KeyError) as error:
-        raise MatFileError(f"{path} is damaged or holds more than real numeric arrays: {error}") from error
+        raise MatFileError(f"{path} is damaged: {error}") from error
 
 
 def _elements(data: bytes, order: str) -> list[tuple[int, bytes]]:
@@ -76,12 +77,13 @@ def _matrices(data: bytes, order: str) -> list[bytes]:
     return bodies
 
 
-def _matrix(body: bytes, order: str) -> tuple[str, Array]:
-    (_, flags), (_, shape), (_, name), (stored, values) = _elements(body, order)
+def _matrix(body: bytes, order: str) -> tuple[str, Array] | None:
+    (_, flags), *rest = _elements(body, order)
     (flag_word,) = struct.unpack_from(order + "I", flags)
     array_class = flag_word & 0xFF
     if not _FIRST_NUMERIC_CLASS <= array_class <= _LAST_NUMERIC_CLASS or (flag_word >> 8) & _COMPLEX_FLAG:
-        raise ValueError(f"array of class {array_class}")
+        return None
+    (_, shape), (_, name), (stored, values) = rest
     array = np.frombuffer(values, dtype=order + _STORED_TYPES[stored])
     # MATLAB stores columns first.
     return name.decode("ascii"), array.reshape(np.frombuffer(shape, dtype=order + "i4"), order="F")

@@ -33,10 +33,11 @@ OFFICIAL: dict[DatasetKind, Official] = {
             "query people": 626,
             "query tracklets": 1_980,
             "gallery tracklets": 9_330,
+            "test tracklets": 12_180,
             "queries with a match": 1_840,
             "queries with a match, queries in the gallery": 1_980,
         },
-        "12,180 test rows: 870 junk, 3,248 distractors, 1,980 queries.",
+        "Of the test tracklets 870 are junk and 3,248 distractors.",
     ),
     "prid2011": Official(
         "PRID2011, multi-shot (Hirzer et al., SCIA 2011)",
@@ -65,8 +66,14 @@ OFFICIAL: dict[DatasetKind, Official] = {
     "duke": Official(
         "DukeMTMC-VideoReID (Wu et al., CVPR 2018)",
         ("train/<person>/<tracklet>/0001C6F0001X30823.jpg", "query/ and gallery/ likewise"),
-        {"train people": 702, "train tracklets": 2_196, "query people": 702},
-        "Withdrawn by its authors; read where it is. 2,636 test tracklets.",
+        {
+            "train people": 702,
+            "train tracklets": 2_196,
+            "query people": 702,
+            "query tracklets": 702,
+            "test tracklets": 2_636,
+        },
+        "Withdrawn by its authors; read where it is.",
     ),
     "market1501": Official(
         "Market-1501 as tracklets, training part (Zheng et al., ICCV 2015)",

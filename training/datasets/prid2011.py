@@ -12,6 +12,7 @@ from pathlib import Path
 
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import images_in
+from training.datasets.places import only_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 SPLITS = 10
@@ -25,7 +26,7 @@ class Prid2011Error(DatasetError):
 
 def is_prid2011(path: Path) -> bool:
     """Whether ``multi_shot`` lies in the folder or a level below."""
-    return _multi_shot(path) is not None
+    return bool(roots(path, _fits))
 
 
 def read_prid2011(path: Path, split: int) -> Benchmark:
@@ -34,9 +35,8 @@ def read_prid2011(path: Path, split: int) -> Benchmark:
     Raises:
         Prid2011Error: names the file that is missing or foreign and where it belongs.
     """
-    root = _multi_shot(path)
-    if root is None:
-        raise Prid2011Error(f"{path} has no multi_shot/ with cam_a/ and cam_b/, as PRID2011 has")
+    around = only_root(path, _fits, Prid2011Error, "multi_shot/ with cam_a/ and cam_b/, as PRID2011 has")
+    root = around if _has_cameras(around) else around / "multi_shot"
     if not 0 <= split < SPLITS:
         raise Prid2011Error(f"PRID2011 has splits 0 to {SPLITS - 1}, not {split}")
     people = _read_splits(path, root)[split]
@@ -53,11 +53,12 @@ def read_prid2011(path: Path, split: int) -> Benchmark:
     )
 
 
-def _multi_shot(path: Path) -> Path | None:
-    if not path.is_dir():
-        return None
-    places = (path, path / "multi_shot", *sorted(path.glob("*/multi_shot")))
-    return next((place for place in places if all((place / camera).is_dir() for camera in _CAMERAS)), None)
+def _fits(folder: Path) -> bool:
+    return _has_cameras(folder / "multi_shot") or (_has_cameras(folder) and folder.name != "single_shot")
+
+
+def _has_cameras(folder: Path) -> bool:
+    return all((folder / camera).is_dir() for camera in _CAMERAS)
 
 
 def _read_splits(path: Path, root: Path) -> list[dict[str, list[str]]]:
@@ -66,7 +67,7 @@ def _read_splits(path: Path, root: Path) -> list[dict[str, list[str]]]:
     if file is None:
         raise Prid2011Error(f"{places[0]} is missing: the list of the ten splits belongs there, beside multi_shot/")
     try:
-        splits = json.loads(file.read_text(encoding="utf-8"))
+        splits = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise Prid2011Error(f"{file} is not PRID2011's list of splits: {error}") from None
     if not (isinstance(splits, list) and len(splits) == SPLITS and all(map(_is_split, splits))):

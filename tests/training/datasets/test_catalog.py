@@ -2,9 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
+from tests.training.datasets.layouts import write_duke, write_ilids_vid, write_prid2011
+from training.datasets.catalog import (
+    kind_of,
+    one_per_person_and_camera,
+    read_benchmark,
+    read_training,
+    set_aside,
+    split_count,
+)
 from training.datasets.synthetic import write_synthetic
-from training.datasets.tracklet import Tracklet
+from training.datasets.tracklet import DatasetError, Tracklet
 
 
 def tracklets(count):
@@ -35,6 +43,32 @@ def test_the_longest_tracklet_stands_for_person_and_camera():
     short, long = Tracklet("a", "C1", (Path("x"),)), Tracklet("a", "C1", (Path("x"), Path("y")))
     other = Tracklet("a", "C2", (Path("x"),))
     assert one_per_person_and_camera([other, short, long]) == [long, other]
+
+
+def test_a_folder_around_datasets_of_two_kinds_is_none_of_them(tmp_path):
+    write_prid2011(tmp_path)
+    assert kind_of(tmp_path) == "prid2011"
+    write_ilids_vid(tmp_path / "ilids")
+    write_ilids_vid(tmp_path)
+    with pytest.raises(DatasetError, match="several datasets, prid2011 and ilids-vid"):
+        kind_of(tmp_path)
+
+
+def test_benchmarks_and_their_splits(tmp_path):
+    write_prid2011(tmp_path / "prid")
+    write_duke(tmp_path / "duke")
+    assert (split_count(tmp_path / "prid"), split_count(tmp_path / "duke")) == (10, 1)
+    assert read_benchmark(tmp_path / "prid", 9).split == 9
+    assert read_benchmark(tmp_path / "duke").split is None
+    with pytest.raises(DatasetError, match=r"10 splits: say which \(0 to 9\)"):
+        read_benchmark(tmp_path / "prid")
+    with pytest.raises(DatasetError, match="splits 0 to 9, not 10"):
+        read_benchmark(tmp_path / "prid", 10)
+    with pytest.raises(DatasetError, match="no splits; leave the split out"):
+        read_benchmark(tmp_path / "duke", 0)
+    # Each numbers its people from 1: read together they are set apart.
+    people = {t.person for t in read_training([tmp_path / "prid", tmp_path / "duke"], split=0)}
+    assert {person.partition(":")[0] for person in people} == {"prid2011", "duke"}
 
 
 def test_training_reads_folders_with_people_and_refuses_others(tmp_path):

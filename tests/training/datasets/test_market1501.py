@@ -72,6 +72,13 @@ def test_processes_that_unpack_one_archive_at_once_do_not_disturb_each_other(roo
     assert len(list(scratch.iterdir())) == 1
 
 
+def test_what_systems_leave_behind_is_passed_over(root):
+    expected = [t.name for t in read_market1501(root)]
+    for name in ("._0002_c1s1_000420_01.jpg", "Thumbs.db", ".DS_Store"):
+        (root / "bounding_box_train" / name).write_bytes(b"")
+    assert [t.name for t in read_market1501(root)] == expected
+
+
 def test_foreign_content_is_named(root, tmp_path):
     (root / "bounding_box_train" / "holiday.jpg").write_bytes(b"")
     with pytest.raises(Market1501Error, match=r"holiday\.jpg"):

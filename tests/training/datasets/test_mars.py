@@ -1,12 +1,18 @@
 """Reading MARS: a small one written here, the real small one and the official lists where they are present."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from training.datasets.benchmark import Benchmark
+from training.datasets.catalog import kind_of
+from training.datasets.check import count
 from training.datasets.mars import MarsError, is_mars, read_mars
+from training.datasets.matfile import read_mat
+from training.datasets.official import OFFICIAL
 
 savemat = pytest.importorskip("scipy.io").savemat
 
@@ -26,10 +32,10 @@ class Mars:
         info.mkdir()
         for part in ("train", "test"):
             names, rows = [], []
-            for person, camera, tracklet, count in getattr(self, part):
+            for person, camera, tracklet, frames in getattr(self, part):
                 owner = "00-1" if person == -1 else f"{person:04d}"
-                files = [f"{owner}C{camera}T{tracklet:04d}F{number + 1:03d}.jpg" for number in range(count)]
-                rows.append([len(names) + 1, len(names) + count, person, camera])
+                files = [f"{owner}C{camera}T{tracklet:04d}F{number + 1:03d}.jpg" for number in range(frames)]
+                rows.append([len(names) + 1, len(names) + frames, person, camera])
                 names += files
                 folder = root / f"bbox_{part}" / owner
                 folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +63,46 @@ def test_junk_is_dropped_and_distractors_stay(tmp_path: Path) -> None:
     dataset = read_mars(Mars().write(tmp_path))
     assert [t.name for t in dataset.gallery] == ["0000C2T0001", "0022C1T0002", "0022C2T0003"]
     assert dataset.gallery[0].person == "0000"
+    assert [t.name for t in dataset.junk] == ["00-1C1T0001"]
+
+
+def test_it_is_found_from_the_folder_around_it_unless_there_are_two(tmp_path: Path) -> None:
+    (tmp_path / "all" / "mars").mkdir(parents=True)
+    root = Mars().write(tmp_path / "all" / "mars")
+    assert read_mars(root.parent) == read_mars(root)
+    assert kind_of(root.parent) == "mars"
+    shutil.copytree(root, root.parent / "copy")
+    with pytest.raises(MarsError, match="2 copies, copy and mars"):
+        read_mars(root.parent)
+
+
+def test_the_whole_of_mars(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official rows, with names made to fit them, in the folders that they belong in but without the images."""
+    reference, info = shared_data.parent / "reference", tmp_path / "info"
+    info.mkdir()
+    files_by_folder: dict[Path, dict[str, Path]] = {}
+    for part in ("train", "test"):
+        file = reference / f"tracks_{part}_info.mat"
+        if not file.is_file():
+            pytest.skip("the official MARS lists are not beside the shared data")
+        shutil.copy(file, info)
+        (tmp_path / f"bbox_{part}").mkdir()
+        rows = read_mat(file)[f"track_{part}_info"].astype(int).tolist()
+        names = [""] * rows[-1][1]
+        for tracklet, (first, last, person, camera) in enumerate(rows, start=1):
+            owner = "00-1" if person == -1 else f"{person:04d}"
+            files = [f"{owner}C{camera}T{tracklet:04d}F{frame:03d}.jpg" for frame in range(1, last - first + 2)]
+            names[first - 1 : last] = files
+            folder = tmp_path / f"bbox_{part}" / owner
+            files_by_folder.setdefault(folder, {}).update(dict.fromkeys(files, folder))
+        assert "" not in names
+        (info / f"{part}_name.txt").write_text("\r\n".join(names))
+    shutil.copy(reference / "query_IDX.mat", info)
+    monkeypatch.setattr("training.datasets.mars._files_in", files_by_folder.__getitem__)
+    mars = read_mars(tmp_path)
+    assert [len(part) for part in (mars.train, mars.query, mars.gallery, mars.junk)] == [8298, 1980, 9330, 870]
+    counts = count(Benchmark("mars", mars.train, mars.query, mars.gallery, junk=mars.junk))
+    assert {name: counts[name] for name in OFFICIAL["mars"].counts} == OFFICIAL["mars"].counts
 
 
 def test_mini_mars(shared_data: Path) -> None:
