@@ -140,8 +140,9 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
 
     ``extends = "<name or file>"`` in it names another, whose values hold where the recipe gives none of its own: a file
     lies beside the recipe that names it, else a name is one of those that come with the project. Tables are merged
-    key by key; lists, ``[[resolutions]]`` among them, are replaced as a whole. ``overrides`` sets dotted keys, such as
-    ``{"schedule.epochs": "3"}``, with TOML values.
+    key by key; lists, ``[[resolutions]]`` among them, are replaced as a whole; ``[card]`` is not taken over, since it
+    describes one model and its data. ``overrides`` sets dotted keys, such as ``{"schedule.epochs": "3"}``, with TOML
+    values.
 
     Raises:
         RecipeError: names the key and what is wrong with it.
@@ -152,12 +153,26 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
         recipe.losses.check_network(recipe.network)
+        _check_last_size(recipe, path)
     except ValidationError as error:
         lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{path}: {'; '.join(lines)}") from None
+    except RecipeError:
+        raise
     except ValueError as error:
         raise RecipeError(f"{path}: losses: {error}") from None
     return recipe
+
+
+def _check_last_size(recipe: Recipe, path: Path) -> None:
+    """A network that never trained at its own frame size would be measured and exported at it all the same."""
+    last = recipe.frame_size(recipe.schedule.epochs)
+    own = (recipe.network.frame_height, recipe.network.frame_width)
+    if last != own:
+        raise RecipeError(
+            f"{path}: resolutions: the last of {recipe.schedule.epochs} epochs has frames of {last[0]}x{last[1]}, the "
+            f"network's are {own[0]}x{own[1]}: move the steps, or leave them out (resolutions = [])"
+        )
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -179,7 +194,9 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         base = find_recipe(beside if beside.is_file() else named)
     except RecipeError as error:
         raise RecipeError(f"{path}: extends: {error}") from None
-    return _merge(_read(base, (*above, path)), content)
+    inherited = _read(base, (*above, path))
+    inherited.pop("card", None)
+    return _merge(inherited, content)
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -191,10 +191,14 @@ class Run:
             CheckpointError: the checkpoint is of another recipe or data, or not one to resume from.
         """
         state = checkpoint.progress
-        same = checkpoint.network_spec == self.spec and Recipe.model_validate(checkpoint.recipe) == self.recipe
+        if not state:
+            raise CheckpointError("a checkpoint to use, not one to resume from")
+        begun = Recipe.model_validate(checkpoint.recipe)
+        if different := ", ".join(_differences(begun.model_dump(), self.recipe.model_dump())):
+            raise CheckpointError(f"the run began with another {different}; it can only go on as it began")
         # Runs of older versions did not write down their data.
-        if not state or not same or state.get("data", self.source.digest()) != self.source.digest():
-            raise CheckpointError("the run was made with another recipe or other data; it can only go on as it began")
+        if checkpoint.network_spec != self.spec or state.get("data", self.source.digest()) != self.source.digest():
+            raise CheckpointError("the run began with other data; it can only go on as it began")
         self.network.load_state_dict(checkpoint.state_dict)
         self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -206,3 +210,14 @@ class Run:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.epoch, self.best = state["epoch"], state["best"]
         self.tally, self.warned = Tally(**state.get("tally", {})), state.get("warned", False)
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any], above: str = "") -> list[str]:
+    """Dotted names of the values of a recipe that differ."""
+    names = []
+    for key, value in one.items():
+        if isinstance(value, dict) and isinstance(other[key], dict):
+            names += _differences(value, other[key], f"{above}{key}.")
+        elif value != other[key]:
+            names.append(f"{above}{key}")
+    return names

@@ -126,6 +126,7 @@ def finish(run: Run) -> Path:
                 for share in _train_epoch(run, batches):
                     progress.update(bar, completed=run.epoch + share)
                     _stop_if_asked(run, interruption)
+                progress.update(bar, description="measuring, epoch")
                 row = run.tally.means() | _evaluate(run, run.epoch + 1, interruption)
                 run.epoch, run.tally = run.epoch + 1, Tally()
                 _warn(run, row)
@@ -187,8 +188,8 @@ def _announce(run: Run) -> None:
     )
     if not run.validation:
         run.console.print(
-            "Nobody is set aside (the recipe's validation_share of the people whom two cameras saw): nothing is "
-            f"measured, and {BEST} is the last epoch.",
+            f"Nobody is set aside: of the people whom two cameras saw, a share of {run.recipe.validation_share:g} "
+            f"(--set validation_share=0.3 for more). Nothing is measured, and {BEST} is the last epoch.",
             style="yellow",
         )
 

@@ -1,6 +1,6 @@
 import pytest
 
-from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, load_recipe
+from training.recipe import RECIPES, Card, Recipe, RecipeError, find_recipe, load_recipe
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -9,8 +9,8 @@ def test_every_recipe_that_comes_with_the_project_is_valid(path):
 
 
 def test_overrides_reach_into_tables():
-    recipe = load_recipe(find_recipe("bundled"), {"schedule.epochs": "3", "network.backbone": "resnet18", "seed": "9"})
-    assert (recipe.schedule.epochs, recipe.network.backbone, recipe.seed) == (3, "resnet18", 9)
+    recipe = load_recipe(find_recipe("bundled"), {"schedule.epochs": "63", "network.backbone": "resnet18", "seed": "9"})
+    assert (recipe.schedule.epochs, recipe.network.backbone, recipe.seed) == (63, "resnet18", 9)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_recipe_extends_another_and_says_what_differs(tmp_path):
 def test_a_recipe_extends_one_that_comes_with_the_project(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "bundled"\nname = "mine"\n')
     bundled = load_recipe(find_recipe("bundled"))
-    assert load_recipe(tmp_path / "mine.toml") == bundled.model_copy(update={"name": "mine"})
+    assert load_recipe(tmp_path / "mine.toml") == bundled.model_copy(update={"name": "mine", "card": Card()})
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,19 @@ def test_recipes_in_older_checkpoints_are_still_read():
     ):
         content[table] = {key: content[table][key] for key in kept}
     assert Recipe.model_validate(content) == load_recipe(find_recipe("bundled"))
+
+
+def test_a_card_is_of_one_model_and_not_taken_over(tmp_path):
+    (tmp_path / "lobby.toml").write_text(
+        'extends = "bundled"\nname = "lobby"\n[card]\ntraining_data = "our lobby"\n', encoding="utf-8"
+    )
+    recipe = load_recipe(tmp_path / "lobby.toml")
+    assert (recipe.name, recipe.card.training_data, recipe.card.datasets) == ("lobby", "our lobby", ())
+    assert recipe.card.data_terms == Card().data_terms
+    assert load_recipe(find_recipe("bundled")).card.datasets
+
+
+def test_a_network_that_would_never_train_at_its_own_size_is_told():
+    with pytest.raises(RecipeError, match=r"last of 40 epochs has frames of 128x64, the network's are 160x80"):
+        load_recipe(find_recipe("bundled"), {"schedule.epochs": "40"})
+    assert load_recipe(find_recipe("bundled"), {"schedule.epochs": "40", "resolutions": "[]"})

@@ -80,7 +80,10 @@ def select(
             raise EvaluationError("the model's recipe set nobody aside (no validation_share)")
         _, tracklets = set_aside(tracklets, recipe["validation_share"], recipe["seed"])
         if not tracklets:
-            raise EvaluationError("the model's training set nobody of these people aside; ask for cross-camera")
+            raise EvaluationError(
+                "the model's training set nobody of these people aside: measure with --protocol cross-camera on people "
+                "it has not seen, or train with a larger validation_share"
+            )
     return Selection(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True, split=split)
 
 
