@@ -44,9 +44,13 @@ def main() -> None:
     print(f"cosine      {time.perf_counter() - started:7.1f} s")
     started = time.perf_counter()
     distances = k_reciprocal_rerank(query, gallery)
-    print(f"re-ranking  {time.perf_counter() - started:7.1f} s, {distances.shape[0]:,} x {distances.shape[1]:,} distances")
+    print(
+        f"re-ranking  {time.perf_counter() - started:7.1f} s, {distances.shape[0]:,} x {distances.shape[1]:,} distances"
+    )
     scale = 1 if sys.platform == "darwin" else 1024
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30:7.2f} GiB, the whole process")
+    print(
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30:7.2f} GiB, the whole process"
+    )
 
 
 if __name__ == "__main__":
