@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
     parser.add_argument("--steps", type=int, default=10, help="steps of a turn")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
+    parser.add_argument("--winograd", action="store_true", help="the recipe's option: 3x3 convolutions by Winograd")
     parser.add_argument("--one-seed", action="store_true", help="leave out the second plain run")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -203,7 +204,7 @@ def _draw(folder: Path) -> Path:
 
 
 def _measure(arguments: argparse.Namespace, tracklets: Sequence[Tracklet], device: torch.device) -> None:
-    recipe = _recipe(arguments.network, 1)
+    recipe = _recipe(arguments.network, 1, winograd=arguments.winograd)
     run = Run(recipe, tracklets, [], Path(), Ranks(0, 1, device), Console(quiet=True))
     weights = copy.deepcopy(run.network.state_dict())
     ours = OurLoop(run)
@@ -234,7 +235,7 @@ def _measure(arguments: argparse.Namespace, tracklets: Sequence[Tracklet], devic
     other = None
     if not arguments.one_seed:
         torch.manual_seed(2)
-        other_recipe = _recipe(arguments.network, 2)
+        other_recipe = _recipe(arguments.network, 2, winograd=arguments.winograd)
         source = ClipSource(tracklets, other_recipe)
         fresh = build_network(run.spec).to(device).state_dict()
         other = Course()
@@ -332,9 +333,9 @@ def rate(recipe: Recipe, epoch: int, done: float) -> float:
     )
 
 
-def _recipe(name: str, seed: int) -> Recipe:
+def _recipe(name: str, seed: int, *, winograd: bool) -> Recipe:
     recipe, changes = RECIPES[name]
-    always = {"resolutions": "[]", "precision": "bf16", "seed": str(seed)}
+    always = {"resolutions": "[]", "precision": "bf16", "seed": str(seed), "winograd": str(winograd).lower()}
     return load_recipe(find_recipe(recipe), changes | always)
 
 

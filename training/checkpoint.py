@@ -64,9 +64,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        # PyTorch's own message recommends to read the file unsafely.
+        raise CheckpointError(
+            f"{path} is not a checkpoint: not PyTorch's, damaged, or with more in it than tensors and plain values"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != 1:
         raise CheckpointError(f"{path} is not a checkpoint of not3d (format 1)")
     content.pop("format")
-    return Checkpoint(**content | {"network_spec": NetworkSpec.model_validate(content["network_spec"])})
+    try:
+        spec = NetworkSpec.model_validate(content["network_spec"])
+        return Checkpoint(**content | {"network_spec": spec})
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path} is a checkpoint of another version of not3d, or not whole") from None

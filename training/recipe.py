@@ -101,6 +101,9 @@ class Recipe(_Part):
     description: str = ""
     seed: int = Field(1, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    winograd: bool = Field(
+        False, description="3x3 convolutions on a CPU by Winograd's form: faster, with an error of a percent in bf16"
+    )
     validation_share: float = Field(0.1, ge=0, lt=1, description="share of the people set aside to choose the model by")
     network: NetworkSpec = NetworkSpec()
     start: Start = Start()

@@ -61,7 +61,7 @@ class Run:
         self.network: VideoReID = build_network(self.spec).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         if self.device.type == "cpu" and not compile:
-            quicken(self.network)
+            quicken(self.network, winograd=recipe.winograd)
         ranks.share(self.network)
         self._forward: Any = self.network.train_forward
         if compile:
@@ -194,8 +194,14 @@ class Run:
         if not state:
             raise CheckpointError("a checkpoint to use, not one to resume from")
         begun = Recipe.model_validate(checkpoint.recipe)
-        if different := ", ".join(_differences(begun.model_dump(), self.recipe.model_dump())):
-            raise CheckpointError(f"the run began with another {different}; it can only go on as it began")
+        different = _differences(begun.model_dump(), self.recipe.model_dump())
+        if different == ["card.training_data"]:  # which the run itself wrote there
+            read = begun.card.training_data, self.recipe.card.training_data
+            raise CheckpointError(
+                f"the run began with other data, {read[0]}, not {read[1]}; it can only go on with those"
+            )
+        if different:
+            raise CheckpointError(f"the run began with another {', '.join(different)}; it can only go on as it began")
         # Runs of older versions did not write down their data.
         if checkpoint.network_spec != self.spec or state.get("data", self.source.digest()) != self.source.digest():
             raise CheckpointError("the run began with other data; it can only go on as it began")

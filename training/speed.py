@@ -106,15 +106,16 @@ def _join(first: Tensor, second: Tensor, shape: torch.Size) -> Tensor:
     return out
 
 
-def quicken(network: nn.Module) -> None:
+def quicken(network: nn.Module, *, winograd: bool) -> None:
     """Gives a network's layers their faster forms, in place; parameters, buffers and their names stay what they are.
 
-    For training on a CPU. Evaluation, and convolutions outside autocast, go on in the plain form.
+    For training on a CPU. Evaluation, and convolutions outside autocast, go on in the plain form; with ``winograd``
+    false, all of them.
     """
     for layer in network.modules():
         if type(layer) is IBN:
             layer.__class__ = FastIBN
         elif type(layer) is AttentionConv:
             layer.__class__ = FastAttentionConv
-        elif suits(layer):
+        elif winograd and suits(layer):
             layer.__class__ = WinogradConv2d

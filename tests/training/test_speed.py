@@ -106,7 +106,7 @@ def test_a_quickened_network_trains_as_the_plain_one(backbone: str, attention: A
     )
     plain = build_network(spec).to(memory_format=torch.channels_last).double()
     fast = copy.deepcopy(plain)
-    quicken(fast)
+    quicken(fast, winograd=True)
     kinds = {type(module) for module in fast.modules()}
     assert {FastIBN, FastAttentionConv, WinogradConv2d} <= kinds
     assert not {IBN, AttentionConv} & kinds

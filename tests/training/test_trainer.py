@@ -1,6 +1,7 @@
 """Real, tiny training runs on drawn people."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,6 +246,19 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_
     log = (tmp_path / LOG).read_text()
     run(data, tmp_path, 1, resume=True)
     assert (tmp_path / LOG).read_text() == log  # a finished run stays as it is
+
+
+def test_a_run_does_not_go_on_with_other_data(data, tmp_path):
+    run(data, tmp_path / "run", 1)
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    with pytest.raises(CheckpointError, match=rf"other data, {data.name}: 24 tracklets, not other: 24 tracklets"):
+        run(other, tmp_path / "run", 1, resume=True)
+    same_name = tmp_path / "copy" / data.name
+    shutil.copytree(data, same_name)
+    (same_name / "0001").rename(same_name / "9001")
+    with pytest.raises(CheckpointError, match="other data"):
+        run(same_name, tmp_path / "run", 1, resume=True)
 
 
 def test_a_split_of_data_that_has_none_is_an_error(data, tmp_path):
