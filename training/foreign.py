@@ -9,10 +9,12 @@ torchvision and of IBN-Net, have no prefix. Any may be wrapped in ``state_dict``
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from model.network import NetworkSpec
@@ -23,14 +25,40 @@ class WeightsError(ValueError):
     """Weights that cannot be had, or do not fit the network; the message says which and what would."""
 
 
+@dataclass(frozen=True)
+class WeightReport:
+    """What became of the weights in a file."""
+
+    source: str
+    loaded: int
+    """entries of the state dict"""
+    missing: tuple[str, ...]
+    """entries of the network that the file has nothing for: they keep their initial values"""
+    unused: tuple[str, ...]
+    """entries of the file that the network, or the transfer, has no use for"""
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.loaded} entries loaded"]
+        lines += [f"  not in the file, as initialised: {shorten(self.missing)}"] if self.missing else []
+        lines += [f"  in the file, not used: {shorten(self.unused)}"] if self.unused else []
+        return "\n".join(lines)
+
+
+def shorten(names: tuple[str, ...] | list[str], most: int = 6) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 _STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
 # A later program of system A's author has action heads, and an inherited spatial transformer that it does not use.
 _IGNORED = re.compile(r"(localization|fc_loc|class_\d+|fc)\.")
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a file by our names; only tensors and plain values are unpickled.
+def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights in a file by our names, and the names of those that no network of ours has an equal of.
+
+    Only tensors and plain values are unpickled.
 
     Raises:
         WeightsError: there is no such file, or it holds no weights.
@@ -49,7 +77,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path} holds no state dict")
-    return rename({str(name): value for name, value in content.items() if isinstance(value, Tensor)})
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    ignored = tuple(name for name in tensors if _IGNORED.match(name.removeprefix("module.")))
+    return rename(tensors), ignored
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,15 +133,15 @@ def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
     )
 
 
-def import_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of ours from one of system A's, B's or the baseline's program.
+def import_checkpoint(path: Path, *, console: Console | None = None) -> Checkpoint:
+    """A checkpoint of ours from one of system A's, B's or the baseline's program; ``console`` gets a report of it.
 
     Raises:
         WeightsError: not such a file, or its weights do not fit; the message names them.
     """
     if _is_ours(path):
         raise WeightsError(f"{path} is a checkpoint of not3d already: evaluate or export it as it is")
-    state = read_state_dict(path)
+    state, ignored = read_state_dict(path)
     spec = recognise(state)
     checkpoint = Checkpoint(
         network_spec=spec,
@@ -119,15 +149,15 @@ def import_checkpoint(path: Path) -> Checkpoint:
         training_data="not stated: imported weights",
         data_terms="not stated: those of whoever trained the weights, and of their data",
     )
-    state |= {
-        key: torch.tensor(0)
-        for key in _counters(checkpoint)
-        if key not in state  # older files have none
-    }
+    given = len(state)
+    missing = tuple(name for name in _counters(checkpoint) if name not in state)  # older files have none
+    state |= {name: torch.tensor(0) for name in missing}
     try:
         checkpoint.build()
     except CheckpointError as error:
         raise WeightsError(f"{path} does not fit {spec.backbone} with attention {spec.attention}: {error}") from None
+    if console:
+        console.print(str(WeightReport(path.name, given, missing, ignored)), highlight=False, markup=False)
     return checkpoint
 
 

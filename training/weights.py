@@ -1,8 +1,8 @@
 """Weights to start from: a trunk trained on ImageNet, or trunk and attention of an earlier model."""
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.network import VideoReID
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.foreign import WeightsError, read_state_dict
+from training.foreign import WeightReport, WeightsError, read_state_dict, shorten
 
 __all__ = ["PUBLISHED", "WeightReport", "WeightsError", "load_trunk", "transfer_weights"]
 
@@ -30,25 +30,6 @@ PUBLISHED = {
 
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 _TRANSFERRED = ("base.", "attention_conv.", "attention_tconv.")
-
-
-@dataclass(frozen=True)
-class WeightReport:
-    """What became of the weights in a file."""
-
-    source: str
-    loaded: int
-    """entries of the state dict"""
-    missing: tuple[str, ...]
-    """entries of the network that the file has nothing for: they keep their initial values"""
-    unused: tuple[str, ...]
-    """entries of the file that the network, or the transfer, has no use for"""
-
-    def __str__(self) -> str:
-        lines = [f"{self.source}: {self.loaded} entries loaded"]
-        lines += [f"  not in the file, as initialised: {_shorten(self.missing)}"] if self.missing else []
-        lines += [f"  in the file, not used: {_shorten(self.unused)}"] if self.unused else []
-        return "\n".join(lines)
 
 
 def load_trunk(network: VideoReID, source: str, *, console: Console | None = None) -> WeightReport:
@@ -73,13 +54,13 @@ def load_trunk(network: VideoReID, source: str, *, console: Console | None = Non
             )
         source = PUBLISHED[backbone]
     path = _download(source, console) if urlparse(source).scheme in ("http", "https", "file") else Path(source)
-    state = read_state_dict(path)
+    state, ignored = read_state_dict(path)
     own = {name: value for name, value in network.state_dict().items() if name.startswith("base.")}
     _check_normalisation(own, state, source, backbone)
     missing = [name for name in own if name not in state]
     if lost := [name for name in missing if not name.endswith("num_batches_tracked")]:
-        raise WeightsError(f"{source} is no {backbone}: it lacks {_shorten(lost)}")
-    return _copy(network, {name: state[name] for name in own if name in state}, state, source, missing)
+        raise WeightsError(f"{source} is no {backbone}: it lacks {shorten(lost)}")
+    return _copy(network, {name: state[name] for name in own if name in state}, state, source, missing, ignored)
 
 
 def transfer_weights(network: VideoReID, checkpoint: Path) -> WeightReport:
@@ -94,16 +75,17 @@ def transfer_weights(network: VideoReID, checkpoint: Path) -> WeightReport:
     """
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint} does not exist")
+    ignored: tuple[str, ...] = ()
     try:
         state = load_checkpoint(checkpoint).state_dict
     except CheckpointError:
-        state = read_state_dict(checkpoint)
+        state, ignored = read_state_dict(checkpoint)
     own = {name: value for name, value in network.state_dict().items() if name.startswith(_TRANSFERRED)}
     _check_normalisation(own, state, str(checkpoint), network.spec.backbone)
     missing = [name for name in own if name not in state]
     if lost := [n for n in missing if n.startswith("base.") and not n.endswith("num_batches_tracked")]:
-        raise WeightsError(f"{checkpoint} is no {network.spec.backbone}: it lacks {_shorten(lost)}")
-    return _copy(network, {n: state[n] for n in own if n in state}, state, str(checkpoint), missing)
+        raise WeightsError(f"{checkpoint} is no {network.spec.backbone}: it lacks {shorten(lost)}")
+    return _copy(network, {n: state[n] for n in own if n in state}, state, str(checkpoint), missing, ignored)
 
 
 def _check_normalisation(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, backbone: str) -> None:
@@ -122,7 +104,12 @@ def _check_normalisation(own: Mapping[str, Tensor], state: Mapping[str, Tensor],
 
 
 def _copy(
-    network: nn.Module, chosen: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, missing: list[str]
+    network: nn.Module,
+    chosen: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str,
+    missing: list[str],
+    ignored: tuple[str, ...],
 ) -> WeightReport:
     own = network.state_dict()
     for name, value in chosen.items():
@@ -138,19 +125,22 @@ def _copy(
     with torch.no_grad():
         for name, value in chosen.items():
             own[name].copy_(value)
-    return WeightReport(source, len(chosen), tuple(missing), tuple(name for name in state if name not in chosen))
+    unused = (*(name for name in state if name not in chosen), *ignored)
+    return WeightReport(source, len(chosen), tuple(missing), unused)
 
 
 def _download(url: str, console: Console | None) -> Path:
     """The file at a URL, from torch's hub folder where it was downloaded before."""
     name = Path(urlparse(url).path).name
-    target = Path(torch.hub.get_dir()) / "checkpoints" / name
+    match = _HASH.search(name)
+    # A name without a hash may stand for another file at another address.
+    own = name if match else f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    target = Path(torch.hub.get_dir()) / "checkpoints" / own
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     if console:
         console.print(f"downloading {url}", highlight=False, soft_wrap=True)
-    match = _HASH.search(name)
     try:
         torch.hub.download_url_to_file(
             url, str(target), match.group(1) if match else None, progress=console is not None
@@ -160,7 +150,3 @@ def _download(url: str, console: Console | None) -> Path:
             f"{url} cannot be downloaded ({error}): fetch it elsewhere and give the file (start.weights = FILE)"
         ) from None
     return target
-
-
-def _shorten(names: tuple[str, ...] | list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

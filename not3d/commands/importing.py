@@ -94,7 +94,7 @@ def _import_checkpoint(model: Path, out: Path) -> None:
     if out.exists():
         raise Failure(f"{out} exists; a checkpoint is written to a new file")
     with training_module("foreign") as foreign, training_module("checkpoint") as checkpoints:
-        checkpoint = foreign.import_checkpoint(model)
+        checkpoint = foreign.import_checkpoint(model, console=messages)
         out.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.save_checkpoint(checkpoint, out)
     spec = checkpoint.network_spec

@@ -1,5 +1,8 @@
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 from model.network import NetworkSpec, build_network
 from training.foreign import WeightsError, import_checkpoint, recognise, rename
@@ -44,7 +47,12 @@ def test_system_a_with_the_remains_of_other_programs(states, tmp_path):
         "fc_loc.0.bias": torch.zeros(2),
         "class_1.weight": torch.ones(2),
     }
-    checkpoint = import_checkpoint(save(tmp_path, states["a"] | leftovers))
+    console = Console(file=io.StringIO(), width=200)
+    checkpoint = import_checkpoint(save(tmp_path, states["a"] | leftovers), console=console)
+    report = console.file.getvalue()
+    assert "354 entries loaded" in report
+    assert "not used: localization.0.weight, fc_loc.0.bias, class_1.weight" in report
+    assert "not in the file" not in report
     assert checkpoint.network_spec == SYSTEM_A
     assert equal(checkpoint.build().state_dict(), states["a"])
 
