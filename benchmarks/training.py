@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.frames import decode_frame, resize_frame
+from model.frames import read_frame
 from model.network import build_network
 from training.clips import ClipSource
 from training.datasets.catalog import read_training
@@ -90,7 +90,7 @@ class Clips(Dataset[tuple[Tensor, int, Tensor]]):
         rng = np.random.default_rng([recipe.seed, *key[:3]])
         chosen = CLIP_SAMPLING[recipe.batch.sampling](len(tracklet.frames), recipe.network.clip_length, rng)
         size = recipe.network.frame_height, recipe.network.frame_width
-        frames = [resize_frame(decode_frame(tracklet.frames[index].read_bytes()), *size) for index in chosen]
+        frames = [read_frame(tracklet.frames[index].read_bytes(), *size) for index in chosen]
         fill = recipe.augmentation.fill(recipe.network.mean, recipe.network.std)
         clip, erased = recipe.augmentation.apply(np.stack(frames), fill, rng)
         pixels = (torch.from_numpy(clip).float() / 255 - self.mean) / self.std

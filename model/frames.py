@@ -7,15 +7,16 @@ graph.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
-PREPROCESSING_VERSION = "1"
-"""Changes whenever :func:`decode_frame` or :func:`resize_frame` give other pixels; part of the embedding space."""
+PREPROCESSING_VERSION = "2"
+"""Changes whenever the functions of this module give other pixels; part of the embedding space."""
 
 _MAX_SEGMENTS, _MAX_FILL, _MAX_SCANS = 1024, 64, 64
 """What a JPEG may have before its first scan, and how many scans. A progressive one has about ten; each costs the
@@ -48,11 +49,16 @@ DEFAULT_LIMITS = FrameLimits()
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What an image file says of itself: its format, and its size in pixels."""
+    """What an image file says of itself: its format, and its size in pixels.
+
+    Of a JPEG also where its first scan begins (offset in bytes), and whether it has EXIF facts, such as an orientation.
+    """
 
     format: Literal["jpeg", "png", "webp"]
     width: int
     height: int
+    scan: int = field(default=0, compare=False)
+    exif: bool = field(default=False, compare=False)
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -84,23 +90,26 @@ def decode_frame(data: bytes, limits: FrameLimits = DEFAULT_LIMITS) -> NDArray[n
     Raises:
         FrameError: with the status that says which rule the image broke.
     """
-    if len(data) > limits.max_bytes:
-        raise FrameError("too_large", f"{len(data)} bytes, at most {limits.max_bytes} are allowed")
-    header = read_header(data)
-    check_size(header.width, header.height, limits)
-    if not _is_complete(header, data):
-        raise FrameError("undecodable", f"the {header.format.upper()} file is truncated")
-    if header.format == "jpeg" and data.count(b"\xff\xda") > _MAX_SCANS:
-        raise FrameError("undecodable", f"the JPEG file has more than {_MAX_SCANS} scans")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise FrameError("undecodable", f"the {header.format.upper()} data cannot be decoded")
-    if sorted(image.shape[:2]) != sorted((header.height, header.width)):  # EXIF may turn it by 90 degrees
-        raise FrameError("undecodable", "the image has another size than its header says")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    header = _check_file(data, limits)
+    return _decode(data, header, 1)
+
+
+def read_frame(data: bytes, height: int, width: int, limits: FrameLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    """Decodes one JPEG, PNG or WebP image and resizes it to RGB ``uint8 [height, width, 3]``.
+
+    What the network sees of a crop, in training, evaluation and serving. As ``resize_frame(decode_frame(data))``,
+    but a JPEG of at least twice the size on both sides is decoded at a half, a quarter or an eighth of it: its discrete
+    cosine transform gives block means in a fraction of the time.
+
+    Raises:
+        FrameError: as :func:`decode_frame`.
+    """
+    header = _check_file(data, limits)
+    reduction = 1
+    if header.format == "jpeg" and not header.exif:
+        while reduction < 8 and header.height >= 2 * reduction * height and header.width >= 2 * reduction * width:
+            reduction *= 2
+    return resize_frame(_decode(data, header, reduction), height, width)
 
 
 def check_size(width: int, height: int, limits: FrameLimits = DEFAULT_LIMITS) -> None:
@@ -135,23 +144,86 @@ def resize_frame(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     """Resizes an RGB ``uint8 [h, w, 3]`` frame to ``[height, width, 3]``; the aspect ratio is not kept, as in the
     papers.
 
-    Area averaging where pixels are lost, since bicubic interpolation without a low-pass filter aliases; bicubic
-    elsewhere.
+    Area averaging where a side shrinks to half or less, since interpolation without a low-pass filter aliases there;
+    bilinear above, where the two differ little and averaging takes six times as long; bicubic where pixels are gained.
     """
     if frame.shape[:2] == (height, width):
         return np.ascontiguousarray(frame)
-    shrinks = frame.shape[0] * frame.shape[1] > height * width
-    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return np.asarray(resized, dtype=np.uint8)
+    if frame.shape[0] * frame.shape[1] <= height * width:
+        interpolation = cv2.INTER_CUBIC
+    elif frame.shape[0] < 2 * height and frame.shape[1] < 2 * width:
+        interpolation = cv2.INTER_LINEAR
+    else:
+        interpolation = cv2.INTER_AREA
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=interpolation), dtype=np.uint8)
+
+
+def _check_file(data: bytes, limits: FrameLimits) -> ImageHeader:
+    """Holds everything that can be known without decoding against the limits."""
+    if len(data) > limits.max_bytes:
+        raise FrameError("too_large", f"{len(data)} bytes, at most {limits.max_bytes} are allowed")
+    header = read_header(data)
+    check_size(header.width, header.height, limits)
+    if not _is_complete(header, data):
+        raise FrameError("undecodable", f"the {header.format.upper()} file is truncated")
+    if header.format == "jpeg" and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise FrameError("undecodable", f"the JPEG file has more than {_MAX_SCANS} scans")
+    return header
+
+
+def _decode(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint8]:
+    """Decodes at a size divided by ``reduction`` (1, 2, 4 or 8, rounded up), which only JPEG files can be."""
+    size = (-(-header.height // reduction), -(-header.width // reduction))
+    image = None
+    if header.format == "jpeg" and not header.exif:
+        image = _decode_jpeg(data, size)
+    if image is None:
+        image = _decode_any(data, reduction)
+    if image is None:
+        raise FrameError("undecodable", f"the {header.format.upper()} data cannot be decoded")
+    if sorted(image.shape[:2]) != sorted(size):  # EXIF may turn it by 90 degrees
+        raise FrameError("undecodable", "the image has another size than its header says")
+    return image
+
+
+def _decode_jpeg(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """The same pixels as OpenCV's decoder in two thirds of the time; None for what it does not take, CMYK say."""
+    try:
+        # Not strict: many cameras' files make the decoder warn, and it goes on.
+        image = simplejpeg.decode_jpeg(data, "RGB", min_height=size[0], min_width=size[1], strict=False)
+    except ValueError:
+        return None
+    return np.asarray(image, dtype=np.uint8)
+
+
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def _decode_any(data: bytes, reduction: int) -> NDArray[np.uint8] | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction])
+    except cv2.error:
+        return None
+    if image is None:
+        return None
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
+    size, exif = None, False
     for marker, at in _jpeg_segments(data):
         # Start-of-frame markers; C4, C8 and CC are Huffman tables, an extension and arithmetic conditioning.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            return ImageHeader("jpeg", width, height)
-    raise FrameError("undecodable", "the JPEG file ends before its frame header")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and size is None:
+            size = struct.unpack_from(">HH", data, at + 3)
+        exif = exif or marker == 0xE1
+        if marker == 0xDA and size is not None:
+            return ImageHeader("jpeg", size[1], size[0], scan=at, exif=exif)
+    raise FrameError("undecodable", "the JPEG file is truncated before its image")
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
@@ -197,8 +269,7 @@ def _read_webp(data: bytes) -> ImageHeader:
 def _is_complete(header: ImageHeader, data: bytes) -> bool:
     """Whether the file has its end. The decoders fill what is missing with grey and report success."""
     if header.format == "jpeg":
-        scan = max((at for marker, at in _jpeg_segments(data) if marker == 0xDA), default=len(data))
-        return data.rfind(b"\xff\xd9") > scan
+        return data.rfind(b"\xff\xd9") > header.scan
     if header.format == "png":
         return data.rfind(b"IEND") > 0
     return len(data) >= 8 + int(struct.unpack_from("<I", data, 4)[0])

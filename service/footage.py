@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.frames import FrameError, check_size, crop_box, decode_frame, read_header, resize_frame
+from model.frames import FrameError, check_size, crop_box, decode_frame, read_frame, read_header, resize_frame
 from service.fields import Box
 from service.problems import Fault, Problem
 from service.settings import Settings
@@ -92,7 +92,8 @@ def read_samples(footage: Footage, settings: Settings, height: int, width: int) 
     elif footage.boxes is not None:
         samples = _from_full_frames(footage.frames, footage.boxes, settings)
     else:
-        samples = ((index, _decode(data, settings)) for index, data in enumerate(footage.frames))
+        yield from ((index, _decode(data, settings, (height, width))) for index, data in enumerate(footage.frames))
+        return
     for index, frame in samples:
         yield index, frame if isinstance(frame, FrameError) else resize_frame(frame, height, width)
 
@@ -109,9 +110,11 @@ def _check_boxes(footage: Footage, settings: Settings) -> None:
             raise Problem.of_field(f"boxes[{index}][0]", reason)
 
 
-def _decode(data: bytes, settings: Settings) -> Frame | FrameError:
+def _decode(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> Frame | FrameError:
+    """The frame, at `size` (height, width) or as large as it is, or why there is none."""
     try:
-        return decode_frame(data, settings.frame_limits)
+        limits = settings.frame_limits
+        return decode_frame(data, limits) if size is None else read_frame(data, *size, limits)
     except FrameError as error:
         return error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.frames import decode_frame, resize_frame
+from model.frames import read_frame
 from model.spec import BundleSpec
 from model.tracklet import split_into_clips
 from training.datasets.catalog import read_training
@@ -52,5 +52,5 @@ def _first_clips(tracklets: Sequence[Tracklet], spec: BundleSpec) -> NDArray[np.
 
 def _first_clip(tracklet: Tracklet, spec: BundleSpec) -> NDArray[np.uint8]:
     indices = split_into_clips(len(tracklet.frames), spec.clip_length)[0]
-    frames = [decode_frame(tracklet.frames[index].read_bytes()) for index in indices]
-    return np.stack([resize_frame(frame, spec.frame_height, spec.frame_width) for frame in frames])
+    size = (spec.frame_height, spec.frame_width)
+    return np.stack([read_frame(tracklet.frames[index].read_bytes(), *size) for index in indices])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.frames import decode_frame, resize_frame
+from model.frames import read_frame
 
 
 class FrameCache:
@@ -36,7 +36,7 @@ class FrameCache:
             found = self._frames.get(path)
         if found is not None:
             return found
-        frame = resize_frame(decode_frame(path.read_bytes()), height, width)
+        frame = read_frame(path.read_bytes(), height, width)
         frame.flags.writeable = False
         with self._lock:
             # Where epochs of two sizes meet, threads ask for both.

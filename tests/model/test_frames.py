@@ -1,11 +1,22 @@
+import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from model.frames import FrameError, FrameLimits, ImageHeader, crop_box, decode_frame, read_header, resize_frame
+from model.frames import (
+    FrameError,
+    FrameLimits,
+    ImageHeader,
+    crop_box,
+    decode_frame,
+    read_frame,
+    read_header,
+    resize_frame,
+)
 
 
 @pytest.fixture
@@ -125,6 +136,74 @@ def test_resizing_averages_when_shrinking_and_keeps_same_size(rng):
     np.testing.assert_array_equal(resize_frame(noise, 256, 128), noise)
 
 
+@pytest.fixture
+def scene(rng):
+    """RGB [640, 320]: shapes of several sizes over a gradient, as much detail as a photograph has."""
+    y, x = np.mgrid[0:640, 0:320]
+    image = np.stack([x * 0.7, y * 0.35, 255 - x * 0.5], axis=-1).astype(np.uint8)
+    for _ in range(60):
+        corner, size = rng.integers(0, (300, 620)), rng.integers(4, 60, 2)
+        colour = rng.integers(0, 256, 3).tolist()
+        cv2.rectangle(image, corner.tolist(), (corner + size).tolist(), colour, -1)
+    return cv2.GaussianBlur(image, (3, 3), 0)
+
+
+def test_shrinking_by_less_than_half_keeps_what_averaging_keeps(scene):
+    for height, width in ((600, 300), (480, 200), (330, 170)):
+        averaged = cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA)
+        assert np.abs(resize_frame(scene, height, width).astype(float) - averaged).mean() < 3
+
+
+@pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
+def test_jpeg_is_decoded_to_the_pixels_that_opencv_gives(scene, options):
+    data = encode(scene, ".jpg", *options)
+    wanted = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(decode_frame(data), wanted)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp"])
+def test_a_frame_of_less_than_twice_the_size_is_decoded_in_full(scene, extension):
+    data = encode(scene, extension)
+    wanted = resize_frame(decode_frame(data), 330, 120)
+    np.testing.assert_array_equal(read_frame(data, 330, 120), wanted)
+
+
+@pytest.mark.parametrize(("reduction", "size"), [(2, (320, 160)), (4, (160, 80)), (8, (80, 40)), (8, (20, 10))])
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(scene, reduction, size):
+    data = encode(scene, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
+    found = read_frame(data, *size)
+    assert found.shape == (*size, 3)
+    in_full = resize_frame(decode_frame(data), *size)
+    assert np.abs(found.astype(float) - in_full).mean() < 2
+    assert not np.array_equal(found, in_full)  # else nothing was saved
+    flag = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[reduction]
+    reduced = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flag), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(found, resize_frame(reduced, *size))
+
+
+def test_odd_sizes_round_up_as_the_decoder_does(scene):
+    for height, width in ((639, 319), (321, 161), (323, 163)):
+        data = encode(scene[:height, :width], ".jpg")
+        assert read_frame(data, 80, 40).shape == (80, 40, 3)
+
+
+def test_a_jpeg_in_grey_or_cmyk_is_a_frame_as_well(scene):
+    grey = cv2.imencode(".jpg", scene[..., 0])[1].tobytes()
+    assert decode_frame(grey).shape == scene.shape
+    image = io.BytesIO()
+    Image.fromarray(scene).convert("CMYK").save(image, "JPEG", quality=95)
+    for frame in (decode_frame(image.getvalue()), read_frame(image.getvalue(), 640, 320)):
+        assert np.abs(frame.astype(float) - scene).mean() < 12
+
+
+def test_damaged_pixels_inside_a_whole_jpeg_are_concealed_as_before(scene):
+    """Cameras write files that make the decoder warn; those are frames still."""
+    data = bytearray(encode(scene, ".jpg"))
+    middle = len(data) // 2
+    data[middle : middle + 6] = b"\xff\xd1" * 3
+    assert decode_frame(bytes(data)).shape == scene.shape
+
+
 def segment(marker, body=b""):
     return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
 
@@ -166,8 +245,10 @@ def test_a_png_begins_with_its_header(picture):
 def test_exif_orientation_is_applied(picture):
     tiff = b"II*\x00\x08\x00\x00\x00\x01\x00" + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
     data = encode(picture, ".jpg")
-    turned = decode_frame(data[:2] + segment(0xE1, b"Exif\x00\x00" + tiff) + data[2:])
+    sideways = data[:2] + segment(0xE1, b"Exif\x00\x00" + tiff) + data[2:]
+    turned = decode_frame(sideways)
     assert turned.shape == (48, 96, 3)
+    np.testing.assert_array_equal(read_frame(sideways, 20, 40), resize_frame(turned, 20, 40))
     red, green, _ = turned[12, -12].astype(int)  # the red square went from the top left to the top right
     assert red > 200
     assert green < 60

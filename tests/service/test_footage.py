@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.frames import FrameError, crop_box, decode_frame, resize_frame
+from model.frames import FrameError, crop_box, decode_frame, read_frame, resize_frame
 from service.fields import Box
 from service.footage import Footage, check_footage, read_samples
 from service.problems import Problem
@@ -34,7 +34,7 @@ def test_frames_are_decoded_and_resized_as_in_training() -> None:
     found = samples(Footage(frames))
     assert [index for index, _ in found] == [0, 1, 2]
     for data, (_, frame) in zip(frames, found, strict=True):
-        np.testing.assert_array_equal(frame, resize_frame(decode_frame(data), HEIGHT, WIDTH))
+        np.testing.assert_array_equal(frame, read_frame(data, HEIGHT, WIDTH))
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".webp"])

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.frames import FrameError, decode_frame, resize_frame
+from model.frames import FrameError, read_frame
 from training.frame_cache import FrameCache
 
 
@@ -21,7 +21,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 def test_frames_are_those_decoded_and_read_once(pictures: list[Path]) -> None:
     cache = FrameCache(10**6)
-    wanted = [resize_frame(decode_frame(path.read_bytes()), 32, 16) for path in pictures]
+    wanted = [read_frame(path.read_bytes(), 32, 16) for path in pictures]
     first = [cache.read(path, 32, 16) for path in pictures]
     for path in pictures:
         path.unlink()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model.frames import decode_frame, resize_frame
+from model.frames import read_frame
 from model.tracklet import mean_embedding, split_into_clips
 from training.datasets.tracklet import Tracklet
 from training.evaluation.settings import ClipChoice
@@ -51,5 +51,5 @@ def read_clips(
     """Clips ``uint8 [C, T, H, W, 3]`` of a tracklet: all, or ``max_clips`` of them, spread evenly or the first."""
     indices = split_into_clips(len(tracklet.frames), clip_length, max_clips if clip_choice == "even" else None)
     indices = indices[:max_clips]
-    frames = {i: resize_frame(decode_frame(tracklet.frames[i].read_bytes()), *frame_size) for i in np.unique(indices)}
+    frames = {i: read_frame(tracklet.frames[i].read_bytes(), *frame_size) for i in np.unique(indices)}
     return np.stack([[frames[i] for i in clip] for clip in indices])

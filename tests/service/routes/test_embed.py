@@ -8,7 +8,7 @@ import pytest
 
 from model.bundle import Bundle
 from model.engines import open_engine
-from model.frames import decode_frame, resize_frame
+from model.frames import read_frame
 from model.tracklet import split_into_clips, video_feature
 from tests.service.live import Live, run_service
 from tests.service.pictures import draw, encode, form, tracklet, write_video
@@ -66,7 +66,7 @@ def test_the_embedding_is_the_mean_of_the_clips_as_the_model_computes_them(share
     """Through HTTP, in several pieces and batches, and by hand in one go."""
     frames = tracklet(4, 11)
     loaded = Bundle.load(bundle)
-    resized = np.stack([resize_frame(decode_frame(data), 64, 32) for data in frames])
+    resized = np.stack([read_frame(data, 64, 32) for data in frames])
     clips = resized[split_into_clips(11, 4)]
     wanted = video_feature(open_engine(loaded, "cpu", engine="onnxruntime").embed(clips))
     answer = shared.client.post("/embed?enroll=false&include_embedding=true", files=form(frames))
