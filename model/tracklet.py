@@ -34,6 +34,18 @@ def split_into_clips(frame_count: int, clip_length: int, max_clips: int | None =
     return indices
 
 
+def choose_frames(frame_count: int, clip_length: int, max_clips: int | None = None) -> NDArray[np.int64]:
+    """Indices ``int64 [frames]`` of the frames that :func:`split_into_clips` uses, each once, in time order.
+
+    Whoever decodes these alone and splits them without ``max_clips`` gets the very clips that were chosen: only the
+    tracklet's last clip is short, and where it is among the chosen, it is the last of them, too.
+
+    Raises:
+        ValueError: an argument is below 1.
+    """
+    return np.unique(split_into_clips(frame_count, clip_length, max_clips))
+
+
 def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
     """Scales the last axis to unit L2 length; a zero vector stays zero."""
     array = np.asarray(vectors, dtype=np.float32)

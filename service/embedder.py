@@ -49,8 +49,11 @@ class Embedder:
         self._batcher = Batcher(engine, settings.max_batch, metrics)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
 
-    async def embed(self, footage: Footage) -> Embedded:
-        """Embed one tracklet.
+    async def embed(self, footage: Footage, max_clips: int | None = None) -> Embedded:
+        """Embed one tracklet, or with `max_clips` at most that many evenly spaced clips of it.
+
+        Frames outside of these clips are not decoded. The rule on usable frames counts the chosen ones; where some of
+        them cannot be used, the others close ranks, as in a whole tracklet.
 
         Raises:
             Problem: as `service.footage.check_footage` and `read_samples`; 415 where no frame is an image, 422 where
@@ -58,9 +61,9 @@ class Embedder:
             EngineError: the engine failed or answered with something that is no number.
         """
         spec, settings = self._spec, self._settings
-        await self._in_pool(lambda: check_footage(footage, settings, spec.clip_length))
-        samples = read_samples(footage, settings, spec.frame_height, spec.frame_width)
-        flow = _Flow(self._batcher, spec, settings, footage)
+        chosen = await self._in_pool(lambda: check_footage(footage, settings, spec.clip_length, max_clips))
+        samples = read_samples(footage, settings, spec.frame_height, spec.frame_width, chosen)
+        flow = _Flow(self._batcher, spec, settings, None if chosen is None else len(chosen))
         given_up = threading.Event()
         try:
             while piece := await self._in_pool(lambda: self._decode(samples, given_up), given_up):
@@ -99,10 +102,9 @@ class Embedder:
 class _Flow:
     """The frames of one tracklet on their way through the batcher."""
 
-    def __init__(self, batcher: Batcher, spec: BundleSpec, settings: Settings, footage: Footage) -> None:
+    def __init__(self, batcher: Batcher, spec: BundleSpec, settings: Settings, expected: int | None) -> None:
         self._batcher, self._spec, self._settings = batcher, spec, settings
-        self._expected = footage.count
-        self._name = "video" if footage.count is None else "frames"
+        self._expected = expected
         self._frames: list[NDArray[np.uint8]] = []
         self._pieces: deque[asyncio.Future[NDArray[np.float32]]] = deque()
         self._rows: list[NDArray[np.float32]] = []
@@ -117,7 +119,8 @@ class _Flow:
             else:
                 self._frames.append(frame)
                 self.usable += 1
-        check_count(self.usable, self._name, self._settings, self._spec.clip_length)
+        if self._expected is None:  # only a video can have more than could be known before
+            check_count(self.usable, "video", self._settings, self._spec.clip_length)
         if self._is_lost():  # decoding goes on, to name every bad frame; the engine has better things to do
             self._frames.clear()
             return

@@ -1,6 +1,6 @@
 """Footage, the encoded frames or the video of one tracklet, and the way from it to frames of the model's size."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.frames import FrameError, check_size, crop_box, decode_frame, read_frame, read_header, resize_frame
+from model.tracklet import choose_frames
 from service.fields import Box
 from service.problems import Fault, Problem
 from service.settings import Settings
-from service.video import VideoEnd, check_video, read_frames
+from service.video import VideoEnd, check_video, count_frames, read_frames
 
 __all__ = ["Footage", "Sample", "check_footage", "read_samples"]
 
@@ -37,8 +38,18 @@ class Footage:
         return None if self.video else len(self.frames)
 
 
-def check_footage(footage: Footage, settings: Settings, clip_length: int) -> None:
-    """Hold everything that can be known without decoding against the limits.
+def check_footage(
+    footage: Footage, settings: Settings, clip_length: int, max_clips: int | None = None
+) -> list[int] | None:
+    """Hold everything that can be known without decoding against the limits, and choose the frames to decode.
+
+    With `max_clips` these are the frames of that many evenly spaced clips. No other frame is looked at, so what is
+    wrong with the others does no harm. The frames of a whole video are counted in a pass of their own before any is
+    chosen: what it declares may be wrong, and the choice would depend on it.
+
+    Returns:
+        Their indices as sent (of the boxes, where there are boxes), in time order; `None` stands for all frames of a
+        video, whose number is not known.
 
     Raises:
         Problem: 400 for a box of a frame that is not there, 413 for what is too large, 415 or 422 for a bad video file.
@@ -46,18 +57,72 @@ def check_footage(footage: Footage, settings: Settings, clip_length: int) -> Non
     count = footage.count
     if count is not None:
         name = "frames" if footage.boxes is None else "boxes"
-        check_count(count, name, settings, clip_length)
+        check_count(count, name, settings, clip_length, max_clips)
+    if footage.video:
+        check_video(footage.video)
+    _check_boxes(footage, settings)
+    if footage.video and count is None and max_clips is not None:
+        count = count_frames(footage.video, settings)
+        check_count(count, "video", settings, clip_length, max_clips)
+    if count is None:
+        return None
+    order = _in_time_order(footage.boxes) if footage.boxes is not None else range(count)
+    chosen = [order[place] for place in choose_frames(count, clip_length, max_clips)] if count else []
+    if not footage.video:
+        _check_frames(footage, chosen, settings)
+    return chosen
+
+
+def check_count(frames: int, name: str, settings: Settings, clip_length: int, max_clips: int | None = None) -> None:
+    """Refuse a tracklet of too many frames, or of which too many clips would be computed, with 413."""
+    if frames > settings.max_frames:
+        raise Problem.of_field(name, f"{frames} frames, at most {settings.max_frames} are allowed", "too-large")
+    clips, limit = -(-frames // clip_length), settings.max_clips
+    if min(clips, max_clips or clips) > limit:
+        reason = f"{frames} frames make more than {limit} clips of {clip_length}; max_clips has fewer of them computed"
+        raise Problem.of_field(name, reason, "too-large")
+
+
+def read_samples(
+    footage: Footage, settings: Settings, height: int, width: int, chosen: Sequence[int] | None = None
+) -> Generator[Sample, None, None]:
+    """Decode, crop and resize the tracklet's frames one after the other, RGB `uint8 [height, width, 3]`, in time order.
+
+    `chosen` is what `check_footage` gave; by default all frames are read.
+
+    Raises:
+        Problem: as `service.video.read_frames`; 400 for a box of a frame behind the end of the video.
+    """
+    if footage.boxes is not None:
+        order = _in_time_order(footage.boxes) if chosen is None else chosen
+        if footage.video:
+            samples = _boxes_of_video(footage.video, footage.boxes, order, settings)
+        else:
+            samples = _boxes_of_frames(footage.frames, footage.boxes, order, settings)
+    elif footage.video:
+        samples = _from_video(footage.video, chosen, settings)
+    else:
+        for index in range(len(footage.frames)) if chosen is None else chosen:
+            yield index, _decode(footage.frames[index], settings, (height, width))
+        return
+    for index, frame in samples:
+        yield index, frame if isinstance(frame, FrameError) else _resize(frame, height, width)
+
+
+def _check_frames(footage: Footage, chosen: Sequence[int], settings: Settings) -> None:
+    """Hold the headers of the frames that will be decoded against the limits."""
     faults = []
     pixels = 0
-    wanted = {box[0] for box in footage.boxes} if footage.boxes is not None else None
-    for index, data in enumerate(footage.frames):
+    wanted = chosen if footage.boxes is None else sorted({footage.boxes[index][0] for index in chosen})
+    for index in wanted:
+        data = footage.frames[index]
         try:
             if len(data) > settings.max_frame_bytes:
                 faults.append(Fault(frame=index, reason=f"over {settings.max_frame_bytes} bytes"))
                 continue
             header = read_header(data)
             check_size(header.width, header.height, settings.frame_limits)
-            pixels += header.width * header.height if wanted is None or index in wanted else 0
+            pixels += header.width * header.height
         except FrameError as error:
             if error.status == "too_large":  # the others are met again when decoding, and may be few enough
                 faults.append(Fault(frame=index, reason=error.reason))
@@ -66,36 +131,6 @@ def check_footage(footage: Footage, settings: Settings, clip_length: int) -> Non
     if pixels > settings.max_request_pixels:
         reason = f"{pixels} pixels in all, at most {settings.max_request_pixels} are allowed"
         raise Problem.of_field("frames", reason, "too-large")
-    if footage.video:
-        check_video(footage.video)
-    _check_boxes(footage, settings)
-
-
-def check_count(frames: int, name: str, settings: Settings, clip_length: int) -> None:
-    """Refuse a tracklet of too many frames, or of frames that make too many clips, with 413."""
-    if frames > settings.max_frames:
-        raise Problem.of_field(name, f"{frames} frames, at most {settings.max_frames} are allowed", "too-large")
-    if -(-frames // clip_length) > settings.max_clips:
-        limit = settings.max_clips
-        reason = f"{frames} frames make more than {limit} clips of {clip_length}"
-        raise Problem.of_field(name, reason, "too-large")
-
-
-def read_samples(footage: Footage, settings: Settings, height: int, width: int) -> Generator[Sample, None, None]:
-    """Decode, crop and resize the tracklet's frames one after the other, RGB `uint8 [height, width, 3]`, in time order.
-
-    Raises:
-        Problem: as `service.video.read_frames`; 400 for a box of a frame behind the end of the video.
-    """
-    if footage.video:
-        samples = _from_video(footage.video, footage.boxes, settings)
-    elif footage.boxes is not None:
-        samples = _from_full_frames(footage.frames, footage.boxes, settings)
-    else:
-        yield from ((index, _decode(data, settings, (height, width))) for index, data in enumerate(footage.frames))
-        return
-    for index, frame in samples:
-        yield index, frame if isinstance(frame, FrameError) else resize_frame(frame, height, width)
 
 
 def _check_boxes(footage: Footage, settings: Settings) -> None:
@@ -130,22 +165,19 @@ def _in_time_order(boxes: list[Box]) -> list[int]:
     return sorted(range(len(boxes)), key=lambda index: boxes[index][0])
 
 
-def _from_full_frames(frames: list[bytes], boxes: list[Box], settings: Settings) -> Iterator[Sample]:
+def _boxes_of_frames(
+    frames: list[bytes], boxes: list[Box], order: Sequence[int], settings: Settings
+) -> Iterator[Sample]:
     at, frame = -1, None
-    for index in _in_time_order(boxes):
+    for index in order:
         box = boxes[index]
         if frame is None or box[0] != at:
             at, frame = box[0], _decode(frames[box[0]], settings)
         yield index, frame if isinstance(frame, FrameError) else _crop(frame, box, settings)
 
 
-def _from_video(path: Path, boxes: list[Box] | None, settings: Settings) -> Iterator[Sample]:
-    if boxes is None:
-        for index, frame in enumerate(read_frames(path, None, settings)):
-            yield index, _to_rgb(frame)
-        return
-    order = _in_time_order(boxes)
-    wanted = sorted({box[0] for box in boxes})
+def _boxes_of_video(path: Path, boxes: list[Box], order: Sequence[int], settings: Settings) -> Iterator[Sample]:
+    wanted = sorted({boxes[index][0] for index in order})
     done = 0
     try:
         for at, frame in zip(wanted, read_frames(path, wanted, settings), strict=True):
@@ -158,7 +190,31 @@ def _from_video(path: Path, boxes: list[Box] | None, settings: Settings) -> Iter
             if not end.damaged:
                 reason = f"frame {boxes[index][0]} of {end.frames} frames; they are counted from 0"
                 raise Problem.of_field(f"boxes[{index}][0]", reason) from None
-            yield index, FrameError("undecodable", f"the video cannot be decoded behind frame {end.frames}")
+            yield index, _behind(end)
+
+
+def _from_video(path: Path, chosen: Sequence[int] | None, settings: Settings) -> Iterator[Sample]:
+    if chosen is None:
+        for index, frame in enumerate(read_frames(path, None, settings)):
+            yield index, _to_rgb(frame)
+        return
+    done = 0
+    try:
+        for index, frame in zip(chosen, read_frames(path, chosen, settings), strict=True):
+            yield index, _to_rgb(frame)
+            done += 1
+    except VideoEnd as end:  # counting did not take the pictures out of the decoder; here one had none
+        yield from ((index, _behind(end)) for index in chosen[done:])
+
+
+def _behind(end: VideoEnd) -> FrameError:
+    return FrameError("undecodable", f"the video cannot be decoded behind frame {end.frames}")
+
+
+def _resize(frame: Frame, height: int, width: int) -> Frame:
+    """The frame at that size, in memory of its own: a view would keep the whole decoded picture alive."""
+    resized = resize_frame(frame, height, width)
+    return resized if resized.base is None else resized.copy()
 
 
 def _to_rgb(frame: Frame) -> Frame:

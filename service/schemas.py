@@ -15,6 +15,15 @@ from service.ids import TrackletId
 EncodedFrame = Annotated[str, Field(description="one JPEG, PNG or WebP file in base64")]
 SpaceName = Annotated[str, Field(min_length=1, max_length=64)]
 
+FrameCount = Annotated[int, Field(description="frames that were used; 0 where an embedding was sent")]
+ClipCount = Annotated[
+    int,
+    Field(
+        description="clips whose mean the embedding is, fewer with `max_clips`; 0 where an embedding was sent. "
+        "Embeddings of any number of clips are compared with each other"
+    ),
+]
+
 
 def _refuse_earlier(end: datetime | None, begin: datetime | None, name: str) -> datetime | None:
     if end and begin and end < begin:
@@ -25,7 +34,7 @@ def _refuse_earlier(end: datetime | None, begin: datetime | None, name: str) -> 
 class FootageBody(Body):
     """A tracklet's footage and where it is from."""
 
-    FORM_JSON: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    FORM_JSON: ClassVar[frozenset[str]] = frozenset({"boxes", "max_clips"})
     """Fields whose text in a form is JSON; the others are text."""
     NOT_IN_FORMS: ClassVar[frozenset[str]] = frozenset({"frames", "embedding", "embedding_space"})
 
@@ -44,6 +53,15 @@ class FootageBody(Body):
     frames: Annotated[
         list[EncodedFrame] | None,
         Field(fail_fast=True, max_length=MAX_ITEMS, description="the tracklet's frames in time order"),
+    ] = None
+    max_clips: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="compute at most this many clips, evenly spaced over the tracklet, in less time and less "
+            "exactly; default all. Only their frames are decoded and count as usable or not; other frames are not "
+            "looked at. Goes with footage only",
+        ),
     ] = None
 
 
@@ -174,8 +192,8 @@ class EmbedAnswer(Answer):
     model: str
     embedding_space: str
     dim: int
-    frames: Annotated[int, Field(description="frames that were used")]
-    clips: int
+    frames: FrameCount
+    clips: ClipCount
     rejected_frames: list[RejectedFrame]
     embedding: Annotated[list[float] | SkipJsonSchema[None], Field(description="unit length; there when asked for")] = (
         None
@@ -212,8 +230,8 @@ class RecordAnswer(Answer):
     start_time: Timestamp | None
     end_time: Timestamp | None
     metadata: Metadata
-    frames: int
-    clips: int
+    frames: FrameCount
+    clips: ClipCount
     embedding_space: str
     created_at: Timestamp
     embedding: Annotated[list[float] | SkipJsonSchema[None], Field(description="unit length; there when asked for")] = (

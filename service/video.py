@@ -6,6 +6,7 @@ before, and reports such frames as good ones. Its option `err_detect` makes no d
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from service.containers import find_container, is_complete
 from service.problems import Problem
 from service.settings import Settings
 
-__all__ = ["VideoEnd", "check_video", "read_frames"]
+__all__ = ["VideoEnd", "check_video", "count_frames", "read_frames"]
 
 # OpenCV reads this whenever it opens a file. The container was looked at before; this holds for what it refers to too.
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
@@ -49,6 +50,18 @@ def check_video(path: Path) -> None:
         raise Problem.of_field("video", "the file is truncated", "unusable-frames")
 
 
+def count_frames(path: Path, settings: Settings) -> int:
+    """Count a video's frames in a pass of its own that takes no picture out of the decoder.
+
+    What the file declares is a guess in some containers and the client's word in all, so nothing is chosen by it.
+
+    Raises:
+        Problem: as `read_frames` of all frames.
+    """
+    with _open(path, settings) as reader:
+        return reader.count()
+
+
 def read_frames(path: Path, wanted: Sequence[int] | None, settings: Settings) -> Iterator[NDArray[np.uint8]]:
     """Decode a video in one pass and yield its frames, BGR `uint8 [height, width, 3]`.
 
@@ -61,12 +74,17 @@ def read_frames(path: Path, wanted: Sequence[int] | None, settings: Settings) ->
         Problem: 413 for frames that are too many or too large, 422 for a video that cannot be decoded.
         VideoEnd: a wanted frame lies behind the end.
     """
+    with _open(path, settings) as reader:
+        yield from reader.read_all() if wanted is None else reader.read_wanted(wanted)
+
+
+@contextmanager
+def _open(path: Path, settings: Settings) -> Iterator["_Reader"]:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         if not capture.isOpened():
             raise Problem.of_field("video", "no video stream in it can be decoded", "unusable-frames")
-        reader = _Reader(capture, settings)
-        yield from reader.read_all() if wanted is None else reader.read_wanted(wanted)
+        yield _Reader(capture, settings)
     finally:
         capture.release()
 
@@ -83,15 +101,19 @@ class _Reader:
         self._at = 0  # frames behind us
 
     def read_all(self) -> Iterator[NDArray[np.uint8]]:
-        limit = min(self._settings.max_frames, self._affordable)
-        if self._declared > limit:
-            raise Problem.of_field("video", f"{self._declared} frames, at most {limit} of this size", "too-large")
+        self._check_declared()
         while (frame := self._next()) is not None:
-            if self._at > limit:
-                raise Problem.of_field("video", f"over {limit} frames", "too-large")
+            self._check_passed()
             yield frame
-        if not self._at:
-            raise Problem.of_field("video", "no frame of it can be decoded", "unusable-frames")
+        self._check_end()
+
+    def count(self) -> int:
+        self._check_declared()
+        while self._capture.grab():
+            self._at += 1
+            self._check_passed()
+        self._check_end()
+        return self._at
 
     def read_wanted(self, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         if wanted[-1] >= self._affordable:
@@ -104,6 +126,23 @@ class _Reader:
             if frame is None:
                 raise VideoEnd(self._at, damaged=index < self._declared)
             yield frame
+
+    @property
+    def _limit(self) -> int:
+        return min(self._settings.max_frames, self._affordable)
+
+    def _check_declared(self) -> None:
+        if self._declared > self._limit:
+            reason = f"{self._declared} frames, at most {self._limit} of this size"
+            raise Problem.of_field("video", reason, "too-large")
+
+    def _check_passed(self) -> None:
+        if self._at > self._limit:
+            raise Problem.of_field("video", f"over {self._limit} frames", "too-large")
+
+    def _check_end(self) -> None:
+        if not self._at:
+            raise Problem.of_field("video", "no frame of it can be decoded", "unusable-frames")
 
     def _next(self) -> NDArray[np.uint8] | None:
         """The next frame, or None at the end. A stream may change its size on the way, so that each is checked."""

@@ -40,7 +40,7 @@ async def embed(request: Request, response: Response, query: Annotated[EmbedQuer
         taken = await state.in_gallery(loaded.gallery.get, body.id) if query.enroll and body.id else None
         if taken:
             raise Problem.of_field("id", f"{body.id} is enrolled already; PUT replaces", "duplicate-id")
-        embedded = await while_connected(request, loaded.embedder.embed(footage))
+        embedded = await while_connected(request, loaded.embedder.embed(footage, body.max_clips))
     tracklet = body.id
     if query.enroll:
         tracklet = body.id or new_id()

@@ -118,7 +118,9 @@ async def _embed(request: Request, body: PutBody, footage: Footage | None, loade
     if footage is not None:
         if body.embedding_space is not None:
             raise Problem.of_field("embedding_space", "goes with embedding only")
-        return await while_connected(request, loaded.embedder.embed(footage))
+        return await while_connected(request, loaded.embedder.embed(footage, body.max_clips))
+    if body.max_clips is not None:
+        raise Problem.of_field("max_clips", "goes with frames or a video only")
     vector = check_embedding(body.embedding or [], body.embedding_space, loaded)
     return Embedded(vector, frames=0, clips=0, rejected=())
 

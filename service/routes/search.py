@@ -59,6 +59,8 @@ def _check_options(body: SearchBody, footage: Footage | None, state: State) -> N
         raise Problem.of_field(field, f"a query is one of embedding, id, or frames (or a video); {found}")
     if body.embedding_space is not None and body.embedding is None:
         raise Problem.of_field("embedding_space", "goes with embedding only")
+    if body.max_clips is not None and footage is None:
+        raise Problem.of_field("max_clips", "goes with frames or a video only")
     if body.top_k > state.settings.max_top_k:
         raise Problem.of_field("top_k", f"at most {state.settings.max_top_k} is allowed")
 
@@ -68,7 +70,7 @@ async def _find_query(
 ) -> tuple[NDArray[np.float32], str | None]:
     """The query's embedding `[D]` and its camera."""
     if footage is not None:
-        embedded = await while_connected(request, loaded.embedder.embed(footage))
+        embedded = await while_connected(request, loaded.embedder.embed(footage, body.max_clips))
         return embedded.embedding, body.camera_id
     if body.embedding is not None:
         return check_embedding(body.embedding, body.embedding_space, loaded), body.camera_id

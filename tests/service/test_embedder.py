@@ -113,11 +113,11 @@ async def test_a_request_that_is_given_up_decodes_no_further_frame(
 ) -> None:
     decoded, may_go_on = 0, threading.Event()
 
-    def counted(data: bytes, settings: Settings) -> object:
+    def counted(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> object:
         nonlocal decoded
         decoded += 1
         assert may_go_on.wait(20)
-        return decode(data, settings)
+        return decode(data, settings, size)
 
     decode = service.footage._decode
     monkeypatch.setattr(service.footage, "_decode", counted)
