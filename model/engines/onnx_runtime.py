@@ -75,7 +75,7 @@ class OnnxRuntimeEngine:
     @property
     def info(self) -> EngineInfo:
         """What is really running."""
-        return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION)
+        return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION, self._session.get_providers()[0])
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.

@@ -76,7 +76,7 @@ class OpenVinoEngine:
     @property
     def info(self) -> EngineInfo:
         """What is really running."""
-        return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION)
+        return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION, "CPU")
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.

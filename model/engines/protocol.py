@@ -19,13 +19,20 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What is really running, for people: ``precision`` is that of the arithmetic, ``version`` the engine package's."""
+    """What is really running, for people: ``precision`` is that of the arithmetic, ``version`` the engine package's.
+
+    ``provider`` is what computes inside the package, asked of the opened network and not of the options:
+    "CPUExecutionProvider", "CUDAExecutionProvider" or "TensorrtExecutionProvider" for ONNX Runtime, "CPU" for OpenVINO.
+    ``warning`` says in a sentence what was asked for and is not running, or is None.
+    """
 
     name: EngineName
     device: Literal["cpu", "cuda"]
     precision: str
     threads: int
     version: str
+    provider: str
+    warning: str | None = None
 
 
 class Engine(Protocol):
@@ -43,7 +50,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """The arithmetic, "f32", "bf16", "f16" or "tf32"."""
+        """The arithmetic, "f32", "bf16", "f16", "tf32" or "int8"."""
         ...
 
     @property
@@ -53,7 +60,7 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """All of the above and the package's version."""
+        """All of the above, the package's version, and what computes inside it."""
         ...
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:

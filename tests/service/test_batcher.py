@@ -20,7 +20,7 @@ class Sums:
     device = "cpu"
     precision = "f32"
     threads = 1
-    info = EngineInfo("onnxruntime", "cpu", "f32", 1, "0")
+    info = EngineInfo("onnxruntime", "cpu", "f32", 1, "0", "CPUExecutionProvider")
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

@@ -25,7 +25,7 @@ class Answering:
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo("openvino", "cpu", self.precision, 1, "0")
+        return EngineInfo("openvino", "cpu", self.precision, 1, "0", "CPU")
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert len(clips) == len(self.answer)
