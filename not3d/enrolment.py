@@ -14,11 +14,13 @@ def enroll_all(
     *,
     replace: bool = False,
     workers: int = 2,
+    max_clips: int | None = None,
     report: Callable[[Footage, Embedded | str], None],
 ) -> None:
     """Enrol every tracklet; ``report`` gets each as it is done, with the answer or with why it was refused.
 
-    A refused tracklet does not stop the others. The footage is read as it is needed, a few tracklets ahead.
+    With ``max_clips`` at most that many evenly spaced clips of each are computed. A refused tracklet does not stop the
+    others. The footage is read as it is needed, a few tracklets ahead.
 
     Raises:
         UnreachableError: the service does not answer; tracklets reported until then are enrolled.
@@ -34,14 +36,14 @@ def enroll_all(
 
     try:
         for item in footage:
-            running[pool.submit(_enroll, client, item, replace=replace)] = item
+            running[pool.submit(_enroll, client, item, replace=replace, max_clips=max_clips)] = item
             collect(2 * workers)
         collect(1)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _enroll(client: Client, footage: Footage, *, replace: bool) -> Embedded | str:
+def _enroll(client: Client, footage: Footage, *, replace: bool, max_clips: int | None) -> Embedded | str:
     if footage.video is None and not footage.frames:
         return "no box of it lies inside the video's frames"
     try:
@@ -54,6 +56,7 @@ def _enroll(client: Client, footage: Footage, *, replace: bool) -> Embedded | st
                 start_time=footage.start_time,
                 end_time=footage.end_time,
                 metadata=footage.metadata,
+                max_clips=max_clips,
             )
         return client.embed(
             footage.frames or None,
@@ -63,6 +66,7 @@ def _enroll(client: Client, footage: Footage, *, replace: bool) -> Embedded | st
             start_time=footage.start_time,
             end_time=footage.end_time,
             metadata=footage.metadata,
+            max_clips=max_clips,
         )
     except ProblemError as error:
         return str(error)

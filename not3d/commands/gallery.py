@@ -46,6 +46,15 @@ Tracks = Annotated[
         help="The tracks of a full video, rows [cyan]frame,track,x,y,w,h,confidence[/] as in MOT, frames from 1.",
     ),
 ]
+MaxClips = Annotated[
+    int | None,
+    typer.Option(
+        "--max-clips",
+        min=1,
+        metavar="N",
+        help="Compute at most N evenly spaced clips of a tracklet: sooner, less exact.",
+    ),
+]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -64,6 +73,7 @@ def enroll(
     replace_existing: Annotated[
         bool, typer.Option("--replace", help="Replace tracklets whose id is enrolled already.")
     ] = False,
+    max_clips: MaxClips = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Tracklets sent at a time.")] = 2,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -97,7 +107,7 @@ def enroll(
             progress.advance(task)
 
         changed = (replace(item, **changes) for item in items)
-        enroll_all(client, changed, replace=replace_existing, workers=workers, report=report)
+        enroll_all(client, changed, replace=replace_existing, workers=workers, max_clips=max_clips, report=report)
     for name, reason in failures[:10]:
         messages.print(f"[red]{escape(name)}[/]: {escape(reason)}", highlight=False)
     results.print(f"{enrolled} of {count} tracklets enrolled" + (f", {left_out} frames left out" if left_out else ""))
@@ -119,6 +129,7 @@ def search(
     tracklet: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which one, where the folder or the tracks hold several.")
     ] = None,
+    max_clips: MaxClips = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Hits wanted.")] = 5,
     picture: Annotated[
         Path | None,
@@ -171,6 +182,8 @@ def search(
     """
     if (footage is None) == (enrolled is None):
         raise typer.BadParameter("give either a folder, a video, or --id", param_hint="query")
+    if max_clips is not None and footage is None:
+        raise typer.BadParameter("goes with footage; an enrolled tracklet is not computed", param_hint="--max-clips")
     folders = pictures or [Path()]
     with Client(url, api_key, timeout) as client:
         if enrolled is not None:
@@ -191,6 +204,7 @@ def search(
                 video=query.video,
                 id=enrolled,
                 camera_id=query.camera or None,
+                max_clips=max_clips,
                 top_k=max(top_k, 5) if picture else top_k,
                 min_score=min_score,
                 camera_ids=camera_ids or None,

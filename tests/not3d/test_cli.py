@@ -46,6 +46,8 @@ def test_version(run: Run) -> None:
         ("search",),
         ("search", "folder", "--id", "x"),
         ("search", "--id", "x", "--after", "yesterday"),
+        ("search", "--id", "x", "--max-clips", "1"),
+        ("enroll", "folder", "--max-clips", "0"),
         ("search", "--id", "x", "--pictures", "nowhere"),
         ("search", "--id", "x", "--after", "2026-05-01T12:00:00"),
         ("serve", "--port", "99999"),
@@ -106,6 +108,21 @@ def test_enroll_then_search(run: Run, client: Client, people: Path, tmp_path: Pa
     assert image is not None
     assert image.shape[1] > 1200
     assert str(picture) in err
+
+
+def test_fewer_clips(run: Run, client: Client, people: Path) -> None:
+    status, out, _ = run("enroll", people, "--max-clips", 1, "--url", client.url)
+    assert (status, out.strip()) == (0, "6 of 6 tracklets enrolled")
+    assert {record.clips for record in client.records()} == {1}
+    query = people / "0001" / "c1" / "t1"
+
+    def score(*options: object) -> float:
+        _, out, _ = run("search", query, *options, "--json", "--url", client.url)
+        scores: dict[str, float] = {hit["id"]: hit["score"] for hit in json.loads(out)["hits"]}
+        return scores["0001-c1-t1"]
+
+    assert score("--max-clips", 1) == pytest.approx(1, abs=1e-5)
+    assert score() < score("--max-clips", 1) - 1e-7
 
 
 def test_pictures_are_found_from_above_the_folder_and_by_its_name(

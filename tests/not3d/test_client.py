@@ -49,6 +49,26 @@ def test_only_computing_enrolls_nothing(client: Client, tracklet: Tracklet) -> N
     assert client.list().items == ()
 
 
+def test_fewer_clips_may_be_computed(client: Client, tracklet: Tracklet) -> None:
+    """Of 5 frames, the 4 of the first clip or the single one of the last; with one clip wanted it is the last."""
+    frames = tracklet.frames
+    alone = client.embed(frames[4:], enroll=False, include_embedding=True)
+    answer = client.embed(frames, id="fewer", max_clips=1, include_embedding=True)
+    assert (answer.frames, answer.clips) == (1, 1)
+    assert answer.embedding == pytest.approx(alone.embedding, abs=1e-6)
+    client.put("all", frames)
+    put = client.put("put", frames, max_clips=1)
+    assert (put.frames, put.clips) == (1, 1)
+    assert (client.get("put").clips, client.get("all").clips) == (1, 2)
+    best = client.search(frames, max_clips=1, top_k=3).hits
+    assert {hit.id for hit in best[:2]} == {"fewer", "put"}
+    assert best[0].score == pytest.approx(1, abs=1e-5)
+    assert best[2].score < best[1].score - 1e-7
+    with pytest.raises(ProblemError) as refused:
+        client.search(id="all", max_clips=1)
+    assert (refused.value.status, refused.value.errors[0]["field"]) == (400, "max_clips")
+
+
 def test_searches_by_id_and_by_embedding(client: Client, people: Path, tracklet: Tracklet) -> None:
     for number in (1, 2):
         frames = sorted((people / "0001" / f"c{number}" / "t1").glob("*.jpg"))
