@@ -150,9 +150,9 @@ class _Flow:
             return
         if len(self._pieces) >= QUEUED_PIECES:
             self._rows.append(await self._pieces.popleft())
-        frames = np.stack(self._frames[:count])
+        indices = split_into_clips(count, self._spec.clip_length)
+        clips = np.stack([self._frames[index] for index in indices.flat]).reshape(-1, *self._spec.clip_shape)
         del self._frames[:count]
-        clips = frames[split_into_clips(count, self._spec.clip_length)]
         self._pieces.append(asyncio.wrap_future(self._batcher.submit(clips)))
 
     def _is_lost(self) -> bool:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.tracklet import normalise, split_into_clips, video_feature
+from model.tracklet import choose_frames, normalise, split_into_clips, video_feature
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,14 @@ def test_video_feature_is_the_unit_mean_of_unnormalised_clips():
 
 def test_a_zero_vector_stays_zero():
     np.testing.assert_array_equal(normalise([[0.0, 0.0], [0.0, 2.0]]), [[0, 0], [0, 1]])
+
+
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 60))
+def test_the_chosen_frames_alone_make_the_chosen_clips(frames, length, most):
+    chosen = choose_frames(frames, length, most)
+    assert len(chosen) <= most * length
+    np.testing.assert_array_equal(chosen[split_into_clips(len(chosen), length)], split_into_clips(frames, length, most))
+
+
+def test_all_frames_are_chosen_by_default():
+    np.testing.assert_array_equal(choose_frames(7, 4), range(7))

@@ -73,6 +73,24 @@ def test_json_frames_find_the_same(filled: Live) -> None:
     assert by_json["results"] == by_form["results"]
 
 
+def test_fewer_clips_of_the_query_are_computed(filled: Live) -> None:
+    """Of 12 frames and one clip that is the second; the others show somebody else."""
+    frames = tracklet(2, 4, seed=77) + tracklet(3, 4, seed=77) + tracklet(4, 4, seed=77)
+    wanted = filled.client.post("/search", files=form(frames[4:8])).json()["results"]
+    assert filled.client.post("/search", files=form(frames), data={"max_clips": "1"}).json()["results"] == wanted
+    encoded = [base64.b64encode(data).decode() for data in frames]
+    assert search(filled, frames=encoded, max_clips=1)["results"] == wanted
+    assert search(filled, frames=encoded)["results"] != wanted
+
+
+def test_fewer_clips_go_with_footage_only(filled: Live) -> None:
+    embedding = embedding_of(filled, "1-a")
+    for query in ({"id": "1-a"}, {"embedding": embedding}):
+        answer = filled.client.post("/search", json=query | {"max_clips": 2})
+        document = check_problem(answer, 400, "malformed", field="max_clips")
+        assert document["errors"][0]["reason"] == "goes with frames or a video only"
+
+
 def test_an_id_finds_others_but_not_itself(filled: Live) -> None:
     found = search(filled, id="5-a", top_k=100)
     assert ids(found)[0] == "5-b"
@@ -195,6 +213,8 @@ def test_a_bad_embedding_is_named(filled: Live, text: str) -> None:
         ({"filter": {"camera_ids": []}}, "filter.camera_ids"),
         ({"filter": {"after": "noon"}}, "filter.after"),
         ({"embedding_space": "x"}, "embedding_space"),
+        ({"max_clips": 1}, "max_clips"),
+        ({"max_clips": 0}, "max_clips"),
         ({"embedding": [1.0] * 32}, "id"),
         ({"boxes": [[0, 0, 0, 9, 9]]}, "boxes"),
         ({"nonsense": 1}, "nonsense"),
@@ -211,6 +231,10 @@ def test_bad_options_are_named(filled: Live, change: dict[str, Any], field: str)
         ({"filter": "{"}, "filter"),
         ({"filter": '{"before": 3}'}, "filter.before"),
         ({"rerank": "maybe"}, "rerank"),
+        ({"max_clips": "few"}, "max_clips"),
+        ({"max_clips": "0"}, "max_clips"),
+        ({"max_clips": "1.5"}, "max_clips"),
+        ({"max_clips": '"1"'}, "max_clips"),
         ({"id": "1-a"}, "frames"),
         ({"embedding": "[1]"}, "embedding"),
     ],

@@ -1,0 +1,173 @@
+"""``python -m benchmarks.clips --data FOLDER``: what ``max_clips`` costs in accuracy and gains in time, as a table.
+
+Accuracy is the bundle's on the engine that the service picks, in three ways: people set aside from the training data
+(their tracklets are mostly short), the test lists of data in MARS's layout, and the same test tracklets, which are
+long, each a query in a gallery of all of them and of everybody set aside. Time is that of ``POST /embed`` on the real
+service in a process of its own, one client, over these long tracklets: the whole tracklet is sent each time, and
+settings take turns. Needs the extra ``train``.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import BUNDLED, Bundle
+from model.engines import open_engine
+from model.engines.cpu_limit import available_cpus
+from model.tracklet import normalise, split_into_clips
+from not3d.demo import running_service
+from training.datasets.catalog import kind_of
+from training.datasets.tracklet import Tracklet
+from training.evaluation.embed import embed_tracklets
+from training.evaluation.protocols import Selection, select
+from training.evaluation.scoring import score
+from training.evaluation.settings import EvaluationSettings
+
+CHOICES: tuple[int | None, ...] = (1, 2, 4, 8, 16, None)
+ROUNDS = 5
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class People:
+    """What is measured on."""
+
+    set_aside: Selection
+    listed: Selection
+    among_others: Selection
+
+    @property
+    def long(self) -> list[Tracklet]:
+        """The tracklets of the test lists, each once."""
+        return self.among_others.query
+
+
+def main() -> None:
+    """Measure and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=BUNDLED, help="the model (default: the bundled one)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="PATH",
+        help="a dataset that the model was trained on; one of them in MARS's layout, with test people",
+    )
+    arguments = parser.parse_args()
+    with_lists = [path for path in arguments.data if kind_of(path) == "mars"]
+    if len(with_lists) != 1:
+        parser.error("one dataset in MARS's layout is needed, for its long test tracklets")
+    bundle = Bundle.load(arguments.bundle)
+    people = _gather(bundle, arguments.data, with_lists[0])
+    print(_describe(bundle, people), flush=True)
+    accuracy = {choice: _measure_accuracy(bundle, people, choice) for choice in CHOICES}
+    times = _measure_time(bundle, people.long)
+    print(_table(bundle, people, accuracy, times))
+
+
+def _gather(bundle: Bundle, data: Sequence[Path], with_lists: Path) -> People:
+    set_aside = select(data, "validation", bundle.spec.recipe)
+    listed = select([with_lists], "mars")
+    long = list(dict.fromkeys([*listed.query, *listed.others]))
+    everybody = Selection("cross-camera", long, set_aside.query, queries_in_gallery=True)
+    return People(set_aside, listed, everybody)
+
+
+def _measure_accuracy(
+    bundle: Bundle, people: People, choice: int | None
+) -> tuple[Sequence[Mapping[str, str | int | float]], Features]:
+    """The figures of each selection, and unit vectors of the long tracklets."""
+    spec = bundle.spec
+    tracklets = list(dict.fromkeys(people.among_others.gallery))
+    features = embed_tracklets(
+        open_engine(bundle).embed,
+        tracklets,
+        frame_size=(spec.frame_height, spec.frame_width),
+        clip_length=spec.clip_length,
+        max_clips=choice,
+    )
+    place = {tracklet: row for row, tracklet in enumerate(tracklets)}
+    settings = EvaluationSettings(max_clips=choice)
+    figures = [
+        score(
+            features[[place[t] for t in selection.query]],
+            features[[place[t] for t in selection.gallery]],
+            selection,
+            settings,
+            head={},
+            clip_length=spec.clip_length,
+            seed=1,
+        ).figures
+        for selection in (people.set_aside, people.listed, people.among_others)
+    ]
+    return figures, normalise(features[[place[t] for t in people.long]])
+
+
+def _measure_time(bundle: Bundle, tracklets: Sequence[Tracklet]) -> dict[int | None, list[float]]:
+    """For each choice the median milliseconds of every tracklet."""
+    spent: dict[int | None, list[list[float]]] = {choice: [[] for _ in tracklets] for choice in CHOICES}
+    frames = [[path.read_bytes() for path in tracklet.frames] for tracklet in tracklets]
+    with tempfile.TemporaryDirectory() as folder, running_service(bundle.path, Path(folder)) as client:
+        for turn in range(ROUNDS + 1):
+            for number, sent in enumerate(frames):
+                for choice in CHOICES:
+                    started = time.perf_counter()
+                    answer = client.embed(sent, max_clips=choice, enroll=False)
+                    elapsed = 1000 * (time.perf_counter() - started)
+                    wanted = len(split_into_clips(len(sent), bundle.spec.clip_length, choice))
+                    if answer.clips != wanted:
+                        raise SystemExit(f"{answer.clips} clips were computed, not {wanted}")
+                    if turn:  # the first warms up
+                        spent[choice][number].append(elapsed)
+    return {choice: [statistics.median(values) for values in each] for choice, each in spent.items()}
+
+
+def _describe(bundle: Bundle, people: People) -> str:
+    engine = open_engine(bundle)
+
+    def lengths(tracklets: Sequence[Tracklet]) -> str:
+        counts = [len(tracklet.frames) for tracklet in tracklets]
+        return f"{min(counts)} to {max(counts)} frames, median {statistics.median(counts):g}"
+
+    return (
+        f"{bundle.spec.name}, clips of {bundle.spec.clip_length}, {engine.name} {engine.precision}, "
+        f"{available_cpus()} CPUs. Set aside: {len(people.set_aside.query)} tracklets of "
+        f"{lengths(people.set_aside.query)}. Test lists: {len(people.long)} tracklets of {lengths(people.long)}, "
+        f"of {len({tracklet.person for tracklet in people.long})} people.\n"
+    )
+
+
+def _table(
+    bundle: Bundle,
+    people: People,
+    accuracy: Mapping[int | None, tuple[Sequence[Mapping[str, str | int | float]], Features]],
+    times: Mapping[int | None, list[float]],
+) -> str:
+    names = [f"{len(people.set_aside.query)} set aside", "test lists", f"long among {len(people.among_others.gallery)}"]
+    head = ["`max_clips`", *(f"{name}: mAP, rank-1" for name in names)]
+    head += ["cosine to all clips: mean, least", "clips computed", "`POST /embed`: mean ms", "of the longest"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    _, whole = accuracy[None]
+    longest = int(np.argmax([len(tracklet.frames) for tracklet in people.long]))
+    for choice in CHOICES:
+        figures, vectors = accuracy[choice]
+        cosines = (vectors * whole).sum(axis=1)
+        clips = [len(split_into_clips(len(t.frames), bundle.spec.clip_length, choice)) for t in people.long]
+        cells = ["all" if choice is None else str(choice)]
+        cells += [f"{each['mAP']:.2f}, {each['rank-1']:.2f}" for each in figures]
+        cells += [f"{cosines.mean():.3f}, {cosines.min():.3f}", f"{np.mean(clips):.1f}"]
+        cells += [f"{np.mean(times[choice]):.0f}", f"{times[choice][longest]:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
