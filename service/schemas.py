@@ -260,13 +260,15 @@ class StatusAnswer(Answer):
 
 
 class EngineFacts(Answer):
-    """What really runs."""
+    """What really runs: `provider` computes inside the engine, `warning` says what was asked for and does not run."""
 
     name: str
     version: str
     device: Literal["cpu", "cuda"]
     precision: str
     threads: int
+    provider: str
+    warning: str | None
     self_test_min_cosine: float
 
 

@@ -55,6 +55,17 @@ class Settings(BaseSettings):
     threads: Annotated[Count | None, Field(description="CPU threads of the engine, default: all this process has")] = (
         None
     )
+    gpu_precision: Annotated[
+        Literal["auto", "f16", "f32"],
+        Field(description="auto: f16 where it passes the self-test, else f32 and a warning"),
+    ] = "auto"
+    gpu_memory_mb: Annotated[
+        Annotated[int, Field(ge=256)] | None, Field(description="MiB of the GPU for weights and batches, default: all")
+    ] = None
+    gpu_graphs: Annotated[bool, Field(description="CUDA graphs, one for each size of a batch")] = True
+    gpu_tensorrt: Annotated[bool, Field(description="TensorRT, which takes minutes to build at the first start")] = (
+        False
+    )
     decode_threads: Annotated[Count | None, Field(description="frames decoded at a time, default: CPUs, at most 8")] = (
         None
     )

@@ -8,6 +8,7 @@ import cv2
 
 from model.bundle import Bundle, BundleError
 from model.engines import Engine, EngineError, open_engine
+from model.engines.cuda_options import CudaOptions
 from model.engines.self_test import SelfTest, SelfTestError, run_self_test
 from service.embedder import Embedder
 from service.gallery.embedded import EmbeddedGallery
@@ -90,6 +91,13 @@ class Startup:
             cache_dir=settings.engine_cache,
             engine=settings.engine,
             threads=settings.threads,
+            cuda=CudaOptions(
+                precision=settings.gpu_precision,
+                memory_mb=settings.gpu_memory_mb,
+                largest_batch=settings.max_batch,
+                tensorrt=settings.gpu_tensorrt,
+                graphs=settings.gpu_graphs,
+            ),
         )
         self._done("engine")
         self_test = run_self_test(engine, bundle)
@@ -100,6 +108,7 @@ class Startup:
         ).set(1)
         self._metrics.gallery_records.set(gallery.count())
         facts = {"engine": info.name, "device": info.device, "precision": info.precision, "threads": info.threads}
+        facts["provider"] = info.provider
         seconds = round(time.perf_counter() - start, 2)
         log.info("ready", extra={"facts": facts | {"engine_seconds": seconds, "records": gallery.count()}})
         return Loaded(bundle, gallery, engine, self_test, Embedder(engine, bundle.spec, settings, self._metrics))

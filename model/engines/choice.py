@@ -12,6 +12,7 @@ import numpy as np
 from model.bundle import Bundle
 from model.engines.choice_cache import choice_key, recall_choice, remember_choice
 from model.engines.cpu_limit import available_cpus
+from model.engines.cuda_options import CudaOptions
 from model.engines.protocol import Engine, EngineError, EngineName
 from model.engines.self_test import SelfTestError, run_self_test
 
@@ -32,12 +33,14 @@ def open_engine(
     cache_dir: Path | None = None,
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto",
     threads: int | None = None,
+    cuda: CudaOptions | None = None,
 ) -> Engine:
     """Open an engine on ``bundle``.
 
     ``device="auto"`` takes CUDA where it works, else the CPU. ``engine="auto"`` on the CPU takes the fastest installed
     engine that passes the self-test, measured on the golden clips; ``cache_dir`` remembers the answer and compiled
-    models. ``threads`` is the number of CPU threads, by default all that this process may use.
+    models. ``threads`` is the number of CPU threads, by default all that this process may use; ``cuda`` says how the
+    network runs on a GPU.
 
     Raises:
         EngineError: the engine is not installed, cannot open the bundle, or CUDA was asked for and does not work.
@@ -46,7 +49,7 @@ def open_engine(
     if threads < 1:
         raise EngineError(f"an engine needs at least one thread, not {threads}")
     if device != "cpu":
-        on_cuda = _open_cuda(bundle, engine, threads, required=device == "cuda")
+        on_cuda = _open_cuda(bundle, engine, threads, cache_dir, cuda or CudaOptions(), required=device == "cuda")
         if on_cuda is not None:
             return on_cuda
     if engine != "auto":
@@ -114,7 +117,15 @@ def _open_ir(bundle: Bundle, threads: int, cache_dir: Path | None) -> Engine:
     return opened
 
 
-def _open_cuda(bundle: Bundle, name: EngineName | Literal["auto"], threads: int, *, required: bool) -> Engine | None:
+def _open_cuda(
+    bundle: Bundle,
+    name: EngineName | Literal["auto"],
+    threads: int,
+    cache_dir: Path | None,
+    options: CudaOptions,
+    *,
+    required: bool,
+) -> Engine | None:
     """Open ONNX Runtime on CUDA; where that fails, raise if ``required``, else say why in the log and return None."""
     if name == "openvino":
         if required:
@@ -124,8 +135,11 @@ def _open_cuda(bundle: Bundle, name: EngineName | Literal["auto"], threads: int,
         "onnxruntime" not in installed_engines() or not _import("onnxruntime").cuda_provider_installed()
     ):
         return None
+    _import("onnxruntime")  # says what to install where it is missing
     try:
-        opened: Engine = _import("onnxruntime").OnnxRuntimeEngine(bundle, device="cuda", threads=threads)
+        opened: Engine = importlib.import_module("model.engines.cuda").open_cuda(
+            bundle, threads=threads, cache_dir=cache_dir, options=options
+        )
     except EngineError as error:
         if required:
             raise

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU, and on NVIDIA GPUs through its CUDA provider."""
+"""ONNX Runtime on the CPU; `model.engines.cuda` runs it on NVIDIA GPUs."""
 
 from typing import Final, Literal
 
@@ -40,11 +40,11 @@ class OnnxRuntimeEngine:
     name: Final = "onnxruntime"
     precision: Final = "f32"
 
-    def __init__(self, bundle: Bundle, *, device: Literal["cpu", "cuda"], threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, device: Literal["cpu"] = "cpu", threads: int) -> None:
         """Open a session with ``threads`` threads inside an operator.
 
         Raises:
-            EngineError: the model cannot be opened, or CUDA was asked for and does not work.
+            EngineError: the model cannot be opened.
         """
         if bundle.is_ir:
             raise EngineError(f"{bundle.network_path}: an OpenVINO model, which only the engine openvino runs")
@@ -60,22 +60,15 @@ class OnnxRuntimeEngine:
         # The graph is prepared anew at every start; its warnings are about foldings that did not apply.
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(bundle.network_path, options, providers=_providers(device))
+            self._session = onnxruntime.InferenceSession(bundle.network_path, options, providers=[_CPU])
         except ORT_ERRORS as error:
             raise EngineError(f"{bundle.network_path}: ONNX Runtime cannot open it on {device}: {error}") from error
-        # A provider whose libraries do not load is dropped with a log line, and a failing run moves to the CPU:
-        # both are refused.
-        self._session.disable_fallback()
-        if device == "cuda" and _CUDA not in self._session.get_providers():
-            raise EngineError(
-                "CUDA was asked for, but ONNX Runtime could not load its CUDA provider: the driver, or the CUDA and "
-                f"cuDNN libraries that onnxruntime-gpu {VERSION} was built for, are missing"
-            )
 
     @property
     def info(self) -> EngineInfo:
         """What is really running."""
-        return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION, self._session.get_providers()[0])
+        provider = self._session.get_providers()[0]
+        return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION, provider)
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.
@@ -89,20 +82,3 @@ class OnnxRuntimeEngine:
         except ORT_ERRORS as error:
             raise EngineError(f"ONNX Runtime failed on {len(clips)} clips: {error}") from error
         return np.asarray(embeddings, dtype=np.float32)
-
-
-def _providers(device: Literal["cpu", "cuda"]) -> list[str | tuple[str, dict[str, str]]]:
-    if device == "cpu":
-        return [_CPU]
-    if not cuda_provider_installed():
-        raise EngineError(
-            f"CUDA was asked for, but ONNX Runtime {VERSION} is built without it; "
-            "install the `gpu` extra in place of `cpu`: pip install 'not3d[gpu]'"
-        )
-    options = {
-        # The default tries every convolution algorithm anew for each new batch size: seconds per size.
-        "cudnn_conv_algo_search": "HEURISTIC",
-        # TF32 has 10 bits of mantissa; without it the GPU keeps the export's promise of 1e-3 per component.
-        "use_tf32": "0",
-    }
-    return [(_CUDA, options), _CPU]

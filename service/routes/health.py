@@ -60,6 +60,8 @@ async def info(request: Request) -> InfoAnswer:
             device=engine.device,
             precision=engine.precision,
             threads=engine.threads,
+            provider=engine.provider,
+            warning=engine.warning,
             self_test_min_cosine=loaded.self_test.min_cosine,
         ),
         gallery=GalleryFacts(engine=loaded.gallery.engine, records=await state.in_gallery(loaded.gallery.count)),
