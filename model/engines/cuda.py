@@ -1,0 +1,240 @@
+"""ONNX Runtime on NVIDIA GPUs: the fastest plan that passes the self-test, and in words what does not work."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model.bundle import INPUT_NAME, Bundle
+from model.engines.bound_session import BoundSession
+from model.engines.cuda_options import CudaOptions, batch_sizes
+from model.engines.half_precision import half_network
+from model.engines.onnx_runtime import ORT_ERRORS, VERSION, cuda_provider_installed
+from model.engines.protocol import EngineError, EngineInfo, check_clips
+from model.engines.self_test import SelfTestError, run_self_test
+
+__all__ = [
+    "CUDA",
+    "TENSORRT",
+    "CudaEngine",
+    "CudaPlan",
+    "ProviderError",
+    "cuda_plans",
+    "open_cuda",
+    "session_providers",
+]
+
+CUDA: Final = "CUDAExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
+_CPU: Final = "CPUExecutionProvider"
+_LOG = logging.getLogger(__name__)
+
+
+class ProviderError(EngineError):
+    """The provider itself is absent or does not load, so that no other plan would work either."""
+
+
+@dataclass(frozen=True)
+class CudaPlan:
+    """One way to run a network: ``precision`` "f16" or "f32", and what `CudaOptions` says of the rest."""
+
+    precision: str
+    channels_last: bool
+    graphs: bool
+    tensorrt: bool = False
+
+    def __str__(self) -> str:
+        with_ = [name for name, on in (("NHWC", self.channels_last), ("CUDA graphs", self.graphs)) if on]
+        on = "TensorRT" if self.tensorrt else "CUDA"
+        return f"{self.precision} on {on}" + (f" with {' and '.join(with_)}" if with_ else "")
+
+
+def cuda_plans(options: CudaOptions) -> Iterator[CudaPlan]:
+    """What is tried, in this order: fastest first, each next one without something that may not work."""
+    for precision in ("f16", "f32") if options.precision == "auto" else (options.precision,):
+        if options.tensorrt:
+            # It lays tensors out itself; its graphs need a network without CUDA nodes, and it leaves uint8 to CUDA.
+            yield CudaPlan(precision, channels_last=False, graphs=False, tensorrt=True)
+            continue
+        # Tensor cores read NHWC, and f32 without TF32 does not use them.
+        for channels_last in (True, False) if options.channels_last and precision == "f16" else (False,):
+            for graphs in (True, False) if options.graphs else (False,):
+                yield CudaPlan(precision, channels_last=channels_last, graphs=graphs)
+
+
+def open_cuda(bundle: Bundle, *, threads: int, cache_dir: Path | None, options: CudaOptions) -> "CudaEngine":
+    """Open the first of the plans whose golden vectors are right; what was asked for and does not work is logged.
+
+    Raises:
+        EngineError: the GPU, the provider or the bundle does not allow any.
+    """
+    _check_providers(bundle, options)
+    faults: list[str] = []
+    for plan in cuda_plans(options):
+        try:
+            engine = CudaEngine(bundle, plan, threads=threads, cache_dir=cache_dir, options=options)
+            run_self_test(engine, bundle)
+        except ProviderError:
+            raise
+        except (EngineError, SelfTestError) as error:
+            _LOG.warning("%s does not work: %s", plan, error)
+            faults.append(f"{plan} does not work: {error}")
+            continue
+        if faults:
+            engine.warning = f"runs {plan}; {faults[0]}"
+            _LOG.warning("the GPU runs %s", plan)
+        return engine
+    raise EngineError(f"{bundle.network_path}: nothing works on the GPU: " + "; ".join(faults))
+
+
+class CudaEngine:
+    """A bundle's network on one GPU, in one plan; calls from several threads take turns."""
+
+    name: Final = "onnxruntime"
+    device: Final = "cuda"
+
+    def __init__(
+        self, bundle: Bundle, plan: CudaPlan, *, threads: int, cache_dir: Path | None, options: CudaOptions
+    ) -> None:
+        """Open a session, prepared for every batch size; ``cache_dir`` keeps the f16 network and TensorRT's engine.
+
+        Raises:
+            ProviderError: the provider does not load.
+            EngineError: the network, in this plan, does not run on this GPU or within the memory.
+        """
+        self.plan: Final = plan
+        self.threads: Final = threads
+        self.precision: Final = plan.precision
+        self.warning: str | None = None
+        self._spec = bundle.spec
+        session = _open_session(bundle, plan, threads, cache_dir, options)
+        self.provider: Final[str] = session.get_providers()[0]
+        sizes = batch_sizes(options.largest_batch)
+        self._bound = BoundSession(session, bundle.spec, device="cuda", sizes=sizes, graphs=plan.graphs)
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is really running."""
+        return EngineInfo(
+            self.name, self.device, self.precision, self.threads, VERSION, self.provider, warning=self.warning
+        )
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.
+
+        Raises:
+            EngineError: wrong shape or element type, or ONNX Runtime failed (out of memory, say).
+        """
+        check_clips(clips, self._spec)
+        return self._bound.embed(clips)
+
+
+def _check_providers(bundle: Bundle, options: CudaOptions) -> None:
+    if bundle.is_ir:
+        raise EngineError(
+            f"{bundle.network_path}: an OpenVINO model, which no GPU of NVIDIA runs; "
+            "ask for the device cpu, or import the model from its ONNX file"
+        )
+    if not cuda_provider_installed():
+        raise ProviderError(
+            f"CUDA was asked for, but ONNX Runtime {VERSION} is built without it; "
+            "install the `gpu` extra in place of `cpu`: pip install 'not3d[gpu]'"
+        )
+    if options.tensorrt and TENSORRT not in onnxruntime.get_available_providers():
+        raise ProviderError(f"TensorRT was asked for, but ONNX Runtime {VERSION} is built without it")
+
+
+def _open_session(bundle: Bundle, plan: CudaPlan, threads: int, cache_dir: Path | None, options: CudaOptions) -> Any:
+    _load_libraries()
+    # TensorRT converts by itself, from the f32 network.
+    in_half = plan.precision == "f16" and not plan.tensorrt
+    network: bytes | Path = half_network(bundle, cache_dir) if in_half else bundle.network_path
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            network, session_options, providers=session_providers(bundle, plan, cache_dir, options)
+        )
+    except ORT_ERRORS as error:
+        raise EngineError(f"{bundle.network_path}: ONNX Runtime cannot open it on cuda: {error}") from error
+    # A provider whose libraries do not load is dropped with a log line, and a failing run moves to the CPU:
+    # both are refused.
+    session.disable_fallback()
+    wanted = TENSORRT if plan.tensorrt else CUDA
+    if session.get_providers()[0] != wanted:
+        name = "TensorRT" if plan.tensorrt else "CUDA"
+        raise ProviderError(
+            f"{name} was asked for, but ONNX Runtime could not load its {name} provider: the driver, or the "
+            f"{'TensorRT, ' if plan.tensorrt else ''}CUDA and cuDNN libraries that onnxruntime-gpu {VERSION} was built "
+            "for, are missing"
+        )
+    return session
+
+
+def session_providers(
+    bundle: Bundle, plan: CudaPlan, cache_dir: Path | None, options: CudaOptions
+) -> list[str | tuple[str, dict[str, str]]]:
+    """The providers of a session in the order in which they take nodes, with their options."""
+    limit = {} if options.memory_mb is None else {"gpu_mem_limit": str(options.memory_mb * 2**20)}
+    cuda = {
+        **limit,
+        # The default doubles the arena each time it is full; batches have fixed sizes, so what is asked for suffices.
+        "arena_extend_strategy": "kSameAsRequested",
+        # The default tries every convolution algorithm for each batch size.
+        "cudnn_conv_algo_search": "EXHAUSTIVE" if options.exhaustive_search else "HEURISTIC",
+        # Without a limit cuDNN may take the workspace that its fastest algorithm asks for; with one it takes at most
+        # 32 MB.
+        "cudnn_conv_use_max_workspace": "0" if limit else "1",
+        # TF32 has 10 bits of mantissa; without it the GPU keeps the export's promise of 1e-3 per component.
+        "use_tf32": "0",
+        "prefer_nhwc": str(int(plan.channels_last)),
+        "enable_cuda_graph": str(int(plan.graphs)),
+    }
+    providers: list[str | tuple[str, dict[str, str]]] = [(CUDA, cuda), _CPU]
+    if plan.tensorrt:
+        providers.insert(0, (TENSORRT, _tensorrt_options(bundle, plan, cache_dir, options)))
+    return providers
+
+
+def _tensorrt_options(bundle: Bundle, plan: CudaPlan, cache_dir: Path | None, options: CudaOptions) -> dict[str, str]:
+    frames = "x".join(map(str, bundle.spec.clip_shape))
+    found = {
+        "trt_fp16_enable": str(int(plan.precision == "f16")),
+        "trt_profile_min_shapes": f"{INPUT_NAME}:1x{frames}",
+        "trt_profile_opt_shapes": f"{INPUT_NAME}:{options.largest_batch}x{frames}",
+        "trt_profile_max_shapes": f"{INPUT_NAME}:{options.largest_batch}x{frames}",
+    }
+    if options.memory_mb is not None:
+        found["trt_max_workspace_size"] = str(options.memory_mb * 2**20)
+    if cache_dir is not None:
+        # By network and precision: TensorRT names a kept engine by the graph alone.
+        folder = cache_dir / f"tensorrt-{bundle.embedding_space}-{plan.precision}-{options.largest_batch}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            _LOG.warning("TensorRT's engine cannot be kept in %s: %s", folder, error)
+            return found
+        found |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+        found |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+    return found
+
+
+def _load_libraries() -> None:
+    """Load CUDA and cuDNN where pip put them; what is missing shows when the session is opened."""
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is None:
+        return
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        preload()
+    if said.getvalue():
+        _LOG.debug("%s", said.getvalue().strip())

@@ -1,0 +1,274 @@
+"""An ONNX network in half precision for GPUs: convolutions and matrix products in f16, sums and statistics in f32.
+
+A GPU's tensor cores multiply in f16 and add up in f32, several times faster than in f32. What is converted is named
+(``_HALF``); every other operator stays in f32, above all these:
+
+- The normalisation of pixels, which comes before the first convolution: 255 times a standard deviation would be rounded
+  before anything is computed with it.
+- ``InstanceNormalization``: mean and variance over a whole map. A sum of 56 x 112 squares passes 65504, the largest
+  number of f16, at a root mean square of 3.3. Its result goes back to f16.
+- ``ReduceMean``, ``ReduceSum``, ``Softmax`` and what follows them: pooling, the attention's sum over time, and an L2
+  norm where there is one. They are small, and every rounding there reaches the embedding.
+
+``BatchNormalization`` of an f16 map becomes a product and a sum whose factors are computed in f64: its variances may be
+too small for f16, the factors are not. Input and output keep their types.
+"""
+
+import hashlib
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.engines.protocol import EngineError
+
+__all__ = ["half_network"]
+
+_LOG = logging.getLogger(__name__)
+_REVISION: Final = 1
+"""Counts what this module writes: another number makes cached files of earlier releases worthless."""
+
+_HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_HALF: Final = _HEAVY | {
+    *("Add", "Mul", "Relu", "LeakyRelu", "PRelu", "Sigmoid", "Clip", "MaxPool", "Concat", "Slice", "Split", "Pad"),
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "Gather", "Dropout"),
+}
+_BACK_TO_HALF: Final = frozenset({"InstanceNormalization"})
+_NO_FLOAT: Final = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "Equal", "Greater", "Less", "NonZero", "Not", "And"})
+_QUANTISED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})
+
+
+def half_network(bundle: Bundle, cache_dir: Path | None) -> bytes:
+    """Return the bundle's network in half precision, from ``cache_dir`` where it was kept, else converted and kept.
+
+    Raises:
+        EngineError: the package onnx is missing, or the network has something that this conversion does not know.
+    """
+    onnx = _import_onnx()
+    facts = (bundle.embedding_space, onnx.__version__, _REVISION)
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    kept = _recall(cache_dir, key)
+    if kept is not None:
+        return kept
+    try:
+        content = _Converter(onnx, onnx.load_from_string(bundle.network_path.read_bytes())).convert()
+    except (OSError, ValueError, KeyError, IndexError, onnx.checker.ValidationError) as error:
+        raise EngineError(f"{bundle.network_path}: cannot be converted to f16: {error}") from error
+    _keep(cache_dir, key, content)
+    return content
+
+
+def _import_onnx() -> Any:
+    try:
+        # By name: the package comes with the extras `gpu` and `train` only.
+        return importlib.import_module("onnx")
+    except ImportError as error:
+        raise EngineError(
+            f"f16 on a GPU needs the package onnx ({error}), which the `gpu` extra brings: pip install 'not3d[gpu]'"
+        ) from error
+
+
+def _files(cache_dir: Path, key: str) -> Iterator[Path]:
+    yield from sorted(cache_dir.glob(f"half-{key}-*.onnx"))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _recall(cache_dir: Path | None, key: str) -> bytes | None:
+    """The file whose name ends in the hash of what it holds; a damaged one is removed and made anew."""
+    if cache_dir is None:
+        return None
+    for file in _files(cache_dir, key):
+        try:
+            content = file.read_bytes()
+            if file.stem.endswith(f"-{_digest(content)}"):
+                return content
+            _LOG.warning("%s is damaged and made anew", file)
+            file.unlink()
+        except OSError as error:
+            _LOG.warning("%s cannot be used: %s", file, error)
+    return None
+
+
+def _keep(cache_dir: Path | None, key: str, content: bytes) -> None:
+    if cache_dir is None:
+        return
+    target = cache_dir / f"half-{key}-{_digest(content)}.onnx"
+    partial = target.with_suffix(f".{os.getpid()}")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(target)
+    except OSError as error:
+        _LOG.warning("the network in f16 cannot be kept in %s: %s", cache_dir, error)
+        partial.unlink(missing_ok=True)
+
+
+class _Converter:
+    """Goes through the nodes once, in order, and keeps for each float value in which of the two types it exists."""
+
+    def __init__(self, onnx: Any, model: Any) -> None:
+        self._onnx, self._model = onnx, model
+        self._float, self._float16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+        self._weights: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._stored_half: dict[str, str] = {}  # a weight in f32 that is a cast of one stored in f16, to the latter
+        self._half: dict[str, bool] = {}  # every computed float value: whether it exists in f16
+        self._casts: dict[tuple[str, bool], str] = {}
+        self._nodes: list[Any] = []
+
+    def convert(self) -> bytes:
+        graph = self._model.graph
+        for node in graph.node:
+            self._convert(node)
+        for output in graph.output:
+            if output.type.tensor_type.elem_type == self._float and self._half.get(output.name, False):
+                self._widen_output(output.name)
+        del graph.node[:]
+        graph.node.extend(self._nodes)
+        used = {name for node in self._nodes for name in node.input}
+        kept = [tensor for name, tensor in self._weights.items() if name in used]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        del graph.value_info[:]
+        self._onnx.checker.check_model(self._model)
+        return bytes(self._model.SerializeToString())
+
+    def _convert(self, node: Any) -> None:
+        if node.op_type in _QUANTISED:
+            raise ValueError(f"it is quantised ({node.op_type}); a GPU runs the network that it was made from")
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise ValueError(f"{node.op_type} '{node.name}' has a graph inside")
+        if node.op_type == "Cast":
+            self._convert_cast(node)
+            return
+        if node.op_type == "Constant":
+            self._convert_constant(node)
+            return
+        computed = [name for name in node.input if name in self._half]
+        heavy = node.op_type in _HEAVY and node.domain in {"", "ai.onnx"}
+        all_half = bool(computed) and all(self._half[name] for name in computed)
+        if node.op_type == "BatchNormalization" and all_half and len(node.output) == 1:
+            self._rewrite_batch_norm(node)
+            return
+        in_half = heavy or (node.op_type in _HALF and all_half)
+        for index, name in enumerate(node.input):
+            node.input[index] = self._as(name, half=in_half)
+        self._nodes.append(node)
+        if node.op_type in _NO_FLOAT or not (computed or self._has_float_weight(node)):
+            return
+        for index, name in enumerate(node.output):
+            self._half[name] = in_half
+            if node.op_type in _BACK_TO_HALF and all_half:
+                wide = f"{name}_f32"
+                node.output[index] = wide
+                self._half[wide], self._half[name] = False, True
+                self._nodes.append(self._cast_node(wide, name, half=True))
+
+    def _convert_cast(self, node: Any) -> None:
+        target = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+        source, result = node.input[0], node.output[0]
+        stored = self._weights.get(source)
+        if stored is not None and stored.data_type == self._float16 and target == self._float:
+            self._stored_half[result] = source
+            return
+        node.input[0] = self._as(source, half=self._half.get(source, False))
+        self._nodes.append(node)
+        if target == self._float:
+            self._half[result] = False
+
+    def _convert_constant(self, node: Any) -> None:
+        value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+        if value is None:
+            raise ValueError(f"Constant '{node.name}' is no tensor")
+        tensor = self._onnx.TensorProto()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        self._weights[tensor.name] = tensor
+
+    def _rewrite_batch_norm(self, node: Any) -> None:
+        epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
+        scale, shift, mean, variance = (self._values(name).astype(np.float64) for name in node.input[1:5])
+        factor = scale / np.sqrt(variance + epsilon)
+        offset = shift - mean * factor
+        shape = (-1, *[1] * self._axes_after_channels(node.input[0]))
+        product, result = f"{node.output[0]}_scaled", node.output[0]
+        names = []
+        for what, values in (("factor", factor), ("offset", offset)):
+            name = f"{result}_{what}"
+            self._weights[name] = self._onnx.numpy_helper.from_array(_to_half(values, name).reshape(shape), name)
+            names.append(name)
+        source = self._as(node.input[0], half=True)
+        make_node = self._onnx.helper.make_node
+        self._nodes.append(make_node("Mul", [source, names[0]], [product], name=product))
+        self._nodes.append(make_node("Add", [product, names[1]], [result], name=result))
+        self._half[product] = self._half[result] = True
+
+    def _axes_after_channels(self, name: str) -> int:
+        """Of an f16 value, by the convolution that it came from: 2 for maps, 1 for sequences."""
+        makers = {output: node for node in self._nodes for output in node.output}
+        while (maker := makers.get(name)) is not None:
+            if maker.op_type == "Conv":
+                return len(self._weights[maker.input[1]].dims) - 2
+            if maker.op_type in {"Gemm", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "MatMul"}:
+                break
+            name = maker.input[0]
+        raise ValueError(f"the shape that a BatchNormalization has at '{name}' is not known")
+
+    def _widen_output(self, name: str) -> None:
+        half = f"{name}_f16"
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for index, value in enumerate(names):
+                    if value == name:
+                        names[index] = half
+        self._nodes.append(self._cast_node(half, name, half=False))
+
+    def _as(self, name: str, *, half: bool) -> str:
+        """The name under which a value exists in the type that is wanted; a cast or a weight is added where needed."""
+        if name in self._stored_half and half:
+            return self._stored_half[name]
+        is_weight = name in self._weights or name in self._stored_half
+        if not is_weight and self._half.get(name, half) == half:
+            return name
+        if name in self._weights and (self._weights[name].data_type != self._float or not half):
+            return name
+        if (name, half) not in self._casts:
+            wanted = f"{name}_{'f16' if half else 'f32'}"
+            self._casts[name, half] = wanted
+            if is_weight:
+                values = self._values(name)
+                stored = _to_half(values, name) if half else values.astype(np.float32)
+                self._weights[wanted] = self._onnx.numpy_helper.from_array(stored, wanted)
+            else:
+                self._nodes.append(self._cast_node(name, wanted, half=half))
+                self._half[wanted] = half
+        return self._casts[name, half]
+
+    def _has_float_weight(self, node: Any) -> bool:
+        return any(
+            name in self._weights and self._weights[name].data_type in {self._float, self._float16}
+            for name in node.input
+        )
+
+    def _values(self, name: str) -> NDArray[Any]:
+        return np.asarray(self._onnx.numpy_helper.to_array(self._weights[self._stored_half.get(name, name)]))
+
+    def _cast_node(self, source: str, result: str, *, half: bool) -> Any:
+        target = self._float16 if half else self._float
+        return self._onnx.helper.make_node("Cast", [source], [result], to=target, name=f"{result}_cast")
+
+
+def _to_half(values: NDArray[Any], name: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(f"'{name}' holds numbers beyond 65504, the largest of f16")
+    return half
