@@ -1,6 +1,7 @@
 """The micro-batcher: clips of concurrent requests share a call of the engine; nobody waits while it is idle."""
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,22 +31,25 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 class _Job:
     clips: Clips
     future: "Future[Embeddings]"
+    since: float
     taken: int = 0
-    rows: list[Embeddings] = field(default_factory=list)
+    rows: dict[int, Embeddings] = field(default_factory=dict)
+    """Embeddings by the place of their first clip; calls that run side by side end in any order."""
 
 
 @dataclass(eq=False)
 class _Share:
-    """The clips of one job that are in a batch."""
+    """The clips of one job that are in a batch, from place `start` on."""
 
     job: _Job
+    start: int
     clips: Clips
 
 
 class Batcher:
-    """One thread that feeds the engine, which itself uses as many threads as it was given.
+    """A thread for each of the engine's streams, which between them use as many CPU threads as the engine was given.
 
-    How much can wait is bounded by `Admission`: each request has two pieces in the queue at most.
+    How much can wait is bounded by those who submit: each request has two pieces in the queue at most.
     """
 
     def __init__(self, engine: Engine, max_batch: int, metrics: Metrics) -> None:
@@ -54,31 +58,37 @@ class Batcher:
         self._metrics = metrics
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
+        self._idle = engine.streams
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batcher-{number}", daemon=True)
+            for number in range(engine.streams)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, clips: Clips) -> "Future[Embeddings]":
         """Queue clips `[N, T, H, W, 3]`, N at least 1; the future gives embeddings `[N, D]` or the engine's error.
 
         Cancelling the future before its first clip is taken takes them all out of the queue.
         """
-        job = _Job(clips, Future())
+        job = _Job(clips, Future(), time.perf_counter())
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
             self._jobs.append(job)
             self._count(len(clips))
-            self._changed.notify()
+            self._changed.notify_all()
         return job.future
 
     def close(self) -> None:
-        """Finish what is queued and stop the thread."""
+        """Finish what is queued and stop the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while shares := self._next_batch():
@@ -91,19 +101,27 @@ class Batcher:
                 self._fail(shares, error)
             else:
                 self._hand_out(shares, rows)
+            with self._changed:
+                self._idle += 1
 
     def _next_batch(self) -> list[_Share]:
-        """Wait for clips and take as many as fill the largest possible size; empty when closed and done."""
+        """Wait for clips and take a batch of them; empty when closed and done."""
         with self._changed:
             while True:
                 self._drop_cancelled()
-                size = next((size for size in self._sizes if size <= self._waiting), 0)
+                size = self._next_size()
                 if size and self._begin(size):
+                    self._idle -= 1
                     return self._take(size)
                 if not size and self._closed:
                     return []
                 if not size:
                     self._changed.wait()
+
+    def _next_size(self) -> int:
+        """The largest size that this thread's share of the waiting clips fills, so that no idle stream goes without."""
+        share = -(-self._waiting // self._idle)
+        return next((size for size in self._sizes if size <= share), 0)
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._jobs if job.future.cancelled()]:
@@ -124,32 +142,39 @@ class Batcher:
         shares = []
         while size:
             job = self._jobs[0]
-            clips = job.clips[job.taken : job.taken + size]
-            job.taken += len(clips)
-            size -= len(clips)
-            shares.append(_Share(job, clips))
+            if not job.taken:
+                self._metrics.stages.labels("queue").observe(time.perf_counter() - job.since)
+            share = _Share(job, job.taken, job.clips[job.taken : job.taken + size])
+            job.taken += len(share.clips)
+            size -= len(share.clips)
+            shares.append(share)
             if job.taken == len(job.clips):
                 self._jobs.popleft()
-            self._count(-len(clips))
+            self._count(-len(share.clips))
         return shares
 
     def _fail(self, shares: list[_Share], error: Exception) -> None:
         with self._changed:
             for share in shares:
                 job = share.job
-                if job.taken < len(job.clips):
+                if job in self._jobs:
                     self._jobs.remove(job)
                     self._count(job.taken - len(job.clips))
-                job.future.set_exception(error)
+                if not job.future.done():  # another of its calls may have failed as well
+                    job.future.set_exception(error)
 
     def _hand_out(self, shares: list[_Share], rows: Embeddings) -> None:
-        start = 0
-        for share in shares:
-            stop = start + len(share.clips)
-            share.job.rows.append(rows[start:stop])
-            start = stop
-            if sum(map(len, share.job.rows)) == len(share.job.clips):
-                share.job.future.set_result(np.concatenate(share.job.rows))
+        at = 0
+        finished = []
+        with self._changed:
+            for share in shares:
+                job = share.job
+                job.rows[share.start] = rows[at : at + len(share.clips)]
+                at += len(share.clips)
+                if sum(map(len, job.rows.values())) == len(job.clips):
+                    finished.append(job)
+        for job in finished:
+            job.future.set_result(np.concatenate([job.rows[start] for start in sorted(job.rows)]))
 
     def _count(self, clips: int) -> None:
         self._waiting += clips

@@ -21,14 +21,17 @@ from service.batcher import Batcher
 from service.footage import Footage, Sample, check_count, check_footage, read_samples
 from service.metrics import Metrics
 from service.problems import Fault, Problem
+from service.room import Room
 from service.settings import Settings
 
 __all__ = ["Embedded", "Embedder"]
 
 T = TypeVar("T")
 
-QUEUED_PIECES = 2
-"""Pieces of one tracklet that wait for the engine while the next is decoded, so that both work at the same time."""
+MAX_BATCH = {"cpu": 8, "cuda": 64}
+"""Clips in one call, by device. On a CPU four are as fast as 32 (docs/performance.md) and keep nobody waiting."""
+QUEUED_CALLS = 2
+"""Full calls of each of the engine's streams whose frames may wait, decoded, beside those in work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +49,10 @@ class Embedder:
 
     def __init__(self, engine: Engine, spec: BundleSpec, settings: Settings, metrics: Metrics) -> None:
         self._spec, self._settings, self._metrics = spec, settings, metrics
-        self._batcher = Batcher(engine, settings.max_batch, metrics)
+        self._piece_clips = settings.max_batch or MAX_BATCH[engine.device]
+        self._batcher = Batcher(engine, self._piece_clips, metrics)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._room = Room(self._piece_clips * ((1 + QUEUED_CALLS) * engine.streams + settings.decoders))
 
     async def embed(self, footage: Footage, max_clips: int | None = None) -> Embedded:
         """Embed one tracklet, or with `max_clips` at most that many evenly spaced clips of it.
@@ -63,11 +68,17 @@ class Embedder:
         spec, settings = self._spec, self._settings
         chosen = await self._in_pool(lambda: check_footage(footage, settings, spec.clip_length, max_clips))
         samples = read_samples(footage, settings, spec.frame_height, spec.frame_width, chosen)
-        flow = _Flow(self._batcher, spec, settings, None if chosen is None else len(chosen))
+        left = settings.max_frames + 1 if chosen is None else len(chosen)
+        flow = _Flow(self._batcher, self._room, spec, settings, None if chosen is None else len(chosen))
         given_up = threading.Event()
         try:
-            while piece := await self._in_pool(lambda: self._decode(samples, given_up), given_up):
-                await flow.take(piece)
+            while left:
+                clips = min(self._piece_clips, -(-left // spec.clip_length))
+                wanted = clips * spec.clip_length
+                await flow.make_room(clips)
+                piece = await self._in_pool(lambda: self._decode(samples, wanted, given_up), given_up)  # noqa: B023
+                left = 0 if len(piece) < wanted else left - wanted
+                flow.take(piece, last=not left)
             embedded = await flow.finish()
         finally:
             flow.cancel()
@@ -81,10 +92,9 @@ class Embedder:
         self._decoders.shutdown(wait=True)
         self._batcher.close()
 
-    def _decode(self, samples: Iterator[Sample], given_up: threading.Event) -> list[Sample]:
+    def _decode(self, samples: Iterator[Sample], count: int, given_up: threading.Event) -> list[Sample]:
         with self._metrics.stage("decode"):
-            wanted = islice(samples, self._spec.clip_length * self._settings.max_batch)
-            return list(takewhile(lambda _: not given_up.is_set(), wanted))
+            return list(takewhile(lambda _: not given_up.is_set(), islice(samples, count)))
 
     async def _in_pool(self, function: Callable[[], T], given_up: threading.Event | None = None) -> T:
         job = self._decoders.submit(function)
@@ -102,17 +112,30 @@ class Embedder:
 class _Flow:
     """The frames of one tracklet on their way through the batcher."""
 
-    def __init__(self, batcher: Batcher, spec: BundleSpec, settings: Settings, expected: int | None) -> None:
-        self._batcher, self._spec, self._settings = batcher, spec, settings
+    def __init__(
+        self, batcher: Batcher, room: Room, spec: BundleSpec, settings: Settings, expected: int | None
+    ) -> None:
+        self._batcher, self._room, self._spec, self._settings = batcher, room, spec, settings
         self._expected = expected
+        self._held = 0  # clips of room that no piece in the queue accounts for
         self._frames: list[NDArray[np.uint8]] = []
         self._pieces: deque[asyncio.Future[NDArray[np.float32]]] = deque()
         self._rows: list[NDArray[np.float32]] = []
         self.rejected: list[tuple[int, FrameError]] = []
         self.usable = 0
 
-    async def take(self, piece: list[Sample]) -> None:
-        """Pass on the whole clips of what has come so far, once they are worth a call of the engine."""
+    async def make_room(self, clips: int) -> None:
+        """Wait until `clips` more may be decoded."""
+        await self._room.take(clips)
+        self._held += clips
+
+    def take(self, piece: list[Sample], *, last: bool) -> None:
+        """Pass on the whole clips of what has come so far; the `last` piece is left to `finish`.
+
+        Raises:
+            EngineError: the engine failed on a piece before.
+        """
+        self._collect()
         for index, frame in piece:
             if isinstance(frame, FrameError):
                 self.rejected.append((index, frame))
@@ -123,14 +146,15 @@ class _Flow:
             check_count(self.usable, "video", self._settings, self._spec.clip_length)
         if self._is_lost():  # decoding goes on, to name every bad frame; the engine has better things to do
             self._frames.clear()
-            return
-        if len(self._frames) >= self._spec.clip_length * self._settings.max_batch:
-            await self._submit(len(self._frames) - len(self._frames) % self._spec.clip_length)
+        elif not last:
+            self._submit(len(self._frames) - len(self._frames) % self._spec.clip_length)
+        if not last:  # fewer frames than a clip are nothing that others should wait for
+            self._let_go()
 
     async def finish(self) -> Embedded:
         """Pass on the rest, with its short last clip, and wait for all."""
         self._refuse_if_lost()
-        await self._submit(len(self._frames))
+        self._submit(len(self._frames))
         while self._pieces:
             self._rows.append(await self._pieces.popleft())
         rows = np.concatenate(self._rows)
@@ -140,20 +164,31 @@ class _Flow:
         return Embedded(video_feature(rows), self.usable, len(rows), rejected)
 
     def cancel(self) -> None:
-        """Take out of the queue what is still in it."""
+        """Take out of the queue what is still in it, and let go of the room."""
         for piece in self._pieces:
             if not piece.cancel() and not piece.cancelled():
                 piece.exception()  # looked at, or asyncio would log it as forgotten
+        self._let_go()
 
-    async def _submit(self, count: int) -> None:
+    def _collect(self) -> None:
+        while self._pieces and self._pieces[0].done():
+            self._rows.append(self._pieces.popleft().result())
+
+    def _let_go(self) -> None:
+        self._room.give_back(self._held)
+        self._held = 0
+
+    def _submit(self, count: int) -> None:
+        """Queue the first `count` frames; their room is free again when the engine has answered."""
         if not count:
             return
-        if len(self._pieces) >= QUEUED_PIECES:
-            self._rows.append(await self._pieces.popleft())
         indices = split_into_clips(count, self._spec.clip_length)
         clips = np.stack([self._frames[index] for index in indices.flat]).reshape(-1, *self._spec.clip_shape)
         del self._frames[:count]
-        self._pieces.append(asyncio.wrap_future(self._batcher.submit(clips)))
+        piece = asyncio.wrap_future(self._batcher.submit(clips))
+        room, self._held = self._held, 0
+        piece.add_done_callback(lambda _: self._room.give_back(room))
+        self._pieces.append(piece)
 
     def _is_lost(self) -> bool:
         """Whether too few frames can be used, whatever the rest is like."""

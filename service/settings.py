@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     decode_threads: Annotated[Count | None, Field(description="frames decoded at a time, default: CPUs, at most 8")] = (
         None
     )
-    max_batch: Annotated[int, Field(ge=1, le=256, description="most clips in one call of the engine")] = 32
+    max_batch: Annotated[
+        int | None, Field(ge=1, le=256, description="most clips in one call of the engine, default: 8, on a GPU 64")
+    ] = None
 
     max_frames: Annotated[Count, Field(description="frames, or boxes, of one tracklet")] = 2000
     max_clips: Annotated[Count, Field(description="clips of one tracklet")] = 500

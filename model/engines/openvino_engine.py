@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,19 +19,26 @@ VERSION: Final[str] = openvino.__version__
 
 _PRECISIONS = {openvino.Type.f32: "f32", openvino.Type.bf16: "bf16", openvino.Type.f16: "f16"}
 
-# Measured with system A and with the light model, bf16 on two cores with AVX-512 BF16:
-# - One stream and one request (LATENCY) against one stream per core (THROUGHPUT): the same frames per second within 4 %
-#   once a call holds four clips. One stream answers a lone clip sooner, and the service batches clips anyway.
+# Measured with system A and with the light model, bf16 and int8 on two cores with AVX-512:
+# - One stream per core (THROUGHPUT) against all cores for one call (LATENCY): 4 % more frames per second on an idle
+#   machine and 10 to 15 % beside the service's decoding, since threads that compute one call wait for each other after
+#   every layer. But a lone clip takes nearly twice as long. So there are two compiled networks, and a call that would
+#   leave cores idle has the one that uses all of them. The price is a second copy of the prepared weights.
 # - A dynamic number of clips against one compiled network for each of a fixed set of batch sizes: 2 to 6 % slower, but
 #   25 % for a lone clip of the light model. In exchange there is one copy of the weights instead of five, and any N
 #   runs without compiling anew.
 # - Pinned threads wait for a core that someone else uses: beside one busy process they were eight times slower than
 #   free ones, and the service's own decoding is such a neighbour.
-_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+_MOST_STREAMS = 8
+_ALONE = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 
 
 class OpenVinoEngine:
-    """A bundle's network compiled for this CPU; calls from several threads take turns, each with all ``threads``."""
+    """A bundle's network compiled for this CPU.
+
+    ``streams`` calls run side by side, each with its share of ``threads``; further ones wait. A call that comes alone
+    with fewer clips than there are streams has all threads.
+    """
 
     name: Final = "openvino"
     device: Final = "cpu"
@@ -53,8 +61,10 @@ class OpenVinoEngine:
         """
         self.threads: Final = threads
         self._spec = bundle.spec
+        self.streams: Final = min(threads, _MOST_STREAMS)
         self._lock = threading.Lock()
-        config: dict[str, Any] = {**_CONFIG, "INFERENCE_NUM_THREADS": threads}
+        self._calls = 0
+        config: dict[str, Any] = {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads}
         if precision != "auto":
             config["INFERENCE_PRECISION_HINT"] = precision
         if cache_dir is not None:
@@ -62,9 +72,17 @@ class OpenVinoEngine:
         try:
             core = openvino.Core()
             with kept_signal_stack():
-                compiled = core.compile_model(core.read_model(bundle.network_path), "CPU", config)
-            self._request = compiled.create_infer_request()
-            used = compiled.get_property("INFERENCE_PRECISION_HINT")
+                network = core.read_model(bundle.network_path)
+                wide = core.compile_model(network, "CPU", config | _ALONE)
+                narrow = wide
+                if self.streams > 1:
+                    side_by_side = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
+                    narrow = core.compile_model(network, "CPU", config | side_by_side)
+            self._wide = wide.create_infer_request()
+            self._narrow: SimpleQueue[Any] = SimpleQueue()
+            for _ in range(self.streams):
+                self._narrow.put(narrow.create_infer_request())
+            used = wide.get_property("INFERENCE_PRECISION_HINT")
         except RuntimeError as error:
             raise EngineError(f"{bundle.network_path}: OpenVINO cannot compile it: {error}") from error
         if used not in _PRECISIONS:
@@ -86,9 +104,24 @@ class OpenVinoEngine:
         """
         check_clips(clips, self._spec)
         with self._lock:
-            try:
-                (embeddings,) = self._request.infer({INPUT_NAME: np.ascontiguousarray(clips)}).values()
-            except RuntimeError as error:
-                raise EngineError(f"OpenVINO failed on {len(clips)} clips: {error}") from error
-            # The request's output buffer is overwritten by the next call.
-            return np.array(embeddings, dtype=np.float32)
+            self._calls += 1
+            alone = self._calls == 1 and len(clips) < self.streams
+        try:
+            return self._infer(self._wide, clips) if alone else self._infer_narrow(clips)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on {len(clips)} clips: {error}") from error
+        finally:
+            with self._lock:
+                self._calls -= 1
+
+    def _infer_narrow(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        request = self._narrow.get()
+        try:
+            return self._infer(request, clips)
+        finally:
+            self._narrow.put(request)
+
+    def _infer(self, request: Any, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (embeddings,) = request.infer({INPUT_NAME: np.ascontiguousarray(clips)}).values()
+        # The request's output buffer is overwritten by its next call.
+        return np.array(embeddings, dtype=np.float32)

@@ -59,6 +59,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def streams(self) -> int:
+        """Calls of ``embed`` that run side by side; with fewer at a time, some of the machine stays idle."""
+        ...
+
+    @property
     def info(self) -> EngineInfo:
         """All of the above, the package's version, and what computes inside it."""
         ...

@@ -20,6 +20,7 @@ class Sums:
     device = "cpu"
     precision = "f32"
     threads = 1
+    streams = 1
     info = EngineInfo("onnxruntime", "cpu", "f32", 1, "0", "CPUExecutionProvider")
 
     def __init__(self) -> None:
@@ -130,3 +131,37 @@ def test_closing_finishes_what_is_queued(engine: Sums) -> None:
     assert not wait(futures, 0).not_done
     with pytest.raises(RuntimeError):
         batcher.submit(clips(1))
+
+
+class SideBySide(Sums):
+    """Two streams; each call waits until a second one is under way, and says which clips it had."""
+
+    streams = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = threading.Barrier(2)
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.both.wait(10)
+        if clips[0, 0, 0, 0, 0] < 2:  # the later clips are ready first
+            time.sleep(0.05)
+        return super().embed(clips)
+
+
+def test_streams_work_side_by_side_on_one_request() -> None:
+    engine = SideBySide()
+    batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
+    answer = batcher.submit(clips(*range(8))).result(5)
+    assert answer.ravel().tolist() == [3 * value for value in range(8)]
+    assert engine.sizes == [4, 4]
+    batcher.close()
+
+
+def test_a_request_of_which_both_calls_fail_is_told_once() -> None:
+    engine = SideBySide()
+    batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="broken"):
+        batcher.submit(clips(255, 2, 3, 255)).result(5)
+    assert batcher.submit(clips(2, 3)).result(5).ravel().tolist() == [6, 9]
+    batcher.close()

@@ -130,3 +130,32 @@ async def test_a_request_that_is_given_up_decodes_no_further_frame(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert decoded == 1
+
+
+async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the tracklets are, and however many: what is decoded has a bound."""
+    decoded, may_go_on = 0, threading.Event()
+    embed, decode = type(parts.engine).embed, service.footage._decode
+
+    def counted(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> object:
+        nonlocal decoded
+        decoded += 1
+        return decode(data, settings, size)
+
+    def held(engine: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert may_go_on.wait(20)
+        return embed(engine, clips)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.footage, "_decode", counted)
+    monkeypatch.setattr(type(parts.engine), "embed", held)
+    tracklets = [Footage(tracklet(person, 6) * 20) for person in range(6)]
+    tasks = [asyncio.create_task(parts.embedder.embed(footage)) for footage in tracklets]
+    await asyncio.sleep(0.5)
+    before = decoded
+    may_go_on.set()
+    answers = await asyncio.gather(*tasks)
+    settings = Settings(max_batch=2)
+    most = 2 * (3 * parts.engine.streams + settings.decoders)  # clips
+    assert 0 < before <= 4 * most < decoded == 720
+    assert {answer.clips for answer in answers} == {30}
+    assert parts.embedder._room._free == most

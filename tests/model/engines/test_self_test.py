@@ -13,14 +13,16 @@ from tests.bundles import make_bundle
 
 
 class Answering:
-    """An engine that answers what it was given."""
+    """An engine that answers what it was given; `alone`, for a clip that comes alone."""
 
     name: Final = "openvino"
     device: Final = "cpu"
     threads = 1
+    streams = 1
 
     def __init__(self, answer: NDArray[np.float32], precision: str) -> None:
         self.answer = answer
+        self.alone = answer[:1]
         self.precision = precision
 
     @property
@@ -28,8 +30,7 @@ class Answering:
         return EngineInfo("openvino", "cpu", self.precision, 1, "0", "CPU")
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert len(clips) == len(self.answer)
-        return self.answer
+        return self.alone if len(clips) == 1 else self.answer[: len(clips)]
 
 
 def turned(embeddings: NDArray[np.float32], cosine: float) -> NDArray[np.float32]:
@@ -65,6 +66,13 @@ def test_the_angle_is_bounded_by_precision(wide: Bundle, precision: str, cosine:
     else:
         with pytest.raises(SelfTestError, match=rf"openvino on cpu in {precision}.*smallest cosine 0\.9"):
             run_self_test(engine, wide)
+
+
+def test_a_clip_that_comes_alone_is_tested_as_well(wide: Bundle) -> None:
+    engine = Answering(wide.golden().embeddings, "f32")
+    engine.alone = -engine.alone
+    with pytest.raises(SelfTestError):
+        run_self_test(engine, wide)
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])

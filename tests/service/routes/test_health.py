@@ -28,7 +28,7 @@ def test_metrics_count_what_happened(live: Live) -> None:
     live.client.post("/embed", files=form([*tracklet(1, 5), b"text"]), data={"id": "private-name"})
     live.client.get("/gallery/private-name")
     live.client.get("/no-such-path-1")
-    live.client.request("BREW", "/no-such-path-2")
+    live.client.request("OPTIONS", "/no-such-path-2")
     answer = live.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
