@@ -4,9 +4,9 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnxruntime
@@ -69,17 +69,28 @@ def cuda_plans(options: CudaOptions) -> Iterator[CudaPlan]:
                 yield CudaPlan(precision, channels_last=channels_last, graphs=graphs)
 
 
-def open_cuda(bundle: Bundle, *, threads: int, cache_dir: Path | None, options: CudaOptions) -> "CudaEngine":
+def open_cuda(
+    bundle: Bundle,
+    *,
+    threads: int,
+    cache_dir: Path | None,
+    options: CudaOptions,
+    device: Literal["cuda", "cpu"] = "cuda",
+) -> "CudaEngine":
     """Open the first of the plans whose golden vectors are right; what was asked for and does not work is logged.
+
+    ``device="cpu"`` rehearses: the same plans, networks and buffers on the CPU provider, without CUDA graphs.
 
     Raises:
         EngineError: the GPU, the provider or the bundle does not allow any.
     """
-    _check_providers(bundle, options)
+    if device == "cpu":
+        options = replace(options, graphs=False, channels_last=False, tensorrt=False)
+    _check_providers(bundle, options, device)
     faults: list[str] = []
     for plan in cuda_plans(options):
         try:
-            engine = CudaEngine(bundle, plan, threads=threads, cache_dir=cache_dir, options=options)
+            engine = CudaEngine(bundle, plan, threads=threads, cache_dir=cache_dir, options=options, device=device)
             run_self_test(engine, bundle)
         except ProviderError:
             raise
@@ -89,19 +100,25 @@ def open_cuda(bundle: Bundle, *, threads: int, cache_dir: Path | None, options: 
             continue
         if faults:
             engine.warning = f"runs {plan}; {faults[0]}"
-            _LOG.warning("the GPU runs %s", plan)
+            _LOG.warning("the network runs %s", plan)
         return engine
-    raise EngineError(f"{bundle.network_path}: nothing works on the GPU: " + "; ".join(faults))
+    raise EngineError(f"{bundle.network_path}: no plan works: " + "; ".join(faults))
 
 
 class CudaEngine:
     """A bundle's network on one GPU, in one plan; calls from several threads take turns."""
 
     name: Final = "onnxruntime"
-    device: Final = "cuda"
 
     def __init__(
-        self, bundle: Bundle, plan: CudaPlan, *, threads: int, cache_dir: Path | None, options: CudaOptions
+        self,
+        bundle: Bundle,
+        plan: CudaPlan,
+        *,
+        threads: int,
+        cache_dir: Path | None,
+        options: CudaOptions,
+        device: Literal["cuda", "cpu"] = "cuda",
     ) -> None:
         """Open a session, prepared for every batch size; ``cache_dir`` keeps the f16 network and TensorRT's engine.
 
@@ -110,14 +127,16 @@ class CudaEngine:
             EngineError: the network, in this plan, does not run on this GPU or within the memory.
         """
         self.plan: Final = plan
+        self.device: Final = device
         self.threads: Final = threads
+        self.streams: Final = 1
         self.precision: Final = plan.precision
         self.warning: str | None = None
         self._spec = bundle.spec
-        session = _open_session(bundle, plan, threads, cache_dir, options)
+        session = _open_session(bundle, plan, threads, cache_dir, options, device)
         self.provider: Final[str] = session.get_providers()[0]
         sizes = batch_sizes(options.largest_batch)
-        self._bound = BoundSession(session, bundle.spec, device="cuda", sizes=sizes, graphs=plan.graphs)
+        self._bound = BoundSession(session, bundle.spec, device=device, sizes=sizes, graphs=plan.graphs)
 
     @property
     def info(self) -> EngineInfo:
@@ -136,12 +155,14 @@ class CudaEngine:
         return self._bound.embed(clips)
 
 
-def _check_providers(bundle: Bundle, options: CudaOptions) -> None:
+def _check_providers(bundle: Bundle, options: CudaOptions, device: str) -> None:
     if bundle.is_ir:
         raise EngineError(
             f"{bundle.network_path}: an OpenVINO model, which no GPU of NVIDIA runs; "
             "ask for the device cpu, or import the model from its ONNX file"
         )
+    if device == "cpu":
+        return
     if not cuda_provider_installed():
         raise ProviderError(
             f"CUDA was asked for, but ONNX Runtime {VERSION} is built without it; "
@@ -151,8 +172,18 @@ def _check_providers(bundle: Bundle, options: CudaOptions) -> None:
         raise ProviderError(f"TensorRT was asked for, but ONNX Runtime {VERSION} is built without it")
 
 
-def _open_session(bundle: Bundle, plan: CudaPlan, threads: int, cache_dir: Path | None, options: CudaOptions) -> Any:
-    _load_libraries()
+def _open_session(
+    bundle: Bundle,
+    plan: CudaPlan,
+    threads: int,
+    cache_dir: Path | None,
+    options: CudaOptions,
+    device: Literal["cuda", "cpu"],
+) -> Any:
+    providers: list[Any] = [_CPU]
+    if device == "cuda":
+        _load_libraries()
+        providers = session_providers(bundle, plan, cache_dir, options)
     # TensorRT converts by itself, from the f32 network.
     in_half = plan.precision == "f16" and not plan.tensorrt
     network: bytes | Path = half_network(bundle, cache_dir) if in_half else bundle.network_path
@@ -161,15 +192,13 @@ def _open_session(bundle: Bundle, plan: CudaPlan, threads: int, cache_dir: Path 
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(
-            network, session_options, providers=session_providers(bundle, plan, cache_dir, options)
-        )
+        session = onnxruntime.InferenceSession(network, session_options, providers=providers)
     except ORT_ERRORS as error:
-        raise EngineError(f"{bundle.network_path}: ONNX Runtime cannot open it on cuda: {error}") from error
+        raise EngineError(f"{bundle.network_path}: ONNX Runtime cannot open it on {device}: {error}") from error
     # A provider whose libraries do not load is dropped with a log line, and a failing run moves to the CPU:
     # both are refused.
     session.disable_fallback()
-    wanted = TENSORRT if plan.tensorrt else CUDA
+    wanted = TENSORRT if plan.tensorrt else CUDA if device == "cuda" else _CPU
     if session.get_providers()[0] != wanted:
         name = "TensorRT" if plan.tensorrt else "CUDA"
         raise ProviderError(

@@ -14,6 +14,7 @@ A GPU's tensor cores multiply in f16 and add up in f32, several times faster tha
 too small for f16, the factors are not. Input and output keep their types.
 """
 
+import contextlib
 import hashlib
 import importlib
 import logging
@@ -109,7 +110,8 @@ def _keep(cache_dir: Path | None, key: str, content: bytes) -> None:
         partial.replace(target)
     except OSError as error:
         _LOG.warning("the network in f16 cannot be kept in %s: %s", cache_dir, error)
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 class _Converter:
@@ -215,9 +217,9 @@ class _Converter:
         """Of an f16 value, by the convolution that it came from: 2 for maps, 1 for sequences."""
         makers = {output: node for node in self._nodes for output in node.output}
         while (maker := makers.get(name)) is not None:
-            if maker.op_type == "Conv":
+            if maker.op_type == "Conv" and maker.input[1] in self._weights:
                 return len(self._weights[maker.input[1]].dims) - 2
-            if maker.op_type in {"Gemm", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "MatMul"}:
+            if maker.op_type in {"Conv", "Gemm", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "MatMul"}:
                 break
             name = maker.input[0]
         raise ValueError(f"the shape that a BatchNormalization has at '{name}' is not known")
