@@ -28,8 +28,6 @@ __all__ = ["Embedded", "Embedder"]
 
 T = TypeVar("T")
 
-MAX_BATCH = {"cpu": 8, "cuda": 64}
-"""Clips in one call, by device. On a CPU four are as fast as 32 (docs/performance.md) and keep nobody waiting."""
 QUEUED_CALLS = 2
 """Full calls of each of the engine's streams whose frames may wait, decoded, beside those in work."""
 
@@ -49,7 +47,7 @@ class Embedder:
 
     def __init__(self, engine: Engine, spec: BundleSpec, settings: Settings, metrics: Metrics) -> None:
         self._spec, self._settings, self._metrics = spec, settings, metrics
-        self._piece_clips = settings.max_batch or MAX_BATCH[engine.device]
+        self._piece_clips = settings.largest_batch(engine.device)
         self._batcher = Batcher(engine, self._piece_clips, metrics)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._room = Room(self._piece_clips * ((1 + QUEUED_CALLS) * engine.streams + settings.decoders))

@@ -115,6 +115,10 @@ class Settings(BaseSettings):
             )
         return self
 
+    def largest_batch(self, device: Literal["cpu", "cuda"]) -> int:
+        """Most clips in one call. On a CPU four are as fast as 32 (docs/performance.md) and keep nobody waiting."""
+        return self.max_batch or {"cpu": 8, "cuda": 64}[device]
+
     @property
     def frame_limits(self) -> FrameLimits:
         """The limits of one frame, as `model.frames` takes them."""

@@ -94,7 +94,7 @@ class Startup:
             cuda=CudaOptions(
                 precision=settings.gpu_precision,
                 memory_mb=settings.gpu_memory_mb,
-                largest_batch=settings.max_batch,
+                largest_batch=settings.largest_batch("cuda"),
                 tensorrt=settings.gpu_tensorrt,
                 graphs=settings.gpu_graphs,
             ),
