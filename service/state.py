@@ -35,6 +35,8 @@ class State:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.metrics.pending_requests_limit.set(settings.max_pending_requests)
+        self.metrics.pending_bytes_limit.set(settings.max_pending_bytes)
         self.admission = Admission(settings.max_pending_requests, settings.max_pending_bytes, self.metrics)
         self.startup = Startup(settings, self.metrics)
         self._gallery_threads = ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery")
@@ -79,7 +81,7 @@ class State:
         """
         work = functools.partial(call, *args, **kwargs)
         try:
-            with self.metrics.stage("gallery"):
+            with self.metrics.stage("index"):
                 return await asyncio.get_running_loop().run_in_executor(self._gallery_threads, work)
         except DuplicateId as error:
             raise Problem.of_field("id", str(error), "duplicate-id") from None
@@ -87,6 +89,10 @@ class State:
             raise Problem("malformed", str(error), errors=[Fault(field=error.argument, reason=str(error))]) from None
         except DiskFull as error:
             raise Problem("disk-full", str(error)) from None
+
+    async def count_records(self, loaded: Loaded) -> int:
+        """Records in the gallery. Not a stage of a request: `/metrics` asks at every scrape and would fill `index`."""
+        return await asyncio.get_running_loop().run_in_executor(self._gallery_threads, loaded.gallery.count)
 
     def _on_started(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()):

@@ -39,7 +39,7 @@ async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
     state = state_of(request)
     if loaded := state.startup.loaded:
-        state.metrics.gallery_records.set(await state.in_gallery(loaded.gallery.count))
+        state.metrics.gallery_records.set(await state.count_records(loaded))
     return Response(state.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
@@ -64,6 +64,6 @@ async def info(request: Request) -> InfoAnswer:
             warning=engine.warning,
             self_test_min_cosine=loaded.self_test.min_cosine,
         ),
-        gallery=GalleryFacts(engine=loaded.gallery.engine, records=await state.in_gallery(loaded.gallery.count)),
+        gallery=GalleryFacts(engine=loaded.gallery.engine, records=await state.count_records(loaded)),
         limits=LimitFacts(**{name: getattr(settings, name) for name in LimitFacts.model_fields}),
     )

@@ -43,8 +43,9 @@ def test_metrics_count_what_happened(live: Live) -> None:
     assert "not3d_pending_bytes 0.0" in lines
     assert "not3d_queued_clips 0.0" in lines
     assert "not3d_ready 1.0" in lines
-    for stage in ("read", "decode", "infer", "gallery"):
-        assert any(line.startswith(f'not3d_stage_seconds_count{{stage="{stage}"}}') for line in lines)
+    for stage in ("read", "decode", "queue", "infer", "index"):
+        assert f'not3d_stage_seconds_count{{stage="{stage}"}} 0.0' not in lines
+    assert 'not3d_stage_seconds_count{stage="rerank"} 0.0' in lines
     assert "private-name" not in answer.text
 
 
