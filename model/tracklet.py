@@ -29,8 +29,10 @@ def split_into_clips(frame_count: int, clip_length: int, max_clips: int | None =
     remainder = frame_count - (clips - 1) * clip_length
     indices[-1] = (clips - 1) * clip_length + np.arange(clip_length) % remainder
     if max_clips is not None and clips > max_clips:
-        # The middles of max_clips equal stretches: no end of the tracklet is favoured.
-        indices = indices[((np.arange(max_clips) + 0.5) * clips / max_clips).astype(np.int64)]
+        # The clips in the middle of max_clips equal stretches; between two clips the earlier, as the later may be
+        # the short last clip: one clip of two was 3 points of mAP worse that way on people set aside.
+        middles = (2 * np.arange(max_clips) + 1) * clips
+        indices = indices[(middles - 1) // (2 * max_clips)]
     return indices
 
 

@@ -42,6 +42,30 @@ def test_a_limit_keeps_evenly_spaced_clips(frames, length, limit):
         assert gaps.max() - gaps.min() <= 1
 
 
+@pytest.mark.parametrize(
+    ("frames", "limit", "starts"),
+    [
+        (5, 1, [0]),
+        (12, 1, [4]),
+        (16, 1, [4]),
+        (17, 2, [4, 12]),
+        (24, 2, [4, 16]),
+        (22, 3, [0, 8, 16]),
+        (40, 4, [4, 12, 24, 32]),
+    ],
+)
+def test_the_middles_of_equal_stretches_are_kept_of_two_the_earlier(frames, limit, starts):
+    """So 1 clip of 5 frames is the whole one, never the single frame that is left."""
+    np.testing.assert_array_equal(split_into_clips(frames, 4, limit)[:, 0], starts)
+
+
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 60))
+def test_a_short_clip_is_computed_where_few_others_are_left_out_only(frames, length, limit):
+    clips = -(-frames // length)
+    if clips >= 2 * limit:
+        assert len(choose_frames(frames, length, limit)) == limit * length
+
+
 @pytest.mark.parametrize("arguments", [(0, 4), (4, 0), (4, 4, 0), (-1, 4)])
 def test_counts_below_one_are_errors(arguments):
     with pytest.raises(ValueError, match="at least 1"):

@@ -50,15 +50,15 @@ def test_only_computing_enrolls_nothing(client: Client, tracklet: Tracklet) -> N
 
 
 def test_fewer_clips_may_be_computed(client: Client, tracklet: Tracklet) -> None:
-    """Of 5 frames, the 4 of the first clip or the single one of the last; with one clip wanted it is the last."""
+    """Of 5 frames these are the 4 of the first clip, not the one that is left for a second."""
     frames = tracklet.frames
-    alone = client.embed(frames[4:], enroll=False, include_embedding=True)
+    alone = client.embed(frames[:4], enroll=False, include_embedding=True)
     answer = client.embed(frames, id="fewer", max_clips=1, include_embedding=True)
-    assert (answer.frames, answer.clips) == (1, 1)
+    assert (answer.frames, answer.clips) == (4, 1)
     assert answer.embedding == pytest.approx(alone.embedding, abs=1e-6)
     client.put("all", frames)
     put = client.put("put", frames, max_clips=1)
-    assert (put.frames, put.clips) == (1, 1)
+    assert (put.frames, put.clips) == (4, 1)
     assert (client.get("put").clips, client.get("all").clips) == (1, 2)
     best = client.search(frames, max_clips=1, top_k=3).hits
     assert {hit.id for hit in best[:2]} == {"fewer", "put"}
