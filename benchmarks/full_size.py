@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.peers import weights_of
 from model.bundle import Bundle
 from model.frames import PREPROCESSING_VERSION
 from model.network import NetworkSpec, VideoReID, build_network
@@ -41,11 +42,17 @@ def write_full_size(out: Path) -> Bundle:
         not_for="anything else",
     )
     write_bundle(network, description, out, clips=draw_clips(description, people=4, seed=3), crops="drawn people")
+    torch.save(network.state_dict(), weights_of(out))
     return Bundle.load(out)
 
 
-def eager_network(spec: BundleSpec) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """The same network as a bundle's in PyTorch eager mode and fp32, with fresh weights."""
+def eager_network(bundle: Bundle) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """A bundle's network in PyTorch eager mode and fp32.
+
+    With its own weights where :func:`write_full_size` made it, else with fresh ones: a bundle holds no PyTorch weights,
+    and a plain forward pass takes the same time with any.
+    """
+    spec = bundle.spec
     network = build_network(
         NetworkSpec(
             backbone=spec.backbone,
@@ -54,7 +61,12 @@ def eager_network(spec: BundleSpec) -> Callable[[NDArray[np.uint8]], NDArray[np.
             frame_width=spec.frame_width,
             clip_length=spec.clip_length,
         )
-    ).eval()
+    )
+    if weights_of(bundle.path).exists():
+        network.load_state_dict(torch.load(weights_of(bundle.path), weights_only=True))
+        network.eval()
+    else:
+        _with_statistics(network)
     normalise = Normalise(spec.preprocessing.mean, spec.preprocessing.std, torch.device("cpu"))
 
     def embed(clips: NDArray[np.uint8]) -> NDArray[np.float32]:

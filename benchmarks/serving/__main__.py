@@ -1,0 +1,102 @@
+"""``python -m benchmarks.serving``: the service against its engine, its peers and its targets, all in one run.
+
+Everything is real: the service, the peers and the clients are processes of their own on loopback, and the clients send
+JPEG crops. Ratios are taken in turns, so that they mean something where the machine is shared.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.serving.contenders import measure_peers
+from benchmarks.serving.engines import measure_engines
+from benchmarks.serving.footage import read_crops, ready_clips
+from benchmarks.serving.report import Report, describe_machine
+from benchmarks.serving.service import Effort, Plans, measure_service
+from benchmarks.serving.soak import soak
+from benchmarks.serving.starts import measure_starts
+from model.bundle import BUNDLED, Bundle
+
+PARTS = ("engines", "service", "peers", "starts")
+QUICK = Effort(rounds=1, seconds=0.3, engine_seconds=0.1, clients=4, lengths=(4, 9), largest_batch=8)
+
+
+def main() -> None:
+    """Measure and print Markdown."""
+    options = _options()
+    effort = QUICK if options.quick else Effort(options.rounds, options.seconds, options.seconds / 4)
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="not3d-benchmark-") as name:
+        folder = Path(name)
+        with _bundle(options.bundle, folder, full_size=options.full_size) as bundle:
+            _run(options, report, bundle, folder, effort)
+    report.conclude()
+
+
+def _run(options: argparse.Namespace, report: Report, bundle: Bundle, folder: Path, effort: Effort) -> None:
+    spec = bundle.spec
+    report.say(f"{spec.name}: {spec.backbone} at {spec.frame_height}x{spec.frame_width}, clips of {spec.clip_length}.")
+    report.say(describe_machine())
+    crops = read_crops(options.data, folder / "people")
+    report.say(f"Crops: {crops.described}.")
+    clips = ready_clips(crops, spec, effort.largest_batch)
+    plans = Plans.write(crops, folder / "plans", spec.clip_length, effort.lengths)
+    quantised = Bundle.load(options.quantised) if options.quantised else None
+    if "engines" in options.only:
+        measure_engines(report, bundle, quantised, clips, effort.rounds, effort.engine_seconds)
+    forms = [bundle] if quantised is None else [bundle, quantised]
+    if "service" in options.only:
+        services: list[tuple[Bundle, tuple[str, ...]]] = [(form, ()) for form in forms]
+        if not (bundle.is_ir or options.quick):
+            services.append((bundle, ("--engine", "onnxruntime")))
+        measured = [
+            measure_service(report, which, folder / f"service-{number}", plans, clips, effort, given)
+            for number, (which, given) in enumerate(services)
+        ]
+        if "peers" in options.only:
+            fastest = max(measured, key=lambda item: item.rate)
+            measure_peers(report, fastest, bundle, folder / "peers", plans, effort, every=options.every_way)
+    if "starts" in options.only:
+        for number, which in enumerate(forms):
+            measure_starts(report, which, folder / f"starts-{number}", options.starts)
+    if options.soak:
+        soak(report, quantised or bundle, crops, folder / "soak", options.soak, options.csv)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=BUNDLED, help="the model (default: the bundled one)")
+    parser.add_argument(
+        "--full-size", action="store_true", help="the paper's ResNet50-IBN-a at 224x112 with fresh weights in its place"
+    )
+    parser.add_argument("--quantised", type=Path, help="its int8 bundle, as `not3d quantize` writes it")
+    parser.add_argument("--data", type=Path, help="a dataset or folder of tracklets (default: people are drawn)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of engine and service")
+    parser.add_argument("--seconds", type=float, default=12.0, help="length of each load")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts; peers need the service")
+    parser.add_argument(
+        "--every-way", action="store_true", help="peers in all ways to configure them, not the best only"
+    )
+    parser.add_argument("--starts", type=int, default=3, help="how often to start")
+    parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="mixed load while memory is watched")
+    parser.add_argument("--csv", type=Path, help="where the soak's samples go")
+    parser.add_argument("--quick", action="store_true", help="a few seconds: that it runs, not how fast")
+    return parser.parse_args()
+
+
+@contextmanager
+def _bundle(path: Path, folder: Path, *, full_size: bool) -> Iterator[Bundle]:
+    if not full_size:
+        yield Bundle.load(path)
+        return
+    from benchmarks.full_size import write_full_size  # noqa: PLC0415 - needs torch, which the service does without
+
+    yield write_full_size(folder / "bundle")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Clients over loopback, in a process of their own: ``python -m benchmarks.serving.client``.
+
+They share the machine's CPUs with the service, so they cost next to nothing: bodies are ready-made, nothing but the
+standard library is imported, and what they take is measured. Every answer is checked. Prints one JSON object.
+"""
+
+import argparse
+import http.client
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BOUNDARY = "not3d-benchmark-9b2f6c1e"
+PLAN = "plan.json"
+PATIENCE = 600.0
+WARM_UP = 5
+"""Answers of a lone client that are left out; of several, the first of each."""
+
+
+def form(frames: Sequence[bytes], fields: dict[str, str] | None = None, video: bytes | None = None) -> bytes:
+    """A multipart body: text fields, then frames in their order, or a video."""
+    parts = [(f'name="{name}"', value.encode()) for name, value in (fields or {}).items()]
+    parts += [
+        (f'name="frames"; filename="{index}.jpg"\r\nContent-Type: image/jpeg', frame)
+        for index, frame in enumerate(frames)
+    ]
+    if video is not None:
+        parts.append(('name="video"; filename="video.avi"\r\nContent-Type: video/x-msvideo', video))
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; "
+    body = b"".join(f"{head}{name}\r\n\r\n".encode() + value + b"\r\n" for name, value in parts)
+    return body + f"--{BOUNDARY}--\r\n".encode()
+
+
+class Tally:
+    """Who asks what next, and what counts: a window of time in which all clients ask without a pause.
+
+    It opens when every client has had an answer, and closes after ``seconds`` and as many answers as there are clients.
+    They go on asking until what was under way then is answered too. A request that reaches over an edge of the window
+    counts by its share inside, so that neither answers that come in groups nor the last ones bend the rate.
+    """
+
+    def __init__(self, clients: int, seconds: float) -> None:
+        self._clients, self._seconds = clients, seconds
+        self._lock = threading.Lock()
+        self._next = 0
+        self._under_way: dict[int, float] = {}
+        self._awaited: set[int] | None = None
+        self._answers: list[tuple[float, float, int]] = []
+        self._begin = self._end = (0.0, 0.0)
+        self.busy = 0
+        self.faults: list[str] = []
+        self.over = threading.Event()
+
+    def take(self) -> int | None:
+        """The number of the next request; None when it is over."""
+        with self._lock:
+            if self.over.is_set():
+                return None
+            self._under_way[self._next] = time.perf_counter()
+            self._next += 1
+            return self._next - 1
+
+    def add(self, number: int, frames: int) -> None:
+        """The answer to a request, of so many frames."""
+        with self._lock:
+            now = time.perf_counter()
+            self._answers.append((self._under_way.pop(number), now, frames))
+            warm_up = max(self._clients, WARM_UP)
+            if len(self._answers) == warm_up:
+                self._begin = now, time.process_time()
+            elif self._awaited is not None:
+                self._awaited.discard(number)
+            elif len(self._answers) >= warm_up + self._clients and now - self._begin[0] >= self._seconds:
+                self._end = now, time.process_time()
+                self._awaited = set(self._under_way)
+            if self._awaited is not None and not self._awaited:
+                self.over.set()
+
+    def result(self) -> dict[str, Any]:
+        """Length of the window, frames in it, seconds of each request that was answered in it, and CPU seconds."""
+        (begin, cpu_begin), (end, cpu_end) = self._begin, self._end
+        frames = 0.0
+        for start, stop, count in self._answers:
+            frames += count * max(0.0, min(stop, end) - max(start, begin)) / (stop - start)
+        return {
+            "seconds": end - begin,
+            "frames": frames,
+            "times": [stop - start for start, stop, _ in self._answers if begin < stop <= end],
+            "cpu_seconds": cpu_end - cpu_begin,
+        }
+
+    def wait_as_told(self, number: int, seconds: str | None) -> None:
+        """A refusal with 503, which names the seconds to wait."""
+        with self._lock:
+            self.busy += 1
+            self._under_way.pop(number)
+            if self._awaited is not None:
+                self._awaited.discard(number)
+        if seconds is None:
+            self.fail("503 without Retry-After")
+        time.sleep(float(seconds or 1))
+
+    def fail(self, reason: str) -> None:
+        """Something that must not happen, which ends the run."""
+        with self._lock:
+            self.faults.append(reason)
+            self.over.set()
+
+
+def main() -> None:
+    """Run the clients and print what they saw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", default="/embed")
+    parser.add_argument("--plan", type=Path, required=True, help="folder of bodies, see benchmarks.serving.footage")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--dimension", type=int, required=True)
+    options = parser.parse_args()
+    plan = json.loads((options.plan / PLAN).read_text())
+    bodies = [((options.plan / entry["file"]).read_bytes(), int(entry["frames"])) for entry in plan]
+    tally, samples = Tally(options.clients, options.seconds), dict[int, list[float]]()
+    threads = [
+        threading.Thread(target=_ask, args=(options, bodies, tally, samples), daemon=True)
+        for _ in range(options.clients)
+    ]
+    for thread in threads:
+        thread.start()
+    tally.over.wait()
+    # What is still under way is answered, so that nothing of it disturbs what is measured next.
+    for thread in threads:
+        thread.join(PATIENCE)
+    result = {} if tally.faults else tally.result()
+    print(json.dumps(result | {"busy": tally.busy, "faults": tally.faults[:5], "sample": samples.get(0)}), flush=True)
+    os._exit(1 if tally.faults else 0)
+
+
+def _ask(
+    options: argparse.Namespace, bodies: Sequence[tuple[bytes, int]], tally: Tally, samples: dict[int, list[float]]
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=PATIENCE)
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    while (number := tally.take()) is not None:
+        body, frames = bodies[number % len(bodies)]
+        try:
+            connection.request("POST", options.path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            tally.fail(f"{type(error).__name__}: {error}")
+            return
+        if answer.status == 503:
+            tally.wait_as_told(number, answer.headers.get("Retry-After"))
+            continue
+        embedding = _check(answer.status, content, frames, options.dimension, tally)
+        if number < len(bodies) and embedding is not None:
+            samples[number] = embedding
+        tally.add(number, frames)
+    connection.close()
+
+
+def _check(status: int, content: bytes, frames: int, dimension: int, tally: Tally) -> list[float] | None:
+    """The embedding, where the answer has one: of unit length, and every component a number."""
+    if status not in {200, 201}:
+        tally.fail(f"{status}: {content[:300]!r}")
+        return None
+    answer = json.loads(content)
+    embedding: list[float] | None = answer.get("embedding")
+    if answer["frames"] != frames:
+        tally.fail(f"{answer['frames']} frames used of {frames}")
+    if embedding is None:
+        if answer.get("dim") != dimension:
+            tally.fail(f"dimension {answer.get('dim')}, not {dimension}")
+    elif len(embedding) != dimension or not abs(math.hypot(*embedding) - 1) < 1e-3:
+        tally.fail(f"{len(embedding)} components of length {math.hypot(*embedding)}")
+    return embedding
+
+
+if __name__ == "__main__":
+    main()

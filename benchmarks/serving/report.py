@@ -1,0 +1,82 @@
+"""Markdown on standard output, as a README can take it, and the targets at its end."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.engines.cpu_limit import available_cpus
+
+_FLAGS = {"amx_bf16": "AMX BF16", "amx_int8": "AMX INT8", "avx512_bf16": "AVX-512 BF16", "avx512_vnni": "AVX-512 VNNI"}
+_FLAGS |= {"avx512f": "AVX-512", "avx_vnni": "AVX VNNI", "avx2": "AVX2"}
+_PACKAGES = ("openvino", "onnxruntime", "torch", "fastapi", "uvicorn", "litserve", "opencv-python-headless", "numpy")
+
+
+class Report:
+    """Prints as it goes, and keeps what was asked for until the end."""
+
+    def __init__(self) -> None:
+        self._targets: list[str] = []
+        self._missed = 0
+
+    def say(self, text: str = "") -> None:
+        """One paragraph."""
+        print(f"{text}\n", flush=True)
+
+    def head(self, *columns: str) -> None:
+        """The first lines of a table."""
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+
+    def row(self, *cells: str) -> None:
+        """A line of the table."""
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+    def end_table(self) -> None:
+        """An empty line behind a table."""
+        print(flush=True)
+
+    def target(self, asked: str, measured: str, *, met: bool) -> None:
+        """Keep a target for the end."""
+        self._missed += not met
+        self._targets.append(f"- {asked}: {measured}: **{'met' if met else 'missed'}**")
+
+    def conclude(self) -> None:
+        """Print the targets."""
+        if self._targets:
+            print("Targets:\n\n" + "\n".join(self._targets), flush=True)
+
+
+def describe_machine() -> str:
+    """CPU, cores, the flags that decide how fast an engine is, and versions."""
+    facts = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        facts[name.strip()] = value.strip()
+    flags = facts.get("flags", "").split()
+    has = [name for flag, name in _FLAGS.items() if flag in flags]
+    lacks = [name for flag, name in _FLAGS.items() if flag.startswith("amx") and flag not in flags]
+    without = f" (no {', no '.join(lacks)})" if lacks else ""
+    cpu = facts.get("model name", platform.machine())
+    busy = _read("/proc/loadavg").split()
+    loaded = f"; load average {busy[0]} before the run" if busy else ""
+    return (
+        f"{available_cpus()} CPUs of {cpu}, {', '.join(has)}{without}{loaded}. Python {platform.python_version()}, "
+        + (", ".join(f"{name} {version}" for name, version in _versions(_PACKAGES)))
+    )
+
+
+def _versions(names: Sequence[str]) -> list[tuple[str, str]]:
+    found = []
+    for name in names:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,202 @@
+"""The real service under load, against the engine that it runs."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.serving.engines import best_batch, clip_seconds, clips_per_second, engine_like
+from benchmarks.serving.footage import Crops, Plan, write_plan
+from benchmarks.serving.process import MB, Load, Server, Watch, load, running_service
+from benchmarks.serving.report import Report
+from model.bundle import Bundle
+from model.engines import Engine
+from service.batcher import batch_sizes
+from service.settings import Settings
+
+COMPUTE = "/embed?enroll=false&include_embedding=true"
+"""As the peers answer: with the embedding, and nothing kept."""
+VARIANTS = {"without the vector in the answer": "/embed?enroll=false", "enrolled, committed durably": "/embed"}
+
+SHARE, TIMES_ONE_CLIP, MEMORY = 0.9, 1.3, 1200 * MB
+"""What the service must reach of its engine's rate, may take of its engine's time, and may hold."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: rounds, seconds of a load in each, seconds of the engine before and after it, clients."""
+
+    rounds: int
+    seconds: float
+    engine_seconds: float
+    clients: int = 16
+    lengths: tuple[int, int] = (8, 60)
+    """Frames of a tracklet, least and most."""
+    largest_batch: int = Settings().largest_batch("cpu")
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What clients ask: tracklets of mixed lengths, of one clip, and of thirty frames."""
+
+    mixed: Plan
+    clip: Plan
+    thirty: Plan
+
+    @classmethod
+    def write(cls, crops: Crops, folder: Path, clip_length: int, lengths: tuple[int, int]) -> "Plans":
+        """The same requests for everybody."""
+        return cls(
+            write_plan(crops, folder / "mixed", lengths, requests=96, clip_length=clip_length),
+            write_plan(crops, folder / "clip", (clip_length, clip_length), requests=16, clip_length=clip_length),
+            write_plan(crops, folder / "thirty", (30, 30), requests=16, clip_length=clip_length),
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What others are compared with."""
+
+    bundle: Bundle
+    rate: float
+    precision: str
+    sample: NDArray[np.float32]
+
+
+def measure_service(
+    report: Report,
+    bundle: Bundle,
+    folder: Path,
+    plans: Plans,
+    clips: NDArray[np.uint8],
+    effort: Effort,
+    options: tuple[str, ...] = (),
+) -> Measured:
+    """Starts the service, measures it in turns with its engine in this process, and prints tables."""
+    with running_service(bundle.path, folder, *options) as server:
+        facts = server.get("/info")["engine"]
+        name = f"{facts['name']} {facts['precision']}"
+        engine = engine_like(bundle, facts)
+        if engine.precision != facts["precision"]:
+            raise SystemExit(f"the service computes in {facts['precision']}, its engine here in {engine.precision}")
+        report.say(f"**The service with {name}**, {facts['threads']} threads{_given(options)}.")
+        sizes = batch_sizes(effort.largest_batch)
+        batch = best_batch(engine, clips, sizes, effort.rounds, effort.engine_seconds)
+        turns = _Turns(server, bundle, effort)
+        with Watch(server.pid, 0.5) as watch:
+            alone = clips[:batch]
+            mixed = turns.alternate(plans.mixed, effort.clients, lambda: _rate(engine, alone, effort, bundle))
+            lone = turns.alternate(plans.clip, 1, lambda: clip_seconds(engine.embed, clips[:1], effort.engine_seconds))
+            thirty = turns.once(plans.thirty, 1, COMPUTE)
+            variants = {what: turns.once(plans.mixed, effort.clients, path) for what, path in VARIANTS.items()}
+        _print(report, effort, mixed, lone, thirty, variants)
+        share = _share_of_engine(report, batch, plans.mixed, mixed)
+        ratio = _times_one_clip(report, lone)
+        report.say(f"Resident set under this load: at most {watch.most / MB:.0f} MB.")
+    if not options:  # targets are for what a user gets
+        report.target(f"{name}: at least 90% of the engine alone", f"{share:.1%}", met=share >= SHARE)
+        asked = f"{name}: one client, one clip, median at most 1.3 times the engine's own time"
+        report.target(asked, f"{ratio:.2f} times", met=ratio <= TIMES_ONE_CLIP)
+        report.target(f"{name}: p99 of {effort.clients} clients stated", f"{mixed.p99_ms:.0f} ms", met=True)
+        report.target(f"{name}: resident set at most 1200 MB", f"{watch.most / MB:.0f} MB", met=watch.most <= MEMORY)
+    sample = np.asarray(mixed.loads[0].sample, dtype=np.float32)
+    return Measured(bundle, statistics.median(item.rate for item in mixed.loads), str(facts["precision"]), sample)
+
+
+@dataclass(frozen=True)
+class _Alternated:
+    """The engine's measure before and after every load, and the loads."""
+
+    before: list[float]
+    loads: list[Load]
+    after: list[float]
+
+    @property
+    def engine(self) -> list[float]:
+        """The engine's measure around every load: a neighbour's busy moment is likely to hit both."""
+        return [(a + b) / 2 for a, b in zip(self.before, self.after, strict=True)]
+
+    @property
+    def p99_ms(self) -> float:
+        return 1000 * float(np.percentile([value for item in self.loads for value in item.times], 99))
+
+
+class _Turns:
+    def __init__(self, server: Server, bundle: Bundle, effort: Effort) -> None:
+        self._server, self._bundle, self._effort = server, bundle, effort
+
+    def once(self, plan: Plan, clients: int, path: str) -> Load:
+        dimension = self._bundle.spec.dimension
+        seconds = self._effort.seconds
+        return load(self._server.port, plan, clients=clients, seconds=seconds, path=path, dimension=dimension)
+
+    def alternate(self, plan: Plan, clients: int, engine: Callable[[], float]) -> _Alternated:
+        before, loads, after = [], [], []
+        for _ in range(self._effort.rounds):
+            before.append(engine())
+            loads.append(self.once(plan, clients, COMPUTE))
+            after.append(engine())
+        return _Alternated(before, loads, after)
+
+
+def _given(options: tuple[str, ...]) -> str:
+    return f" (given `{' '.join(options)}`)" if options else " (chosen by itself)"
+
+
+def _rate(engine: Engine, clips: NDArray[np.uint8], effort: Effort, bundle: Bundle) -> float:
+    return bundle.spec.clip_length * clips_per_second(engine.embed, clips, effort.engine_seconds, engine.streams)
+
+
+def _print(
+    report: Report, effort: Effort, mixed: _Alternated, lone: _Alternated, thirty: Load, variants: dict[str, Load]
+) -> None:
+    report.head("load on the service", "frames/s", "median ms", "p99 ms", "503s", "the clients' share of the CPUs")
+    lines = [(f"{effort.clients} clients, tracklets of {effort.lengths[0]} to {effort.lengths[1]} frames", mixed.loads)]
+    lines += [(f"the same, {what}", [item]) for what, item in variants.items()]
+    lines += [("1 client, one clip", lone.loads), ("1 client, 30 frames", [thirty])]
+    for what, loads in lines:
+        times = [1000 * value for item in loads for value in item.times]
+        report.row(
+            what,
+            f"{statistics.median(item.rate for item in loads):.0f}",
+            f"{statistics.median(times):.1f}",
+            f"{np.percentile(times, 99):.1f}",
+            str(sum(item.busy for item in loads)),
+            f"{statistics.median(item.client_share for item in loads):.1%}",
+        )
+    report.end_table()
+
+
+def _share_of_engine(report: Report, batch: int, plan: Plan, mixed: _Alternated) -> float:
+    rates = [item.rate for item in mixed.loads]
+    computed = [rate * plan.computed / engine for rate, engine in zip(rates, mixed.engine, strict=True)]
+    sent = [rate / engine for rate, engine in zip(rates, mixed.engine, strict=True)]
+    share = statistics.median(computed)
+    report.say(
+        f"The engine alone, {batch} clips a call (its best here): {_listed(mixed.before)} frames/s before, "
+        f"{_listed(mixed.after)} after each load of {_listed(rates)}. The engine computes {plan.computed:.3f} frames "
+        f"for each of these tracklets' frames (short last clips are filled): ready-made arrays of them would flow at "
+        f"{statistics.median(mixed.engine) / plan.computed:.0f} frames/s. The service reaches {share:.1%} of that "
+        f"({', '.join(f'{value:.1%}' for value in computed)}); of the engine's rate on whole clips "
+        f"{statistics.median(sent):.1%}."
+    )
+    return share
+
+
+def _times_one_clip(report: Report, lone: _Alternated) -> float:
+    ratios = [1e-3 * item.median_ms / engine for item, engine in zip(lone.loads, lone.engine, strict=True)]
+    ratio = statistics.median(ratios)
+    report.say(
+        f"The engine's own time for one clip: {_listed([1000 * value for value in lone.before])} ms before, "
+        f"{_listed([1000 * value for value in lone.after])} after. A lone client's median is {ratio:.2f} times that "
+        f"({', '.join(f'{value:.2f}' for value in ratios)})."
+    )
+    return ratio
+
+
+def _listed(values: list[float]) -> str:
+    digits = 0 if statistics.median(values) >= 100 else 1
+    return ", ".join(f"{value:.{digits}f}" for value in values)
