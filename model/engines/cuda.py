@@ -222,7 +222,7 @@ def session_providers(
         "cudnn_conv_algo_search": "EXHAUSTIVE" if options.exhaustive_search else "HEURISTIC",
         # Without a limit cuDNN may take the workspace that its fastest algorithm asks for; with one it takes at most
         # 32 MB.
-        "cudnn_conv_use_max_workspace": "0" if limit else "1",
+        "cudnn_conv_use_max_workspace": str(int(options.large_workspace and not limit)),
         # TF32 has 10 bits of mantissa; without it the GPU keeps the export's promise of 1e-3 per component.
         "use_tf32": "0",
         "prefer_nhwc": str(int(plan.channels_last)),

@@ -16,7 +16,8 @@ class CudaOptions:
     one call. ``tensorrt`` asks for TensorRT, whose engine takes minutes to build at the first start.
     ``graphs`` and ``channels_last`` ask for what is dropped, with a log line, where it does not work: captured CUDA
     graphs, and convolutions in the NHWC layout that tensor cores read. ``exhaustive_search`` times every convolution
-    algorithm at start instead of asking cuDNN's heuristic.
+    algorithm at start instead of asking cuDNN's heuristic. ``large_workspace`` lets cuDNN take as much memory as an
+    algorithm asks for, without a memory limit; ResNets have been seen to be faster either way.
     """
 
     precision: Literal["auto", "f16", "f32"] = "auto"
@@ -26,6 +27,7 @@ class CudaOptions:
     graphs: bool = True
     channels_last: bool = True
     exhaustive_search: bool = False
+    large_workspace: bool = True
 
 
 def batch_sizes(largest: int) -> tuple[int, ...]:

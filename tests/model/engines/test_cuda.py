@@ -61,6 +61,8 @@ class TestProviders:
         assert (plain["use_tf32"], plain["prefer_nhwc"], plain["enable_cuda_graph"]) == ("0", "0", "0")
         assert plain["cudnn_conv_algo_search"] == "HEURISTIC"
 
+        assert self.options(PLAIN, large_workspace=False)[CUDA]["cudnn_conv_use_max_workspace"] == "0"
+
         plan = CudaPlan(F16, channels_last=True, graphs=True)
         (limited,) = self.options(plan, memory_mb=2048, exhaustive_search=True).values()
         assert limited["gpu_mem_limit"] == str(2048 * 2**20)

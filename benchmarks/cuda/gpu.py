@@ -1,0 +1,126 @@
+"""The GPU itself: its name, the peak that it reaches here, the peak in its data sheet, and how busy it is."""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+
+__all__ = ["Usage", "gpu_name", "measure_peak", "sheet_peak"]
+
+_SHEETS = (
+    ("B200", 2250.0),
+    ("H200 NVL", 835.5),
+    ("H200", 989.5),
+    ("H100 NVL", 835.5),
+    ("H100 PCIe", 756.0),
+    ("H100", 989.5),
+    ("A100", 312.0),
+    ("A30", 165.0),
+    ("A40", 149.7),
+    ("A10", 125.0),
+    ("L40S", 362.1),
+    ("L40", 181.1),
+    ("L4", 121.0),
+    ("T4", 65.0),
+    ("V100-PCIE", 112.0),
+    ("V100", 125.0),
+)
+"""Part of the name that ``nvidia-smi`` gives, first match wins, and TFLOP/s of dense f16 products on tensor cores, from
+NVIDIA's data sheet of the product; where that gives a number with sparsity only, half of it."""
+
+_QUERY_SECONDS = 0.2
+
+
+def gpu_name() -> str:
+    """What ``nvidia-smi`` calls the first GPU, with its driver.
+
+    Raises:
+        SystemExit: there is no ``nvidia-smi``, or it finds no GPU.
+    """
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader", "--id=0"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SystemExit(f"nvidia-smi finds no GPU: {error}") from error
+    name, driver, memory = (part.strip() for part in said.strip().split(","))
+    return f"{name}, {memory}, driver {driver}"
+
+
+def sheet_peak(name: str) -> float | None:
+    """TFLOP/s of dense f16 products that the data sheet promises; None for a GPU that is not in the table."""
+    words = name.split(",", maxsplit=1)[0]
+    return next((peak for part, peak in _SHEETS if _has(words, part)), None)
+
+
+def _has(name: str, part: str) -> bool:
+    """As whole words: ``A10`` is in "NVIDIA A10" but not in "NVIDIA A100-SXM4-80GB"."""
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", name) is not None
+
+
+def measure_peak(device: str) -> float:
+    """TFLOP/s of large f16 products in PyTorch, in a process of its own: its CUDA libraries are not ONNX Runtime's.
+
+    On the CPU, which only rehearses, products are small and in f32.
+
+    Raises:
+        SystemExit: PyTorch is missing, or has no CUDA.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cuda.peak", device], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"the peak cannot be measured: python -m benchmarks.cuda.peak {device} failed")
+    return float(json.loads(done.stdout)["tflops"])
+
+
+@dataclass(frozen=True)
+class _Moment:
+    utilisation: float
+    memory: float
+
+
+class Usage:
+    """Asks ``nvidia-smi`` five times a second, for as long as the context lasts; without a GPU, nothing."""
+
+    def __init__(self, *, gpu: bool) -> None:
+        self._gpu = gpu
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._seen: list[_Moment] = []
+
+    def __enter__(self) -> "Usage":
+        if self._gpu:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._gpu:
+            self._thread.join()
+
+    def __str__(self) -> str:
+        if not self._seen:
+            return "-"
+        median = statistics.median(moment.utilisation for moment in self._seen)
+        return f"{median:.0f} %, {max(moment.memory for moment in self._seen):.0f} MiB"
+
+    def _run(self) -> None:
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "--id=0"]
+        while not self._stop.wait(_QUERY_SECONDS):
+            said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            self._add(said.stdout)
+
+    def _add(self, line: str) -> None:
+        try:
+            utilisation, memory = (float(part) for part in line.strip().split(","))
+        except ValueError:
+            return  # a driver that does not tell says "[N/A]"
+        self._seen.append(_Moment(utilisation, memory))
