@@ -9,7 +9,7 @@ __all__ = ["Cost", "current_cost"]
 
 @dataclass
 class Cost:
-    """Seconds by stage, frames and clips computed, and bytes of the body. Several threads work for one request."""
+    """Seconds by stage, usable frames, clips computed, bytes of the body. Several threads work for one request."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     frames: int = 0
@@ -18,7 +18,11 @@ class Cost:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count time in a stage. A request of several pieces is there several times, also at the same time."""
+        """Count time in a stage.
+
+        A request of several pieces is in a stage several times, also at the same time, so that the stages may add up
+        to more than the request took.
+        """
         with self._lock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 

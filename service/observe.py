@@ -4,11 +4,13 @@ import asyncio
 import logging
 import re
 import time
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.cost import Cost, current_cost
 from service.ids import ID_PATTERN, new_id
 from service.logs import request_id
 from service.metrics import Metrics
@@ -37,6 +39,8 @@ class Observe:
         current = given if re.fullmatch(ID_PATTERN, given) else new_id()
         scope.setdefault("state", {})["request_id"] = current
         token = request_id.set(current)
+        cost = Cost()
+        cost_token = current_cost.set(cost)
         status: int | None = None
         start = time.perf_counter()
 
@@ -64,16 +68,23 @@ class Observe:
             problem = Problem("internal", "see the service's log, where the request id finds the entry")
             await problem.answer(Request(scope))(scope, receive, send_with_id)
         finally:
-            self._record(scope, status or 500, time.perf_counter() - start)
+            self._record(scope, status or 500, time.perf_counter() - start, cost)
+            current_cost.reset(cost_token)
             request_id.reset(token)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, cost: Cost) -> None:
         # The route's pattern, not the path: ids of tracklets belong neither in metrics nor in logs.
         route = getattr(scope.get("route"), "path", "unmatched")
         # A client may invent methods; each would be a new time series.
         method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "DELETE", "HEAD"} else "other"
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
-        facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        facts: dict[str, Any] = {"method": method, "route": route, "status": status, "ms": _milliseconds(seconds)}
+        facts |= {"bytes": cost.bytes, "frames": cost.frames, "clips": cost.clips}
+        facts["stages"] = {name: _milliseconds(spent) for name, spent in cost.seconds.items()}
         quiet = route in {"/livez", "/readyz", "/metrics"} and status in {200, 503}  # 503: not ready yet
         log.log(logging.DEBUG if quiet else logging.INFO, "answered", extra={"facts": facts})
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)
