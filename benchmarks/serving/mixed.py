@@ -106,7 +106,7 @@ class MixedClient:
     def _replace(self) -> None:
         if self._enrolled:
             path = f"/gallery/{self._random.choice(self._enrolled)}"
-            self._call("PUT", path, form(self._frames()), FORM, {200}, "replaced")
+            self._call("PUT", path, form(self._frames(), {"camera_id": "f"}), FORM, {200}, "replaced")
 
     def _send_rubbish(self) -> None:
         frames = self._frames()
