@@ -161,6 +161,12 @@ def _check_providers(bundle: Bundle, options: CudaOptions, device: str) -> None:
             f"{bundle.network_path}: an OpenVINO model, which no GPU of NVIDIA runs; "
             "ask for the device cpu, or import the model from its ONNX file"
         )
+    # Operators' names lie in the file as they are. In f32 it would run, slower than what it was made from.
+    if b"DequantizeLinear" in bundle.network_path.read_bytes():
+        raise EngineError(
+            f"{bundle.network_path}: a quantised network, which is for the CPU; "
+            "a GPU runs the one that it was made from, in f16"
+        )
     if device == "cpu":
         return
     if not cuda_provider_installed():

@@ -37,6 +37,21 @@ def make_convolutional(folder: Path, *, variance: float = 1.0, detour: float = 0
     return Bundle.load(folder)
 
 
+def make_quantised(folder: Path) -> Bundle:
+    """The same with 8 bits before its convolution, and golden vectors of f32."""
+    bundle = make_convolutional(folder)
+    model = onnx.load(bundle.network_path)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.05), "step"))
+    model.graph.initializer.append(numpy_helper.from_array(np.int8(0), "none"))
+    place = next(index for index, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    model.graph.node[place].input[0] = "again"
+    model.graph.node.insert(place, helper.make_node("DequantizeLinear", ["small", "step", "none"], ["again"]))
+    model.graph.node.insert(place, helper.make_node("QuantizeLinear", ["planes", "step", "none"], ["small"]))
+    onnx.checker.check_model(model)
+    onnx.save(model, bundle.network_path)
+    return Bundle.load(folder)
+
+
 def _build(variance: float, detour: float, weight: float) -> onnx.ModelProto:
     rng = np.random.default_rng(1)
     half = CHANNELS // 2

@@ -14,7 +14,7 @@ from model.engines.cuda import session_providers as providers_of
 from model.engines.cuda_options import CudaOptions
 from model.engines.onnx_runtime import OnnxRuntimeEngine
 from model.engines.self_test import run_self_test
-from tests.model.engines.networks import make_convolutional
+from tests.model.engines.networks import make_convolutional, make_quantised
 
 F16, F32 = "f16", "f32"
 PLAIN = CudaPlan(F32, channels_last=False, graphs=False)
@@ -145,6 +145,12 @@ class TestRehearsal:
 
         with pytest.raises(EngineError, match=r"no plan works.*f16.*fails the self-test"):
             rehearse(bundle, precision=F16)
+
+    def test_a_quantised_network_is_refused(self, tmp_path: Path) -> None:
+        """In f32 as well, which would say f32 of what computes with 8 bits."""
+        for precision in ("auto", F32):
+            with pytest.raises(EngineError, match="a quantised network, which is for the CPU"):
+                rehearse(make_quantised(tmp_path / precision), precision=precision)
 
     def test_clips_of_a_wrong_shape_are_refused(self, convolutional: Bundle) -> None:
         with pytest.raises(EngineError, match="clips must be uint8"):

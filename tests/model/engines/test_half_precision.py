@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.bundle import BUNDLED, INPUT_NAME, OUTPUT_NAME, Bundle
 from model.engines.half_precision import half_network
 from model.engines.protocol import EngineError
-from tests.model.engines.networks import make_convolutional
+from tests.model.engines.networks import make_convolutional, make_quantised
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -86,22 +86,9 @@ def test_a_weight_beyond_f16_is_refused(tmp_path: Path) -> None:
         half_network(bundle, None)
 
 
-def test_a_quantised_network_is_refused(convolutional: Bundle, tmp_path: Path) -> None:
-    bundle = make_convolutional(tmp_path / "quantised")
-    model = onnx.load(bundle.network_path)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.1), "step"))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.int8(0), "none"))
-    quantise = onnx.helper.make_node("QuantizeLinear", ["planes", "step", "none"], ["small"])
-    widen = onnx.helper.make_node("DequantizeLinear", ["small", "step", "none"], ["again"])
-    place = next(index for index, node in enumerate(model.graph.node) if node.op_type == "Conv")
-    model.graph.node[place].input[0] = "again"
-    model.graph.node.insert(place, widen)
-    model.graph.node.insert(place, quantise)
-    onnx.checker.check_model(model)
-    onnx.save(model, bundle.network_path)
-
+def test_a_quantised_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="quantised"):
-        half_network(Bundle.load(bundle.path), None)
+        half_network(make_quantised(tmp_path / "quantised"), None)
 
 
 def test_without_onnx_the_extra_is_named(convolutional: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
