@@ -19,6 +19,8 @@ def test_info_tells_what_is_really_running(shared: Live, bundle: Path) -> None:
     assert info["engine"]["name"] == "onnxruntime"
     assert info["engine"]["device"] == "cpu"
     assert info["engine"]["threads"] == 1
+    assert info["engine"]["provider"] == "CPUExecutionProvider"
+    assert info["engine"]["warning"] is None
     assert info["engine"]["self_test_min_cosine"] > 0.9999
     assert info["gallery"]["engine"]
     assert info["limits"]["max_frames"] == 2000
