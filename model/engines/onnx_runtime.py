@@ -50,6 +50,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{bundle.network_path}: an OpenVINO model, which only the engine openvino runs")
         self.device: Final = device
         self.threads: Final = threads
+        self.streams: Final = 1  # one call keeps all threads busy
         self._spec = bundle.spec
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
