@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engines import Engine
+from service.cost import Cost, current_cost
 from service.metrics import Metrics
 
 __all__ = ["Batcher", "batch_sizes"]
@@ -32,6 +33,7 @@ class _Job:
     clips: Clips
     future: "Future[Embeddings]"
     since: float
+    cost: Cost | None
     taken: int = 0
     rows: dict[int, Embeddings] = field(default_factory=dict)
     """Embeddings by the place of their first clip; calls that run side by side end in any order."""
@@ -73,7 +75,7 @@ class Batcher:
 
         Cancelling the future before its first clip is taken takes them all out of the queue.
         """
-        job = _Job(clips, Future(), time.perf_counter())
+        job = _Job(clips, Future(), time.perf_counter(), current_cost.get())
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
@@ -94,15 +96,23 @@ class Batcher:
         while shares := self._next_batch():
             batch = shares[0].clips if len(shares) == 1 else np.concatenate([share.clips for share in shares])
             self._metrics.batches.observe(len(batch))
+            start = time.perf_counter()
             try:
-                with self._metrics.stage("infer"):
-                    rows = self._engine.embed(batch)
+                rows = self._engine.embed(batch)
             except Exception as error:  # noqa: BLE001 - it belongs to those who wait for it; the thread serves the next
                 self._fail(shares, error)
             else:
+                self._observe(shares, time.perf_counter() - start)
                 self._hand_out(shares, rows)
             with self._changed:
                 self._idle += 1
+
+    def _observe(self, shares: list[_Share], seconds: float) -> None:
+        """Count one call; each request in it took all of its time."""
+        self._metrics.observe_stage("infer", seconds)
+        for share in shares:
+            if share.job.cost is not None:
+                share.job.cost.add("infer", seconds)
 
     def _next_batch(self) -> list[_Share]:
         """Wait for clips and take a batch of them; empty when closed and done."""
@@ -143,7 +153,7 @@ class Batcher:
         while size:
             job = self._jobs[0]
             if not job.taken:
-                self._metrics.stages.labels("queue").observe(time.perf_counter() - job.since)
+                self._metrics.observe_stage("queue", time.perf_counter() - job.since, job.cost)
             share = _Share(job, job.taken, job.clips[job.taken : job.taken + size])
             job.taken += len(share.clips)
             size -= len(share.clips)

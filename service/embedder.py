@@ -1,12 +1,14 @@
 """Footage in, one vector out: decode, resize, clips, engine, mean. Long tracklets flow through in pieces."""
 
 import asyncio
+import contextvars
 import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, takewhile
 from typing import TypeVar
 
@@ -18,6 +20,7 @@ from model.frames import FrameError
 from model.spec import BundleSpec
 from model.tracklet import split_into_clips, video_feature
 from service.batcher import Batcher
+from service.cost import current_cost
 from service.footage import Footage, Sample, check_count, check_footage, read_samples
 from service.metrics import Metrics
 from service.problems import Fault, Problem
@@ -28,6 +31,8 @@ __all__ = ["Embedded", "Embedder"]
 
 T = TypeVar("T")
 
+MAX_HEADERS = 64
+"""Frames whose headers are read in the event loop's thread; more, and videos, by the decoders."""
 QUEUED_CALLS = 2
 """Full calls of each of the engine's streams whose frames may wait, decoded, beside those in work."""
 
@@ -64,7 +69,10 @@ class Embedder:
             EngineError: the engine failed or answered with something that is no number.
         """
         spec, settings = self._spec, self._settings
-        chosen = await self._in_pool(lambda: check_footage(footage, settings, spec.clip_length, max_clips))
+        check = partial(check_footage, footage, settings, spec.clip_length, max_clips)
+        # A few headers are read sooner than a thread begins.
+        in_place = not footage.video and len(footage.frames) <= MAX_HEADERS
+        chosen = check() if in_place else await self._in_pool(check)
         samples = read_samples(footage, settings, spec.frame_height, spec.frame_width, chosen)
         left = settings.max_frames + 1 if chosen is None else len(chosen)
         flow = _Flow(self._batcher, self._room, spec, settings, None if chosen is None else len(chosen))
@@ -78,11 +86,15 @@ class Embedder:
                 left = 0 if len(piece) < wanted else left - wanted
                 flow.take(piece, last=not left)
             embedded = await flow.finish()
+            if cost := current_cost.get():
+                cost.clips += embedded.clips
         finally:
             flow.cancel()
             samples.close()
             self._metrics.frames.labels("rejected").inc(len(flow.rejected))
             self._metrics.frames.labels("used").inc(flow.usable)
+            if cost := current_cost.get():
+                cost.frames += flow.usable
         return embedded
 
     def close(self) -> None:
@@ -95,7 +107,8 @@ class Embedder:
             return list(takewhile(lambda _: not given_up.is_set(), islice(samples, count)))
 
     async def _in_pool(self, function: Callable[[], T], given_up: threading.Event | None = None) -> T:
-        job = self._decoders.submit(function)
+        # In the request's context, so that the time is counted as the request's.
+        job = self._decoders.submit(contextvars.copy_context().run, function)
         future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)

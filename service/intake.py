@@ -4,14 +4,16 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
+from service.cost import current_cost
 from service.fields import Body
 from service.footage import Footage
 from service.problems import Problem, malformed
@@ -24,8 +26,12 @@ __all__ = ["read_json", "receive"]
 
 FootageT = TypeVar("FootageT", bound=FootageBody)
 BodyT = TypeVar("BodyT", bound=Body)
+T = TypeVar("T")
+P = ParamSpec("P")
 
 MAX_SMALL_BODY = 1024 * 1024
+MAX_INLINE = 4096
+"""Bytes that are read where they are, in less time than a thread takes to begin."""
 MAX_JSON_VALUES = 500_000
 """Of one body. Parsed, the smallest value takes many times its bytes; base64 text has none of the signs."""
 
@@ -47,21 +53,27 @@ async def receive(
         if kind == "multipart/form-data" and boundary:
             names = (schema.model_fields.keys() - schema.NOT_IN_FORMS) | schema.ELSEWHERE.keys()
             with read_form(names, settings) as reader:
-                with state.metrics.stage("read"):
-                    upload = await reader.read(request, boundary, place)
+                start = time.perf_counter()
+                upload = await reader.read(request, boundary, place)
+                read = time.perf_counter()
                 place.begin()
-                body = await asyncio.to_thread(_validate_form, upload, schema)
-                yield body, _footage_of_form(upload, body, settings)
+                body = await _run(sum(map(len, upload.fields.values())), _validate_form, upload, schema)
+                footage = _footage_of_form(upload, body, settings)
+                cost = current_cost.get()
+                state.metrics.observe_stage("read", read - start - reader.parsing, cost)
+                state.metrics.observe_stage("parse", reader.parsing + time.perf_counter() - read, cost)
+                yield body, footage
         elif kind == "application/json":
             with state.metrics.stage("read"):
                 data = await read_body(request, settings, place, JSON_WEIGHT)
-                if len(data) > MAX_SMALL_BODY:  # smaller ones, such as a search by id, wait for no footage
-                    place.begin()
-                body = await asyncio.to_thread(_validate_json, data, schema)
+            if len(data) > MAX_SMALL_BODY:  # smaller ones, such as a search by id, wait for no footage
+                place.begin()
+            with state.metrics.stage("parse"):
+                body = await _run(len(data), _validate_json, data, schema)
                 del data
                 if body.frames is not None and not place.begun:
                     place.begin()
-                footage = await asyncio.to_thread(_footage_of_json, body, settings)
+                footage = await _run(MAX_INLINE if body.frames else 0, _footage_of_json, body, settings)
             body = body.model_copy(update={"frames": None})  # the base64 text need not stay in memory
             yield body, footage
         else:
@@ -83,7 +95,13 @@ async def read_json(request: Request, schema: type[BodyT], state: State) -> Body
     )
     with state.admission.enter() as place:
         data = await read_body(request, limits, place)
-        return await asyncio.to_thread(_validate_json, data, schema)
+        with state.metrics.stage("parse"):
+            return await _run(len(data), _validate_json, data, schema)
+
+
+async def _run(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `function` on `size` bytes; in a thread unless that would take longer than the work."""
+    return function(*args, **kwargs) if size < MAX_INLINE else await asyncio.to_thread(function, *args, **kwargs)
 
 
 def _validate_json(data: bytes | bytearray, schema: type[BodyT]) -> BodyT:

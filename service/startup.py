@@ -103,9 +103,7 @@ class Startup:
         self_test = run_self_test(engine, bundle)
         self._done("self_test")
         info = engine.info
-        self._metrics.engine.labels(
-            info.name, info.version, info.device, info.precision, str(info.threads), bundle.embedding_space
-        ).set(1)
+        self._metrics.describe_engine(info, bundle.embedding_space)
         self._metrics.gallery_records.set(gallery.count())
         facts = {"engine": info.name, "device": info.device, "precision": info.precision, "threads": info.threads}
         facts["provider"] = info.provider

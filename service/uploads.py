@@ -16,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from service.admission import Place
+from service.cost import current_cost
 from service.problems import Problem
 from service.settings import Settings
 
@@ -76,12 +77,13 @@ class FormReader:
         self._name = ""
         self._part = bytearray()
         self._parts = 0
+        self.parsing = 0.0
         self._ended = False
         self._file: BinaryIO | None = None
         self._video = bytearray()
 
     async def read(self, request: Request, boundary: bytes, place: Place) -> Upload:
-        """Read the whole form.
+        """Read the whole form; `parsing` adds up the seconds that the parser took of it.
 
         Raises:
             Problem: 400 for a form that is malformed or has an unknown field, 413 over a limit, 408 from a client that
@@ -90,7 +92,9 @@ class FormReader:
         try:
             parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
             async for chunk in _chunks(request, self._settings, place):
+                start = time.perf_counter()
                 parser.write(chunk)
+                self.parsing += time.perf_counter() - start
                 if len(self._video) >= FLUSH_BYTES:
                     await asyncio.to_thread(self._flush)
             if not self._ended:
@@ -210,6 +214,7 @@ async def _chunks(request: Request, settings: Settings, place: Place, weight: in
         raise Problem("too-large", f"the request has {declared} bytes, at most {limit} are allowed")
     total, start = 0, time.monotonic()
     stream = request.stream()
+    cost = current_cost.get()
     while True:
         try:
             async with asyncio.timeout(settings.read_seconds):
@@ -225,4 +230,6 @@ async def _chunks(request: Request, settings: Settings, place: Place, weight: in
         if seconds > settings.read_seconds and total < seconds * SLOWEST:
             raise Problem("too-slow", f"{total} bytes in {seconds:.0f} seconds")
         place.grow(weight * len(chunk))
+        if cost:
+            cost.bytes += len(chunk)
         yield chunk
