@@ -10,22 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engines import Engine
+from model.engines.protocol import batch_sizes
 from service.cost import Cost, current_cost
 from service.metrics import Metrics
 
-__all__ = ["Batcher", "batch_sizes"]
+__all__ = ["Batcher"]
 
 Clips = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]
-
-
-def batch_sizes(largest: int) -> tuple[int, ...]:
-    """The sizes of a call, largest first: `largest` and the powers of two below. Engines prepare for each size.
-
-    A batch takes the largest size that is full, so that no clip is ever computed for padding.
-    """
-    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
-    return (largest, *reversed(powers))
 
 
 @dataclass(eq=False)  # compared by identity: arrays have no single truth value

@@ -74,7 +74,12 @@ class Settings(BaseSettings):
     ] = None
 
     max_frames: Annotated[Count, Field(description="frames, or boxes, of one tracklet")] = 2000
-    max_clips: Annotated[Count, Field(description="clips of one tracklet")] = 500
+    max_clips: Annotated[
+        Count,
+        Field(
+            description="clips of one tracklet that are computed; a request's own max_clips keeps a longer one below it"
+        ),
+    ] = 500
     max_video_frames: Annotated[Count, Field(description="frames of a video that are read to find those of boxes")] = (
         20_000
     )

@@ -1,6 +1,8 @@
 """The real service under load, against the engine that it runs."""
 
 import statistics
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +12,11 @@ from numpy.typing import NDArray
 
 from benchmarks.serving.engines import best_batch, clip_seconds, clips_per_second, engine_like
 from benchmarks.serving.footage import Crops, Plan, write_plan
-from benchmarks.serving.process import MB, Load, Server, Watch, load, running_service
+from benchmarks.serving.process import MB, Load, Server, Watch, cpu_seconds, load, running_service
 from benchmarks.serving.report import Report
 from model.bundle import Bundle
 from model.engines import Engine
-from service.batcher import batch_sizes
+from model.engines.protocol import batch_sizes
 from service.settings import Settings
 
 COMPUTE = "/embed?enroll=false&include_embedding=true"
@@ -87,13 +89,13 @@ def measure_service(
         batch = best_batch(engine, clips, sizes, effort.rounds, effort.engine_seconds)
         turns = _Turns(server, bundle, effort)
         with Watch(server.pid, 0.5) as watch:
-            alone = clips[:batch]
-            mixed = turns.alternate(plans.mixed, effort.clients, lambda: _rate(engine, alone, effort, bundle))
+            alone, counted = clips[:batch], Counted(engine)
+            mixed = turns.alternate(plans.mixed, effort.clients, lambda: _rate(counted, alone, effort, bundle))
             lone = turns.alternate(plans.clip, 1, lambda: clip_seconds(engine.embed, clips[:1], effort.engine_seconds))
             thirty = turns.once(plans.thirty, 1, COMPUTE)
             variants = {what: turns.once(plans.mixed, effort.clients, path) for what, path in VARIANTS.items()}
         _print(report, effort, mixed, lone, thirty, variants)
-        share = _share_of_engine(report, batch, plans.mixed, mixed)
+        share = _share_of_engine(report, batch, plans.mixed, mixed, counted.clips * bundle.spec.clip_length)
         ratio = _times_one_clip(report, lone)
         report.say(f"Resident set under this load: at most {watch.most / MB:.0f} MB.")
     if not options:  # targets are for what a user gets
@@ -106,6 +108,22 @@ def measure_service(
     return Measured(bundle, statistics.median(item.rate for item in mixed.loads), str(facts["precision"]), sample)
 
 
+class Counted:
+    """An engine whose clips are counted; calls come from several threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.streams = engine, engine.streams
+        self._lock = threading.Lock()
+        self.clips = 0
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As the engine does."""
+        rows = self._engine.embed(clips)
+        with self._lock:
+            self.clips += len(clips)
+        return rows
+
+
 @dataclass(frozen=True)
 class _Alternated:
     """The engine's measure before and after every load, and the loads."""
@@ -113,6 +131,9 @@ class _Alternated:
     before: list[float]
     loads: list[Load]
     after: list[float]
+    engine_cpu: float
+    service_cpu: float
+    """Seconds of all rounds."""
 
     @property
     def engine(self) -> list[float]:
@@ -135,18 +156,25 @@ class _Turns:
 
     def alternate(self, plan: Plan, clients: int, engine: Callable[[], float]) -> _Alternated:
         before, loads, after = [], [], []
+        engine_cpu = service_cpu = 0.0
         for _ in range(self._effort.rounds):
+            engine_cpu -= time.process_time()
             before.append(engine())
+            engine_cpu += time.process_time()
+            service_cpu -= cpu_seconds(self._server.pid)
             loads.append(self.once(plan, clients, COMPUTE))
+            service_cpu += cpu_seconds(self._server.pid)
+            engine_cpu -= time.process_time()
             after.append(engine())
-        return _Alternated(before, loads, after)
+            engine_cpu += time.process_time()
+        return _Alternated(before, loads, after, engine_cpu, service_cpu)
 
 
 def _given(options: tuple[str, ...]) -> str:
     return f" (given `{' '.join(options)}`)" if options else " (chosen by itself)"
 
 
-def _rate(engine: Engine, clips: NDArray[np.uint8], effort: Effort, bundle: Bundle) -> float:
+def _rate(engine: Counted, clips: NDArray[np.uint8], effort: Effort, bundle: Bundle) -> float:
     return bundle.spec.clip_length * clips_per_second(engine.embed, clips, effort.engine_seconds, engine.streams)
 
 
@@ -170,7 +198,7 @@ def _print(
     report.end_table()
 
 
-def _share_of_engine(report: Report, batch: int, plan: Plan, mixed: _Alternated) -> float:
+def _share_of_engine(report: Report, batch: int, plan: Plan, mixed: _Alternated, engine_frames: int) -> float:
     rates = [item.rate for item in mixed.loads]
     computed = [rate * plan.computed / engine for rate, engine in zip(rates, mixed.engine, strict=True)]
     sent = [rate / engine for rate, engine in zip(rates, mixed.engine, strict=True)]
@@ -182,6 +210,13 @@ def _share_of_engine(report: Report, batch: int, plan: Plan, mixed: _Alternated)
         f"{statistics.median(mixed.engine) / plan.computed:.0f} frames/s. The service reaches {share:.1%} of that "
         f"({', '.join(f'{value:.1%}' for value in computed)}); of the engine's rate on whole clips "
         f"{statistics.median(sent):.1%}."
+    )
+    alone = engine_frames / mixed.engine_cpu
+    served = plan.computed * sum(item.all_frames for item in mixed.loads) / mixed.service_cpu
+    report.say(
+        f"By CPU time, which neighbours on the machine change less: {alone:.1f} computed frames per CPU second of the "
+        f"engine alone, {served:.1f} of the whole service: {served / alone:.1%}; the rest is reading, parsing, decoding "
+        "and answering."
     )
     return share
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from model.bundle import INPUT_NAME, Bundle
 from model.engines.bound_session import BoundSession
-from model.engines.cuda_options import CudaOptions, batch_sizes
+from model.engines.cuda_options import CudaOptions
 from model.engines.half_precision import half_network
 from model.engines.onnx_runtime import ORT_ERRORS, VERSION, cuda_provider_installed
-from model.engines.protocol import EngineError, EngineInfo, check_clips
+from model.engines.protocol import EngineError, EngineInfo, batch_sizes, check_clips
 from model.engines.self_test import SelfTestError, run_self_test
 
 __all__ = [

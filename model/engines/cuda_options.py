@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CudaOptions", "batch_sizes"]
+__all__ = ["CudaOptions"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,3 @@ class CudaOptions:
     channels_last: bool = True
     exhaustive_search: bool = False
     large_workspace: bool = True
-
-
-def batch_sizes(largest: int) -> tuple[int, ...]:
-    """List the sizes of a call, largest first: ``largest`` and the powers of two below, so that 1 is always among them.
-
-    A batch takes the largest size that is full, so that no clip is ever computed for padding.
-    """
-    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
-    return (largest, *reversed(powers))

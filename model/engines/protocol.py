@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from model.spec import BundleSpec
 
-__all__ = ["Engine", "EngineError", "EngineInfo", "EngineName", "check_clips"]
+__all__ = ["Engine", "EngineError", "EngineInfo", "EngineName", "batch_sizes", "check_clips"]
 
 EngineName = Literal["onnxruntime", "openvino"]
 
@@ -75,6 +75,15 @@ class Engine(Protocol):
             EngineError: the clips have another shape or element type than the bundle's, or the engine failed.
         """
         ...
+
+
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """List the sizes of a call, largest first: ``largest`` and the powers of two below, so that 1 is always among them.
+
+    A batch takes the largest size that is full, so that no clip is ever computed for padding.
+    """
+    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
+    return (largest, *reversed(powers))
 
 
 def check_clips(clips: NDArray[np.uint8], spec: BundleSpec) -> None:

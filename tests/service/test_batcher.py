@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model.engines import EngineError, EngineInfo
-from model.engines.protocol import EngineName
-from service.batcher import Batcher, batch_sizes
+from model.engines.protocol import EngineName, batch_sizes
+from service.batcher import Batcher
 from service.metrics import Metrics
 
 

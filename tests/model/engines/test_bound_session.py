@@ -8,20 +8,13 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.engines.bound_session import BoundSession
-from model.engines.cuda_options import batch_sizes
 from model.engines.onnx_runtime import OnnxRuntimeEngine
-from model.engines.protocol import EngineError
-from service.batcher import batch_sizes as sizes_of_the_batcher
+from model.engines.protocol import EngineError, batch_sizes
 
 
 def bind(bundle: Bundle, sizes: tuple[int, ...], *, graphs: bool = False) -> BoundSession:
     session = onnxruntime.InferenceSession(bundle.network_path, providers=["CPUExecutionProvider"])
     return BoundSession(session, bundle.spec, device="cpu", sizes=sizes, graphs=graphs)
-
-
-@pytest.mark.parametrize("largest", [1, 2, 3, 31, 32, 100, 256])
-def test_the_sizes_prepared_are_those_of_the_batcher(largest: int) -> None:
-    assert batch_sizes(largest) == sizes_of_the_batcher(largest)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 21])
