@@ -90,6 +90,7 @@ class Tally:
         return {
             "seconds": end - begin,
             "frames": frames,
+            "all_frames": sum(count for _, _, count in self._answers),
             "times": [stop - start for start, stop, _ in self._answers if begin < stop <= end],
             "cpu_seconds": cpu_end - cpu_begin,
         }

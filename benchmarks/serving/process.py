@@ -105,6 +105,8 @@ class Load:
     client_share: float
     busy: int
     sample: list[float] | None
+    all_frames: int
+    """Also those before and after the window that the rate is of."""
 
     @property
     def median_ms(self) -> float:
@@ -133,7 +135,15 @@ def load(port: int, plan: Plan, *, clients: int, seconds: float, path: str, dime
         raise SystemExit(f"{path}: {said['faults']}")
     cpus = len(os.sched_getaffinity(0))
     share = said["cpu_seconds"] / said["seconds"] / cpus
-    return Load(said["frames"] / said["seconds"], said["times"], share, said["busy"], said["sample"])
+    return Load(
+        said["frames"] / said["seconds"], said["times"], share, said["busy"], said["sample"], said["all_frames"]
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used in all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,8 @@ def _share_of_engine(report: Report, batch: int, plan: Plan, mixed: _Alternated,
     served = plan.computed * sum(item.all_frames for item in mixed.loads) / mixed.service_cpu
     report.say(
         f"By CPU time, which neighbours on the machine change less: {alone:.1f} computed frames per CPU second of the "
-        f"engine alone, {served:.1f} of the whole service: {served / alone:.1%}; the rest is reading, parsing, decoding "
-        "and answering."
+        f"engine alone, {served:.1f} of the whole service: {served / alone:.1%}; the rest is reading, parsing, "
+        "decoding and answering."
     )
     return share
 
