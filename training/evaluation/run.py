@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.bundle import Bundle
-from model.engines import open_engine
+from model.engines import divide_calls, open_engine
 from model.network import VideoReID
 from training.checkpoint import load_checkpoint
 from training.clips import Normalise
@@ -137,7 +137,7 @@ def _open(path: Path, options: Mapping[str, Any]) -> _Model:
             raise EvaluationError(f"the bundle gives its {spec.feature} feature only; measure a checkpoint instead")
         described = f"{spec.name} ({bundle.embedding_space}) on {engine.name} {engine.precision}"
         size = (spec.frame_height, spec.frame_width)
-        return _Model(engine.embed, size, spec.clip_length, spec.recipe, described, settings)
+        return _Model(divide_calls(engine), size, spec.clip_length, spec.recipe, described, settings)
     checkpoint = load_checkpoint(path)
     settings = _settings(checkpoint.recipe.get("evaluation", {}), options)
     network = checkpoint.build()
