@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.serving.contenders import measure_peers
 from benchmarks.serving.engines import measure_engines
 from benchmarks.serving.footage import read_crops, ready_clips
+from benchmarks.serving.profile import profile
 from benchmarks.serving.report import Report, describe_machine
 from benchmarks.serving.service import Effort, Plans, measure_service
 from benchmarks.serving.soak import soak
@@ -61,6 +62,10 @@ def _run(options: argparse.Namespace, report: Report, bundle: Bundle, folder: Pa
     if "starts" in options.only:
         for number, which in enumerate(forms):
             measure_starts(report, which, folder / f"starts-{number}", options.starts)
+    if options.profile:
+        text = profile(quantised or bundle, folder / "profile", plans, effort)
+        options.profile.write_text(text, encoding="utf-8")
+        report.say(f"The profile is in {options.profile}.")
     if options.soak:
         soak(report, quantised or bundle, crops, folder / "soak", options.soak, options.csv)
 
@@ -84,6 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=3, help="how often to start")
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="mixed load while memory is watched")
     parser.add_argument("--csv", type=Path, help="where the soak's samples go")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write where the CPU time goes under load")
     parser.add_argument("--quick", action="store_true", help="a few seconds: that it runs, not how fast")
     return parser.parse_args()
 

@@ -1,0 +1,143 @@
+"""Where the service's CPU time goes under load: by thread from the kernel, inside of threads by samples.
+
+Needs py-spy (extra ``bench``), which may need the right to look into another process.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.serving.process import Load, Server, load, running_service
+from benchmarks.serving.report import describe_machine
+from benchmarks.serving.service import COMPUTE, Effort, Plans
+from model.bundle import Bundle
+
+__all__ = ["find_sampler", "profile"]
+
+WARM_UP, SAMPLES_PER_SECOND, LINES = 2.0, 50, 12
+PARSING = ("python_multipart/", "service/uploads.py", "service/intake.py")
+THREADS = {"MainThread": "event loop", "decode": "decoders", "gallery": "gallery", "asyncio": "other threads"}
+"""By the beginning of a thread's name in Python. What has no such name belongs to the engine: OpenVINO's own threads,
+and those that call it."""
+
+
+def find_sampler() -> str | None:
+    """py-spy's program: beside this Python, or on the path."""
+    beside = Path(sys.executable).with_name("py-spy")
+    return str(beside) if beside.exists() else shutil.which("py-spy")
+
+
+def profile(bundle: Bundle, folder: Path, plans: Plans, effort: Effort) -> str:
+    """Load the real service and tell, as text, what share of its CPU time each part of the work has.
+
+    Raises:
+        SystemExit: py-spy is missing or may not look.
+    """
+    sampler = find_sampler()
+    if sampler is None:
+        raise SystemExit("the profile needs py-spy: pip install 'not3d[bench]'")
+    samples = folder / "samples.txt"
+    with running_service(bundle.path, folder) as server:
+        facts = server.get("/info")["engine"]
+        loading = _Loading(server, bundle, plans, effort)
+        loading.start()
+        time.sleep(WARM_UP)
+        before = _thread_seconds(server.pid)
+        watching = [sampler, "record", "--nonblocking", "--threads", "--format", "raw", "--output", str(samples)]
+        watching += ["--rate", str(SAMPLES_PER_SECOND), "--duration", str(max(1, round(effort.seconds)))]
+        subprocess.run([*watching, "--pid", str(server.pid)], check=True, capture_output=True)
+        after, names = _thread_seconds(server.pid), _thread_names(sampler, server.pid)
+        loading.join()
+    used = {thread: seconds - before.get(thread, 0.0) for thread, seconds in after.items()}
+    stacks = read_samples(samples)
+    head = (
+        f"{bundle.spec.name}, {bundle.spec.frame_height}x{bundle.spec.frame_width}, {facts['name']} "
+        f"{facts['precision']}, {facts['threads']} threads; {effort.clients} clients, tracklets of {effort.lengths[0]} "
+        f"to {effort.lengths[1]} frames: {loading.result().rate:.0f} frames per second while it was watched.\n"
+        f"{describe_machine()}"
+    )
+    return f"{head}\n\n{describe(used, names, stacks)}"
+
+
+class _Loading(threading.Thread):
+    def __init__(self, server: Server, bundle: Bundle, plans: Plans, effort: Effort) -> None:
+        super().__init__()
+        self._server, self._bundle, self._plans, self._effort = server, bundle, plans, effort
+        self._load: Load | None = None
+
+    def run(self) -> None:
+        seconds = self._effort.seconds + 2 * WARM_UP
+        dimension = self._bundle.spec.dimension
+        self._load = load(
+            self._server.port,
+            self._plans.mixed,
+            clients=self._effort.clients,
+            seconds=seconds,
+            path=COMPUTE,
+            dimension=dimension,
+        )
+
+    def result(self) -> Load:
+        if self._load is None:
+            raise SystemExit("the clients ended without an answer")
+        return self._load
+
+
+def _thread_seconds(pid: int) -> dict[int, float]:
+    """CPU seconds of each thread so far."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    seconds = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = (task / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+        seconds[int(task.name)] = (int(fields[11]) + int(fields[12])) / ticks
+    return seconds
+
+
+def _thread_names(sampler: str, pid: int) -> dict[int, str]:
+    """Names of the threads that Python knows, by the kernel's number."""
+    done = subprocess.run(
+        [sampler, "dump", "--nonblocking", "--json", "--pid", str(pid)], check=True, capture_output=True
+    )
+    return {item["os_thread_id"]: item["thread_name"] or "" for item in json.loads(done.stdout)}
+
+
+def read_samples(path: Path) -> list[tuple[list[str], int]]:
+    """Stacks, outermost first and the thread at the front, and how often each was seen."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        stack, _, count = line.rpartition(" ")
+        found.append((stack.split(";"), int(count)))
+    return found
+
+
+def describe(used: dict[int, float], names: dict[int, str], stacks: list[tuple[list[str], int]]) -> str:
+    """The shares: threads by CPU time; the event loop's part for parsing, and single functions, by samples."""
+    parts: Counter[str] = Counter()
+    for thread, seconds in used.items():
+        name = names.get(thread, "")
+        part = next((said for begin, said in THREADS.items() if name.startswith(begin)), "engine")
+        parts[part] += seconds  # type: ignore[assignment]  # a Counter adds up floats as well
+    total = sum(parts.values())
+    loop = [(stack, count) for stack, count in stacks if "MainThread" in stack[0]]
+    in_loop = sum(count for _, count in loop)
+    parsing = sum(count for stack, count in loop if any(word in frame for frame in stack for word in PARSING))
+    parsed = parts["event loop"] / total * (parsing / in_loop if in_loop else 0)
+    lines = [f"{'CPU seconds':>12}  {'share':>6}  part"]
+    for part, seconds in sorted(parts.items(), key=lambda item: -item[1]):
+        lines.append(f"{seconds:12.2f}  {seconds / total:6.1%}  {part}")
+        if part == "event loop":
+            lines.append(f"{'':12}  {parsed:6.1%}    of it parsing: forms, fields and their limits")
+    lines += ["", f"Decoding and parsing: {parts['decoders'] / total + parsed:.1%} of the service's CPU time.", ""]
+    lines.append("Functions by samples of threads that were not waiting, innermost frame:")
+    leaves: Counter[str] = Counter()
+    for stack, count in stacks:
+        leaves[stack[-1]] += count
+    seen = sum(leaves.values())
+    lines += [f"{count / seen:20.1%}  {leaf}" for leaf, count in leaves.most_common(LINES)]
+    return "\n".join(lines) + "\n"
