@@ -36,4 +36,3 @@ def test_the_real_service_is_watched_at_work(tmp_path: Path) -> None:
     text = profile(loaded, tmp_path / "service", plans, effort)
     for part in ("engine", "event loop", "decoders"):
         assert part in text
-    assert "frames.py" in text
