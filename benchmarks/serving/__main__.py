@@ -5,6 +5,8 @@ JPEG crops. Ratios are taken in turns, so that they mean something where the mac
 """
 
 import argparse
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ QUICK = Effort(rounds=1, seconds=0.3, engine_seconds=0.1, clients=4, lengths=(4,
 def main() -> None:
     """Measure and print Markdown."""
     options = _options()
+    # Otherwise a benchmark that is ended would leave its servers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     effort = QUICK if options.quick else Effort(options.rounds, options.seconds, options.seconds / 4)
     report = Report()
     with tempfile.TemporaryDirectory(prefix="not3d-benchmark-") as name:
