@@ -96,7 +96,7 @@ class Metrics:
             self.frames.labels(outcome)
         self.gallery_records = Gauge("not3d_gallery_records", "Records in the gallery", registry=registry)
         self.ready = Gauge("not3d_ready", "1 when the service answers, 0 while it starts", registry=registry)
-        self.engine = _EngineGauge(
+        self.engine = Gauge(
             "not3d_engine",
             "The engine really in use; always 1",
             ["engine", "version", "device", "precision", "threads", "embedding_space", "provider"],
@@ -139,10 +139,3 @@ class Metrics:
     def exposition(self) -> bytes:
         """Everything in Prometheus's text format."""
         return generate_latest(self.registry)
-
-
-class _EngineGauge(Gauge):
-    """Takes the labels of the engine without `provider` too, until the start passes it."""
-
-    def labels(self, *values: object, **names: object) -> "_EngineGauge":
-        return super().labels(*values, *[""] * (7 - len(values)), **names)
