@@ -67,7 +67,6 @@ def api(service: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
     command = [
         "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
-        "--scrape.discovery-reload-interval=200ms",  # else it waits 5 seconds before the first scrape
     ]  # fmt: skip
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
