@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         None
     )
     max_batch: Annotated[
-        int | None, Field(ge=1, le=256, description="most clips in one call of the engine, default: 8, on a GPU 64")
+        int | None, Field(ge=1, le=256, description="most clips in one call of the engine, default: 4, on a GPU 64")
     ] = None
 
     max_frames: Annotated[Count, Field(description="frames, or boxes, of one tracklet")] = 2000
@@ -121,8 +121,8 @@ class Settings(BaseSettings):
         return self
 
     def largest_batch(self, device: Literal["cpu", "cuda"]) -> int:
-        """Most clips in one call. On a CPU four are as fast as 32 (docs/performance.md) and keep nobody waiting."""
-        return self.max_batch or {"cpu": 8, "cuda": 64}[device]
+        """Most clips in one call. On a CPU four are as fast as 32 (docs/performance.md), and take less memory."""
+        return self.max_batch or {"cpu": 4, "cuda": 64}[device]
 
     @property
     def frame_limits(self) -> FrameLimits:

@@ -40,8 +40,7 @@ def open_engine(
     """Open an engine on ``bundle``.
 
     ``device="auto"`` takes CUDA where it works, else the CPU. ``engine="auto"`` on the CPU takes the fastest installed
-    engine that passes the self-test, measured on the golden clips; ``cache_dir`` remembers the answer and compiled
-    models. ``threads`` is the number of CPU threads, by default all that this process may use; ``cuda`` says how the
+    engine that passes the self-test, measured on the golden clips; ``cache_dir`` remembers the answer. ``threads`` is the number of CPU threads, by default all that this process may use; ``cuda`` says how the
     network runs on a GPU.
 
     Raises:
@@ -55,19 +54,19 @@ def open_engine(
         if on_cuda is not None:
             return on_cuda
     if engine != "auto":
-        return _open_cpu(bundle, engine, threads, cache_dir)
+        return _open_cpu(bundle, engine, threads)
     if bundle.is_ir:
-        return _open_ir(bundle, threads, cache_dir)
+        return _open_ir(bundle, threads)
     candidates = installed_engines()
     if not candidates:
         raise EngineError("no engine is installed; install one with: pip install 'not3d[cpu]'")
     if len(candidates) == 1:
-        return _open_cpu(bundle, next(iter(candidates)), threads, cache_dir)
+        return _open_cpu(bundle, next(iter(candidates)), threads)
     key = choice_key(bundle, threads, candidates)
     remembered = recall_choice(cache_dir, key)
     if remembered is not None:
-        return _open_cpu(bundle, remembered, threads, cache_dir)
-    fastest = _open_fastest(bundle, candidates, threads, cache_dir)
+        return _open_cpu(bundle, remembered, threads)
+    fastest = _open_fastest(bundle, candidates, threads)
     remember_choice(cache_dir, key, fastest.name)
     return fastest
 
@@ -93,28 +92,26 @@ def _import(name: EngineName) -> Any:
         ) from error
 
 
-def _open_cpu(bundle: Bundle, name: EngineName, threads: int, cache_dir: Path | None) -> Engine:
+def _open_cpu(bundle: Bundle, name: EngineName, threads: int) -> Engine:
     module = _import(name)
     opened: Engine
     if name == "onnxruntime":
         opened = module.OnnxRuntimeEngine(bundle, device="cpu", threads=threads)
     else:
-        opened = module.OpenVinoEngine(bundle, threads=threads, cache_dir=cache_dir)
+        opened = module.OpenVinoEngine(bundle, threads=threads)
     return opened
 
 
-def _open_ir(bundle: Bundle, threads: int, cache_dir: Path | None) -> Engine:
+def _open_ir(bundle: Bundle, threads: int) -> Engine:
     """Open the one engine that runs an IR, in f32 where its own choice of arithmetic is too coarse for the network."""
-    opened = _open_cpu(bundle, "openvino", threads, cache_dir)
+    opened = _open_cpu(bundle, "openvino", threads)
     try:
         run_self_test(opened, bundle)
     except SelfTestError as error:
         if opened.precision == "f32":
             return opened  # whoever opened it tests it, and says so
         _LOG.warning("openvino computes in f32: %s", error)
-        in_f32: Engine = _import("openvino").OpenVinoEngine(
-            bundle, threads=threads, cache_dir=cache_dir, precision="f32"
-        )
+        in_f32: Engine = _import("openvino").OpenVinoEngine(bundle, threads=threads, precision="f32")
         return in_f32
     return opened
 
@@ -150,14 +147,14 @@ def _open_cuda(
     return opened
 
 
-def _open_fastest(bundle: Bundle, names: Mapping[EngineName, str], threads: int, cache_dir: Path | None) -> Engine:
+def _open_fastest(bundle: Bundle, names: Mapping[EngineName, str], threads: int) -> Engine:
     """Open all engines, drop those that fail the self-test, and time the rest in turns: a busy moment then hits all."""
     clips = bundle.golden().clips
     opened: list[Engine] = []
     faults = []
     for name in names:
         try:
-            candidate = _open_cpu(bundle, name, threads, cache_dir)
+            candidate = _open_cpu(bundle, name, threads)
             run_self_test(candidate, bundle)
         except (EngineError, SelfTestError) as error:
             _LOG.warning("the engine %s is left out of the choice: %s", name, error)

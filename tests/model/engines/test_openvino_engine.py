@@ -1,4 +1,4 @@
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openvino
@@ -29,13 +29,15 @@ def test_a_precision_that_the_cpu_lacks_is_no_silent_f32(bundle: Bundle) -> None
             OpenVinoEngine(bundle, threads=1, precision="bf16")
 
 
-def test_a_cache_folder_keeps_the_compiled_network(bundle: Bundle, tmp_path: Path) -> None:
-    first = OpenVinoEngine(bundle, threads=1, cache_dir=tmp_path)
-    assert list(tmp_path.rglob("*.blob"))
-    second = OpenVinoEngine(bundle, threads=1, cache_dir=tmp_path)
-
-    clips = bundle.golden().clips
-    np.testing.assert_allclose(first.embed(clips), second.embed(clips), atol=1e-5)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_calls_side_by_side_and_alone_give_the_same(bundle: Bundle, rng: np.random.Generator, threads: int) -> None:
+    engine = OpenVinoEngine(bundle, threads=threads, precision="f32")
+    assert engine.streams == threads
+    clips = rng.integers(0, 256, (12, *bundle.spec.clip_shape), dtype=np.uint8)
+    wanted = np.concatenate([engine.embed(clip[None]) for clip in clips])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda start: engine.embed(clips[start : start + 3]), [0, 3, 6, 9] * 5))
+    np.testing.assert_allclose(np.concatenate(found), np.tile(wanted, (5, 1)), atol=1e-4)
 
 
 def test_f32_agrees_with_the_golden_vectors_closely(bundle: Bundle) -> None:
