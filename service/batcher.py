@@ -92,6 +92,7 @@ class Batcher:
             try:
                 rows = self._engine.embed(batch)
             except Exception as error:  # noqa: BLE001 - it belongs to those who wait for it; the thread serves the next
+                self._observe(shares, time.perf_counter() - start)
                 self._fail(shares, error)
             else:
                 self._observe(shares, time.perf_counter() - start)

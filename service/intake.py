@@ -5,8 +5,8 @@ import base64
 import binascii
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request
@@ -20,7 +20,7 @@ from service.problems import Problem, malformed
 from service.schemas import FootageBody, TrackletBody
 from service.settings import JSON_WEIGHT, Settings
 from service.state import State
-from service.uploads import Upload, content_type, read_body, read_form
+from service.uploads import FormReader, Upload, content_type, read_body, read_form
 
 __all__ = ["read_json", "receive"]
 
@@ -53,16 +53,11 @@ async def receive(
         if kind == "multipart/form-data" and boundary:
             names = (schema.model_fields.keys() - schema.NOT_IN_FORMS) | schema.ELSEWHERE.keys()
             with read_form(names, settings) as reader:
-                start = time.perf_counter()
-                upload = await reader.read(request, boundary, place)
-                read = time.perf_counter()
+                with _reading(reader, state):
+                    upload = await reader.read(request, boundary, place)
                 place.begin()
                 body = await _run(sum(map(len, upload.fields.values())), _validate_form, upload, schema)
-                footage = _footage_of_form(upload, body, settings)
-                cost = current_cost.get()
-                state.metrics.observe_stage("read", read - start - reader.parsing, cost)
-                state.metrics.observe_stage("parse", reader.parsing + time.perf_counter() - read, cost)
-                yield body, footage
+                yield body, _footage_of_form(upload, body, settings)
         elif kind == "application/json":
             with state.metrics.stage("read"):
                 data = await read_body(request, settings, place, JSON_WEIGHT)
@@ -79,6 +74,18 @@ async def receive(
         else:
             wanted = "send multipart/form-data (with its boundary) or application/json"
             raise Problem("unsupported-content", f"{kind or 'no content type'}: {wanted}")
+
+
+@contextmanager
+def _reading(reader: FormReader, state: State) -> Iterator[None]:
+    """Time how long a form is on its way, and apart from that what its parser takes, also of one that is refused."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        cost = current_cost.get()
+        state.metrics.observe_stage("read", time.perf_counter() - start - reader.parsing, cost)
+        state.metrics.observe_stage("parse", reader.parsing, cost)
 
 
 async def read_json(request: Request, schema: type[BodyT], state: State) -> BodyT:

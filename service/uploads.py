@@ -20,7 +20,7 @@ from service.cost import current_cost
 from service.problems import Problem
 from service.settings import Settings
 
-__all__ = ["Upload", "content_type", "read_body", "read_form"]
+__all__ = ["FormReader", "Upload", "content_type", "read_body", "read_form"]
 
 MAX_OTHER_PARTS = 64
 """Parts of a form beside frames; there are about a dozen field names."""
