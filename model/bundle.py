@@ -91,7 +91,7 @@ class Bundle:
         content = [_read(file) for file in files]
         _check_network(files[0], content, spec)
         _read_golden(path / GOLDEN_FILE, spec)
-        return cls(path, spec, files[0], compute_embedding_space(b"".join(content), spec.preprocessing))
+        return cls(path, spec, files[0], _find_space(path, spec, b"".join(content)))
 
     def golden(self) -> GoldenVectors:
         """Read the golden vectors.
@@ -106,6 +106,19 @@ def compute_embedding_space(network: bytes, preprocessing: Preprocessing) -> str
     """Name the space of a network's embeddings: 16 hex digits of SHA-256 over its bytes and the preprocessing."""
     canonical = json.dumps(preprocessing.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(network + canonical.encode()).hexdigest()[:16]
+
+
+def _find_space(path: Path, spec: BundleSpec, network: bytes) -> str:
+    """The space of the network's own bytes, or of the float network that it was measured to rank like."""
+    own = compute_embedding_space(network, spec.preprocessing)
+    if spec.quantisation is None:
+        return own
+    if spec.quantisation.network != own:
+        raise BundleError(
+            f"{path / SPEC_FILE}: quantisation.network: was measured on the network {spec.quantisation.network}, this "
+            f"one is {own}; quantise again"
+        )
+    return spec.quantisation.of if spec.quantisation.ranks_alike else own
 
 
 def _read(path: Path) -> bytes:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-__all__ = ["Accuracy", "BundleSpec", "Calibration", "Preprocessing"]
+__all__ = ["Accuracy", "BundleSpec", "Calibration", "Preprocessing", "Quantisation"]
 
 Text = Annotated[str, Field(min_length=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -12,6 +12,12 @@ Count = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 Mean = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+MAX_MAP_LOSS = 0.3
+"""Points of mAP that another arithmetic may cost on the validation people."""
+MIN_MEAN_COSINE = 0.99
+"""What the video features of two arithmetics must have in common, on average."""
 
 
 class _Facts(BaseModel):
@@ -50,6 +56,39 @@ class Calibration(_Facts):
     intercept: float
 
 
+class Quantisation(_Facts):
+    """How an int8 network was made, and what that changed on the validation people.
+
+    ``of`` is the embedding space of the float bundle, ``network`` the one that the quantised network's own bytes name:
+    the figures hold for these bytes only. mAP in percent: of the float network in f32, of the quantised one, and of
+    quantised queries against a float gallery and the other way round. Cosines are between the two networks' video
+    features, mean and smallest. Everything measured is None where nobody was at hand to measure it on.
+    """
+
+    of: Text
+    network: Text
+    calibration: Text
+    clips: Count
+    validation: Text | None = None
+    people: Count | None = None
+    queries: Count | None = None
+    float_map: Percent | None = None
+    map: Percent | None = None
+    map_in_float_gallery: Percent | None = None
+    map_of_float_queries: Percent | None = None
+    mean_cosine: Cosine | None = None
+    min_cosine: Cosine | None = None
+
+    @property
+    def ranks_alike(self) -> bool:
+        """Whether vectors of both networks were measured to rank alike in one gallery, which they then may share."""
+        mixed = self.map_in_float_gallery, self.map_of_float_queries
+        if self.float_map is None or None in mixed or self.mean_cosine is None:
+            return False
+        lowest = min(value for value in (self.map, *mixed) if value is not None)
+        return self.mean_cosine >= MIN_MEAN_COSINE and lowest >= self.float_map - MAX_MAP_LOSS
+
+
 class BundleSpec(_Facts):
     """The content of ``model.json``.
 
@@ -75,6 +114,7 @@ class BundleSpec(_Facts):
     intended_use: Text
     not_for: Text
     calibration: Calibration | None = None
+    quantisation: Quantisation | None = None
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:

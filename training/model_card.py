@@ -53,7 +53,7 @@ mean people who look alike.
 
 {_accuracy_table(spec)}
 
-## Export
+{_quantisation(spec)}## Export
 
 Compared with {reference} on {compared_on}; unit-length embeddings:
 
@@ -79,6 +79,36 @@ def _accuracy_table(spec: BundleSpec) -> str:
     )
     heading = "| data | protocol | people | queries | gallery | rank-1 | mAP |\n|---|---|---|---|---|---|---|\n"
     return heading + "\n".join(rows)
+
+
+def _quantisation(spec: BundleSpec) -> str:
+    facts = spec.quantisation
+    if facts is None:
+        return ""
+    text = f"""\
+## Quantisation
+
+int8, from the float bundle of embedding space `{facts.of}`, calibrated on {facts.clips} clips of {facts.calibration}.
+"""
+    if facts.validation is None:
+        return text + "It was not judged: its accuracy is unknown.\n\n"
+    alike = "the two rank alike in one gallery, and share" if facts.ranks_alike else "it does not share"
+    return (
+        text
+        + f"""\
+On {facts.people} people ({facts.queries} queries, {facts.validation}) {alike} the float bundle's embedding space.
+
+| queries | gallery | mAP |
+|---|---|---|
+| float | float | {facts.float_map:.2f} |
+| int8 | int8 | {facts.map:.2f} |
+| int8 | float | {facts.map_in_float_gallery:.2f} |
+| float | int8 | {facts.map_of_float_queries:.2f} |
+
+Cosine to the float network's video features: mean {facts.mean_cosine:.5f}, smallest {facts.min_cosine:.5f}.
+
+"""
+    )
 
 
 def _difference_rows(differences: Sequence[Difference]) -> str:

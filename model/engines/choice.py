@@ -40,8 +40,9 @@ def open_engine(
     """Open an engine on ``bundle``.
 
     ``device="auto"`` takes CUDA where it works, else the CPU. ``engine="auto"`` on the CPU takes the fastest installed
-    engine that passes the self-test, measured on the golden clips; ``cache_dir`` remembers the answer. ``threads`` is the number of CPU threads, by default all that this process may use; ``cuda`` says how the
-    network runs on a GPU.
+    engine that passes the self-test, measured on the golden clips; ``cache_dir`` remembers the answer, and the network
+    as it was converted for a GPU. ``threads`` is the number of CPU threads, by default all that this process may use;
+    ``cuda`` says how the network runs on a GPU.
 
     Raises:
         EngineError: the engine is not installed, cannot open the bundle, or CUDA was asked for and does not work.
@@ -56,7 +57,7 @@ def open_engine(
     if engine != "auto":
         return _open_cpu(bundle, engine, threads)
     if bundle.is_ir:
-        return _open_ir(bundle, threads)
+        return _open_one(bundle, "openvino", threads)
     candidates = installed_engines()
     if not candidates:
         raise EngineError("no engine is installed; install one with: pip install 'not3d[cpu]'")
@@ -65,7 +66,7 @@ def open_engine(
     key = choice_key(bundle, threads, candidates)
     remembered = recall_choice(cache_dir, key)
     if remembered is not None:
-        return _open_cpu(bundle, remembered, threads)
+        return _open_one(bundle, remembered, threads)
     fastest = _open_fastest(bundle, candidates, threads)
     remember_choice(cache_dir, key, fastest.name)
     return fastest
@@ -102,18 +103,30 @@ def _open_cpu(bundle: Bundle, name: EngineName, threads: int) -> Engine:
     return opened
 
 
-def _open_ir(bundle: Bundle, threads: int) -> Engine:
-    """Open the one engine that runs an IR, in f32 where its own choice of arithmetic is too coarse for the network."""
-    opened = _open_cpu(bundle, "openvino", threads)
+def _open_tested(bundle: Bundle, name: EngineName, threads: int) -> Engine:
+    """Open an engine that passes the self-test, in f32 where its own arithmetic is too coarse for the network.
+
+    Raises:
+        EngineError, SelfTestError: it cannot be opened, or does not pass in f32 either.
+    """
+    opened = _open_cpu(bundle, name, threads)
     try:
         run_self_test(opened, bundle)
     except SelfTestError as error:
         if opened.precision == "f32":
-            return opened  # whoever opened it tests it, and says so
-        _LOG.warning("openvino computes in f32: %s", error)
-        in_f32: Engine = _import("openvino").OpenVinoEngine(bundle, threads=threads, precision="f32")
-        return in_f32
+            raise
+        _LOG.warning("%s computes in f32: %s", name, error)
+        opened = _import("openvino").OpenVinoEngine(bundle, threads=threads, precision="f32")
+        run_self_test(opened, bundle)
     return opened
+
+
+def _open_one(bundle: Bundle, name: EngineName, threads: int) -> Engine:
+    """Open the engine that is known to be the one to take."""
+    try:
+        return _open_tested(bundle, name, threads)
+    except SelfTestError:
+        return _open_cpu(bundle, name, threads)  # whoever opened it tests it, and says so
 
 
 def _open_cuda(
@@ -154,8 +167,7 @@ def _open_fastest(bundle: Bundle, names: Mapping[EngineName, str], threads: int)
     faults = []
     for name in names:
         try:
-            candidate = _open_cpu(bundle, name, threads)
-            run_self_test(candidate, bundle)
+            candidate = _open_tested(bundle, name, threads)
         except (EngineError, SelfTestError) as error:
             _LOG.warning("the engine %s is left out of the choice: %s", name, error)
             faults.append(f"{name}: {error}")

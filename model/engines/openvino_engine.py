@@ -56,7 +56,7 @@ class OpenVinoEngine:
         """Compile the network for ``threads`` threads.
 
         ``precision="auto"`` leaves the arithmetic to OpenVINO: bf16 where the CPU has instructions for it (AMX, AVX-512
-        BF16), else f32.
+        BF16), else f32. A quantised network computes in int8, and what is not quantised of it in ``precision``.
 
         Raises:
             EngineError: the network cannot be compiled, or this CPU does not do ``precision``.
@@ -87,9 +87,9 @@ class OpenVinoEngine:
             raise EngineError(f"{bundle.network_path}: OpenVINO cannot compile it: {error}") from error
         if used not in _PRECISIONS:
             raise EngineError(f"OpenVINO computes in {used}, whose accuracy was never judged; ask for f32")
-        self.precision: Final = _PRECISIONS[used]
-        if precision not in {"auto", self.precision}:
-            raise EngineError(f"OpenVINO computes in {self.precision} on this CPU, not in {precision}")
+        if precision not in {"auto", _PRECISIONS[used]}:
+            raise EngineError(f"OpenVINO computes in {_PRECISIONS[used]} on this CPU, not in {precision}")
+        self.precision: Final = "int8" if _is_quantised(network) else _PRECISIONS[used]
 
     @property
     def info(self) -> EngineInfo:
@@ -127,13 +127,17 @@ class OpenVinoEngine:
         return np.array(embeddings, dtype=np.float32)
 
 
+def _is_quantised(network: Any) -> bool:
+    return any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())
+
+
 def _with_own_weights(network: Any) -> Any:
     """The network with f32 weights in place of f16 ones and their conversion.
 
     Each compiled network would convert them for itself and keep the result; these it shares. A quantised network stays
     as it is: folded, its weights would be numbers that no longer tell of int8.
     """
-    if any(node.get_type_name() == "FakeQuantize" for node in network.get_ops()):
+    if _is_quantised(network):
         return network
     folding = Manager()
     folding.register_pass(ConstantFolding())

@@ -9,6 +9,7 @@ from not3d.commands import Interruptible, results
 from not3d.commands.datasets import app as datasets
 from not3d.commands.gallery import enroll, info, search
 from not3d.commands.importing import import_model
+from not3d.commands.quantising import quantize
 from not3d.commands.reproduce import reproduce
 from not3d.commands.serve import serve
 from not3d.commands.training import evaluate, export, train
@@ -33,6 +34,7 @@ app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(evaluate)
 app.command(rich_help_panel="Models")(export)
 app.command("import", rich_help_panel="Models")(import_model)
+app.command(rich_help_panel="Models")(quantize)
 app.command(rich_help_panel="Models")(reproduce)
 app.command(rich_help_panel="Models")(tune)
 app.add_typer(datasets, name="datasets", rich_help_panel="Models")

@@ -1,0 +1,88 @@
+"""``not3d quantize``: a bundle in int8."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from not3d.commands import Failure, load, messages, results
+from not3d.commands.training import training_module
+
+
+def quantize(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", exists=True, file_okay=False)],
+    calibrate: Annotated[
+        list[Path],
+        typer.Option(
+            "--calibrate",
+            metavar="PATH",
+            exists=True,
+            help="Crops that the int8 ranges are set on: a dataset, or a folder of tracklets; may be repeated.",
+        ),
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", file_okay=False, help="The new bundle. [dim]Default: BUNDLE-int8, beside.[/]"
+        ),
+    ] = None,
+    validate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--validate",
+            metavar="PATH",
+            exists=True,
+            help="A dataset to judge it on; may be repeated. [dim]Default: the people of PATH whom the training of "
+            "BUNDLE set aside.[/]",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the judgement, as of [bold]not3d evaluate[/].")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, metavar="N", help="Clips to calibrate on.")] = 300,
+) -> None:
+    """Write a bundle that computes in int8: about twice the speed of bf16 on a CPU, a quarter of the size of fp32.
+
+    It is judged on people that it was neither trained nor calibrated on, and nothing is written where mAP falls by more
+    than 0.3 points or the mean cosine to the float network's features is under 0.99. Where its vectors rank like the
+    float bundle's in one gallery, it serves the galleries of that bundle; otherwise its embedding space is its own.
+
+    Example: [bold]not3d quantize models/mine --calibrate footage[/]
+    """
+    target = out or bundle.with_name(f"{bundle.name}-int8")
+    with training_module("quantisation") as module:
+        loaded = load("model.bundle", "train").Bundle.load(bundle)
+        try:
+            with messages.status("Reading the people"):
+                people = module.select_people(loaded, calibrate, validate or [], protocol)
+                calibration = module.choose_calibration(loaded, calibrate, people, clips)
+            with messages.status("Calibrating and judging"):
+                report = module.quantise(loaded, target, calibration, people)
+        except module.QuantisationError as error:
+            raise Failure(str(error)) from error
+    facts = report.quantisation
+    table = Table("queries", "gallery", "rank-1", "mAP", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_row("float", "float", f"{report.rank1['float']:.2f}", f"{facts.float_map:.2f}")
+    table.add_row("int8", "int8", f"{report.rank1['int8']:.2f}", f"{facts.map:.2f}")
+    table.add_row("int8", "float", "", f"{facts.map_in_float_gallery:.2f}")
+    table.add_row("float", "int8", "", f"{facts.map_of_float_queries:.2f}")
+    messages.print(
+        f"Calibrated on {facts.clips} clips of {facts.calibration}; {facts.people} people, {facts.queries} queries, "
+        f"{facts.validation}:",
+        highlight=False,
+        soft_wrap=True,
+    )
+    messages.print(table)
+    space = report.bundle.embedding_space
+    alike = "the float bundle's: its galleries go on" if facts.ranks_alike else "its own: a gallery of its own as well"
+    messages.print(
+        f"cosine to the float network's features: mean {facts.mean_cosine:.5f}, smallest {facts.min_cosine:.5f}\n"
+        f"network: {report.bytes_before / 1e6:.1f} MB before, {report.bytes_after / 1e6:.1f} MB now\n"
+        f"embedding space {space}: {alike}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    results.print(str(report.bundle.path), soft_wrap=True, highlight=False)
