@@ -3,11 +3,13 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.bundle import Bundle
 from model.engines import Engine, EngineError
 from model.engines.self_test import SelfTest, run_self_test
+from model.frames import read_frame
 from service import startup
 from tests.bundles import make_bundle
 from tests.service.live import Live, run_service, wait_for
@@ -115,3 +117,26 @@ def test_expected_errors_are_those_of_the_contract(
     monkeypatch.setattr(startup, "open_engine", broken)
     with run_service(bundle, tmp_path / "data", wait_until_ready=False) as live:
         assert failed(live) == "the service cannot start: install the engine"
+
+
+def test_an_int8_bundle_that_ranks_alike_goes_on_with_the_float_bundle_s_gallery(bundle: Path, tmp_path: Path) -> None:
+    """The quantised network is a real one; that it ranks alike is told, since four drawn people cannot show it."""
+    quantisation = pytest.importorskip("training.quantisation", reason="needs the extras train and quantize")
+    floats = Bundle.load(bundle)
+    clips = np.stack([[read_frame(data, 64, 32) for data in tracklet(person, 4)] for person in range(16)])
+    calibration = quantisation.Calibration(clips, "drawn people")
+    int8 = quantisation.quantise(floats, tmp_path / "int8", calibration, None).bundle.path
+    with run_service(bundle, tmp_path / "data") as live:
+        live.client.post("/embed", files=form(tracklet(1, 5)), data={"id": "one"})
+    with run_service(int8, tmp_path / "data", engine="auto", wait_until_ready=False) as live:
+        wait_for(lambda: live.app.state.service.startup.error is not None)
+        assert "this bundle is of space" in live.app.state.service.startup.error
+    spec = json.loads((int8 / "model.json").read_text())
+    alike = {"float_map": 50, "map": 50, "map_in_float_gallery": 50, "map_of_float_queries": 50, "mean_cosine": 0.999}
+    spec["quantisation"] |= alike
+    (int8 / "model.json").write_text(json.dumps(spec))
+    with run_service(int8, tmp_path / "data", engine="auto") as live:
+        assert live.client.get("/info").json()["engine"]["precision"] == "int8"
+        [hit] = live.client.post("/search", files=form(tracklet(1, 5))).json()["results"]
+        assert hit["id"] == "one"
+        assert hit["score"] > 0.98
