@@ -24,21 +24,20 @@ from numpy.typing import NDArray
 from openvino._offline_transformations import apply_moc_transformations
 
 from model.bundle import CARD_FILE, GOLDEN_FILE, INPUT_NAME, IR_FILES, SPEC_FILE, Bundle, compute_embedding_space
-from model.engines import Engine, EngineError, divide_calls
+from model.engines import Engine, EngineError
 from model.engines.cpu_limit import available_cpus
 from model.engines.openvino_engine import OpenVinoEngine
 from model.engines.self_test import SelfTestError, run_self_test
-from model.ranking import cosine_scores
 from model.spec import MAX_MAP_LOSS, MIN_MEAN_COSINE, Accuracy, Quantisation
 from model.tracklet import normalise
 from training.assembly import refuse_occupied
 from training.datasets.catalog import kind_of, read_training, set_aside
 from training.datasets.folder import read_tracklets
 from training.datasets.tracklet import DatasetError, Tracklet
-from training.evaluation.embed import embed_tracklets, read_clips
-from training.evaluation.metrics import rank_metrics
+from training.evaluation.embed import read_clips
 from training.evaluation.protocols import Selection, select
 from training.model_card import Difference, describe_bundle
+from training.precision import compare_arithmetics
 
 __all__ = ["Calibration", "QuantisationError", "QuantisationReport", "choose_calibration", "quantise", "select_people"]
 
@@ -226,7 +225,7 @@ def _describe(
         )
         _write_spec(bundle, scratch, changed | {"quantisation": facts, "accuracy": (accuracy,)})
     loaded = Bundle.load(scratch)
-    difference = _difference(_open(loaded), clips, bundle.golden().embeddings)
+    difference = _difference(OpenVinoEngine(loaded, threads=available_cpus()), clips, bundle.golden().embeddings)
     card = describe_bundle(loaded, f"the float bundle {spec.name}", f"{len(clips)} golden clips", [difference])
     (scratch / CARD_FILE).write_text(card, encoding="utf-8")
     return facts, rank1
@@ -241,67 +240,30 @@ def _judge(
     bundle: Bundle, quantised: Bundle, facts: Quantisation, people: Selection
 ) -> tuple[Quantisation, dict[str, float]]:
     """Compare both networks on their own, and each one's queries in the other's gallery."""
-    engine = _open(quantised)
+    engine = OpenVinoEngine(quantised, threads=available_cpus())
     run_self_test(engine, quantised)
     exact = OpenVinoEngine(bundle, threads=available_cpus(), precision="f32")
-    float_query, float_gallery = _features(exact, bundle, people)
-    query, gallery = _features(engine, quantised, people)
-    cosines = (normalise(float_gallery) * normalise(gallery)).sum(axis=1)
-    (float_rank1, float_map), (rank1, mean_ap) = (
-        _rank(float_query, float_gallery, people),
-        _rank(query, gallery, people),
-    )
+    found = compare_arithmetics(exact, engine, bundle.spec, people)
     facts = facts.model_copy(
         update={
             "validation": people.name,
             "people": len({tracklet.person for tracklet in people.query}),
             "queries": len(people.query),
-            "float_map": float_map,
-            "map": mean_ap,
-            "map_in_float_gallery": _rank(query, float_gallery, people)[1],
-            "map_of_float_queries": _rank(float_query, gallery, people)[1],
-            "mean_cosine": round(float(cosines.mean()), 6),
-            "min_cosine": round(float(cosines.min()), 6),
+            "float_map": found.exact.mean_ap,
+            "map": found.other.mean_ap,
+            "map_in_float_gallery": found.other_in_exact.mean_ap,
+            "map_of_float_queries": found.exact_in_other.mean_ap,
+            "mean_cosine": found.mean_cosine,
+            "min_cosine": found.min_cosine,
         }
     )
-    loss, cosine = float_map - mean_ap, facts.mean_cosine or 0.0
-    if loss > MAX_MAP_LOSS or not cosine >= MIN_MEAN_COSINE:
+    if found.exact.mean_ap - found.other.mean_ap > MAX_MAP_LOSS or not found.mean_cosine >= MIN_MEAN_COSINE:
         raise QuantisationError(
             f"nothing was written: on {facts.people} people ({facts.queries} queries, {people.name}) mAP goes from "
-            f"{float_map:.2f} to {mean_ap:.2f} (at most {MAX_MAP_LOSS} less), and the mean cosine of the video "
-            f"features to the float network's is {cosine:.4f} (at least {MIN_MEAN_COSINE})"
+            f"{facts.float_map:.2f} to {facts.map:.2f} (at most {MAX_MAP_LOSS} less), and the mean cosine of the video "
+            f"features to the float network's is {found.mean_cosine:.4f} (at least {MIN_MEAN_COSINE})"
         )
-    return facts, {"float": float_rank1, "int8": rank1}
-
-
-def _open(bundle: Bundle) -> Engine:
-    return OpenVinoEngine(bundle, threads=available_cpus())
-
-
-def _features(engine: Engine, bundle: Bundle, people: Selection) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of queries and gallery; a gallery that holds the queries begins with them."""
-    spec = bundle.spec
-    features = embed_tracklets(
-        divide_calls(engine),
-        [*people.query, *people.others],
-        frame_size=(spec.frame_height, spec.frame_width),
-        clip_length=spec.clip_length,
-    )
-    queries = len(people.query)
-    return features[:queries], features if people.queries_in_gallery else features[queries:]
-
-
-def _rank(query: NDArray[np.float32], gallery: NDArray[np.float32], people: Selection) -> tuple[float, float]:
-    """Rank-1 and mAP in percent."""
-    metrics = rank_metrics(
-        1 - cosine_scores(query, gallery),
-        [tracklet.person for tracklet in people.query],
-        [tracklet.person for tracklet in people.gallery],
-        [tracklet.camera for tracklet in people.query],
-        [tracklet.camera for tracklet in people.gallery],
-        people.average_precision,
-    )
-    return round(100 * metrics.rank1, 2), round(100 * metrics.mean_ap, 2)
+    return facts, {"float": found.exact.rank1, "int8": found.other.rank1}
 
 
 def _without(tracklets: Sequence[Tracklet], others: Sequence[Tracklet]) -> list[Tracklet]:
