@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.serving.contenders import measure_peers
 from benchmarks.serving.engines import measure_engines
-from benchmarks.serving.footage import read_crops, ready_clips
+from benchmarks.serving.footage import Crops, read_crops, ready_clips
 from benchmarks.serving.profile import profile
 from benchmarks.serving.report import Report, describe_machine
 from benchmarks.serving.service import Effort, Plans, measure_service
@@ -22,6 +25,7 @@ from benchmarks.serving.soak import soak
 from benchmarks.serving.starts import measure_starts
 from model.bundle import BUNDLED, Bundle
 
+CALIBRATION_CLIPS = 96
 PARTS = ("engines", "service", "peers", "starts")
 QUICK = Effort(rounds=1, seconds=0.3, engine_seconds=0.1, clients=4, lengths=(4, 9), largest_batch=8)
 
@@ -49,6 +53,8 @@ def _run(options: argparse.Namespace, report: Report, bundle: Bundle, folder: Pa
     clips = ready_clips(crops, spec, effort.largest_batch)
     plans = Plans.write(crops, folder / "plans", spec.clip_length, effort.lengths)
     quantised = Bundle.load(options.quantised) if options.quantised else None
+    if options.int8:
+        quantised = _quantise(bundle, folder / "int8", ready_clips(crops, spec, CALIBRATION_CLIPS), crops)
     if "engines" in options.only:
         measure_engines(report, bundle, quantised, clips, effort.rounds, effort.engine_seconds)
     forms = [bundle] if quantised is None else [bundle, quantised]
@@ -83,6 +89,9 @@ def _options() -> argparse.Namespace:
         "--full-size", action="store_true", help="the paper's ResNet50-IBN-a at 224x112 with fresh weights in its place"
     )
     parser.add_argument("--quantised", type=Path, help="its int8 bundle, as `not3d quantize` writes it")
+    parser.add_argument(
+        "--int8", action="store_true", help="make that int8 bundle here, on the crops, judged by nobody"
+    )
     parser.add_argument("--data", type=Path, help="a dataset or folder of tracklets (default: people are drawn)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of engine and service")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of each load")
@@ -96,6 +105,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write where the CPU time goes under load")
     parser.add_argument("--quick", action="store_true", help="a few seconds: that it runs, not how fast")
     return parser.parse_args()
+
+
+def _quantise(bundle: Bundle, out: Path, clips: NDArray[np.uint8], crops: Crops) -> Bundle:
+    from training.quantisation import Calibration, quantise  # noqa: PLC0415 - needs extras that the service does without
+
+    return quantise(bundle, out, Calibration(clips, crops.described), None).bundle
 
 
 @contextmanager
