@@ -90,7 +90,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quantised", type=Path, help="its int8 bundle, as `not3d quantize` writes it")
     parser.add_argument(
-        "--int8", action="store_true", help="make that int8 bundle here, on the crops, judged by nobody"
+        "--int8", action="store_true", help="make that bundle here, on the crops, judged by nobody"
     )
     parser.add_argument("--data", type=Path, help="a dataset or folder of tracklets (default: people are drawn)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of engine and service")
