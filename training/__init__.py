@@ -1,1 +1,3 @@
 """Datasets, losses, the trainer, evaluation and export."""
+
+import model  # noqa: F401 - before OpenVINO: see there

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,8 @@ KEPT_IN_FLOAT = (
     *("ReduceMean", "ReduceSum", "Softmax", "Multiply", "BatchNormInference"),
     *("Squeeze", "Unsqueeze"),
 )
-"""Kinds of operation, after the common transformations, that only the attention, the neck and the mean have."""
+"""Kinds of operation, after the common transformations, of the attention, the neck and the mean. `Multiply` is also in
+the scaling behind instance normalisation, which costs nothing to leave in float."""
 
 
 class QuantisationError(RuntimeError):
@@ -107,16 +107,16 @@ def choose_calibration(
         DatasetError: from the data.
     """
     spec = bundle.spec
-    tracklets: list[Tracklet] = []
     for source in sources:
         if not source.exists():
             raise DatasetError(f"{source} does not exist")
-        tracklets += read_tracklets(source) if kind_of(source) == "folder" else read_training([source])
+    plain = [source for source in sources if _is_unlabelled(source)]
+    # All at once, as protocols read them: what a person is called depends on which datasets are read together.
+    labelled = read_training([source for source in sources if source not in plain])
     share = spec.recipe.get("validation_share")
     if share:
-        labelled = [tracklet for tracklet in tracklets if tracklet.person]
-        _, aside = set_aside(labelled, float(str(share)), int(str(spec.recipe["seed"])))
-        tracklets = _without(tracklets, aside)
+        labelled, _ = set_aside(labelled, float(str(share)), int(str(spec.recipe["seed"])))
+    tracklets = [*labelled, *(tracklet for source in plain for tracklet in read_tracklets(source))]
     if judged_on is not None:
         tracklets = _without(tracklets, [*judged_on.query, *judged_on.others])
     if not tracklets:
@@ -179,17 +179,11 @@ def _insert_quantisers(bundle: Bundle, clips: NDArray[np.uint8]) -> Any:
 
 @contextlib.contextmanager
 def _quiet_nncf() -> Iterator[Any]:
-    """NNCF without its reports of use to the maker, and without its bars on standard output."""
-    telemetry = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
+    """NNCF without its bars on standard output."""
     try:
         import nncf  # noqa: PLC0415 - an extra of its own, and slow
     except ImportError as error:
         raise QuantisationError(f"NNCF is not installed ({error}): pip install 'not3d[quantize]'") from error
-    finally:
-        del sys.modules["openvino_telemetry"]
-        if telemetry is not None:
-            sys.modules["openvino_telemetry"] = telemetry
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):
         yield nncf
@@ -264,6 +258,11 @@ def _judge(
             f"features to the float network's is {found.mean_cosine:.4f} (at least {MIN_MEAN_COSINE})"
         )
     return facts, {"float": found.exact.rank1, "int8": found.other.rank1}
+
+
+def _is_unlabelled(source: Path) -> bool:
+    """Whether it is a folder of tracklets of which nobody says whom they show."""
+    return kind_of(source) == "folder" and not all(item.person and item.camera for item in read_tracklets(source))
 
 
 def _without(tracklets: Sequence[Tracklet], others: Sequence[Tracklet]) -> list[Tracklet]:

@@ -89,9 +89,7 @@ def _options() -> argparse.Namespace:
         "--full-size", action="store_true", help="the paper's ResNet50-IBN-a at 224x112 with fresh weights in its place"
     )
     parser.add_argument("--quantised", type=Path, help="its int8 bundle, as `not3d quantize` writes it")
-    parser.add_argument(
-        "--int8", action="store_true", help="make that bundle here, on the crops, judged by nobody"
-    )
+    parser.add_argument("--int8", action="store_true", help="make that bundle here, on the crops, judged by nobody")
     parser.add_argument("--data", type=Path, help="a dataset or folder of tracklets (default: people are drawn)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of engine and service")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of each load")
