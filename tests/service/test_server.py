@@ -192,7 +192,7 @@ import service.footage
 from service.server import serve
 from service.settings import Settings
 
-def stuck(data, settings):
+def stuck(data, settings, size=None):
     print("decoding", flush=True)
     time.sleep(600)
 
