@@ -52,7 +52,6 @@ class Batcher:
         self._metrics = metrics
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
-        self._idle = engine.streams
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [
@@ -97,8 +96,6 @@ class Batcher:
             else:
                 self._observe(shares, time.perf_counter() - start)
                 self._hand_out(shares, rows)
-            with self._changed:
-                self._idle += 1
 
     def _observe(self, shares: list[_Share], seconds: float) -> None:
         """Count one call; each request in it took all of its time."""
@@ -114,7 +111,6 @@ class Batcher:
                 self._drop_cancelled()
                 size = self._next_size()
                 if size and self._begin(size):
-                    self._idle -= 1
                     return self._take(size)
                 if not size and self._closed:
                     return []
@@ -122,8 +118,8 @@ class Batcher:
                     self._changed.wait()
 
     def _next_size(self) -> int:
-        """The largest size that this thread's share of the waiting clips fills, so that no idle stream goes without."""
-        share = -(-self._waiting // self._idle)
+        """The largest size that one stream's share of the waiting clips fills; the others are idle, or will be soon."""
+        share = -(-self._waiting // len(self._threads))
         return next((size for size in self._sizes if size <= share), 0)
 
     def _drop_cancelled(self) -> None:

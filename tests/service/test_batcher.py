@@ -154,7 +154,7 @@ def test_streams_work_side_by_side_on_one_request() -> None:
     batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
     answer = batcher.submit(clips(*range(8))).result(5)
     assert answer.ravel().tolist() == [3 * value for value in range(8)]
-    assert engine.sizes == [4, 4]
+    assert sorted(engine.sizes) == [1, 1, 2, 4]  # each takes its share of what is left, until both are done
     batcher.close()
 
 
@@ -162,6 +162,6 @@ def test_a_request_of_which_both_calls_fail_is_told_once() -> None:
     engine = SideBySide()
     batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="broken"):
-        batcher.submit(clips(255, 2, 3, 255)).result(5)
+        batcher.submit(clips(255, 255)).result(5)
     assert batcher.submit(clips(2, 3)).result(5).ravel().tolist() == [6, 9]
     batcher.close()
