@@ -57,5 +57,5 @@ $(INSTALLED): pyproject.toml | $(ENVIRONMENT)/bin/python
 
 # It holds what $(INSTALLED) stands for, so that is fresh as well.
 $(DEVELOP): pyproject.toml | $(ENVIRONMENT)/bin/python
-	$(BIN)/python -m pip install --editable '.[cpu,train,tune,bench,quantize,dev]'
+	$(BIN)/python -m pip install --editable '.[cpu,train,tune,bench,quantize,milvus,parquet,ray,dev]'
 	touch "$(VENV)/.installed" "$(VENV)/.develop"

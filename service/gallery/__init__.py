@@ -4,6 +4,7 @@ from service.gallery.embedded import EmbeddedGallery
 from service.gallery.protocol import Gallery
 from service.gallery.records import (
     JSON,
+    AuditEntry,
     DiskFull,
     DuplicateId,
     EmptyFilter,
@@ -11,6 +12,7 @@ from service.gallery.records import (
     Filter,
     GalleryError,
     GalleryLocked,
+    GalleryUnavailable,
     Hit,
     InvalidArgument,
     Page,
@@ -21,6 +23,7 @@ from service.gallery.records import (
 
 __all__ = [
     "JSON",
+    "AuditEntry",
     "DiskFull",
     "DuplicateId",
     "EmbeddedGallery",
@@ -30,6 +33,7 @@ __all__ = [
     "Gallery",
     "GalleryError",
     "GalleryLocked",
+    "GalleryUnavailable",
     "Hit",
     "InvalidArgument",
     "Page",

@@ -1,12 +1,13 @@
 """What the service needs of a gallery, whichever engine keeps it."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import Erasure, Filter, Page, Record, SearchResult
+from service.gallery.records import AuditEntry, Erasure, Filter, Page, Record, SearchResult
 
 
 class Gallery(Protocol):
@@ -14,7 +15,9 @@ class Gallery(Protocol):
 
     Every method is synchronous and may be called from any thread. Once a changing method has returned, its change
     survives the death of the process and is seen by every later call. All raise `GalleryError` when the engine fails,
-    `DiskFull` when there is no space left, and `InvalidArgument` for values no gallery accepts.
+    `GalleryUnavailable` where it will be back, `DiskFull` when there is no space left, and `InvalidArgument` for values
+    no gallery accepts. A record whose `expires_at` has passed is enrolled no more, whether or not `expire` has been
+    called since: no method finds or counts it, and its id is free.
     """
 
     @property
@@ -40,12 +43,23 @@ class Gallery(Protocol):
         """Enrol or replace, in one step that no search sees half of. True where the id was new."""
         ...
 
+    def put_many(self, records: Sequence[Record]) -> int:
+        """Enrol or replace all of them in one durable step, or none; how many ids were new.
+
+        An id may be there once only. Some hundreds to thousands at a time are right.
+        """
+        ...
+
     def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
         """The record of this id."""
         ...
 
-    def delete(self, id: str) -> bool:  # noqa: A002
-        """Remove one record. False where there was none."""
+    def thumbnail(self, id: str) -> bytes | None:  # noqa: A002
+        """The JPEG kept with this record."""
+        ...
+
+    def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
+        """Remove one record, with an entry in the audit log. False where there was none."""
         ...
 
     def list(
@@ -76,8 +90,19 @@ class Gallery(Protocol):
         """
         ...
 
-    def erase(self, filter: Filter, *, dry_run: bool) -> Erasure:  # noqa: A002
-        """Remove every record that passes `filter`. Raises `EmptyFilter` where that would be all of them."""
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:  # noqa: A002
+        """Remove every record that passes `filter`, with an entry in the audit log, also where there was none.
+
+        Raises `EmptyFilter` where that would be all of them.
+        """
+        ...
+
+    def expire(self) -> int:
+        """Remove what has expired; how many. Those are one entry of the audit log, unless there were none."""
+        ...
+
+    def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
+        """The audit log, newest first, of entries older than the receipt `before`."""
         ...
 
     def count(self) -> int:

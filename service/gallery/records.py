@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias, Union
+from typing import Literal, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ class Record:
     """One enrolled tracklet.
 
     `embedding` is float32 `[D]` of unit length. Times are aware; `start_time <= end_time` where both are given.
-    `frames` and `clips` count what the embedding was computed from.
+    `frames` and `clips` count what the embedding was computed from. From `expires_at` on the record is not found any
+    more, and soon after that it is erased. `thumbnail` is a JPEG that is given at enrolment and never read back with
+    the record: `has_thumbnail` says whether `Gallery.thumbnail` has one.
     """
 
     id: str
@@ -29,6 +31,9 @@ class Record:
     frames: int
     clips: int
     created_at: datetime
+    expires_at: datetime | None = None
+    has_thumbnail: bool = False
+    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,29 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """How many records a filter matched and how many of them were erased (0 on a dry run)."""
+    """How many records a filter matched and how many of them were erased (0 on a dry run).
+
+    `receipt` names the entry of the audit log; a dry run has none.
+    """
 
     matched: int
+    erased: int
+    receipt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One removal, as the append-only audit log keeps it: never a vector, never a picture.
+
+    `by` is who asked: the fingerprint of an API key, or what expired records. `filter` is the condition as JSON, for a
+    single removal `{"id": ...}`; `erased` counts the records that went.
+    """
+
+    receipt: str
+    time: datetime
+    action: Literal["delete", "erase", "expire"]
+    by: str
+    filter: dict[str, JSON]
     erased: int
 
 
@@ -132,6 +157,10 @@ class SpaceMismatch(GalleryError):  # noqa: N818
 
 class GalleryLocked(GalleryError):  # noqa: N818
     """Another process, or another gallery of this one, has the data directory open."""
+
+
+class GalleryUnavailable(GalleryError):  # noqa: N818
+    """The engine does not answer now and may soon: nothing is known to have been changed, and asking again is right."""
 
 
 class DiskFull(GalleryError):  # noqa: N818

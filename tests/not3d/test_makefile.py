@@ -38,7 +38,7 @@ def test_the_environment_is_made_once(checkout: Path, place: str) -> None:
     assert first == [f"<-m><venv><{place}>", "<-m><pip><install><--editable><.[cpu]>", "<-m><not3d><demo>"]
     assert make(checkout, "demo", f"VENV={place}") == ["<-m><not3d><demo>"]
     assert make(checkout, "test", f"VENV={place}", "PYTEST_ARGS=-k 'a b'") == [
-        "<-m><pip><install><--editable><.[cpu,train,tune,bench,quantize,dev]>",
+        "<-m><pip><install><--editable><.[cpu,train,tune,bench,quantize,milvus,parquet,ray,dev]>",
         "<-m><pytest><-k><a b>",
     ]
     assert make(checkout, "lint", f"VENV={place}")[0] == "<-m><ruff><check><.>"
