@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from not3d.commands import Interruptible, results
+from not3d.commands.archive import app as archive
 from not3d.commands.datasets import app as datasets
 from not3d.commands.gallery import enroll, info, search
 from not3d.commands.importing import import_model
@@ -30,6 +31,7 @@ app.command(rich_help_panel="Search")(enroll)
 app.command(rich_help_panel="Search")(search)
 app.command(rich_help_panel="Search")(info)
 app.command(rich_help_panel="Search")(demo)
+app.add_typer(archive, name="gallery", rich_help_panel="Search")
 app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(evaluate)
 app.command(rich_help_panel="Models")(export)

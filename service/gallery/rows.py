@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VECTOR = np.dtype("<f4")
 _DEEPEST_JSON = 64
 # What a normalised float32 vector may be off by after a trip through another program's decimals.
-_LENGTH_TOLERANCE = 1e-3
+LENGTH_TOLERANCE = 1e-3
 
 _COLUMNS = (
     "t.id, e.vector, t.camera_id, t.start_time, t.end_time, t.metadata, t.frames, t.clips, t.created_at "
@@ -62,7 +62,7 @@ def encode(record: Record, dimension: int) -> Row:
     """Check a record and turn it into a row. Raises `InvalidArgument` naming the field that is wrong."""
     vector = check_vector(record.embedding, dimension, "embedding")
     length = float(np.linalg.norm(vector.astype(np.float64)))
-    if abs(length - 1) > _LENGTH_TOLERANCE:
+    if abs(length - 1) > LENGTH_TOLERANCE:
         raise InvalidArgument(f"embedding has length {length:.4g}, not 1")
     if not record.id:
         raise InvalidArgument("id is empty")

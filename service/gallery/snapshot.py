@@ -1,0 +1,224 @@
+"""Copies of a gallery that is in use, and their way back.
+
+A snapshot is a folder: the database as one file without free pages, so that nothing of what was erased is in it, and a
+manifest with the digest of each file. It is taken by reading, beside the process that has the gallery open.
+"""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.gallery.database import FILE_NAME, SCHEMA_VERSION, Stamp, sync_directory, translate
+from service.gallery.lock import DirectoryLock
+from service.gallery.records import DiskFull, GalleryError
+from service.gallery.stored import Stored, open_stored
+
+MANIFEST_NAME = "manifest.json"
+_CHUNK = 1 << 22
+# A data directory has these without holding a gallery: the lock stays behind, and the engine keeps its cache there.
+_NO_RECORDS = {"lock", "cache"}
+
+
+class File(BaseModel):
+    """One file of a snapshot."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a snapshot holds; `created` is a moment before the copy, which has everything acknowledged until then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["not3d-gallery-snapshot-1"] = "not3d-gallery-snapshot-1"
+    created: datetime
+    schema_version: int
+    embedding_space: str
+    dimension: int
+    model_name: str
+    records: int
+    files: dict[Literal["gallery.sqlite", "index.faiss"], File]
+
+    @property
+    def stamp(self) -> Stamp:
+        """What all of its rows have in common."""
+        return Stamp(self.embedding_space, self.dimension, self.model_name)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.bytes for file in self.files.values())
+
+
+def take_snapshot(directory: Path, out: Path) -> Manifest:
+    """Copy the gallery of a data directory into the new folder `out`, as it is at one moment, whoever is writing.
+
+    Raises `GalleryError` where `out` exists or there is no gallery, `DiskFull`; what was begun is removed.
+    """
+    if out.exists():
+        raise GalleryError(f"{out} exists: a snapshot is written to a new folder")
+    with open_stored(directory) as stored, _new_folder(out) as part:
+        created = datetime.now(UTC)
+        _copy_database(stored, part / FILE_NAME)
+        with open_stored(part) as copy:
+            records = copy.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
+        manifest = Manifest(
+            created=created,
+            schema_version=SCHEMA_VERSION,
+            embedding_space=stored.stamp.embedding_space,
+            dimension=stored.stamp.dimension,
+            model_name=stored.stamp.model_name,
+            records=records,
+            files={FILE_NAME: _describe(part / FILE_NAME)},
+        )
+        _write_synced(part / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
+    return manifest
+
+
+def read_manifest(snapshot: Path) -> Manifest:
+    """The manifest of a snapshot. Raises `GalleryError` where the folder is none."""
+    path = snapshot / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise GalleryError(f"{snapshot} is no snapshot: {MANIFEST_NAME} is missing") from error
+    except OSError as error:
+        raise GalleryError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "it"
+        raise GalleryError(f"{path} is no manifest of this program's version: {place}: {fault['msg']}") from error
+
+
+def restore(snapshot: Path, directory: Path) -> Manifest:
+    """Put a snapshot's files into a data directory that holds no gallery, or make one.
+
+    Every file is checked against the manifest before any takes its name. Raises `GalleryError` where the snapshot is
+    not whole or the directory holds something, `GalleryLocked` where someone has it open, and `DiskFull`.
+    """
+    manifest = read_manifest(snapshot)
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise GalleryError(
+            f"{snapshot} has schema version {manifest.schema_version}, and this program reads {SCHEMA_VERSION}: "
+            "restore it with the program's version that took it"
+        )
+    parts = {f"{name}.part" for name in manifest.files}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if held := sorted({path.name for path in directory.iterdir()} - _NO_RECORDS - parts):
+            raise GalleryError(f"{directory} is not empty (it has {held[0]}): a snapshot is restored into a new folder")
+        lock = DirectoryLock(directory)
+        try:
+            _put_back(manifest, snapshot, directory)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise translate(error, directory) from error
+    return manifest
+
+
+def check_files(snapshot: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with a snapshot's files, a sentence each; reads every byte."""
+    problems = []
+    for name, file in manifest.files.items():
+        path = snapshot / name
+        try:
+            if _describe(path) != file:
+                problems.append(f"{path} is not as it was written: its size or digest differs from the manifest's")
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {error.strerror or error}")
+    return problems
+
+
+def _copy_database(stored: Stored, target: Path) -> None:
+    try:
+        # One read transaction, whose rows alone are written: no free pages, no write-ahead log.
+        stored.connection.execute("VACUUM INTO ?", (str(target),))
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise DiskFull(f"no space left on the disk of {target.parent}") from error
+        raise
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that gets its name when the block has ended well, and is removed where it has not."""
+    part = out.with_name(f"{out.name}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.mkdir()
+        except FileExistsError as error:
+            raise GalleryError(
+                f"{part} is being written by another snapshot, or left of one that was broken off: remove it then"
+            ) from error
+        try:
+            yield part
+            sync_directory(part)
+            part.rename(out)
+            sync_directory(out.parent)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise translate(error, out.parent) from error
+
+
+def _put_back(manifest: Manifest, snapshot: Path, directory: Path) -> None:
+    parts = {name: directory / f"{name}.part" for name in manifest.files}
+    try:
+        for name, file in manifest.files.items():
+            if _copy_synced(snapshot / name, parts[name]) != file:
+                raise GalleryError(
+                    f"{snapshot / name} is not as it was written, so nothing was restored: use another snapshot"
+                )
+        # The database last: without it the directory holds no gallery.
+        for name in sorted(parts, key=lambda name: name == FILE_NAME):
+            parts[name].replace(directory / name)
+        sync_directory(directory)
+        sync_directory(directory.absolute().parent)
+    finally:
+        for path in parts.values():
+            path.unlink(missing_ok=True)
+
+
+def _copy_synced(source: Path, target: Path) -> File:
+    digest, size = hashlib.sha256(), 0
+    try:
+        reading = source.open("rb")
+    except OSError as error:
+        raise GalleryError(f"{source} cannot be read: {error.strerror or error}") from error
+    with reading, target.open("wb") as writing:
+        while chunk := reading.read(_CHUNK):
+            digest.update(chunk)
+            writing.write(chunk)
+            size += len(chunk)
+        writing.flush()
+        os.fsync(writing.fileno())
+    return File(bytes=size, sha256=digest.hexdigest())
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _describe(path: Path) -> File:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return File(bytes=os.fstat(file.fileno()).st_size, sha256=digest)
