@@ -1,6 +1,7 @@
 """The SQLite file under the embedded gallery: its schema, its durability, and its errors in our words."""
 
 import errno
+import logging
 import os
 import sqlite3
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from pathlib import Path
 
 from service.gallery.records import DiskFull, GalleryError, SpaceMismatch
 
+log = logging.getLogger(__name__)
+
 FILE_NAME = "gallery.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # "not3", so that `file gallery.sqlite` and an opening with the wrong program can tell.
 APPLICATION_ID = 0x6E6F7433
 
@@ -37,7 +40,8 @@ CREATE TABLE tracklets (
     metadata TEXT NOT NULL,
     frames INTEGER NOT NULL,
     clips INTEGER NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER
 ) STRICT;
 CREATE INDEX tracklets_of_camera ON tracklets (camera_id, id);
 CREATE TABLE embeddings (
@@ -51,6 +55,35 @@ CREATE TABLE metadata_terms (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX metadata_terms_of_tracklet ON metadata_terms (number);
 """
+
+# What version 2 brought. The triggers keep the audit log append-only for every program that opens the file, and against
+# INSERT OR REPLACE, which removes the old row without asking the trigger for that.
+_LIFE_CYCLE = """
+CREATE INDEX tracklets_expiring ON tracklets (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE thumbnails (
+    number INTEGER PRIMARY KEY REFERENCES tracklets (number) ON DELETE CASCADE,
+    jpeg BLOB NOT NULL
+) STRICT;
+CREATE TABLE audit (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    receipt TEXT NOT NULL UNIQUE,
+    time INTEGER NOT NULL,
+    action TEXT NOT NULL CHECK (action IN ('delete', 'erase', 'expire')),
+    requester TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    erased INTEGER NOT NULL
+) STRICT;
+CREATE TRIGGER audit_entries_stay_as_they_are BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_entries_stay BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_entries_are_not_replaced BEFORE INSERT ON audit
+WHEN EXISTS (SELECT 1 FROM audit WHERE receipt = NEW.receipt OR position = NEW.position)
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+"""
+
+# From each earlier version to the next one.
+_MIGRATIONS = {1: f"ALTER TABLE tracklets ADD COLUMN expires_at INTEGER;{_LIFE_CYCLE}"}
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _WRITE_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -116,6 +149,8 @@ def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
 def prepare(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> None:
     """Create the schema in an empty file, or check that the file is a gallery of this space.
 
+    A file of an earlier version of the schema is brought up to date.
+
     Raises `SpaceMismatch`, or `GalleryError` where the file is something else or of a later version.
     """
     path = directory / FILE_NAME
@@ -127,17 +162,32 @@ def prepare(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> No
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise GalleryError(f"{path} is a database of another program: use another --data-dir")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and version not in _MIGRATIONS:
         raise GalleryError(
             f"{path} has schema version {version} and this program reads version {SCHEMA_VERSION}: "
             "run the program's version that wrote it, or use another --data-dir"
         )
+    # A gallery that will be refused is not to be changed first.
     _check_stamp(connection, directory, stamp)
+    if version != SCHEMA_VERSION:
+        _migrate(connection, version)
+        log.info("%s was of schema version %d and is of version %d now", path, version, SCHEMA_VERSION)
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the schema up to date, wholly or not at all."""
+    steps = "".join(_MIGRATIONS[step] for step in range(version, SCHEMA_VERSION))
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _create(connection: sqlite3.Connection, stamp: Stamp) -> None:
     connection.executescript(
-        f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {SCHEMA_VERSION};"
+        f"BEGIN IMMEDIATE;{_SCHEMA}{_LIFE_CYCLE}"
+        f"PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {SCHEMA_VERSION};"
     )
     connection.execute(
         "INSERT INTO gallery (embedding_space, dimension, model_name, version) VALUES (?, ?, ?, 0)",

@@ -4,6 +4,7 @@ import base64
 import binascii
 import sqlite3
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import rows
+from service.gallery import audit, rows
 from service.gallery.columns import Entry, Selection
 from service.gallery.database import Stamp, connect, prepare, sync_directory, translate
 from service.gallery.index_store import IndexSaver, Loaded, load_index
 from service.gallery.lock import DirectoryLock
 from service.gallery.readers import Readers
 from service.gallery.records import (
+    AuditEntry,
     DuplicateId,
     EmptyFilter,
     Erasure,
@@ -35,6 +37,8 @@ from service.gallery.writer import Change, Work, Writer
 T = TypeVar("T")
 
 _CURSOR_MARK = b"after:"
+_EXPIRED_AT_ONCE = 5000
+"""Records that one transaction of `expire` removes: others wait for it, and its log takes the room of their vectors."""
 _MAX_OVERTAKEN = 10
 """Snapshots that a search takes beside the writers, before it holds them up."""
 
@@ -61,6 +65,8 @@ class EmbeddedGallery:
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
         self._closing = threading.Lock()
         self._closed = False
+        # Whether something deleted may still be read in files of the directory.
+        self._remains = False
 
     @classmethod
     def open(cls, data_dir: Path, *, embedding_space: str, dimension: int, model_name: str) -> "EmbeddedGallery":
@@ -87,48 +93,55 @@ class EmbeddedGallery:
 
     def add(self, record: Record) -> None:
         """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
-        row = rows.encode(record, self.dimension)
-
-        def work(connection: sqlite3.Connection, change: Change) -> None:
-            if rows.number_of(connection, row.id) is not None:
-                raise DuplicateId(row.id)
-            change.added.append((rows.insert(connection, row, self.embedding_space), row))
-
-        self._change(work)
+        self._enrol([record], replace=False)
 
     def put(self, record: Record) -> bool:
         """Enrol or replace, in one step that no search sees half of. True where the id was new."""
-        row = rows.encode(record, self.dimension)
+        return bool(self._enrol([record], replace=True))
 
-        def work(connection: sqlite3.Connection, change: Change) -> bool:
-            old = rows.number_of(connection, row.id)
-            if old is not None:
-                rows.delete(connection, [old])
-                change.removed.append(old)
-            change.added.append((rows.insert(connection, row, self.embedding_space), row))
-            return old is None
+    def put_many(self, records: Sequence[Record]) -> int:
+        """Enrol or replace all of them in one durable step, or none; how many ids were new.
 
-        return self._change(work)
+        An id may be there once only. Some hundreds to thousands at a time are right: all of them are in memory, and
+        others wait for the transaction.
+        """
+        return self._enrol(records, replace=True) if records else 0
 
     def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
         """The record of this id."""
         rows.check_text(id, "id")
         with self._readers.snapshot() as connection:
-            return rows.by_id(connection, id)
+            return rows.by_id(connection, id, rows.now())
 
-    def delete(self, id: str) -> bool:  # noqa: A002
-        """Remove one record. False where there was none. The saved index forgets it when it is next saved."""
+    def thumbnail(self, id: str) -> bytes | None:  # noqa: A002
+        """The JPEG kept with this record."""
         rows.check_text(id, "id")
+        with self._readers.snapshot() as connection:
+            return rows.thumbnail_of(connection, id, rows.now())
+
+    def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
+        """Remove one record, with an entry in the audit log. False where there was none.
+
+        What is left of it in the log and the saved index goes with the next `erase` or `expire`.
+        """
+        rows.check_text(id, "id")
+        rows.check_text(by, "by")
+        now = rows.now()
 
         def work(connection: sqlite3.Connection, change: Change) -> bool:
-            number = rows.number_of(connection, id)
-            if number is None:
+            place = rows.places_of(connection, [id], now).get(id)
+            if place is None:
                 return False
-            rows.delete(connection, [number])
-            change.removed.append(number)
-            return True
+            _remove(connection, change, [place.number])
+            if place.expired:  # before anybody has swept it out: gone all the same, but not by this caller
+                audit.write_expiry(connection, 1, now)
+            else:
+                audit.write(connection, "delete", by=by, condition={"id": id}, erased=1, at=now)
+            return not place.expired
 
-        return self._change(work)
+        deleted = self._change(work)
+        self._remains = self._remains or deleted
+        return deleted
 
     def list(
         self,
@@ -146,7 +159,7 @@ class EmbeddedGallery:
         wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
         with self._readers.snapshot() as connection:
             # One more than asked for tells whether there is another page.
-            found = rows.by_page(connection, wanted, last_seen, limit + 1)
+            found = rows.by_page(connection, wanted, last_seen, limit + 1, rows.now())
         items = found[:limit]
         return Page(items, _encode_cursor(items[-1].id) if len(found) > limit else None)
 
@@ -174,36 +187,69 @@ class EmbeddedGallery:
                 return found
         raise GalleryError("the search index is ahead of the database: restart the service")
 
-    def erase(self, filter: Filter, *, dry_run: bool) -> Erasure:  # noqa: A002
-        """Remove every record that passes `filter`. Raises `EmptyFilter` where that would be all of them.
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:  # noqa: A002
+        """Remove every record that passes `filter`, with an entry in the audit log, also where there was none.
 
         Their vectors do not stay behind on the disk: SQLite overwrites what it frees, its log is emptied, and the
-        index is saved anew in the background.
+        index is saved anew in the background. Raises `EmptyFilter` where that would be all of them.
         """
         if filter.is_empty:
             raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
+        rows.check_text(by, "by")
+        now = rows.now()
         if dry_run:
             with self._readers.snapshot() as connection:
-                return Erasure(matched=len(rows.numbers_where(connection, filter)), erased=0)
-        rows.where(filter)  # a filter that cannot be used is refused before it waits for its turn
+                return Erasure(matched=len(rows.numbers_where(connection, filter, now)), erased=0)
+        rows.where(filter, now)  # a filter that cannot be used is refused before it waits for its turn
+
+        def work(connection: sqlite3.Connection, change: Change) -> tuple[int, str]:
+            enrolled, expired = rows.split_where(connection, filter, now)
+            _remove(connection, change, [*enrolled, *expired])
+            if expired:
+                audit.write_expiry(connection, len(expired), now)
+            condition = audit.condition_of(filter)
+            receipt = audit.write(connection, "erase", by=by, condition=condition, erased=len(enrolled), at=now)
+            change.other = True
+            return len(enrolled), receipt
+
+        erased, receipt = self._change(work)
+        if erased:
+            self._wipe()
+        return Erasure(matched=erased, erased=erased, receipt=receipt)
+
+    def expire(self) -> int:
+        """Remove what has expired; how many. Each step of at most some thousands has its entry in the audit log.
+
+        What `delete` has left on the disk goes as well.
+        """
+        now = rows.now()
 
         def work(connection: sqlite3.Connection, change: Change) -> int:
-            numbers = rows.numbers_where(connection, filter).tolist()
-            rows.delete(connection, numbers)
-            change.removed.extend(numbers)
+            numbers = rows.expired(connection, now, _EXPIRED_AT_ONCE)
+            _remove(connection, change, numbers)
+            if numbers:
+                audit.write_expiry(connection, len(numbers), now)
             return len(numbers)
 
-        erased = self._change(work)
-        if erased:
-            self._writer.empty_log()
-            self._saver.request()
-        return Erasure(matched=erased, erased=erased)
+        removed = 0
+        while step := self._change(work):
+            removed += step
+        if removed or self._remains:
+            self._wipe()
+        return removed
+
+    def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
+        """The audit log, newest first, of entries older than the receipt `before`."""
+        if limit < 1:
+            raise InvalidArgument(f"limit is {limit}, not a positive number")
+        rows.check_text(before, "before")
+        with self._readers.snapshot() as connection:
+            return audit.read(connection, limit, before)
 
     def count(self) -> int:
         """How many records are enrolled."""
-        if self._closed:
-            raise GalleryError("the gallery is closed")
-        return len(self._index)
+        with self._readers.snapshot() as connection:
+            return rows.count(connection, rows.now())
 
     def close(self) -> None:
         """Save the index and let go of files and locks; a second call does nothing."""
@@ -239,6 +285,33 @@ class EmbeddedGallery:
         hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
         return SearchResult(hits, candidates.searched, self._index.exact)
 
+    def _enrol(self, records: Sequence[Record], *, replace: bool) -> int:
+        new = [rows.encode(record, self.dimension) for record in records]
+        ids = [row.id for row in new]
+        if len(set(ids)) < len(ids):
+            raise InvalidArgument("records have an id twice")
+        now = rows.now()
+
+        def work(connection: sqlite3.Connection, change: Change) -> int:
+            places = rows.places_of(connection, ids, now)
+            expired = sum(place.expired for place in places.values())
+            if not replace and expired < len(places):
+                raise DuplicateId(next(id_ for id_, place in places.items() if not place.expired))
+            _remove(connection, change, [place.number for place in places.values()])
+            if expired:
+                audit.write_expiry(connection, expired, now)
+            numbers = rows.insert(connection, new, self.embedding_space)
+            change.added.extend(zip(numbers, new, strict=True))
+            return len(new) - len(places) + expired
+
+        return self._change(work)
+
+    def _wipe(self) -> None:
+        """Leave nothing of removed records in SQLite's log and, soon, in the saved index."""
+        self._remains = False
+        self._writer.empty_log()
+        self._saver.request()
+
     def _change(self, work: Work[T]) -> T:
         # An index that lost a change would never catch up with the versions to come.
         self._index.check()
@@ -256,10 +329,15 @@ def _select(connection: sqlite3.Connection, filter: Filter) -> Selection:  # noq
     after, before = rows.interval(filter)
     only = without = None
     if filter.metadata:
-        only = rows.numbers_where(connection, Filter(metadata=filter.metadata))
+        only = rows.numbers_where(connection, Filter(metadata=filter.metadata), rows.now())
     if filter.exclude_ids:
         without = rows.numbers_of(connection, filter.exclude_ids)
     return Selection(filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
+
+
+def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:
+    rows.delete(connection, numbers)
+    change.removed.extend(numbers)
 
 
 def _encode_cursor(last_id: str) -> str:

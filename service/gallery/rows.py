@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,10 +20,16 @@ _DEEPEST_JSON = 64
 # What a normalised float32 vector may be off by after a trip through another program's decimals.
 LENGTH_TOLERANCE = 1e-3
 
+_JPEG = b"\xff\xd8\xff"
+_MOST_THUMBNAIL_BYTES = 2**20
+
 _COLUMNS = (
-    "t.id, e.vector, t.camera_id, t.start_time, t.end_time, t.metadata, t.frames, t.clips, t.created_at "
+    "t.id, e.vector, t.camera_id, t.start_time, t.end_time, t.metadata, t.frames, t.clips, t.created_at, "
+    "t.expires_at, EXISTS (SELECT 1 FROM thumbnails h WHERE h.number = t.number) "
     "FROM tracklets t JOIN embeddings e USING (number)"
 )
+# With the present moment, of which a method takes one and stays with it.
+_ENROLLED = "(t.expires_at IS NULL OR t.expires_at > ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,22 @@ class Row:
     frames: int
     clips: int
     created_at: int
+    expires_at: int | None
     vector: NDArray[np.float32]
+    thumbnail: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an id is kept: its number, and whether the record there has expired, so that the id is free."""
+
+    number: int
+    expired: bool
+
+
+def now() -> int:
+    """The present moment in microseconds since 1970."""
+    return time.time_ns() // 1000
 
 
 def microseconds(moment: datetime, name: str) -> int:
@@ -83,8 +105,20 @@ def encode(record: Record, dimension: int) -> Row:
         frames=_count(record.frames, "frames"),
         clips=_count(record.clips, "clips"),
         created_at=microseconds(record.created_at, "created_at"),
+        expires_at=None if record.expires_at is None else microseconds(record.expires_at, "expires_at"),
         vector=vector,
+        thumbnail=_picture(record.thumbnail),
     )
+
+
+def _picture(thumbnail: bytes | None) -> bytes | None:
+    if thumbnail is None:
+        return None
+    if not thumbnail.startswith(_JPEG):
+        raise InvalidArgument("thumbnail is not a JPEG file")
+    if len(thumbnail) > _MOST_THUMBNAIL_BYTES:
+        raise InvalidArgument(f"thumbnail has {len(thumbnail)} bytes, at most {_MOST_THUMBNAIL_BYTES} are kept")
+    return bytes(thumbnail)
 
 
 def _count(number: int, name: str) -> int:
@@ -139,30 +173,45 @@ def _canonical(value: Any, depth: int) -> Any:
     raise InvalidArgument(f"metadata contains a {type(value).__name__}, which is not JSON")
 
 
-def insert(connection: sqlite3.Connection, row: Row, embedding_space: str) -> int:
-    """Write one row and return its number. The caller has seen that the id is free."""
-    number = connection.execute(
-        "INSERT INTO tracklets (id, embedding_space, camera_id, start_time, end_time, metadata, frames, clips, "
-        "created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            row.id,
-            embedding_space,
-            row.camera_id,
-            row.start_time,
-            row.end_time,
-            row.metadata,
-            row.frames,
-            row.clips,
-            row.created_at,
-        ),
-    ).lastrowid
-    assert number is not None  # noqa: S101 (an INSERT that did not raise has a row)
-    vector = row.vector.astype(_VECTOR).tobytes()
-    connection.execute("INSERT INTO embeddings (number, vector) VALUES (?, ?)", (number, vector))
+def insert(connection: sqlite3.Connection, rows: Sequence[Row], embedding_space: str) -> list[int]:
+    """Write rows and return their numbers, ascending. The caller has seen that the ids are free."""
+    # Given out here, because an INSERT of many tells the number of none.
+    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tracklets'").fetchone()
+    first = 1 if found is None else int(found[0]) + 1
+    numbers = list(range(first, first + len(rows)))
     connection.executemany(
-        "INSERT INTO metadata_terms (digest, number) VALUES (?, ?)", [(term, number) for term in row.terms]
+        "INSERT INTO tracklets (number, id, embedding_space, camera_id, start_time, end_time, metadata, frames, clips, "
+        "created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (
+                number,
+                row.id,
+                embedding_space,
+                row.camera_id,
+                row.start_time,
+                row.end_time,
+                row.metadata,
+                row.frames,
+                row.clips,
+                row.created_at,
+                row.expires_at,
+            )
+            for number, row in zip(numbers, rows, strict=True)
+        ),
     )
-    return number
+    connection.executemany(
+        "INSERT INTO embeddings (number, vector) VALUES (?, ?)",
+        ((number, row.vector.astype(_VECTOR).tobytes()) for number, row in zip(numbers, rows, strict=True)),
+    )
+    connection.executemany(
+        "INSERT INTO metadata_terms (digest, number) VALUES (?, ?)",
+        ((term, number) for number, row in zip(numbers, rows, strict=True) for term in row.terms),
+    )
+    connection.executemany(
+        "INSERT INTO thumbnails (number, jpeg) VALUES (?, ?)",
+        ((number, row.thumbnail) for number, row in zip(numbers, rows, strict=True) if row.thumbnail is not None),
+    )
+    return numbers
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -170,10 +219,27 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT version FROM gallery").fetchone()[0])
 
 
-def number_of(connection: sqlite3.Connection, id: str) -> int | None:  # noqa: A002 (the field's name everywhere)
-    """The number under which an id is kept."""
-    found = connection.execute("SELECT number FROM tracklets WHERE id = ?", (id,)).fetchone()
-    return None if found is None else int(found[0])
+def places_of(connection: sqlite3.Connection, ids: Sequence[str], at: int) -> dict[str, Place]:
+    """Where those of these ids are that have a row, expired at the moment `at` or not."""
+    found = connection.execute(
+        "SELECT id, number, expires_at FROM tracklets WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+    )
+    return {id_: Place(number, expires is not None and expires <= at) for id_, number, expires in found}
+
+
+def expired(connection: sqlite3.Connection, at: int, limit: int) -> list[int]:
+    """The numbers of at most `limit` rows that have expired, the longest expired first."""
+    found = connection.execute(
+        "SELECT number FROM tracklets WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (at, limit)
+    )
+    return [number for (number,) in found]
+
+
+def count(connection: sqlite3.Connection, at: int) -> int:
+    """How many rows have not expired."""
+    # Two counts, each from an index; one with the condition in it would read every row.
+    query = "SELECT (SELECT count(*) FROM tracklets) - (SELECT count(*) FROM tracklets WHERE expires_at <= ?)"
+    return int(connection.execute(query, (at,)).fetchone()[0])
 
 
 def delete(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
@@ -181,10 +247,19 @@ def delete(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
     connection.executemany("DELETE FROM tracklets WHERE number = ?", [(number,) for number in numbers])
 
 
-def by_id(connection: sqlite3.Connection, id: str) -> Record | None:  # noqa: A002
-    """The record of an id."""
-    found = connection.execute(f"SELECT {_COLUMNS} WHERE t.id = ?", (id,)).fetchone()
+def by_id(connection: sqlite3.Connection, id: str, at: int) -> Record | None:  # noqa: A002 (the field's name everywhere)
+    """The record of an id, unless it has expired."""
+    found = connection.execute(f"SELECT {_COLUMNS} WHERE t.id = ? AND {_ENROLLED}", (id, at)).fetchone()
     return None if found is None else _decode(found)
+
+
+def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | None:  # noqa: A002
+    """The picture kept with a record, unless that has expired."""
+    found = connection.execute(
+        f"SELECT h.jpeg FROM thumbnails h JOIN tracklets t USING (number) WHERE t.id = ? AND {_ENROLLED}",  # noqa: S608
+        (id, at),
+    ).fetchone()
+    return None if found is None else bytes(found[0])
 
 
 def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Record]:
@@ -210,9 +285,15 @@ def ids_of(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, 
     )
 
 
-def by_page(connection: sqlite3.Connection, filter: Filter, after_id: str, limit: int) -> list[Record]:  # noqa: A002
+def by_page(
+    connection: sqlite3.Connection,
+    filter: Filter,  # noqa: A002
+    after_id: str,
+    limit: int,
+    at: int,
+) -> list[Record]:
     """At most `limit` matching records whose id is greater than `after_id`, in order of their ids."""
-    condition, values = where(filter)
+    condition, values = where(filter, at)
     found = connection.execute(
         f"SELECT {_COLUMNS} WHERE t.id > ? AND {condition} ORDER BY t.id LIMIT ?",
         (after_id, *values, limit),
@@ -228,9 +309,9 @@ def numbers_of(connection: sqlite3.Connection, ids: Sequence[str]) -> NDArray[np
     return np.array(found, dtype=np.int64).reshape(-1)
 
 
-def numbers_where(connection: sqlite3.Connection, filter: Filter) -> NDArray[np.int64]:  # noqa: A002
-    """The numbers of all matching rows, ascending."""
-    condition, values = where(filter)
+def numbers_where(connection: sqlite3.Connection, filter: Filter, at: int) -> NDArray[np.int64]:  # noqa: A002
+    """The numbers of all matching rows that have not expired at the moment `at`, ascending."""
+    condition, values = where(filter, at)
     found = connection.execute(
         f"SELECT t.number FROM tracklets t WHERE {condition} ORDER BY t.number",  # noqa: S608 (parameters only)
         values,
@@ -238,13 +319,26 @@ def numbers_where(connection: sqlite3.Connection, filter: Filter) -> NDArray[np.
     return np.array(found, dtype=np.int64).reshape(-1)
 
 
-def where(filter: Filter) -> tuple[str, list[object]]:  # noqa: A002
+def split_where(connection: sqlite3.Connection, filter: Filter, at: int) -> tuple[list[int], list[int]]:  # noqa: A002
+    """The numbers of all matching rows, in two parts: the enrolled ones, and those that had expired at `at`."""
+    condition, values = where(filter)
+    found = connection.execute(
+        f"SELECT t.number, {_ENROLLED} FROM tracklets t WHERE {condition} ORDER BY t.number",  # noqa: S608
+        (at, *values),
+    ).fetchall()
+    enrolled = [number for number, lasting in found if lasting]
+    return enrolled, [number for number, lasting in found if not lasting]
+
+
+def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:  # noqa: A002
     """A condition on `tracklets t` with the values of its parameters; "1" where everything matches.
+
+    With `at` only what has not expired at that moment matches.
 
     Raises `InvalidArgument` for times without a zone, an interval that ends before it begins, and what is not JSON.
     """
-    conditions: list[str] = []
-    values: list[object] = []
+    conditions = [] if at is None else [_ENROLLED]
+    values: list[object] = [] if at is None else [at]
     if filter.camera_ids is not None and len(filter.camera_ids) == 1:
         # Said so, SQLite reads a page straight from the index over camera and id.
         check_text(filter.camera_ids[0], "camera_ids")
@@ -288,7 +382,7 @@ def _texts(texts: Sequence[str], name: str) -> str:
 
 
 def _decode(columns: Sequence[Any]) -> Record:
-    identifier, vector, camera_id, start, end, metadata, frames, clips, created = columns
+    identifier, vector, camera_id, start, end, metadata, frames, clips, created, expires, has_thumbnail = columns
     return Record(
         id=identifier,
         embedding=np.frombuffer(vector, _VECTOR).astype(np.float32),
@@ -298,9 +392,16 @@ def _decode(columns: Sequence[Any]) -> Record:
         metadata=json.loads(metadata),
         frames=frames,
         clips=clips,
-        created_at=_EPOCH + timedelta(microseconds=created),
+        created_at=moment(created),
+        expires_at=_moment(expires),
+        has_thumbnail=bool(has_thumbnail),
     )
 
 
+def moment(microseconds: int) -> datetime:
+    """Microseconds since 1970 as an aware time."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
 def _moment(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+    return None if microseconds is None else moment(microseconds)

@@ -13,6 +13,7 @@ from service.gallery import JSON, EmbeddedGallery, Record
 
 SPACE = "0123456789abcdef"
 DIMENSION = 8
+JPEG = b"\xff\xd8\xff\xe0 what a picture would be \xff\xd9"
 NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 
 
@@ -35,6 +36,8 @@ def record(
     start_time: datetime | None = None,
     end_time: datetime | None = None,
     metadata: dict[str, JSON] | None = None,
+    expires_at: datetime | None = None,
+    thumbnail: bytes | None = None,
 ) -> Record:
     return Record(
         id=id,
@@ -46,6 +49,8 @@ def record(
         frames=9,
         clips=3,
         created_at=NOON,
+        expires_at=expires_at,
+        thumbnail=thumbnail,
     )
 
 
@@ -63,5 +68,8 @@ def assert_same(found: Record | None, expected: Record) -> None:
     assert found is not None
     np.testing.assert_array_equal(found.embedding, expected.embedding)
     assert found.embedding.dtype == np.float32
-    for name in ("id", "camera_id", "start_time", "end_time", "metadata", "frames", "clips", "created_at"):
+    kept = ("id", "camera_id", "start_time", "end_time", "metadata", "frames", "clips", "created_at", "expires_at")
+    for name in kept:
         assert getattr(found, name) == getattr(expected, name), name
+    assert found.has_thumbnail is (expected.thumbnail is not None)
+    assert found.thumbnail is None

@@ -1,5 +1,6 @@
 """What the database file promises, and how a directory that cannot be used is refused."""
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import GalleryError, SpaceMismatch
+from service.gallery import Filter, GalleryError, SpaceMismatch
 from service.gallery.database import connect
-from tests.service.gallery.samples import SPACE, open_gallery, record
+from tests.service.gallery.samples import JPEG, NOON, SPACE, assert_same, at, open_gallery, record, vector
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,9 +62,106 @@ def test_a_row_of_another_space_does_not_open_either(directory: Path) -> None:
 
 
 def test_a_later_schema_is_left_alone(directory: Path) -> None:
-    change(directory, "PRAGMA user_version = 2")
-    with pytest.raises(GalleryError, match="schema version 2"):
+    change(directory, "PRAGMA user_version = 3")
+    with pytest.raises(GalleryError, match="schema version 3"):
         open_gallery(directory)
+
+
+# As the first version of the program wrote it, with one record of the id "old" and metadata {"k": 1}.
+VERSION_1 = f"""
+BEGIN;
+CREATE TABLE gallery (embedding_space TEXT NOT NULL, dimension INTEGER NOT NULL, model_name TEXT NOT NULL,
+    version INTEGER NOT NULL, index_token TEXT, next_index_token TEXT) STRICT;
+CREATE TABLE tracklets (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+    embedding_space TEXT NOT NULL, camera_id TEXT, start_time INTEGER, end_time INTEGER, metadata TEXT NOT NULL,
+    frames INTEGER NOT NULL, clips INTEGER NOT NULL, created_at INTEGER NOT NULL) STRICT;
+CREATE INDEX tracklets_of_camera ON tracklets (camera_id, id);
+CREATE TABLE embeddings (number INTEGER PRIMARY KEY REFERENCES tracklets (number) ON DELETE CASCADE,
+    vector BLOB NOT NULL) STRICT;
+CREATE TABLE metadata_terms (digest BLOB NOT NULL,
+    number INTEGER NOT NULL REFERENCES tracklets (number) ON DELETE CASCADE,
+    PRIMARY KEY (digest, number)) STRICT, WITHOUT ROWID;
+CREATE INDEX metadata_terms_of_tracklet ON metadata_terms (number);
+INSERT INTO gallery VALUES ('{SPACE}', 8, 'sample', 1, NULL, NULL);
+INSERT INTO tracklets VALUES (7, 'old', '{SPACE}', 'c1', NULL, NULL, '{{"k": 1}}', 9, 3,
+    {int(NOON.timestamp()) * 10**6});
+INSERT INTO embeddings VALUES (7, x'{vector("old").astype("<f4").tobytes().hex()}');
+INSERT INTO metadata_terms VALUES (x'{hashlib.sha256(b'["k",1]').hexdigest()}', 7);
+PRAGMA application_id = {0x6E6F7433};
+PRAGMA user_version = 1;
+COMMIT;
+"""
+
+
+@pytest.fixture
+def first_version(tmp_path: Path) -> Path:
+    change(tmp_path, f"PRAGMA journal_mode = WAL;{VERSION_1}")
+    return tmp_path
+
+
+def test_a_gallery_of_the_first_version_is_brought_up_to_date(first_version: Path) -> None:
+    old = record("old", metadata={"k": 1})
+    for _ in range(2):  # the second time it is of this version
+        gallery = open_gallery(first_version)
+        assert_same(gallery.get("old"), old)
+        assert [hit.record.id for hit in gallery.search(vector("old"), 5, Filter(metadata={"k": 1})).hits] == ["old"]
+        gallery.put(record("new", expires_at=at(10**9), thumbnail=JPEG))
+        assert gallery.thumbnail("new") == JPEG
+        gallery.close()
+    assert dump(first_version) == dump_of_a_new_one(first_version / "new")
+
+
+def dump(directory: Path) -> list[tuple[str, str]]:
+    """The schema, with no more blanks than words need."""
+    with closing(sqlite3.connect(directory / "gallery.sqlite")) as connection:
+        found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").fetchall()
+    return [(name, "".join(sql.split())) for name, sql in found]
+
+
+def dump_of_a_new_one(directory: Path) -> list[tuple[str, str]]:
+    open_gallery(directory).close()
+    return dump(directory)
+
+
+def test_a_migration_that_fails_leaves_the_first_version_whole(first_version: Path) -> None:
+    change(first_version, "CREATE TABLE audit (in_the_way TEXT)")
+    with pytest.raises(GalleryError, match="audit already exists"):
+        open_gallery(first_version)
+    with closing(sqlite3.connect(first_version / "gallery.sqlite")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(tracklets)")}
+        assert "expires_at" not in columns
+    change(first_version, "DROP TABLE audit")
+    open_gallery(first_version).close()
+
+
+def test_a_gallery_of_another_space_is_not_migrated(first_version: Path) -> None:
+    with pytest.raises(SpaceMismatch):
+        open_gallery(first_version, embedding_space="f" * 16)
+    with closing(sqlite3.connect(first_version / "gallery.sqlite")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit SET erased = 0",
+        "DELETE FROM audit",
+        "INSERT OR REPLACE INTO audit SELECT * FROM audit",
+        "INSERT OR REPLACE INTO audit (receipt, time, action, requester, filter, erased) "
+        "SELECT receipt, 0, 'erase', '', '{}', 0 FROM audit",
+    ],
+)
+def test_the_audit_log_takes_nothing_but_new_entries(directory: Path, statement: str) -> None:
+    gallery = open_gallery(directory)
+    gallery.delete("a", by="me")
+    before = gallery.audit()
+    gallery.close()
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        change(directory, statement)
+    gallery = open_gallery(directory)
+    assert gallery.audit() == before
+    gallery.close()
 
 
 def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""From enrolment in bulk to the last byte: expiry, erasure, the audit log, and what is left on the disk."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from service.gallery import (
+    AuditEntry,
+    DuplicateId,
+    EmbeddedGallery,
+    Erasure,
+    Filter,
+    GalleryError,
+    InvalidArgument,
+    rows,
+)
+from tests.service.gallery.samples import JPEG, assert_same, at, enrol, open_gallery, record, vector
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the time to so many minutes after noon; it is noon until then."""
+
+    def turn(minutes: float) -> None:
+        monkeypatch.setattr(rows, "now", lambda: int(at(minutes).timestamp() * 10**6))
+
+    turn(0)
+    return turn
+
+
+def found(gallery: EmbeddedGallery, wanted: Filter = Filter()) -> set[str]:  # noqa: B008
+    result = gallery.search(vector("query"), 100, wanted)
+    assert result.searched == len(result.hits)
+    return {hit.record.id for hit in result.hits}
+
+
+def test_many_at_once_are_enrolled_or_replaced(gallery: EmbeddedGallery) -> None:
+    gallery.add(record("r1", camera_id="before"))
+    many = [record(f"r{number}", metadata={"n": number}, thumbnail=JPEG if number else None) for number in range(3)]
+    assert gallery.put_many(many) == 2
+    assert gallery.put_many([]) == 0
+    assert gallery.count() == 3
+    for one in many:
+        assert_same(gallery.get(one.id), one)
+    assert found(gallery, Filter(metadata={"n": 1})) == {"r1"}
+    assert (gallery.thumbnail("r0"), gallery.thumbnail("r1")) == (None, JPEG)
+
+
+def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:
+    """All or none: one record that cannot be kept keeps out the others, whether that is seen before or in the midst."""
+    with pytest.raises(InvalidArgument, match="records have an id twice"):
+        gallery.put_many([record("a"), record("b"), record("a")])
+    with pytest.raises(InvalidArgument, match="thumbnail"):
+        gallery.put_many([record("a"), record("b", thumbnail=b"no picture")])
+    with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
+        other.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON embeddings WHEN NEW.number = 3 "
+            "BEGIN SELECT RAISE(ABORT, 'not the third'); END"
+        )
+    other.close()
+    with pytest.raises(GalleryError, match="not the third"):
+        gallery.put_many([record(name) for name in "abcd"])
+    assert gallery.count() == 0
+    assert found(gallery) == set()
+
+
+def test_what_has_expired_is_found_by_nothing(gallery: EmbeddedGallery, clock: Callable[[float], None]) -> None:
+    gallery.add(record("short", expires_at=at(10), thumbnail=JPEG, metadata={"k": 1}))
+    gallery.add(record("long", expires_at=at(20)))
+    gallery.add(record("ever"))
+    clock(9.99)
+    assert found(gallery) == {"short", "long", "ever"}
+    clock(10)
+    assert gallery.get("short") is None
+    assert gallery.thumbnail("short") is None
+    assert [item.id for item in gallery.list().items] == ["ever", "long"]
+    assert found(gallery) == {"long", "ever"}
+    assert found(gallery, Filter(metadata={"k": 1})) == set()
+    assert gallery.count() == 2
+    assert gallery.erase(Filter(camera_ids=("c1",)), dry_run=True) == Erasure(matched=2, erased=0)
+    assert gallery.delete("short") is False
+    assert [entry.action for entry in gallery.audit()] == ["expire"]  # and that removed it
+    assert gallery.expire() == 0
+
+
+@pytest.mark.parametrize("enrolled_by", ["add", "put", "put_many"])
+def test_the_id_of_what_has_expired_is_free(
+    gallery: EmbeddedGallery, clock: Callable[[float], None], enrolled_by: str
+) -> None:
+    gallery.add(record("a", expires_at=at(10), thumbnail=JPEG))
+    with pytest.raises(DuplicateId):
+        gallery.add(record("a"))
+    clock(10)
+    anew = record("a", camera_id="anew")
+    if enrolled_by == "add":
+        gallery.add(anew)
+    else:
+        assert (gallery.put(anew) if enrolled_by == "put" else gallery.put_many([anew])) == 1
+    assert_same(gallery.get("a"), anew)
+    assert gallery.count() == 1
+    assert found(gallery) == {"a"}
+    assert [(entry.action, entry.erased) for entry in gallery.audit()] == [("expire", 1)]
+
+
+def test_an_expiry_that_a_replacement_takes_back(gallery: EmbeddedGallery, clock: Callable[[float], None]) -> None:
+    gallery.add(record("a", expires_at=at(10)))
+    gallery.put(record("a"))
+    clock(20)
+    assert gallery.expire() == 0
+    assert found(gallery) == {"a"}
+
+
+def test_expire_removes_step_by_step(
+    gallery: EmbeddedGallery, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.gallery.embedded._EXPIRED_AT_ONCE", 4)
+    gallery.put_many([record(f"r{number}", expires_at=at(number)) for number in range(1, 21)])
+    assert gallery.expire() == 0
+    assert gallery.audit() == []
+    clock(10)
+    assert gallery.expire() == 10
+    assert [(entry.action, entry.by, entry.erased) for entry in gallery.audit()] == [
+        ("expire", "expiry", 2),
+        ("expire", "expiry", 4),
+        ("expire", "expiry", 4),
+    ]
+    assert gallery.audit()[0].filter == {"expired_until": "2024-05-01T12:10:00Z"}
+    assert gallery.count() == len(found(gallery)) == 10
+
+
+def test_the_audit_log_says_who_what_and_how_many(gallery: EmbeddedGallery, clock: Callable[[float], None]) -> None:
+    gallery.put_many([record(f"r{number}", metadata={"who": "anna"}, camera_id=f"c{number}") for number in range(5)])
+    gallery.delete("r0", by="key:0123456789ab")
+    gallery.delete("nobody", by="key:0123456789ab")
+    clock(1)
+    wanted = Filter(
+        camera_ids=("c1", "c2"),
+        exclude_camera_ids=("c9",),
+        metadata={"who": "anna"},
+        exclude_ids=("r2",),
+    )
+    erasure = gallery.erase(wanted, dry_run=False, by="operator")
+    gallery.erase(Filter(after=at(0), before=at(1)), dry_run=False)
+    gallery.erase(wanted, dry_run=True, by="curious")
+    assert gallery.put(record("r3")) is False  # a replacement is no removal
+    last, second, first = gallery.audit()
+    assert first == AuditEntry(first.receipt, at(0), "delete", "key:0123456789ab", {"id": "r0"}, 1)
+    assert erasure == Erasure(matched=1, erased=1, receipt=second.receipt)
+    assert second == AuditEntry(
+        second.receipt,
+        at(1),
+        "erase",
+        "operator",
+        {
+            "camera_ids": ["c1", "c2"],
+            "exclude_camera_ids": ["c9"],
+            "metadata": {"who": "anna"},
+            "exclude_ids": ["r2"],
+        },
+        1,
+    )
+    assert (last.by, last.erased) == ("", 0)
+    assert last.filter == {"after": "2024-05-01T12:00:00Z", "before": "2024-05-01T12:01:00Z"}
+
+
+def test_the_audit_log_is_read_page_by_page_and_outlives_the_process(tmp_path: Path) -> None:
+    gallery = open_gallery(tmp_path)
+    receipts = [gallery.erase(Filter(camera_ids=("c",)), dry_run=False).receipt for _ in range(5)]
+    gallery.close()
+    gallery = open_gallery(tmp_path)
+    pages = [gallery.audit(limit=2)]
+    while pages[-1]:
+        pages.append(gallery.audit(limit=2, before=pages[-1][-1].receipt))
+    assert [entry.receipt for page in pages for entry in page] == receipts[::-1]
+    assert [len(page) for page in pages] == [2, 2, 1, 0]
+    for arguments in ({"before": "nothing"}, {"before": "a\0"}, {"limit": 0}):
+        with pytest.raises(InvalidArgument, match=next(iter(arguments))):
+            gallery.audit(**arguments)
+    gallery.close()
+
+
+def test_an_erasure_that_fails_leaves_records_and_no_entry(gallery: EmbeddedGallery, tmp_path: Path) -> None:
+    gallery.put_many([record("a"), record("b")])
+    with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
+        other.execute("CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    other.close()
+    for remove in (
+        lambda: gallery.delete("a"),
+        lambda: gallery.erase(Filter(camera_ids=("c1",)), dry_run=False),
+    ):
+        with pytest.raises(GalleryError, match="no room"):
+            remove()
+    assert found(gallery) == {"a", "b"}
+    assert gallery.audit() == []
+
+
+def on_disk(directory: Path) -> bytes:
+    # A file being written may be gone before it is read, and has only what the others have.
+    return b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.suffix != ".part")
+
+
+@pytest.mark.parametrize("removal", ["erase", "expire", "delete"])
+def test_what_is_gone_is_nowhere_on_the_disk(tmp_path: Path, removal: str) -> None:
+    """Vectors, pictures and metadata of those removed are in no file, those of the others are."""
+    gallery = open_gallery(tmp_path, dimension=64)
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    enrol(
+        gallery,
+        [
+            record(
+                f"r{number}",
+                embedding=vector(f"{number}", 64),
+                camera_id=f"c{number}",
+                metadata={"secret": f"secret-{number}-"},
+                thumbnail=JPEG + f"face-{number}-".encode() * 2000,  # over several pages of the file
+                expires_at=soon if removal == "expire" and number == 7 else None,
+            )
+            for number in range(20)
+        ],
+    )
+    gallery.close()  # so that the index file holds them as well
+    gallery = open_gallery(tmp_path, dimension=64)
+    if removal == "erase":
+        assert gallery.erase(Filter(camera_ids=("c7",)), dry_run=False).erased == 1
+    elif removal == "delete":
+        assert gallery.delete("r7")
+        assert gallery.expire() == 0  # which the service calls every minute
+    else:
+        while datetime.now(UTC) <= soon:
+            time.sleep(0.05)
+        assert gallery.expire() == 1
+    # The records go at once; the index file follows in the background, long before the service ends.
+    for trace in (b"secret-7-", b"face-7-", vector("7", 64).tobytes()[32:]):
+        assert trace not in (tmp_path / "gallery.sqlite").read_bytes()
+        assert trace not in (tmp_path / "gallery.sqlite-wal").read_bytes()
+    deadline = time.monotonic() + 30
+    while vector("7", 64).tobytes() in on_disk(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for _ in range(2):
+        kept = on_disk(tmp_path)
+        for trace in (b"secret-8-", b"face-8-", vector("8", 64).tobytes()):
+            assert trace in kept
+        for trace in (b"secret-7-", b"face-7-", vector("7", 64).tobytes()[:64], vector("7", 64).tobytes()[-64:]):
+            assert trace not in kept
+        gallery.close()
