@@ -1,6 +1,6 @@
 """The filter's columns in memory, row for row beside the vectors of the index."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ S = TypeVar("S", bound=np.generic)
 # A record without times: later than any `before`, earlier than any `after`.
 _NEVER_STARTS = np.iinfo(np.int64).max
 _NEVER_ENDS = np.iinfo(np.int64).min
+_NEVER_EXPIRES = np.iinfo(np.int64).max
 _NO_CAMERA = -1
 
 
@@ -23,25 +24,30 @@ class Entry:
     camera_id: str | None
     start_time: int | None
     end_time: int | None
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Conditions on rows, as `Filter` means them; `only` and `without` are row numbers that SQL found."""
+    """Conditions on rows, as `Filter` means them: times in microseconds, `only` and `without` numbers that SQL found.
 
+    Each of `only` is the ascending numbers of the rows of one condition, all of which must hold.
+    """
+
+    now: int
     camera_ids: tuple[str, ...] | None = None
     exclude_camera_ids: tuple[str, ...] = ()
     after: int | None = None
     before: int | None = None
-    only: NDArray[np.int64] | None = None
+    only: tuple[NDArray[np.int64], ...] = ()
     without: NDArray[np.int64] | None = None
 
 
 class Columns:
     """Number, camera and times of every row, in ascending order of numbers.
 
-    A removed row keeps its position, marked dead, until `compact`: positions are those of the vectors in the index,
-    and moving gigabytes for one deletion would stop all searches. Not safe for threads by itself.
+    A removed row keeps its position, marked dead: positions are those of the vectors in the index, and moving gigabytes
+    for one deletion would stop all searches. `at` makes columns without it. Not safe for threads by itself.
     """
 
     def __init__(self) -> None:
@@ -52,6 +58,8 @@ class Columns:
         self._cameras: NDArray[np.int32] = np.empty(0, np.int32)
         self._starts: NDArray[np.int64] = np.empty(0, np.int64)
         self._ends: NDArray[np.int64] = np.empty(0, np.int64)
+        self._expiries: NDArray[np.int64] = np.empty(0, np.int64)
+        self._first_expiry = _NEVER_EXPIRES
         self._alive: NDArray[np.bool_] = np.empty(0, np.bool_)
 
     @property
@@ -73,6 +81,9 @@ class Columns:
         self._cameras[new] = [self._code(entry.camera_id) for entry in entries]
         self._starts[new] = [_first(entry.start_time, entry.end_time, _NEVER_STARTS) for entry in entries]
         self._ends[new] = [_first(entry.end_time, entry.start_time, _NEVER_ENDS) for entry in entries]
+        expiries = [_NEVER_EXPIRES if entry.expires_at is None else entry.expires_at for entry in entries]
+        self._expiries[new] = expiries
+        self._first_expiry = min(self._first_expiry, *expiries, _NEVER_EXPIRES)
         self._alive[new] = True
         self.size = end
         self.living += len(entries)
@@ -83,32 +94,69 @@ class Columns:
         self._alive[positions] = False
         self.living -= len(numbers)
 
-    def compact(self) -> None:
-        """Forget the dead rows; those after them move up."""
-        kept = np.flatnonzero(self.alive)
-        self._numbers = self._numbers[kept]
-        self._cameras = self._cameras[kept]
-        self._starts = self._starts[kept]
-        self._ends = self._ends[kept]
-        self._alive = self._alive[kept]
-        self.size = self.living
+    def at(self, numbers: NDArray[np.int64]) -> "Columns":
+        """The columns of these rows, ascending numbers that are all here, dead ones included."""
+        kept = np.searchsorted(self.numbers, numbers)
+        columns = Columns()
+        columns._codes = dict(self._codes)
+        columns._numbers = self._numbers[kept]
+        columns._cameras = self._cameras[kept]
+        columns._starts = self._starts[kept]
+        columns._ends = self._ends[kept]
+        columns._expiries = self._expiries[kept]
+        columns._alive = self._alive[kept]
+        columns._first_expiry = int(columns._expiries.min(initial=_NEVER_EXPIRES, where=columns._alive))
+        columns.size = len(numbers)
+        columns.living = int(np.count_nonzero(columns._alive))
+        if not np.array_equal(columns._numbers, numbers):
+            raise ValueError("rows that never were here")
+        return columns
 
-    def mask(self, selection: Selection) -> NDArray[np.bool_]:
-        """Which positions pass `[size]`."""
-        passing = self.alive.copy()
-        cameras = self._cameras[: self.size]
+    def unexpired(self, now: int) -> int:
+        """How many living rows have not expired."""
+        if now < self._first_expiry:
+            return self.living
+        return int(np.count_nonzero(self.alive & (self._expiries[: self.size] > now)))
+
+    def mask(self, selection: Selection) -> NDArray[np.bool_] | None:
+        """Which positions pass `[size]`; `None` where all do."""
+        conditions = self._conditions(selection)
+        passing = next(conditions, None)
+        if passing is not None:
+            for condition in conditions:
+                passing &= condition
+        return passing
+
+    def _conditions(self, selection: Selection) -> Iterator[NDArray[np.bool_]]:
+        """One after the other, each its own array, what not every row passes."""
+        if self.living < self.size:
+            yield self.alive.copy()
+        if selection.now >= self._first_expiry:
+            yield self._expiries[: self.size] > selection.now
         if selection.camera_ids is not None:
-            passing &= np.isin(cameras, self._known(selection.camera_ids))
+            yield self._of_cameras(selection.camera_ids)
         if selection.exclude_camera_ids:
-            passing &= ~np.isin(cameras, self._known(selection.exclude_camera_ids))
+            yield ~self._of_cameras(selection.exclude_camera_ids)
         if selection.after is not None:
-            passing &= self._ends[: self.size] >= selection.after
+            yield self._ends[: self.size] >= selection.after
         if selection.before is not None:
-            passing &= self._starts[: self.size] <= selection.before
-        if selection.only is not None:
-            passing &= np.isin(self.numbers, selection.only)
-        if selection.without is not None:
-            passing &= ~np.isin(self.numbers, selection.without)
+            yield self._starts[: self.size] <= selection.before
+        for numbers in selection.only:
+            yield self._of_numbers(numbers)
+        if selection.without is not None and len(selection.without):
+            yield ~self._of_numbers(selection.without)
+
+    def _of_cameras(self, camera_ids: Iterable[str]) -> NDArray[np.bool_]:
+        wanted = np.zeros(len(self._codes) + 1, np.bool_)  # the last is that of rows without a camera
+        wanted[self._known(camera_ids)] = True
+        passing: NDArray[np.bool_] = wanted[self._cameras[: self.size]]
+        return passing
+
+    def _of_numbers(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        passing = np.zeros(self.size, np.bool_)
+        places = np.searchsorted(self.numbers, numbers)
+        places = places[places < self.size]
+        passing[places[self._numbers[places] == numbers[: len(places)]]] = True
         return passing
 
     def _known(self, camera_ids: Iterable[str]) -> NDArray[np.int32]:
@@ -127,6 +175,7 @@ class Columns:
         self._cameras = _grown(self._cameras, room)
         self._starts = _grown(self._starts, room)
         self._ends = _grown(self._ends, room)
+        self._expiries = _grown(self._expiries, room)
         self._alive = _grown(self._alive, room)
 
 

@@ -19,6 +19,7 @@ from service.gallery.database import Stamp, connect, prepare, sync_directory, tr
 from service.gallery.index_store import IndexSaver, Loaded, load_index
 from service.gallery.lock import DirectoryLock
 from service.gallery.readers import Readers
+from service.gallery.rebuild import EXACT_BYTES, Rebuilder
 from service.gallery.records import (
     AuditEntry,
     DuplicateId,
@@ -32,6 +33,7 @@ from service.gallery.records import (
     Record,
     SearchResult,
 )
+from service.gallery.stored_vectors import read_some
 from service.gallery.writer import Change, Work, Writer
 
 T = TypeVar("T")
@@ -44,16 +46,23 @@ _MAX_OVERTAKEN = 10
 
 
 class EmbeddedGallery:
-    """A `Gallery` in a directory: records in SQLite, committed before a call returns, and an exact FAISS index.
+    """A `Gallery` in a directory: records in SQLite, committed before a call returns, and a FAISS index in memory.
+
+    Up to `exact_bytes` of vectors the index compares every one with a query; above it reads a part of them, and
+    compares the best in full precision. It changes from one to the other in the background.
 
     The index only ever follows what SQLite has committed, and is brought up to it when the gallery is opened, so a
     crash at any moment loses nothing that was acknowledged. Every search reads one version of both.
     """
 
-    engine = "embedded (SQLite, exact FAISS index)"
-
     def __init__(
-        self, directory: Path, stamp: Stamp, connection: sqlite3.Connection, loaded: Loaded, resources: ExitStack
+        self,
+        directory: Path,
+        stamp: Stamp,
+        connection: sqlite3.Connection,
+        loaded: Loaded,
+        exact_bytes: int,
+        resources: ExitStack,
     ) -> None:
         """Use `open`."""
         self.embedding_space = stamp.embedding_space
@@ -63,13 +72,22 @@ class EmbeddedGallery:
         self._readers = Readers(directory)
         self._writer = Writer(connection, directory, self._follow)
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
+        self._rebuilder = Rebuilder(self._index, self._readers, self._writer, stamp.dimension, exact_bytes)
         self._closing = threading.Lock()
         self._closed = False
         # Whether something deleted may still be read in files of the directory.
         self._remains = False
 
     @classmethod
-    def open(cls, data_dir: Path, *, embedding_space: str, dimension: int, model_name: str) -> "EmbeddedGallery":
+    def open(
+        cls,
+        data_dir: Path,
+        *,
+        embedding_space: str,
+        dimension: int,
+        model_name: str,
+        exact_bytes: int = EXACT_BYTES,
+    ) -> "EmbeddedGallery":
         """Open the gallery in a directory, or create it there.
 
         Raises `SpaceMismatch` where it holds embeddings of another model, `GalleryLocked` where someone else has it
@@ -86,10 +104,17 @@ class EmbeddedGallery:
                 connection = connect(data_dir, read_only=False)
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
-                loaded = load_index(connection, data_dir, stamp)
+                loaded = load_index(connection, data_dir, stamp, exact_bytes)
             except (sqlite3.Error, OSError) as error:
                 raise translate(error, data_dir) from error
-            return cls(data_dir, stamp, connection, loaded, resources.pop_all())
+            gallery = cls(data_dir, stamp, connection, loaded, exact_bytes, resources.pop_all())
+        gallery._rebuilder.note()
+        return gallery
+
+    @property
+    def engine(self) -> str:
+        """What keeps and searches the records, for people to read."""
+        return f"embedded (SQLite, {self._index.vectors.description})"
 
     def add(self, record: Record) -> None:
         """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
@@ -257,6 +282,7 @@ class EmbeddedGallery:
             if self._closed:
                 return
             self._closed = True
+            self._rebuilder.close()
             self._saver.close()
             self._readers.close()
             self._writer.close()
@@ -273,7 +299,9 @@ class EmbeddedGallery:
         with self._readers.snapshot() as connection:
             selection = _select(connection, filter)
             version = rows.version_of(connection)
-            candidates = self._index.search(query, top_k, selection, version)
+            candidates = self._index.search(
+                query, top_k, selection, version, lambda numbers: self._fetch(connection, numbers)
+            )
             if candidates is None:
                 return None
             scores = dict(zip(candidates.numbers.tolist(), candidates.scores.tolist(), strict=True))
@@ -283,7 +311,7 @@ class EmbeddedGallery:
             ranked = sorted(scores, key=lambda number: (-scores[number], ids[number]))[:top_k]
             found = rows.by_number(connection, ranked)
         hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
-        return SearchResult(hits, candidates.searched, self._index.exact)
+        return SearchResult(hits, candidates.searched, candidates.exact)
 
     def _enrol(self, records: Sequence[Record], *, replace: bool) -> int:
         new = [rows.encode(record, self.dimension) for record in records]
@@ -312,27 +340,40 @@ class EmbeddedGallery:
         self._writer.empty_log()
         self._saver.request()
 
+    def _fetch(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors `[n, D]` of these rows, which are in the snapshot."""
+        found, rows = read_some(connection, numbers, self.dimension)
+        if len(found) != len(numbers):
+            raise GalleryError("the index knows rows that the database does not: restart the service")
+        order: NDArray[np.float32] = rows[np.searchsorted(found, numbers)]
+        return order
+
     def _change(self, work: Work[T]) -> T:
         # An index that lost a change would never catch up with the versions to come.
         self._index.check()
         return self._writer.run(work)
 
     def _follow(self, version: int, change: Change) -> None:
-        entries = [Entry(number, row.camera_id, row.start_time, row.end_time) for number, row in change.added]
+        entries = [
+            Entry(number, row.camera_id, row.start_time, row.end_time, row.expires_at) for number, row in change.added
+        ]
         vectors = np.array([row.vector for _, row in change.added], np.float32)
         self._index.apply(version, entries, vectors, change.removed)
         self._saver.note(len(change.added) + len(change.removed))
+        self._rebuilder.note()
 
 
 def _select(connection: sqlite3.Connection, filter: Filter) -> Selection:  # noqa: A002
     """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
     after, before = rows.interval(filter)
-    only = without = None
+    only: tuple[NDArray[np.int64], ...] = ()
+    without = None
+    now = rows.now()
     if filter.metadata:
-        only = rows.numbers_where(connection, Filter(metadata=filter.metadata), rows.now())
+        only = (rows.numbers_where(connection, Filter(metadata=filter.metadata), now),)
     if filter.exclude_ids:
-        without = rows.numbers_of(connection, filter.exclude_ids)
-    return Selection(filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
+        without = np.sort(rows.numbers_of(connection, filter.exclude_ids))
+    return Selection(now, filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
 
 
 def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:

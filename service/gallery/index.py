@@ -1,8 +1,8 @@
 """The search index: the rows of one version of the database, for many threads."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,22 +12,21 @@ from service.gallery.columns import Columns, Entry, Selection
 from service.gallery.records import GalleryError
 from service.gallery.vectors import Vectors, unit_rows
 
-# Candidates fetched beyond top_k, so that ties at the cut-off rarely need a second scan.
-_SPARE = 32
-# Dead rows are swept out once they are more than this and more than a quarter of all.
-_FEWEST_DEAD_TO_SWEEP = 1024
+Fetch = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""The vectors `[n, D]` of rows `[n]`, from the snapshot that is searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """Row numbers with their scores, best first: at least the asked-for number, and all that tie with the last one.
 
-    `searched` counts the rows that passed the selection.
+    `searched` counts the rows that passed the selection; `exact` is false where a better one may have been missed.
     """
 
     numbers: NDArray[np.int64]
     scores: NDArray[np.float64]
     searched: int
+    exact: bool
 
 
 class Index:
@@ -50,8 +49,13 @@ class Index:
         self._changing = False
 
     def __len__(self) -> int:
-        """How many rows can be found."""
+        """How many rows are enrolled, expired ones included until they are removed."""
         return self._columns.living
+
+    def count(self, now: int) -> int:
+        """How many rows can be found at this time, in microseconds."""
+        with self._reading(None):
+            return self._columns.unexpired(now)
 
     def check(self) -> None:
         """Raises `GalleryError` where a change failed half-way, so that the index is no longer the database's."""
@@ -59,9 +63,14 @@ class Index:
             raise GalleryError("the search index failed and no longer follows the database: restart the service")
 
     @property
-    def exact(self) -> bool:
-        """Whether a search looks at every row."""
-        return self._vectors.exact
+    def vectors(self) -> Vectors:
+        """What is searched now; it may be replaced at any time."""
+        return self._vectors
+
+    @property
+    def dead(self) -> int:
+        """How many removed rows still take their place."""
+        return self._columns.size - self._columns.living
 
     def apply(self, version: int, added: Sequence[Entry], vectors: NDArray[np.float32], removed: Sequence[int]) -> None:
         """Follow a committed change: rows `added` with their vectors `[N, D]`, then numbers `removed`."""
@@ -71,57 +80,58 @@ class Index:
                 self._columns.append(added)
             if removed:
                 self._columns.remove(removed)
-                dead = self._columns.size - self._columns.living
-                if dead > max(_FEWEST_DEAD_TO_SWEEP, self._columns.size // 4):
-                    self._vectors.keep(self._columns.alive)
-                    self._columns.compact()
             self._version = version
 
-    def search(self, query: NDArray[np.float32], top_k: int, selection: Selection, version: int) -> Candidates | None:
+    def replace(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
+        """Search other vectors from now on: of the same rows, those of `numbers` `[N]`, ascending; dead ones may lack.
+
+        Raises `GalleryError`, and changes nothing, where a living row lacks.
+        """
+        columns = self._columns.at(numbers)
+        if columns.living != self._columns.living or len(vectors) != columns.size:
+            raise GalleryError("the new index does not have the rows of the old one")
+        with self._changed():
+            self._vectors, self._columns = vectors, columns
+
+    def search(
+        self, query: NDArray[np.float32], top_k: int, selection: Selection, version: int, fetch: Fetch
+    ) -> Candidates | None:
         """The best `top_k` rows for a query `[D]`, or `None` where the index is past `version` already.
 
         Scores are cosines computed in double precision row by row, so equal vectors score equal wherever they lie;
-        single precision only picks the candidates.
+        single precision, or less, only picks the candidates.
         """
         direction = unit_rows(query[None])[0]
         with self._reading(version) as current:
             if not current:
                 return None
             mask = self._columns.mask(selection)
-            searched = int(np.count_nonzero(mask))
+            searched = self._columns.size if mask is None else int(np.count_nonzero(mask))
             if not searched:
-                return Candidates(np.empty(0, np.int64), np.empty(0, np.float64), 0)
+                return Candidates(np.empty(0, np.int64), np.empty(0, np.float64), 0, exact=True)
             wanted = min(top_k, searched)
-            positions = self._nearest(direction, wanted, searched, mask if searched < len(mask) else None)
-            rows = self._vectors.take(positions)
-            numbers = self._columns.numbers[positions]
+            found = self._vectors.nearest(direction, wanted, searched, mask)
+            numbers = self._columns.numbers[found.positions]
+        rows = fetch(numbers) if found.rows is None else found.rows
         products = rows.astype(np.float64) * direction.astype(np.float64)
         scores = np.clip(np.add.reduce(products, axis=1), -1.0, 1.0)
         best_first = np.argsort(-scores, kind="stable")
         numbers, scores = numbers[best_first], scores[best_first]
         kept = scores >= scores[wanted - 1]
-        return Candidates(numbers[kept], scores[kept], searched)
+        return Candidates(numbers[kept], scores[kept], searched, found.exact)
 
-    def _nearest(
-        self, direction: NDArray[np.float32], wanted: int, searched: int, mask: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
-        """Positions that hold the best `wanted` rows for certain, whatever single precision has rounded."""
-        fetched = min(wanted + _SPARE, searched)
-        scores, positions = self._vectors.nearest(direction, fetched, mask)
-        # The true last one may score less by one doubt, and one that belongs before it may look worse by another.
-        threshold = float(scores[wanted - 1]) - 2 * self._vectors.doubt
-        if fetched < searched and scores[-1] >= threshold:
-            return self._vectors.above(direction, threshold, mask)
-        return positions
+    def living(self) -> tuple[Vectors, NDArray[np.bool_], NDArray[np.int64]]:
+        """The vectors, which of their positions hold a living row, and the numbers of those rows, as of now.
 
-    def copy(self) -> tuple[Vectors, NDArray[np.int64]]:
-        """The living rows' vectors and their numbers `[N]`, for saving while the index goes on changing."""
+        The vectors go on growing behind these positions: read them in blocks of `hold`.
+        """
         with self._reading(None):
-            vectors = self._vectors.copy()
             alive = self._columns.alive.copy()
-            numbers = self._columns.numbers[alive]
-        vectors.keep(alive)
-        return vectors, numbers
+            return self._vectors, alive, self._columns.numbers[alive]
+
+    def hold(self) -> AbstractContextManager[object]:
+        """A block in which nothing changes; searches go on."""
+        return self._reading(None)
 
     @contextmanager
     def _changed(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """The index saved beside the database, trusted only where it is whole and provably of this database's past.
 
-Layout: magic, header length (uint32), header (JSON), row numbers (int64), the index as FAISS writes it, and the BLAKE2b
-digest of all before; integers are little-endian. Row numbers are never given twice, so the vectors of a file that
+Layout: magic, header length (uint32), header (JSON), row numbers (int64), the vectors as their class writes them, and the
+BLAKE2b digest of all before; numbers are little-endian. Row numbers are never given twice, so the vectors of a file that
 belongs to this database's past stay right; rows that came and went since then are for the reader to make up for.
 """
 
@@ -9,18 +9,21 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.vectors import Vectors
+from service.gallery.ivf import IvfVectors
+from service.gallery.vectors import FlatVectors, Vectors
 
 FILE_NAME = "index.faiss"
-_MAGIC = b"not3d-index-1\n"
+_MAGIC = b"not3d-index-2\n"
+_KINDS: dict[str, type[Vectors]] = {FlatVectors.kind: FlatVectors, IvfVectors.kind: IvfVectors}
 _DIGEST_SIZE = 32
 _CHUNK = 1 << 22
 
@@ -31,20 +34,25 @@ class IndexFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the file was saved from. `token` is random, and the database knows which ones to expect."""
+    """What the file was saved from. `token` is random, and the database knows which ones to expect.
+
+    `kind` and `facts` are those of the vectors' class.
+    """
 
     token: str
     embedding_space: str
     dimension: int
     rows: int
+    kind: str = FlatVectors.kind
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def save(directory: Path, header: Header, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
-    """Write the file so that a crash leaves the old one or the new one. Raises `OSError`."""
+def save(directory: Path, header: Header, numbers: NDArray[np.int64], vectors: Iterable[bytes]) -> None:
+    """Write the file so that a crash leaves the old one or the new one; `vectors` come in pieces. Raises `OSError`."""
     temporary = directory / f"{FILE_NAME}.part"
     try:
         with temporary.open("wb") as file:
-            _write(file, header, vectors, numbers)
+            _write(file, header, numbers, vectors)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(directory / FILE_NAME)
@@ -73,13 +81,11 @@ def load(
             if header.token not in tokens:
                 raise IndexFileError("it was not the last one saved from this database")
             numbers = np.frombuffer(file.read(8 * header.rows), "<i8").astype(np.int64)
-            vectors = _read_vectors(file, end)
+            vectors = _read_vectors(file, header, end)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise IndexFileError(f"it cannot be read: {error.strerror or error}") from error
-    if not len(numbers) == header.rows == len(vectors) or vectors.dimension != dimension:
-        raise IndexFileError("its parts do not fit together")
     return vectors, numbers, header.token
 
 
@@ -89,17 +95,13 @@ def remove(directory: Path) -> None:
     (directory / f"{FILE_NAME}.part").unlink(missing_ok=True)
 
 
-def _write(file: BinaryIO, header: Header, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
+def _write(file: BinaryIO, header: Header, numbers: NDArray[np.int64], vectors: Iterable[bytes]) -> None:
     digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
-
-    def write(data: bytes) -> int:
-        digest.update(data)
-        return file.write(data)
-
     text = json.dumps(asdict(header)).encode()
-    for part in (_MAGIC, struct.pack("<I", len(text)), text, numbers.astype("<i8").tobytes()):
-        write(part)
-    vectors.write(write)
+    head = (_MAGIC, struct.pack("<I", len(text)), text, numbers.astype("<i8").tobytes())
+    for part in chain(head, vectors):
+        digest.update(part)
+        file.write(part)
     file.write(digest.digest())
 
 
@@ -130,8 +132,18 @@ def _read_header(file: BinaryIO) -> Header:
         raise IndexFileError("its header is of another version") from error
 
 
-def _read_vectors(file: BinaryIO, end: int) -> Vectors:
+def _read_vectors(file: BinaryIO, header: Header, end: int) -> Vectors:
+    def read(size: int) -> bytes:
+        if size > end - file.tell():
+            raise ValueError("its rows and its vectors do not fit")
+        return file.read(size)
+
+    if header.kind not in _KINDS:
+        raise IndexFileError(f"it holds vectors of a kind {header.kind!r}, which this version does not know")
     try:
-        return Vectors.read(lambda size: file.read(min(size, end - file.tell())))
-    except ValueError as error:
+        vectors = _KINDS[header.kind].read(read, header.facts, header.dimension, header.rows)
+    except (KeyError, TypeError, ValueError) as error:
         raise IndexFileError(str(error)) from error
+    if file.tell() != end:
+        raise IndexFileError("its rows and its vectors do not fit")
+    return vectors

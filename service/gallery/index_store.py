@@ -4,7 +4,7 @@ import logging
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 
 from service.gallery import index_file
 from service.gallery.columns import Columns, Entry
-from service.gallery.database import FILE_NAME, Stamp
+from service.gallery.database import Stamp
 from service.gallery.index import Index
 from service.gallery.index_file import Header, IndexFileError
+from service.gallery.rebuild import draw, fits_exact, make_vectors, tune_vectors
 from service.gallery.records import GalleryError
-from service.gallery.vectors import Vectors
+from service.gallery.stored_vectors import read_after, read_some
+from service.gallery.vectors import FlatVectors, Vectors
 from service.gallery.writer import Change, Writer
 
 log = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 4096
 # The index is saved again once this many rows, and a fifth of all, came or went.
 _FEWEST_CHANGES_TO_SAVE = 10_000
 
@@ -36,14 +38,16 @@ class Loaded:
     behind: int
 
 
-def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> Loaded:
+def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp, exact_bytes: int) -> Loaded:
     """The index of exactly the rows in the database: as saved and brought up to date, else built anew.
 
-    Raises `GalleryError` where a row of the database is without its vector.
+    Where none was saved and the rows are too many to compare all of them, this trains one, which takes minutes for a
+    million. Raises `GalleryError` where a row of the database is without its vector.
     """
     version, *tokens = connection.execute("SELECT version, index_token, next_index_token FROM gallery").fetchone()
     columns = _read_columns(connection)
-    vectors, token, gone = Vectors(stamp.dimension), None, 0
+    vectors: Vectors = FlatVectors(stamp.dimension)
+    token, gone = None, 0
     try:
         vectors, token, gone = _load_saved(directory, [known for known in tokens if known], stamp, columns.numbers)
     except IndexFileError as error:
@@ -53,11 +57,23 @@ def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp) ->
             error,
             columns.size,
         )
+
+    def sample(count: int) -> NDArray[np.float32]:
+        chosen = draw(columns.numbers, count)
+        starts = range(0, len(chosen), _ROWS_AT_ONCE)
+        return np.concatenate(
+            [read_some(connection, chosen[start : start + _ROWS_AT_ONCE], stamp.dimension)[1] for start in starts]
+        )
+
+    unsuitable = isinstance(vectors, FlatVectors) and not fits_exact(columns.size, stamp.dimension, 2 * exact_bytes)
+    if unsuitable:
+        vectors = make_vectors(columns.size, stamp.dimension, exact_bytes, sample)
     missing = columns.size - len(vectors)
     if missing:
         log.info("reading %d vectors into the index", missing)
-    for chunk in _read_vectors(connection, columns.numbers[len(vectors) :], stamp.dimension, directory):
-        vectors.append(chunk)
+        _append_missing(connection, vectors, columns.numbers[len(vectors) :])
+    if unsuitable:
+        tune_vectors(vectors, sample)
     return Loaded(Index(vectors, columns, version), token, missing + gone)
 
 
@@ -69,14 +85,14 @@ def _load_saved(
         vectors, saved, token = index_file.load(directory, tokens, stamp.embedding_space, stamp.dimension)
     except FileNotFoundError as error:
         if not tokens:
-            return Vectors(stamp.dimension), None, 0  # none was saved so far
+            return FlatVectors(stamp.dimension), None, 0  # none was saved so far
         raise IndexFileError("it is missing") from error
     kept = np.isin(saved, numbers)
     if not np.array_equal(saved[kept], numbers[: np.count_nonzero(kept)]):
         raise IndexFileError("its rows are not the database's")
     gone = int(np.count_nonzero(~kept))
     if gone:
-        vectors.keep(kept)
+        vectors = vectors.kept(kept, nullcontext)
         # Whoever was erased shall not stay in the file because of a crash before it was next saved.
         index_file.remove(directory)
     return vectors, None if gone else token, gone
@@ -84,31 +100,22 @@ def _load_saved(
 
 def _read_columns(connection: sqlite3.Connection) -> Columns:
     columns = Columns()
-    found = connection.execute("SELECT number, camera_id, start_time, end_time FROM tracklets ORDER BY number")
+    found = connection.execute(
+        "SELECT number, camera_id, start_time, end_time, expires_at FROM tracklets ORDER BY number"
+    )
     while chunk := found.fetchmany(_ROWS_AT_ONCE):
         columns.append([Entry(*row) for row in chunk])
     return columns
 
 
-def _read_vectors(
-    connection: sqlite3.Connection, numbers: NDArray[np.int64], dimension: int, directory: Path
-) -> Iterator[NDArray[np.float32]]:
-    """The stored vectors `[n, D]` of these rows, which are the last ones, chunk by chunk."""
-    if not len(numbers):
-        return
-    found = connection.execute(
-        "SELECT number, vector FROM embeddings WHERE number >= ? ORDER BY number", (int(numbers[0]),)
-    )
-    done = 0
-    while chunk := found.fetchmany(_ROWS_AT_ONCE):
-        expected = numbers[done : done + len(chunk)]
-        whole = all(len(vector) == 4 * dimension for _, vector in chunk)
-        if not whole or not np.array_equal([number for number, _ in chunk], expected):
-            break
-        yield np.frombuffer(b"".join(vector for _, vector in chunk), "<f4").astype(np.float32).reshape(-1, dimension)
-        done += len(chunk)
-    if done < len(numbers):
-        raise GalleryError(f"{directory / FILE_NAME} is damaged: some rows lack their vector. Restore it from a backup")
+def _append_missing(connection: sqlite3.Connection, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
+    """Append the vectors of these rows, which are the last ones, chunk by chunk."""
+    for start in range(0, len(numbers), _ROWS_AT_ONCE):
+        chunk = numbers[start : start + _ROWS_AT_ONCE]
+        found, rows = read_after(connection, int(chunk[0]) - 1, len(chunk), vectors.dimension)
+        if not np.array_equal(found, chunk):
+            raise GalleryError("the database changed while its index was loaded: another program writes to it")
+        vectors.append(rows)
 
 
 class IndexSaver:
@@ -179,12 +186,15 @@ class IndexSaver:
         with self._condition:
             self._unsaved = 0
         try:
-            vectors, numbers = self._index.copy()
-            header = Header(token, self._stamp.embedding_space, self._stamp.dimension, len(numbers))
-            # Told after copying and before the file takes its place: every database that expects this token, a restored
-            # backup too, is later than the copy, and a crash on the way leaves the old file or the new one, both known.
+            vectors, alive, numbers = self._index.living()
+            # Told after this and before the file takes its place: every database that expects this token, a restored
+            # backup too, is later than these rows, and a crash on the way leaves the old file or the new one, both
+            # known.
             self._writer.run(expect)
-            index_file.save(self._directory, header, vectors, numbers)
+            facts = Header(
+                token, self._stamp.embedding_space, self._stamp.dimension, len(numbers), vectors.kind, vectors.facts()
+            )
+            index_file.save(self._directory, facts, numbers, vectors.pieces(alive, self._index.hold))
             self._token = token
         except (OSError, GalleryError) as error:
             log.warning("the index could not be saved and will be built anew at the next start: %s", error)

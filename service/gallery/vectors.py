@@ -1,23 +1,99 @@
-"""The vectors in memory, scanned exactly by FAISS: the only module that knows FAISS."""
+"""The vectors in memory: what the index asks of them, and the kind that FAISS scans whole."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["FlatVectors", "Found", "Hold", "Read", "Vectors", "faiss", "selector", "unit_rows"]
+
 # FAISS's own stubs lack most of its Python additions, such as arrays for pointers.
 faiss: Any = untyped_faiss
 
+Hold = Callable[[], AbstractContextManager[object]]
+"""Makes a block in which nothing is appended; a long piece of work enters it again and again, to let others in."""
+Read = Callable[[int], bytes]
+"""The next bytes of a file, exactly so many; raises `ValueError` where there are fewer."""
 
-class Vectors:
-    """Float32 unit vectors of length `dimension` at positions 0, 1, 2, ... Not safe for threads while it changes.
+_SPARE = 32
+"""Candidates fetched beyond those wanted, so that ties at the cut-off rarely need a second scan."""
+_ROWS_AT_ONCE = 4096
 
-    An approximate index would be another class of this shape, with `exact` false.
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Candidates: positions, their vectors `[n, D]` where they are in memory, and whether none better was left out."""
+
+    positions: NDArray[np.int64]
+    rows: NDArray[np.float32] | None
+    exact: bool
+
+
+class Vectors(Protocol):
+    """Unit vectors of length `dimension` at positions 0, 1, 2, ... Not safe for threads while they change.
+
+    Positions only ever grow: a row that is gone is left out by a mask, until `kept` makes a copy without it.
     """
 
+    kind: ClassVar[str]
+    """Names the class in a saved file."""
+    dimension: int
+
+    def __len__(self) -> int:
+        """How many positions there are."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether a search without a filter looks at every row."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """The index in words, for people."""
+        ...
+
+    def append(self, rows: NDArray[np.float32]) -> None:
+        """Add rows `[N, D]`, made unit length, at the end."""
+        ...
+
+    def nearest(
+        self, direction: NDArray[np.float32], wanted: int, allowed: int, mask: NDArray[np.bool_] | None
+    ) -> Found:
+        """Candidates for the best `wanted` rows for a unit vector `[D]`: at least so many, in no order.
+
+        `mask` says which positions may be found, `allowed` how many those are, at least `wanted`; without a mask all.
+        """
+        ...
+
+    def kept(self, mask: NDArray[np.bool_], hold: Hold) -> Self:
+        """A copy of the first positions, as many as the mask has, where it is true; those after a gap move up."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What `read` must know beside the bytes, as JSON."""
+        ...
+
+    def pieces(self, mask: NDArray[np.bool_], hold: Hold) -> Iterator[bytes]:
+        """What `kept` would copy, serialised."""
+        ...
+
+    @classmethod
+    def read(cls, read: Read, facts: dict[str, Any], dimension: int, rows: int) -> Self:
+        """What `pieces` gave of so many rows. Raises `ValueError` where it is something else."""
+        ...
+
+
+class FlatVectors:
+    """Float32 vectors, every one of which is compared with each query."""
+
+    kind: ClassVar[str] = "flat"
     exact = True
+    description = "exact FAISS index"
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
@@ -31,60 +107,59 @@ class Vectors:
         if len(rows):
             self._index.add(unit_rows(rows))
 
-    def keep(self, mask: NDArray[np.bool_]) -> None:
-        """Remove the positions where the mask is false; those after them move up."""
-        if not mask.all():
-            self._index.remove_ids(_selector(~mask))
-
-    def copy(self) -> "Vectors":
-        """A copy that later changes of this one do not reach."""
-        copied = Vectors(self.dimension)
-        copied._index = faiss.clone_index(self._index)
-        return copied
-
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The rows at these positions `[n, D]`."""
-        rows: NDArray[np.float32] = self._index.reconstruct_batch(positions)
-        return rows
-
     def nearest(
-        self, direction: NDArray[np.float32], count: int, mask: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores and positions of the best `count` rows for a unit vector `[D]`, best first, where the mask is true.
-
-        The scores are single precision products, off by less than `doubt`.
-        """
-        scores, positions = self._index.search(direction[None], count, params=_parameters(mask))
-        return scores[0], positions[0]
-
-    def above(
-        self, direction: NDArray[np.float32], threshold: float, mask: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
-        """The positions of all rows that score above the threshold, in no order."""
-        _, _, positions = self._index.range_search(direction[None], threshold, params=_parameters(mask))
-        return np.asarray(positions, np.int64)
+        self, direction: NDArray[np.float32], wanted: int, allowed: int, mask: NDArray[np.bool_] | None
+    ) -> Found:
+        """Positions that hold the best `wanted` rows for certain, whatever single precision has rounded."""
+        fetched = min(wanted + _SPARE, allowed)
+        parameters = None if mask is None else faiss.SearchParameters(sel=selector(mask))
+        all_scores, all_positions = self._index.search(direction[None], fetched, params=parameters)
+        scores, positions = all_scores[0], all_positions[0]
+        # The true last one may score less by one doubt, and one that belongs before it may look worse by another.
+        threshold = float(scores[wanted - 1]) - 2 * self._doubt
+        if fetched < allowed and scores[-1] >= threshold:
+            _, _, found = self._index.range_search(direction[None], threshold, params=parameters)
+            positions = np.asarray(found, np.int64)
+        rows: NDArray[np.float32] = self._index.reconstruct_batch(positions)
+        return Found(positions, rows, exact=True)
 
     @property
-    def doubt(self) -> float:
+    def _doubt(self) -> float:
         """How far a score may be off: D roundings, each of half the spacing of float32 numbers at 1."""
         return self.dimension * 2.0**-24
 
-    def write(self, write: Callable[[bytes], int]) -> None:
-        """Serialise, piece by piece."""
-        faiss.write_index(self._index, faiss.PyCallbackIOWriter(write))
+    def kept(self, mask: NDArray[np.bool_], hold: Hold) -> "FlatVectors":
+        """A copy of the first positions, as many as the mask has, where it is true; those after a gap move up."""
+        copied = FlatVectors(self.dimension)
+        for rows in self._rows(mask, hold):
+            copied._index.add(rows)
+        return copied
+
+    def facts(self) -> dict[str, Any]:
+        """What `read` must know beside the bytes: nothing."""
+        return {}
+
+    def pieces(self, mask: NDArray[np.bool_], hold: Hold) -> Iterator[bytes]:
+        """The rows that `kept` would copy, as little-endian float32."""
+        for rows in self._rows(mask, hold):
+            yield rows.astype("<f4").tobytes()
 
     @classmethod
-    def read(cls, read: Callable[[int], bytes]) -> "Vectors":
-        """Deserialise what `write` gave. Raises `ValueError` where it is something else."""
-        try:
-            index = faiss.read_index(faiss.PyCallbackIOReader(read))
-        except RuntimeError as error:
-            raise ValueError("this version of FAISS cannot read it") from error
-        if not isinstance(index, faiss.IndexFlatIP):
-            raise ValueError(f"it holds a {type(index).__name__}")
-        vectors = cls(index.d)
-        vectors._index = index
+    def read(cls, read: Read, facts: dict[str, Any], dimension: int, rows: int) -> "FlatVectors":  # noqa: ARG003
+        """What `pieces` gave of so many rows. Raises `ValueError` where it is something else."""
+        vectors = cls(dimension)
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            count = min(_ROWS_AT_ONCE, rows - start)
+            values = np.frombuffer(read(4 * dimension * count), "<f4").astype(np.float32)
+            vectors._index.add(values.reshape(count, dimension))
         return vectors
+
+    def _rows(self, mask: NDArray[np.bool_], hold: Hold) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(mask), _ROWS_AT_ONCE):
+            part = mask[start : start + _ROWS_AT_ONCE]
+            with hold():
+                rows = self._index.reconstruct_n(start, len(part))[part]
+            yield np.ascontiguousarray(rows)
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -94,9 +169,6 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray((wide / lengths).astype(np.float32))
 
 
-def _parameters(mask: NDArray[np.bool_] | None) -> Any:
-    return None if mask is None else faiss.SearchParameters(sel=_selector(mask))
-
-
-def _selector(mask: NDArray[np.bool_]) -> Any:
+def selector(mask: NDArray[np.bool_]) -> Any:
+    """The mask in FAISS's terms."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))

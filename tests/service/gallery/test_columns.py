@@ -1,8 +1,16 @@
 """The filter's columns keep their rows apart while rows come, go and move up."""
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 
 from service.gallery.columns import Columns, Entry, Selection
+
+
+def passing(columns: Columns, selection: Selection) -> list[int]:
+    mask = columns.mask(selection)
+    found: NDArray[np.int64] = columns.numbers if mask is None else columns.numbers[mask]
+    return found.tolist()
 
 
 def test_removed_rows_pass_no_filter_and_others_keep_their_columns_when_they_move_up() -> None:
@@ -10,23 +18,51 @@ def test_removed_rows_pass_no_filter_and_others_keep_their_columns_when_they_mov
     for number in range(1, 3001):
         columns.append([Entry(number, f"c{number % 3}", number, number + 5)])
     columns.remove([number for number in range(1, 3001) if number % 7 == 0])
-    wanted = Selection(camera_ids=("c1",), after=100, before=2000, without=np.array([100, 103], np.int64))
+    wanted = Selection(now=0, camera_ids=("c1",), after=100, before=2000, without=np.array([100, 103], np.int64))
     expected = [
         number
         for number in range(1, 3001)
         if number % 7 and number % 3 == 1 and number + 5 >= 100 and number <= 2000 and number not in {100, 103}
     ]
-    assert columns.numbers[columns.mask(wanted)].tolist() == expected
-    columns.compact()
+    assert passing(columns, wanted) == expected
+    columns = columns.at(columns.numbers[columns.alive])
     assert columns.size == columns.living == 3000 - 3000 // 7
-    assert columns.numbers[columns.mask(wanted)].tolist() == expected
+    assert passing(columns, wanted) == expected
     columns.append([Entry(4000, "c1", 150, None)])
     columns.remove([expected[0]])
-    assert columns.numbers[columns.mask(wanted)].tolist() == [*expected[1:], 4000]
+    assert passing(columns, wanted) == [*expected[1:], 4000]
 
 
 def test_rows_that_sql_found_narrow_the_mask() -> None:
     columns = Columns()
     columns.append([Entry(number, None, None, None) for number in (2, 3, 5, 8)])
-    assert columns.mask(Selection(only=np.array([3, 8, 9]))).tolist() == [False, True, False, True]
-    assert columns.mask(Selection(only=np.array([], np.int64))).tolist() == [False] * 4
+    assert passing(columns, Selection(0, only=(np.array([1, 3, 8, 9]),))) == [3, 8]
+    assert passing(columns, Selection(0, only=(np.array([3, 8]), np.array([2, 8])))) == [8]
+    assert passing(columns, Selection(0, only=(np.array([], np.int64),))) == []
+    assert passing(columns, Selection(0, without=np.array([2, 4, 9]))) == [3, 5, 8]
+
+
+def test_a_row_without_a_camera_is_of_none_and_excluded_by_none() -> None:
+    columns = Columns()
+    columns.append([Entry(1, None, None, None), Entry(2, "a", None, None)])
+    assert passing(columns, Selection(0, camera_ids=("a", "unknown"))) == [2]
+    assert passing(columns, Selection(0, camera_ids=())) == []
+    assert passing(columns, Selection(0, exclude_camera_ids=("a", "unknown"))) == [1]
+
+
+def test_expired_rows_pass_no_filter_from_that_moment_on() -> None:
+    columns = Columns()
+    columns.append([Entry(1, None, None, None, 50), Entry(2, None, None, None), Entry(3, None, None, None, 70)])
+    assert columns.mask(Selection(now=49)) is None
+    assert [columns.unexpired(now) for now in (49, 50, 70)] == [3, 2, 1]
+    assert passing(columns, Selection(now=50)) == [2, 3]
+    columns.remove([1])
+    assert columns.at(columns.numbers[columns.alive]).mask(Selection(now=69)) is None
+
+
+def test_rows_that_never_were_there_cannot_be_kept() -> None:
+    columns = Columns()
+    columns.append([Entry(number, None, None, None) for number in (2, 3)])
+    for numbers in ([1, 2], [2, 4]):
+        with pytest.raises((ValueError, IndexError)):
+            columns.at(np.array(numbers))

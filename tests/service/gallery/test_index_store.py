@@ -4,6 +4,7 @@ import logging
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from service.gallery import EmbeddedGallery, Filter, GalleryError, index_file
 from service.gallery.index_file import Header
-from service.gallery.vectors import Vectors
+from service.gallery.vectors import FlatVectors
 from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, enrol, open_gallery, record, vector
 
 NAMES = [f"r{number:02}" for number in range(40)]
@@ -61,7 +62,8 @@ def flip(path: Path, position: int) -> None:
 
 def save_foreign(path: Path, *, token: str, embedding_space: str = SPACE, rows: int = 0) -> None:
     header = Header(token, embedding_space, DIMENSION, rows)
-    index_file.save(path.parent, header, Vectors(DIMENSION), np.arange(rows, dtype=np.int64))
+    pieces = FlatVectors(DIMENSION).pieces(np.empty(0, np.bool_), nullcontext)
+    index_file.save(path.parent, header, np.arange(rows, dtype=np.int64), pieces)
 
 
 def token_of(path: Path) -> str:
@@ -124,11 +126,11 @@ def test_an_unusable_index_is_built_anew(
 
 
 def test_a_right_index_is_used(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_vector_read(self: Vectors, rows: object) -> None:
+    def no_vector_read(self: FlatVectors, rows: object) -> None:
         raise AssertionError("a vector was read from the database")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Vectors, "append", no_vector_read)
+        patched.setattr(FlatVectors, "append", no_vector_read)
         gallery = open_gallery(directory)
     check(gallery, NAMES)
     gallery.close()
@@ -219,13 +221,13 @@ def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pyte
 def test_an_index_that_cannot_be_saved_is_only_a_warning(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def no_space(self: Vectors, write: object) -> None:
+    def no_space(self: FlatVectors, mask: object, hold: object) -> None:
         raise OSError(28, "No space left on device")
 
     gallery = open_gallery(directory)
     gallery.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False)
     with monkeypatch.context() as patched:
-        patched.setattr(Vectors, "write", no_space)
+        patched.setattr(FlatVectors, "pieces", no_space)
         gallery.add(record("new"))
         gallery.close()
     assert any("No space left" in message for message in warnings(caplog))
