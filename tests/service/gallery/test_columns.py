@@ -40,6 +40,9 @@ def test_rows_that_sql_found_narrow_the_mask() -> None:
     assert passing(columns, Selection(0, only=(np.array([3, 8]), np.array([2, 8])))) == [8]
     assert passing(columns, Selection(0, only=(np.array([], np.int64),))) == []
     assert passing(columns, Selection(0, without=np.array([2, 4, 9]))) == [3, 5, 8]
+    columns.append([Entry(10**12, None, None, None)])  # numbers too far apart for a table
+    assert passing(columns, Selection(0, only=(np.array([1, 3, 9, 10**12, 10**13]),))) == [3, 10**12]
+    assert passing(Columns(), Selection(0, only=(np.array([1, 3]),))) == []
 
 
 def test_a_row_without_a_camera_is_of_none_and_excluded_by_none() -> None:
