@@ -39,11 +39,17 @@ class UnreachableError(ClientError):
 
 
 class ProblemError(ClientError):
-    """The service refused; ``errors`` name the fields and frames at fault as its problem document does (RFC 9457)."""
+    """The service refused; ``errors`` name the fields and frames at fault as its problem document does (RFC 9457).
 
-    def __init__(self, status: int, title: str, detail: str, errors: Sequence[Json] = ()) -> None:
+    ``retry_after`` is in how many seconds it wants to be asked again, where it says.
+    """
+
+    def __init__(
+        self, status: int, title: str, detail: str, errors: Sequence[Json] = (), retry_after: float | None = None
+    ) -> None:
         super().__init__(f"{title} ({status}): {detail}" if detail else f"{title} ({status})")
         self.status = status
+        self.retry_after = retry_after
         self.title = title
         self.detail = detail
         self.errors = tuple(errors)
@@ -59,9 +65,17 @@ class Client:
         url: where the service listens.
         api_key: sent as a bearer token, where the service asks for one.
         timeout: seconds that one step (connecting, sending, waiting for the answer) may take.
+        attempts: how often a call is made while the service is at its limit.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", api_key: str | None = None, timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        api_key: str | None = None,
+        timeout: float = 120.0,
+        attempts: int = MAX_ATTEMPTS,
+    ) -> None:
+        self._attempts = attempts
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
@@ -291,7 +305,7 @@ class Client:
         return _json(self._call(method, path, params=params, data=form, files=uploads, video=video))
 
     def _call(self, method: str, path: str, *, video: Path | None = None, **request: Any) -> httpx.Response:
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             with ExitStack() as stack:
                 if video is not None:
                     # Opened anew for each attempt: the one before has read it to its end.
@@ -306,7 +320,7 @@ class Client:
                     raise UnreachableError(f"the connection to {self.url} broke: {error}") from error
             if response.is_success:
                 return response
-            if response.status_code not in _PASSING or attempt == MAX_ATTEMPTS:
+            if response.status_code not in _PASSING or attempt == self._attempts:
                 break
             time.sleep(_pause(response, attempt))
         raise _problem(response)
@@ -319,18 +333,32 @@ def _json(response: httpx.Response) -> Json:
 
 def _pause(response: httpx.Response, attempt: int) -> float:
     """Seconds to wait: what the service says, else doubling from half a second; never more than the bound."""
+    said = _retry_after(response)
+    return min(0.25 * 2**attempt if said is None else said, MAX_PAUSE_SECONDS)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
     said = response.headers.get("retry-after", "")
-    return min(float(said) if said.isdecimal() else 0.25 * 2**attempt, MAX_PAUSE_SECONDS)
+    return float(said) if said.isdecimal() else None
 
 
 def _problem(response: httpx.Response) -> ProblemError:
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         document = response.json()
         return ProblemError(
-            response.status_code, document["title"], document.get("detail", ""), document.get("errors") or ()
+            response.status_code,
+            document["title"],
+            document.get("detail", ""),
+            document.get("errors") or (),
+            _retry_after(response),
         )
     # Not the service's own: something between it and us answered.
-    return ProblemError(response.status_code, response.reason_phrase or "Error", response.text[:200].strip())
+    return ProblemError(
+        response.status_code,
+        response.reason_phrase or "Error",
+        response.text[:200].strip(),
+        retry_after=_retry_after(response),
+    )
 
 
 def _record_path(record_id: str) -> str:

@@ -21,10 +21,10 @@ from typing import Annotated
 import typer
 
 from model.bundle import BUNDLED
-from not3d.answers import Embedded, SearchResult
+from not3d.answers import SearchResult
 from not3d.client import Client
 from not3d.commands import Failure, messages, results, show_progress
-from not3d.enrolment import enroll_all
+from not3d.enrolment import Outcome, Result, enroll_all
 from not3d.footage import Footage, FootageError, as_footage, read_footage, read_pictures
 from not3d.picture import Card, write_picture
 from not3d.ranked import is_same_person, make_cards, make_picture, make_table
@@ -86,17 +86,18 @@ def split_tracklets(folder: Path) -> Split:
 
 
 @contextmanager
-def running_service(bundle: Path, data_dir: Path, *options: str) -> Iterator[Client]:
-    """The real service in a process of its own, ready, on a free port of this machine; stopped in the end.
+def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) -> Iterator[Client]:
+    """The real service in a process of its own, ready, on a free port or that one of this machine; stopped in the end.
 
     ``options`` are more options of ``not3d serve``.
 
     Raises:
         Failure: it ended, or did not get ready in time; with what it said of that.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     log = data_dir / "service.log"
     command = [sys.executable, "-m", "not3d", "serve", "--bundle", str(bundle), "--data-dir", str(data_dir / "gallery")]
     # Settings of a real service in this shell are not meant for the demo's.
@@ -146,9 +147,9 @@ def enroll_gallery(client: Client, gallery: Sequence[Footage]) -> None:
     with show_progress() as progress:
         task = progress.add_task("Enrolling", total=len(gallery))
 
-        def report(item: Footage, outcome: Embedded | str) -> None:
-            if isinstance(outcome, str):
-                raise Failure(f"{item.id} was refused: {outcome}")
+        def report(outcome: Outcome) -> None:
+            if outcome.result is Result.REFUSED:
+                raise Failure(f"{outcome.id} was refused: {outcome.reason}")
             progress.advance(task)
 
         enroll_all(client, gallery, report=report)

@@ -8,7 +8,8 @@ import typer
 from not3d.commands import Interruptible, results
 from not3d.commands.archive import app as archive
 from not3d.commands.datasets import app as datasets
-from not3d.commands.gallery import enroll, info, search
+from not3d.commands.enrolling import enroll
+from not3d.commands.gallery import info, search
 from not3d.commands.importing import import_model
 from not3d.commands.quantising import quantize
 from not3d.commands.reproduce import reproduce

@@ -1,22 +1,20 @@
-"""``not3d enroll``, ``search`` and ``info``: what talks to a running service."""
+"""``not3d search`` and ``info``: what asks a running service."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from not3d.answers import Embedded, Json
+from not3d.answers import Json
 from not3d.client import Client
-from not3d.commands import Failure, messages, results, show_progress
+from not3d.commands import messages, results
 from not3d.enrolled import find_pictures
-from not3d.enrolment import enroll_all
 from not3d.footage import Footage, cut_tracks, is_video, read_footage, read_pictures, read_tracks
 from not3d.picture import Card, write_picture
 from not3d.ranked import make_cards, make_picture, make_table
@@ -56,64 +54,6 @@ MaxClips = Annotated[
     ),
 ]
 DEFAULT_URL = "http://127.0.0.1:8000"
-
-
-def enroll(
-    footage: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER_OR_VIDEO", help="One folder of images per tracklet, MARS's layout, or a video."),
-    ],
-    *,
-    tracks: Tracks = None,
-    camera: Annotated[str | None, typer.Option(metavar="ID", help="The camera, for all of the footage.")] = None,
-    start: Annotated[
-        datetime | None,
-        typer.Option(parser=parse_time, metavar="TIME", help="When the footage begins; each track gets its own times."),
-    ] = None,
-    replace_existing: Annotated[
-        bool, typer.Option("--replace", help="Replace tracklets whose id is enrolled already.")
-    ] = False,
-    max_clips: MaxClips = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Tracklets sent at a time.")] = 2,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 120.0,
-) -> None:
-    """Add tracklets to the gallery of a running service.
-
-    A folder holds the images of one tracklet, one such folder per tracklet,
-    person/camera/tracklet folders, or MARS; names become ids.
-
-    A video shows the crops of one person and is one tracklet. With
-    [cyan]--tracks[/] it is a full video, and each track is one tracklet.
-    """
-    count, items = _read_all(footage, tracks, start)
-    changes: dict[str, Any] = {"camera": camera} if camera else {}
-    if start and tracks is None:  # tracks have got times of their own
-        changes["start_time"] = start
-    failures: list[tuple[str, str]] = []
-    enrolled = left_out = 0
-    with Client(url, api_key, timeout) as client, show_progress() as progress:
-        client.info()  # before a video is cut: is the service there, and does it let us in?
-        task = progress.add_task("Enrolling", total=count)
-
-        def report(item: Footage, outcome: Embedded | str) -> None:
-            nonlocal enrolled, left_out
-            if isinstance(outcome, str):
-                failures.append((item.id, outcome))
-            else:
-                enrolled += 1
-                left_out += len(outcome.rejected_frames)
-            progress.advance(task)
-
-        changed = (replace(item, **changes) for item in items)
-        enroll_all(client, changed, replace=replace_existing, workers=workers, max_clips=max_clips, report=report)
-    for name, reason in failures[:10]:
-        messages.print(f"[red]{escape(name)}[/]: {escape(reason)}", highlight=False)
-    results.print(f"{enrolled} of {count} tracklets enrolled" + (f", {left_out} frames left out" if left_out else ""))
-    if failures:
-        more = f" ({len(failures) - 10} more than shown)" if len(failures) > 10 else ""
-        raise Failure(f"{len(failures)} tracklets were refused{more}")
 
 
 def search(
@@ -264,7 +204,13 @@ def info(
     results.print(table)
 
 
-def _read_all(footage: Path, tracks: Path | None, start: datetime | None) -> tuple[int, Iterable[Footage]]:
+def read_all(footage: Path, tracks: Path | None, start: datetime | None) -> tuple[int, Iterable[Footage]]:
+    """How many tracklets there are, and they themselves: of a folder, or of a video with its tracks.
+
+    Raises:
+        FootageError: they cannot be read.
+        typer.BadParameter: tracks without a video.
+    """
     if tracks is None:
         found = read_footage(footage)
         return len(found), found
@@ -275,7 +221,7 @@ def _read_all(footage: Path, tracks: Path | None, start: datetime | None) -> tup
 
 def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> Footage:
     """The one tracklet of the footage, or the one that is wanted, by its name, its track or its id."""
-    count, items = _read_all(footage, tracks, None)
+    count, items = read_all(footage, tracks, None)
     names = []
     for item in items:
         aliases = (item.id, item.origin.get("tracklet"), item.origin.get("track"))

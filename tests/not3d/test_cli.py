@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -191,16 +192,36 @@ def test_search_prints_json(run: Run, client: Client, people: Path) -> None:
     assert answer["searched"] == 3
 
 
-def test_enrolling_twice_fails_unless_replaced(run: Run, client: Client, people: Path) -> None:
+def test_what_is_enrolled_is_skipped_unless_replaced(run: Run, client: Client, people: Path) -> None:
     run("enroll", people / "0001" / "c1" / "t1", "--url", client.url)
-    status, out, err = run("enroll", people / "0001" / "c1" / "t1", "--url", client.url)
-    assert status == 1
-    assert "0 of 1 tracklets enrolled" in out
-    assert "enrolled already" in err
-    assert "Error: 1 tracklets were refused" in err
+    status, out, _ = run("enroll", people / "0001" / "c1" / "t1", "--url", client.url, "--camera", "y")
+    assert status == 0
+    assert out.strip() == "0 of 1 tracklets enrolled, 1 skipped: their ids are enrolled already"
+    assert client.get("t1").camera_id is None
     status, _, _ = run("enroll", people / "0001" / "c1" / "t1", "--replace", "--camera", "x", "--url", client.url)
     assert status == 0
     assert client.get("t1").camera_id == "x"
+
+
+def test_refused_tracklets_are_told_and_written_down(run: Run, client: Client, people: Path, tmp_path: Path) -> None:
+    folder, report = tmp_path / "folder", tmp_path / "refused.jsonl"
+    shutil.copytree(people / "0001" / "c1" / "t1", folder / "good")
+    for name in ("bad-1", "bad-2"):
+        (folder / name).mkdir()
+        (folder / name / "1.jpg").write_text("text")
+    status, out, _ = run("enroll", folder, "--dry-run", "--url", client.url)
+    assert status == 0
+    assert out.startswith("3 of 3 tracklets would be sent, 0 are enrolled already\n")
+    assert not list(client.records())
+    status, out, err = run("enroll", folder, "--report", report, "--verbose", "--url", client.url)
+    assert status == 1
+    assert "1 of 3 tracklets enrolled" in out
+    assert "good: enrolled" in err
+    assert "Error: 2 tracklets were refused" in err
+    refused = [json.loads(line) for line in report.read_text().splitlines()]
+    assert sorted(line["id"] for line in refused) == ["bad-1", "bad-2"]
+    assert {line["source"] for line in refused} == {str(folder / "bad-1"), str(folder / "bad-2")}
+    assert all(line["status"] >= 400 and line["reason"] for line in refused)
 
 
 def test_a_video_with_tracks(run: Run, client: Client, tmp_path: Path) -> None:
@@ -210,6 +231,8 @@ def test_a_video_with_tracks(run: Run, client: Client, tmp_path: Path) -> None:
     options = ("--tracks", tracks, "--url", client.url)
     status, out, _ = run("enroll", video, *options, "--camera", "yard", "--start", "2026-05-01T12:00:00Z")
     assert (status, out.strip()) == (0, "2 of 2 tracklets enrolled")
+    status, out, _ = run("enroll", video, *options)
+    assert (status, out.split()[0]) == (0, "0")
     record = client.get("yard-2")
     assert record.camera_id == "yard"
     assert record.start_time is not None

@@ -55,6 +55,26 @@ def _images_by_folder(folder: Path) -> dict[Path, list[Path]]:
     return found
 
 
+def is_mars_frame(name: str) -> bool:
+    """Whether an image's name says person, camera and tracklet as in MARS."""
+    return _MARS_FRAME.fullmatch(name) is not None
+
+
+def name_place(root: Path, place: Path) -> tuple[str, str, str]:
+    """Person, camera and name of the tracklet whose images lie in ``place``, below or at ``root``.
+
+    Raises:
+        LayoutError: that many folders below the root mean nothing.
+    """
+    parts = place.relative_to(root).parts
+    if len(parts) <= 1:
+        # Resolving asks the disk for every part of the path, which of a hundred thousand folders takes long.
+        return "", "", place.resolve().name if not parts or place.is_symlink() else parts[0]
+    if len(parts) == 3:
+        return parts[0], parts[1], "-".join(parts)
+    raise LayoutError(f"{place} lies {len(parts)} folders below {root}, which says nothing. Understood are\n{LAYOUTS}")
+
+
 def _from_mars_names(images: list[tuple[Path, re.Match[str]]]) -> list[Tracklet]:
     groups: dict[tuple[str, str, str], list[Path]] = {}
     for image, match in images:
@@ -63,10 +83,5 @@ def _from_mars_names(images: list[tuple[Path, re.Match[str]]]) -> list[Tracklet]
 
 
 def _from_place(root: Path, place: Path, files: list[Path]) -> Tracklet:
-    parts = place.relative_to(root).parts
-    if len(parts) <= 1:
-        return Tracklet("", "", tuple(files), place.resolve().name)
-    if len(parts) == 3:
-        person, camera, _ = parts
-        return Tracklet(person, camera, tuple(files), "-".join(parts))
-    raise LayoutError(f"{place} lies {len(parts)} folders below {root}, which says nothing. Understood are\n{LAYOUTS}")
+    person, camera, name = name_place(root, place)
+    return Tracklet(person, camera, tuple(files), name)
