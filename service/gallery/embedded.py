@@ -34,6 +34,7 @@ from service.gallery.records import (
     SearchResult,
 )
 from service.gallery.stored_vectors import read_some
+from service.gallery.terms import Terms
 from service.gallery.writer import Change, Work, Writer
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class EmbeddedGallery:
         self._writer = Writer(connection, directory, self._follow)
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
         self._rebuilder = Rebuilder(self._index, self._readers, self._writer, stamp.dimension, exact_bytes)
+        self._terms = Terms()
         self._closing = threading.Lock()
         self._closed = False
         # Whether something deleted may still be read in files of the directory.
@@ -87,6 +89,7 @@ class EmbeddedGallery:
         dimension: int,
         model_name: str,
         exact_bytes: int = EXACT_BYTES,
+        gpu_bytes: int = 0,
     ) -> "EmbeddedGallery":
         """Open the gallery in a directory, or create it there.
 
@@ -104,7 +107,7 @@ class EmbeddedGallery:
                 connection = connect(data_dir, read_only=False)
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
-                loaded = load_index(connection, data_dir, stamp, exact_bytes)
+                loaded = load_index(connection, data_dir, stamp, exact_bytes, gpu_bytes)
             except (sqlite3.Error, OSError) as error:
                 raise translate(error, data_dir) from error
             gallery = cls(data_dir, stamp, connection, loaded, exact_bytes, resources.pop_all())
@@ -114,7 +117,7 @@ class EmbeddedGallery:
     @property
     def engine(self) -> str:
         """What keeps and searches the records, for people to read."""
-        return f"embedded (SQLite, {self._index.vectors.description})"
+        return f"embedded (SQLite, {self._index.description})"
 
     def add(self, record: Record) -> None:
         """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
@@ -273,8 +276,9 @@ class EmbeddedGallery:
 
     def count(self) -> int:
         """How many records are enrolled."""
-        with self._readers.snapshot() as connection:
-            return rows.count(connection, rows.now())
+        if self._closed:
+            raise GalleryError("the gallery is closed")
+        return self._index.count(rows.now())
 
     def close(self) -> None:
         """Save the index and let go of files and locks; a second call does nothing."""
@@ -297,8 +301,8 @@ class EmbeddedGallery:
     ) -> SearchResult | None:
         """Search one snapshot of the database; `None` where a commit overtook it, so that the index is newer."""
         with self._readers.snapshot() as connection:
-            selection = _select(connection, filter)
             version = rows.version_of(connection)
+            selection = self._select(connection, filter, version)
             candidates = self._index.search(
                 query, top_k, selection, version, lambda numbers: self._fetch(connection, numbers)
             )
@@ -312,6 +316,14 @@ class EmbeddedGallery:
             found = rows.by_number(connection, ranked)
         hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
         return SearchResult(hits, candidates.searched, candidates.exact)
+
+    def _select(self, connection: sqlite3.Connection, filter: Filter, version: int) -> Selection:  # noqa: A002
+        """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
+        after, before = rows.interval(filter)
+        terms = rows.terms_of(dict(filter.metadata))
+        only = tuple(self._terms.numbers(connection, term, version) for term in terms)
+        without = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
+        return Selection(rows.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
 
     def _enrol(self, records: Sequence[Record], *, replace: bool) -> int:
         new = [rows.encode(record, self.dimension) for record in records]
@@ -361,19 +373,6 @@ class EmbeddedGallery:
         self._index.apply(version, entries, vectors, change.removed)
         self._saver.note(len(change.added) + len(change.removed))
         self._rebuilder.note()
-
-
-def _select(connection: sqlite3.Connection, filter: Filter) -> Selection:  # noqa: A002
-    """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
-    after, before = rows.interval(filter)
-    only: tuple[NDArray[np.int64], ...] = ()
-    without = None
-    now = rows.now()
-    if filter.metadata:
-        only = (rows.numbers_where(connection, Filter(metadata=filter.metadata), now),)
-    if filter.exclude_ids:
-        without = np.sort(rows.numbers_of(connection, filter.exclude_ids))
-    return Selection(now, filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
 
 
 def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:

@@ -235,13 +235,6 @@ def expired(connection: sqlite3.Connection, at: int, limit: int) -> list[int]:
     return [number for (number,) in found]
 
 
-def count(connection: sqlite3.Connection, at: int) -> int:
-    """How many rows have not expired."""
-    # Two counts, each from an index; one with the condition in it would read every row.
-    query = "SELECT (SELECT count(*) FROM tracklets) - (SELECT count(*) FROM tracklets WHERE expires_at <= ?)"
-    return int(connection.execute(query, (at,)).fetchone()[0])
-
-
 def delete(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
     """Remove rows with all that belongs to them."""
     connection.executemany("DELETE FROM tracklets WHERE number = ?", [(number,) for number in numbers])
