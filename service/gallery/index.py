@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.columns import Columns, Entry, Selection
+from service.gallery.gpu import GpuMirror
 from service.gallery.records import GalleryError
-from service.gallery.vectors import Vectors, unit_rows
+from service.gallery.vectors import Found, Vectors, unit_rows
 
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """The vectors `[n, D]` of rows `[n]`, from the snapshot that is searched."""
@@ -37,9 +38,10 @@ class Index:
     database of that very version.
     """
 
-    def __init__(self, vectors: Vectors, columns: Columns, version: int) -> None:
-        """Take over unit vectors and the columns of the same rows, in the same order."""
+    def __init__(self, vectors: Vectors, columns: Columns, version: int, mirror: GpuMirror | None = None) -> None:
+        """Take over unit vectors, the columns of the same rows, in the same order, and a GPU's copy of them."""
         self._vectors = vectors
+        self._mirror = mirror
         self._columns = columns
         self._version = version
         self._broken = False
@@ -77,6 +79,8 @@ class Index:
         with self._changed():
             if added:
                 self._vectors.append(vectors)
+                if self._mirror is not None:
+                    self._mirror.append(np.array([entry.number for entry in added], np.int64), unit_rows(vectors))
                 self._columns.append(added)
             if removed:
                 self._columns.remove(removed)
@@ -92,6 +96,8 @@ class Index:
             raise GalleryError("the new index does not have the rows of the old one")
         with self._changed():
             self._vectors, self._columns = vectors, columns
+            if self._mirror is not None:
+                self._mirror.keep(numbers)
 
     def search(
         self, query: NDArray[np.float32], top_k: int, selection: Selection, version: int, fetch: Fetch
@@ -110,7 +116,7 @@ class Index:
             if not searched:
                 return Candidates(np.empty(0, np.int64), np.empty(0, np.float64), 0, exact=True)
             wanted = min(top_k, searched)
-            found = self._vectors.nearest(direction, wanted, searched, mask)
+            found = self._nearest(direction, wanted, searched, mask)
             numbers = self._columns.numbers[found.positions]
         rows = fetch(numbers) if found.rows is None else found.rows
         products = rows.astype(np.float64) * direction.astype(np.float64)
@@ -119,6 +125,29 @@ class Index:
         numbers, scores = numbers[best_first], scores[best_first]
         kept = scores >= scores[wanted - 1]
         return Candidates(numbers[kept], scores[kept], searched, found.exact)
+
+    def _nearest(
+        self, direction: NDArray[np.float32], wanted: int, searched: int, mask: NDArray[np.bool_] | None
+    ) -> Found:
+        # Half precision proves nothing: rows that are few enough to be compared exactly are the CPU's.
+        if self._mirror is not None and self._mirror.in_use and not self._vectors.exact:
+            known = self._columns.numbers
+
+            def passes(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+                places = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+                there: NDArray[np.bool_] = known[places] == numbers
+                return there if mask is None else there & mask[places]
+
+            numbers = self._mirror.nearest(direction, wanted, passes)
+            if numbers is not None:
+                return Found(np.searchsorted(known, numbers), None, exact=False)
+        return self._vectors.nearest(direction, wanted, searched, mask)
+
+    @property
+    def description(self) -> str:
+        """How rows are searched, in words, for people."""
+        mirrored = self._mirror is not None and self._mirror.in_use
+        return self._vectors.description + (", mirrored on a GPU" if mirrored else "")
 
     def living(self) -> tuple[Vectors, NDArray[np.bool_], NDArray[np.int64]]:
         """The vectors, which of their positions hold a living row, and the numbers of those rows, as of now.

@@ -1,15 +1,16 @@
 """The index saved beside the database, trusted only where it is whole and provably of this database's past.
 
-Layout: magic, header length (uint32), header (JSON), row numbers (int64), the vectors as their class writes them, and the
-BLAKE2b digest of all before; numbers are little-endian. Row numbers are never given twice, so the vectors of a file that
-belongs to this database's past stay right; rows that came and went since then are for the reader to make up for.
+Layout: magic, header length (uint32), header (JSON), row numbers (int64), the vectors as their class writes them, and
+the BLAKE2b digest of all before; numbers are little-endian. Row numbers are never given twice, so the vectors of a file
+that belongs to this database's past stay right; rows that came and went since then are for the reader to make up for.
 """
 
 import hashlib
 import json
 import os
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -69,24 +70,15 @@ def load(
     Raises `FileNotFoundError`, and `IndexFileError` saying what is wrong with the file; FAISS never parses a byte that
     was not checked.
     """
-    path = directory / FILE_NAME
-    try:
-        with path.open("rb") as file:
-            end = _check_digest(file)
-            header = _read_header(file)
-            if (header.embedding_space, header.dimension) != (embedding_space, dimension):
-                raise IndexFileError(
-                    f"it holds embeddings of space {header.embedding_space}, dimension {header.dimension}"
-                )
-            if header.token not in tokens:
-                raise IndexFileError("it was not the last one saved from this database")
-            numbers = np.frombuffer(file.read(8 * header.rows), "<i8").astype(np.int64)
-            vectors = _read_vectors(file, header, end)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise IndexFileError(f"it cannot be read: {error.strerror or error}") from error
-    return vectors, numbers, header.token
+    with _trusted(directory, tokens, embedding_space, dimension) as (file, header, end):
+        numbers = _read_numbers(file, header)
+        return _read_vectors(file, header, end), numbers, header.token
+
+
+def load_numbers(directory: Path, tokens: Collection[str], embedding_space: str, dimension: int) -> NDArray[np.int64]:
+    """Only the row numbers of what `load` would give, after the same checks; takes no memory for the vectors."""
+    with _trusted(directory, tokens, embedding_space, dimension) as (file, header, _):
+        return _read_numbers(file, header)
 
 
 def remove(directory: Path) -> None:
@@ -103,6 +95,32 @@ def _write(file: BinaryIO, header: Header, numbers: NDArray[np.int64], vectors: 
         digest.update(part)
         file.write(part)
     file.write(digest.digest())
+
+
+@contextmanager
+def _trusted(
+    directory: Path, tokens: Collection[str], embedding_space: str, dimension: int
+) -> Iterator[tuple[BinaryIO, Header, int]]:
+    """The file behind its header, the header, and where the content ends, once all of it is known to be right."""
+    try:
+        with (directory / FILE_NAME).open("rb") as file:
+            end = _check_digest(file)
+            header = _read_header(file)
+            if (header.embedding_space, header.dimension) != (embedding_space, dimension):
+                raise IndexFileError(
+                    f"it holds embeddings of space {header.embedding_space}, dimension {header.dimension}"
+                )
+            if header.token not in tokens:
+                raise IndexFileError("it was not the last one saved from this database")
+            yield file, header, end
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise IndexFileError(f"it cannot be read: {error.strerror or error}") from error
+
+
+def _read_numbers(file: BinaryIO, header: Header) -> NDArray[np.int64]:
+    return np.frombuffer(file.read(8 * header.rows), "<i8").astype(np.int64)
 
 
 def _check_digest(file: BinaryIO) -> int:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from service.gallery import index_file
 from service.gallery.columns import Columns, Entry
 from service.gallery.database import Stamp
+from service.gallery.gpu import GpuMirror, open_mirror
 from service.gallery.index import Index
 from service.gallery.index_file import Header, IndexFileError
 from service.gallery.rebuild import draw, fits_exact, make_vectors, tune_vectors
 from service.gallery.records import GalleryError
 from service.gallery.stored_vectors import read_after, read_some
-from service.gallery.vectors import FlatVectors, Vectors
+from service.gallery.vectors import FlatVectors, Vectors, unit_rows
 from service.gallery.writer import Change, Writer
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,14 @@ class Loaded:
     behind: int
 
 
-def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp, exact_bytes: int) -> Loaded:
+def load_index(
+    connection: sqlite3.Connection, directory: Path, stamp: Stamp, exact_bytes: int, gpu_bytes: int = 0
+) -> Loaded:
     """The index of exactly the rows in the database: as saved and brought up to date, else built anew.
 
     Where none was saved and the rows are too many to compare all of them, this trains one, which takes minutes for a
-    million. Raises `GalleryError` where a row of the database is without its vector.
+    million. With `gpu_bytes` a GPU, where FAISS finds one, gets a copy of at most so many bytes. Raises `GalleryError`
+    where a row of the database is without its vector.
     """
     version, *tokens = connection.execute("SELECT version, index_token, next_index_token FROM gallery").fetchone()
     columns = _read_columns(connection)
@@ -74,7 +78,10 @@ def load_index(connection: sqlite3.Connection, directory: Path, stamp: Stamp, ex
         _append_missing(connection, vectors, columns.numbers[len(vectors) :])
     if unsuitable:
         tune_vectors(vectors, sample)
-    return Loaded(Index(vectors, columns, version), token, missing + gone)
+    mirror = open_mirror(stamp.dimension, gpu_bytes) if gpu_bytes else None
+    if mirror is not None:
+        _fill_mirror(connection, mirror, columns.numbers, stamp.dimension)
+    return Loaded(Index(vectors, columns, version, mirror), token, missing + gone)
 
 
 def _load_saved(
@@ -116,6 +123,15 @@ def _append_missing(connection: sqlite3.Connection, vectors: Vectors, numbers: N
         if not np.array_equal(found, chunk):
             raise GalleryError("the database changed while its index was loaded: another program writes to it")
         vectors.append(rows)
+
+
+def _fill_mirror(connection: sqlite3.Connection, mirror: GpuMirror, numbers: NDArray[np.int64], dimension: int) -> None:
+    for start in range(0, len(numbers), _ROWS_AT_ONCE):
+        chunk = numbers[start : start + _ROWS_AT_ONCE]
+        found, rows = read_some(connection, chunk, dimension)
+        mirror.append(found, unit_rows(rows))
+        if not mirror.in_use:
+            return
 
 
 class IndexSaver:
