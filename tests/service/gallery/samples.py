@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import JSON, EmbeddedGallery, Record
+from service.gallery import JSON, EmbeddedGallery, Gallery, Record
 
 SPACE = "0123456789abcdef"
 DIMENSION = 8
@@ -58,7 +58,7 @@ def open_gallery(directory: Path, *, dimension: int = DIMENSION, embedding_space
     return EmbeddedGallery.open(directory, embedding_space=embedding_space, dimension=dimension, model_name="sample")
 
 
-def enrol(gallery: EmbeddedGallery, records: Iterable[Record]) -> None:
+def enrol(gallery: Gallery, records: Iterable[Record]) -> None:
     """Add records from several threads at once, which share their waits for the disk."""
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(gallery.add, records))
