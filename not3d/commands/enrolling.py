@@ -19,6 +19,7 @@ from not3d.commands.gallery import DEFAULT_URL, ApiKey, MaxClips, Timeout, Track
 from not3d.enrolment import PATIENCE_SECONDS, Outcome, Result, Terms, enroll_all, find_enrolled
 from not3d.footage import as_id, cut_tracks, is_video, read_tracks
 from not3d.listing import Item, list_tracklets, source_of
+from not3d.ray_environment import prepare
 from not3d.tally import RefusalReport, Tally
 
 SHOWN = 20
@@ -113,7 +114,10 @@ def enroll(
     # A track has got times of its own.
     terms = Terms(replace_existing, max_clips, camera, None if tracks else start, patience)
     urls = urls or [DEFAULT_URL]
-    run_on_ray = load("not3d.ray_enrolment", "ray").enroll_on_ray if ray else None
+    run_on_ray = None
+    if ray:
+        prepare(ray)
+        run_on_ray = load("not3d.ray_enrolment", "ray").enroll_on_ray
     with ExitStack() as stack:
         asking = stack.enter_context(Client(urls[0], api_key, timeout))
         asking.info()  # before anything is read: is the service there, and does it let us in?
