@@ -1,5 +1,6 @@
-"""``not3d gallery``: backups of a gallery, and whether it is whole; on its files, beside a running service too."""
+"""``not3d gallery``: backups, archives and the audit log of a gallery; reads its files beside a running service."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from not3d.commands import Failure, load, messages, results
+from not3d.commands import Failure, Interrupted, load, messages, results, show_progress
 
 app = typer.Typer(help="The gallery's files: back up, restore, check, move.", no_args_is_help=True)
 
@@ -61,14 +62,28 @@ def restore(
     source: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="A folder that [bold]snapshot[/] wrote.")],
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--erase-again",
+            metavar="AUDIT",
+            exists=True,
+            help="An audit log that goes on after the snapshot: a data directory, or a file of "
+            "[bold]not3d gallery audit --json[/].",
+        ),
+    ] = None,
 ) -> None:
     """Put a snapshot into a new data directory, for the service to start on.
 
     Every file is checked first, and a directory that holds something is left
-    alone. What was erased after the snapshot was taken is there again.
+    alone. What was erased after the snapshot was taken is there again, unless
+    [cyan]--erase-again[/] says what it was: then every deletion and erasure
+    of that audit log that the snapshot does not know of is made once more.
 
     Example: [bold]not3d gallery restore backups/monday --data-dir data-new[/]
     """
+    with gallery_module("reapply") as reapply:
+        entries = None if log is None else reapply.read_log(log)
     with gallery_module("snapshot") as snapshots, messages.status(f"Restoring {escape(str(source))}"):
         manifest = snapshots.restore(source, data_dir)
     results.print(
@@ -77,12 +92,17 @@ def restore(
         markup=False,
         soft_wrap=True,
     )
-    messages.print(
-        f"It is the gallery of {_moment(manifest.created)}: what was enrolled since is missing, and "
-        "[yellow]what was erased since is there again[/]. Erase that anew before the service answers.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    since = f"It is the gallery of {_moment(manifest.created)}: what was enrolled since is missing, and"
+    if entries is None:
+        remark = f"{since} [yellow]what was erased since is there again[/]. Erase that anew before the service answers."
+        messages.print(remark, highlight=False, soft_wrap=True)
+        return
+    try:
+        with gallery_module("embedded") as embedded, _opened(embedded, data_dir, manifest) as gallery:
+            erased = reapply.erase_again(gallery, entries)
+    except Failure as error:
+        raise Failure(f"{error}. What was erased since is there again in {data_dir}: do not start on it") from error
+    messages.print(f"{since} of what was erased since, {erased:,} records were there again and are erased again.")
 
 
 @app.command()
@@ -113,6 +133,129 @@ def verify(
         )
         raise Failure(f"{folder} is damaged: {advice}")
     messages.print("It is whole.")
+
+
+@app.command("export")
+def export_records(
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The new file.")],
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Write all records as Parquet, while the service goes on.
+
+    One row per record with its vector, times, camera, metadata as JSON, and
+    thumbnail; what has expired is left out. pandas, polars, DuckDB and
+    [bold]import[/] read it. Needs the extra [cyan]parquet[/].
+
+    Example: [bold]not3d gallery export --data-dir data monday.parquet[/]
+    """
+    with (
+        _parquet() as parquet,
+        gallery_module("stored") as module,
+        module.open_stored(data_dir) as stored,
+        show_progress() as progress,
+    ):
+        total = stored.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
+        task = progress.add_task("Exporting", total=total)
+        records = parquet.export_records(
+            parquet.stored_records(stored), stored.stamp, out, lambda done: progress.update(task, completed=done)
+        )
+    size = out.stat().st_size / 1e6
+    results.print(
+        f"{out}: {records:,} records of space {stored.stamp.embedding_space}, {size:,.1f} MB",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("import")
+def import_records(
+    source: Annotated[Path, typer.Argument(metavar="IN.parquet", help="A file that [bold]export[/] wrote.")],
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    skip: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave ids that are enrolled as they are; goes on after a break.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace ids that are enrolled.")] = False,
+) -> None:
+    """Enrol the records of a Parquet file; makes the gallery where there is none.
+
+    Nothing is changed where one of the ids is enrolled already, unless
+    [cyan]--skip-existing[/] or [cyan]--replace[/] says what to do with it. Vectors
+    of another embedding space are refused. The service must be stopped.
+    Needs the extra [cyan]parquet[/].
+
+    Example: [bold]not3d gallery import monday.parquet --data-dir data-new[/]
+    """
+    if skip and replace:
+        raise typer.BadParameter("--skip-existing and --replace exclude each other")
+    existing = "skip" if skip else "replace" if replace else "fail"
+    with _parquet() as parquet, gallery_module("embedded") as embedded:
+        archive = parquet.Archive(source)
+        with _opened(embedded, data_dir, archive.stamp) as gallery, show_progress() as progress:
+            task = progress.add_task("Importing", total=archive.records)
+            try:
+                outcome = parquet.import_records(
+                    archive, gallery, existing, lambda done: progress.update(task, completed=done)
+                )
+            except KeyboardInterrupt:
+                again = "with --skip-existing it goes on where it was" if existing != "replace" else "run it again"
+                raise Interrupted(f"what was enrolled stays; {again}") from None
+    counts = [f"{outcome.enrolled:,} enrolled"]
+    for count, word in ((outcome.replaced, "replaced"), (outcome.skipped, "skipped"), (outcome.expired, "expired")):
+        counts += [f"{count:,} {word}"] if count else []
+    results.print(f"{data_dir}: " + ", ".join(counts), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The newest N. [dim]Default: 20, all with --json[/]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each entry, newest first.")] = False,
+) -> None:
+    """Show who removed what: deletions, erasures and what expired.
+
+    Entries have the time, the fingerprint of the API key, the condition and
+    how many records went, and are never changed. Keep a copy elsewhere
+    ([cyan]--json[/]): [bold]restore --erase-again[/] takes it.
+
+    Example: [bold]not3d gallery audit --data-dir data --json > audit.jsonl[/]
+    """
+    with gallery_module("reapply") as reapply:
+        entries = reapply.read_log(data_dir)[: limit or (None if as_json else 20)]
+    if as_json:
+        for entry in entries:
+            results.print(reapply.dump(entry), highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table("time", "action", "by", "records", "condition", "receipt", box=box.SIMPLE_HEAD, pad_edge=False)
+    for entry in entries:
+        condition = json.dumps(entry.filter, ensure_ascii=False)
+        words = (_moment(entry.time), entry.action, entry.by, f"{entry.erased:,}", condition, entry.receipt)
+        table.add_row(*map(escape, words))
+    results.print(table)
+
+
+@contextmanager
+def _parquet() -> Iterator[Any]:
+    load("pyarrow", "parquet")
+    with gallery_module("parquet") as module:
+        yield module
+
+
+@contextmanager
+def _opened(embedded: Any, data_dir: Path, stamp: Any) -> Iterator[Any]:
+    """The gallery of a stopped service, to write into; made where there is none."""
+    gallery = embedded.EmbeddedGallery.open(
+        data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
+    )
+    try:
+        yield gallery
+    finally:
+        gallery.close()
 
 
 def _table(folder: Path, report: Any) -> Table:

@@ -1,10 +1,12 @@
 """Copies of a gallery that is in use, and their way back.
 
-A snapshot is a folder: the database as one file without free pages, so that nothing of what was erased is in it, and a
-manifest with the digest of each file. It is taken by reading, beside the process that has the gallery open.
+A snapshot is a folder: the database as one file without free pages, so that nothing of what was erased is in it, the
+saved index where that has nothing erased either, and a manifest with the digest of each file. It is taken by reading,
+beside the process that has the gallery open.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import sqlite3
@@ -14,14 +16,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from service.gallery import index_file
 from service.gallery.database import FILE_NAME, SCHEMA_VERSION, Stamp, sync_directory, translate
+from service.gallery.index_file import IndexFileError
 from service.gallery.lock import DirectoryLock
 from service.gallery.records import DiskFull, GalleryError
 from service.gallery.stored import Stored, open_stored
 
+log = logging.getLogger(__name__)
+
 MANIFEST_NAME = "manifest.json"
+_TOKENS = "SELECT index_token, next_index_token FROM gallery"
 _CHUNK = 1 << 22
 # A data directory has these without holding a gallery: the lock stays behind, and the engine keeps its cache there.
 _NO_RECORDS = {"lock", "cache"}
@@ -70,17 +79,19 @@ def take_snapshot(directory: Path, out: Path) -> Manifest:
         raise GalleryError(f"{out} exists: a snapshot is written to a new folder")
     with open_stored(directory) as stored, _new_folder(out) as part:
         created = datetime.now(UTC)
+        _take_index(directory, part)
         _copy_database(stored, part / FILE_NAME)
         with open_stored(part) as copy:
-            records = copy.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
+            numbers = np.array(copy.connection.execute("SELECT number FROM tracklets").fetchall(), np.int64).ravel()
+            files = [FILE_NAME, index_file.FILE_NAME] if _keep_index(copy, numbers) else [FILE_NAME]
         manifest = Manifest(
             created=created,
             schema_version=SCHEMA_VERSION,
             embedding_space=stored.stamp.embedding_space,
             dimension=stored.stamp.dimension,
             model_name=stored.stamp.model_name,
-            records=records,
-            files={FILE_NAME: _describe(part / FILE_NAME)},
+            records=len(numbers),
+            files={name: _describe(part / name) for name in files},
         )
         _write_synced(part / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
@@ -151,6 +162,38 @@ def _copy_database(stored: Stored, target: Path) -> None:
         raise
     with target.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _take_index(directory: Path, part: Path) -> None:
+    """Keep hold of the saved index, which is replaced by later ones and never written to: a link is a copy of it."""
+    source, target = directory / index_file.FILE_NAME, part / index_file.FILE_NAME
+    try:
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            return
+        except OSError:  # on another disk
+            _copy_synced(source, target)
+    except (GalleryError, OSError) as error:
+        log.warning("the saved index is not in the snapshot, which it can be made from: %s", error)
+        target.unlink(missing_ok=True)
+
+
+def _keep_index(copy: Stored, numbers: NDArray[np.int64]) -> bool:
+    """Whether the index in a snapshot is of its database's past and has no record that is gone since; else it goes."""
+    try:
+        tokens = [token for token in copy.connection.execute(_TOKENS).fetchone() if token]
+        rows = index_file.load_numbers(copy.directory, tokens, copy.stamp.embedding_space, copy.stamp.dimension)
+        if np.isin(rows, numbers).all():
+            return True
+        reason = "it has records that are gone"
+    except FileNotFoundError:
+        return False
+    except IndexFileError as error:
+        reason = str(error)
+    log.info("the saved index is left out, because %s", reason)
+    (copy.directory / index_file.FILE_NAME).unlink()
+    return False
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from service.gallery import index_file
 from service.gallery.database import Stamp
 from service.gallery.index_file import IndexFileError
 from service.gallery.records import GalleryError, InvalidArgument
-from service.gallery.rows import LENGTH_TOLERANCE, terms_of
+from service.gallery.rows import LENGTH_TOLERANCE, now, terms_of
 from service.gallery.snapshot import MANIFEST_NAME, Manifest, check_files, read_manifest
 from service.gallery.stored import Stored, open_stored
 
@@ -136,7 +136,11 @@ def _count(connection: sqlite3.Connection, report: Report) -> None:
         return int(connection.execute(statement).fetchone()[0])
 
     report.counts["records"] = one("SELECT count(*) FROM tracklets")
+    expired = "SELECT count(*) FROM tracklets WHERE expires_at <= ?"
+    report.counts["of them expired"] = int(connection.execute(expired, (now(),)).fetchone()[0])
     report.counts["cameras"] = one("SELECT count(DISTINCT camera_id) FROM tracklets")
+    report.counts["thumbnails"] = one("SELECT count(*) FROM thumbnails")
+    report.counts["entries of the audit log"] = one("SELECT count(*) FROM audit")
     report.counts["bytes"] = one("PRAGMA page_count") * one("PRAGMA page_size")
 
 
@@ -146,11 +150,12 @@ def _check_index(stored: Stored, report: Report) -> None:
     for last in (False, True):
         tokens = [token for token in stored.connection.execute(_TOKENS).fetchone() if token]
         try:
-            loaded = index_file.load(stored.directory, tokens, stored.stamp.embedding_space, stored.stamp.dimension)
-            report.counts["rows in the saved index"] = len(loaded[1])
+            space, dimension = stored.stamp.embedding_space, stored.stamp.dimension
+            numbers = index_file.load_numbers(stored.directory, tokens, space, dimension)
+            report.counts["rows in the saved index"] = len(numbers)
             return
         except FileNotFoundError:
-            if last and tokens and report.manifest is None:  # a snapshot may do without
+            if last and tokens and report.manifest is None:  # a snapshot may do without one
                 report.remarks.append(f"{name} is missing: the index is built anew at the next start")
         except IndexFileError as error:
             # A service may have saved another one since the tokens were read.

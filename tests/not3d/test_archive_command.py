@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from not3d.commands import Failure
 from not3d.commands.app import app
+from service.gallery import Filter
 from tests.service.gallery.samples import enrol, open_gallery, record
 
 RUN = CliRunner()
@@ -36,7 +37,7 @@ def refusal(*words: str | Path) -> str:
 
 def test_the_help_names_every_command() -> None:
     said = run("--help")
-    for command in ("snapshot", "restore", "verify"):
+    for command in ("snapshot", "restore", "verify", "export", "import", "audit"):
         assert command in said
         assert "Example" in run(command, "--help")
 
@@ -51,6 +52,62 @@ def test_a_snapshot_is_taken_checked_and_restored(data: Path, tmp_path: Path) ->
     assert "It is whole" in run("verify", tmp_path / "new")
     assert "not empty" in refusal("restore", tmp_path / "s", "--data-dir", tmp_path / "new")
     assert "exists" in refusal("snapshot", "--data-dir", data, tmp_path / "s")
+
+
+def test_what_was_erased_since_is_erased_again(data: Path, tmp_path: Path) -> None:
+    run("snapshot", "--data-dir", data, tmp_path / "s")
+    gallery = open_gallery(data)
+    gallery.delete("r1", by="key-7")
+    gallery.erase(Filter(exclude_ids=("r2", "r3")), dry_run=False)
+    (tmp_path / "audit.jsonl").write_text(
+        RUN.invoke(app, ["gallery", "audit", "--data-dir", str(data), "--json"]).output
+    )
+    gallery.close()
+    for number, log in enumerate((data, tmp_path / "audit.jsonl")):
+        new = tmp_path / f"new-{number}"
+        assert "3 records were there again" in run("restore", tmp_path / "s", "--data-dir", new, "--erase-again", log)
+        gallery = open_gallery(new)
+        assert [item.id for item in gallery.list().items] == ["r2", "r3"]
+        gallery.close()
+    (tmp_path / "audit.jsonl").write_text("hello")
+    restoring = ("restore", tmp_path / "s", "--data-dir", tmp_path / "more", "--erase-again", tmp_path / "audit.jsonl")
+    assert "line 1 is no entry" in refusal(*restoring)
+    assert not (tmp_path / "more").exists()
+
+
+def test_the_audit_log_is_shown_beside_the_service(data: Path) -> None:
+    gallery = open_gallery(data)
+    gallery.delete("r1", by="key-7")
+    gallery.erase(Filter(camera_ids=("c1",)), dry_run=False, by="key-8")
+    said = RUN.invoke(app, ["gallery", "audit", "--data-dir", str(data)], env={"COLUMNS": "200"}).output
+    gallery.close()
+    for word in ("delete", "key-7", '{"id": "r1"}', "erase", "key-8", '{"camera_ids": ["c1"]}'):
+        assert word in said
+    lines = RUN.invoke(app, ["gallery", "audit", "--data-dir", str(data), "--json"]).output.splitlines()
+    assert [(entry["action"], entry["erased"]) for entry in map(json.loads, lines)] == [("erase", 4), ("delete", 1)]
+    assert (
+        len(
+            RUN.invoke(app, ["gallery", "audit", "--data-dir", str(data), "--json", "--limit", "1"]).output.splitlines()
+        )
+        == 1
+    )
+
+
+def test_records_move_as_parquet(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    gallery = open_gallery(data)  # the service
+    assert "5 records" in run("export", "--data-dir", data, tmp_path / "out.parquet")
+    importing = ("import", tmp_path / "out.parquet", "--data-dir")
+    assert "is open already" in refusal(*importing, data, "--replace")
+    gallery.close()
+    assert "5 enrolled" in run(*importing, tmp_path / "new")
+    assert "5 of the file's 5 ids are enrolled already" in refusal(*importing, tmp_path / "new")
+    assert "0 enrolled, 5 skipped" in run(*importing, tmp_path / "new", "--skip-existing")
+    assert "0 enrolled, 5 replaced" in run(*importing, tmp_path / "new", "--replace")
+    assert RUN.invoke(app, ["gallery", *map(str, importing), "x", "--replace", "--skip-existing"]).exit_code == 2
+    open_gallery(tmp_path / "other", embedding_space="f" * 16).close()
+    assert "different models" in refusal(*importing, tmp_path / "other")
+    assert "exists" in refusal("export", "--data-dir", data, tmp_path / "out.parquet")
 
 
 def test_damage_ends_with_a_sentence_that_says_what_to_do(data: Path, tmp_path: Path) -> None:

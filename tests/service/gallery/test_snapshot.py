@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import EmbeddedGallery, Filter, GalleryError, GalleryLocked
+from service.gallery import JSON, EmbeddedGallery, Filter, GalleryError, GalleryLocked
 from service.gallery.snapshot import read_manifest, restore, take_snapshot
 from service.gallery.verify import verify
-from tests.service.gallery.samples import SPACE, assert_same, enrol, open_gallery, record, vector
+from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, enrol, open_gallery, record, vector
 
 NAMES = [f"r{number:02}" for number in range(30)]
 
@@ -94,11 +94,13 @@ def test_under_writers_it_is_one_moment_that_has_all_that_was_acknowledged(
 
 def test_nothing_of_what_was_erased_is_in_a_later_snapshot(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path / "data", dimension=64)
-    secrets = [record(f"r{n}", embedding=vector(f"{n}", 64), metadata={"secret": f"secret-{n}-"}) for n in range(40)]
-    enrol(gallery, secrets)
+    for n in range(40):
+        secret: dict[str, JSON] = {"secret": f"secret-{n}-"}
+        camera = "erased" if n == 7 else "kept"
+        gallery.add(record(f"r{n}", embedding=vector(f"{n}", 64), camera_id=camera, metadata=secret))
     gallery.close()  # so that the index file holds them as well
     gallery = open_gallery(tmp_path / "data", dimension=64)
-    gallery.erase(Filter(metadata={"secret": "secret-7-"}), dry_run=False)
+    gallery.erase(Filter(camera_ids=("erased",)), dry_run=False)
     gallery.delete("r9")
     gallery.put(record("r11", embedding=vector("new", 64)))
     take_snapshot(tmp_path / "data", tmp_path / "snapshot")
@@ -108,6 +110,83 @@ def test_nothing_of_what_was_erased_is_in_a_later_snapshot(tmp_path: Path) -> No
         assert vector(str(number), 64).tobytes()[:64] not in kept
     assert b"secret-8-" in kept
     assert vector("8", 64).tobytes()[:64] in kept
+    gallery.close()
+
+
+def open_approximate(directory: Path) -> EmbeddedGallery:
+    return EmbeddedGallery.open(
+        directory, embedding_space=SPACE, dimension=DIMENSION, model_name="sample", exact_bytes=100
+    )
+
+
+def indexed(directory: Path) -> bool:
+    manifest = read_manifest(directory)
+    assert ("index.faiss" in manifest.files) == (directory / "index.faiss").exists()
+    return "index.faiss" in manifest.files
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_the_index_comes_along_and_is_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    linked: bool,
+) -> None:
+    """An approximate one: it is not trained again."""
+    gallery = open_approximate(tmp_path / "data")
+    gallery.put_many([record(f"r{number:03}") for number in range(200)])
+    assert gallery._rebuilder.wait(60)
+    gallery.close()
+    gallery = open_approximate(tmp_path / "data")
+    gallery.add(record("later"))  # not in the saved index
+    if not linked:
+        monkeypatch.setattr("os.link", refuse)
+    take_snapshot(tmp_path / "data", tmp_path / "snapshot")
+    gallery.close()
+    assert indexed(tmp_path / "snapshot")
+    assert verify(tmp_path / "snapshot").counts["rows in the saved index"] == 200
+    restore(tmp_path / "snapshot", tmp_path / "again")
+    monkeypatch.setattr("service.gallery.ivf.IvfVectors.train", refuse)
+    gallery = open_approximate(tmp_path / "again")
+    assert "8-bit" in gallery.engine
+    assert [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"] == []
+    assert gallery.search(vector("later"), 1).hits[0].record.id == "later"
+    assert gallery.search(vector("r077"), 1).hits[0].record.id == "r077"
+    gallery.close()
+
+
+def refuse(*arguments: object) -> None:
+    raise OSError(18, "Invalid cross-device link")
+
+
+@pytest.mark.parametrize("damage", ["delete", "replace", "flip", "foreign", "missing"])
+def test_an_index_that_is_not_right_or_has_what_is_gone_is_left_out(
+    filled: EmbeddedGallery, tmp_path: Path, damage: str
+) -> None:
+    filled.close()
+    gallery = open_gallery(tmp_path / "data")
+    path = tmp_path / "data" / "index.faiss"
+    if damage == "delete":
+        gallery.delete("r07")
+    elif damage == "replace":
+        gallery.put(record("r07", embedding=vector("other")))
+    elif damage == "flip":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    elif damage == "foreign":
+        other = open_gallery(tmp_path / "other")
+        other.add(record("a"))
+        other.close()
+        shutil.copy(tmp_path / "other" / "index.faiss", path)
+    else:
+        path.unlink()
+    take_snapshot(tmp_path / "data", tmp_path / "snapshot")
+    assert not indexed(tmp_path / "snapshot")
+    assert vector("r07").tobytes() not in everything(tmp_path / "snapshot") or damage not in {"delete", "replace"}
+    gallery.close()
+    restore(tmp_path / "snapshot", tmp_path / "again")
+    gallery = open_gallery(tmp_path / "again")
+    assert gallery.count() == 30 - (damage == "delete")
+    assert gallery.search(vector("r09"), 1).hits[0].record.id == "r09"
     gallery.close()
 
 
