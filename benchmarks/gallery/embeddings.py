@@ -27,7 +27,7 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Spread:
-    """Variances of unit vectors along directions ``[D]``, widest first: between people, and within a person's tracklets.
+    """Variances of unit vectors along directions ``[D]``, widest first: between people and within a person's tracklets.
 
     ``mean`` is the length of what all have in common. ``unevenness`` is the standard deviation of the logarithm of how
     far a tracklet is from its person: blurred and hidden people are far out. Of all pairs of people the share

@@ -1,0 +1,160 @@
+"""The project's gallery in a process of its own, through the methods that the service calls."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gallery.answers import TOP, Answers
+from benchmarks.gallery.population import Population, number_of
+from service.gallery.embedded import EmbeddedGallery
+from service.gallery.records import Filter
+
+__all__ = ["SPACE", "Embedded"]
+
+SPACE = "0123456789abcdef"
+BATCH = 1024
+"""Records of one call: those of a chunk are enrolled in some calls."""
+_PAUSES = 4
+"""A watching client waits so many times as long as its last answer took, so that it is no load of its own."""
+_LEAST_PAUSE = 0.02
+
+
+class Embedded:
+    """`EmbeddedGallery`, its records made of rows and numbers."""
+
+    def __init__(self, folder: Path, dimension: int, count: int, exact_bytes: int | None) -> None:
+        self._population = Population(count)
+        began = time.perf_counter()
+        more = {} if exact_bytes is None else {"exact_bytes": exact_bytes}
+        self._gallery = EmbeddedGallery.open(
+            folder, embedding_space=SPACE, dimension=dimension, model_name="drawn", **more
+        )
+        self.opened = time.perf_counter() - began
+        self._watch: _Watch | None = None
+
+    def first_answer(self, query: NDArray[np.float32]) -> tuple[float, float]:
+        """Seconds that opening took, and the first search behind it."""
+        began = time.perf_counter()
+        self._gallery.search(query, TOP)
+        return self.opened, time.perf_counter() - began
+
+    def enrol(self, start: int, rows: NDArray[np.float32]) -> float:
+        """Enrol in bulk; the seconds spent in the gallery."""
+        records = self._population.records(start, rows)
+        began = time.perf_counter()
+        for place in range(0, len(records), BATCH):
+            self._gallery.put_many(records[place : place + BATCH])
+        return time.perf_counter() - began
+
+    def add(self, start: int, rows: NDArray[np.float32], threads: int) -> float:
+        """Enrol one by one; seconds."""
+        records = self._population.records(start, rows)
+        with ThreadPoolExecutor(threads) as pool:
+            began = time.perf_counter()
+            list(pool.map(self._gallery.add, records))
+            return time.perf_counter() - began
+
+    def search(self, queries: NDArray[np.float32], filter: Filter, threads: int, seconds: float) -> Answers:  # noqa: A002
+        """Ask in turns until all are answered, or until ``seconds`` are over and twenty are."""
+        return ask(lambda query: self._ask(query, filter), queries, threads, seconds)
+
+    def watch(self, queries: NDArray[np.float32]) -> None:
+        """Search from now on beside what else is done."""
+        self._watch = _Watch(lambda query: self._ask(query, Filter()), queries)
+
+    def watched(self) -> list[tuple[float, bool]]:
+        """Seconds that the searches took since `watch` or the last call of this, and whether each was exact."""
+        assert self._watch is not None
+        return self._watch.take()
+
+    def unwatch(self) -> None:
+        """No more searches beside."""
+        assert self._watch is not None
+        self._watch.stop()
+
+    def engine(self) -> str:
+        """What it says of itself."""
+        return self._gallery.engine
+
+    def count(self) -> int:
+        """Records enrolled."""
+        return self._gallery.count()
+
+    def close(self) -> float:
+        """Seconds that it took."""
+        began = time.perf_counter()
+        self._gallery.close()
+        return time.perf_counter() - began
+
+    def _ask(self, query: NDArray[np.float32], filter: Filter) -> tuple[list[int], bool]:  # noqa: A002
+        result = self._gallery.search(query, TOP, filter)
+        return [number_of(hit.record.id) for hit in result.hits], result.exact
+
+
+def ask(
+    search: Callable[[NDArray[np.float32]], tuple[list[int], bool]],
+    queries: NDArray[np.float32],
+    threads: int,
+    seconds: float,
+    least: int = 20,
+) -> Answers:
+    """Lets threads ask one query after the other; the first three are asked once before, unmeasured."""
+    for query in queries[:3]:
+        search(query)
+    lock, place = threading.Lock(), iter(range(len(queries)))
+    kept: dict[int, tuple[list[int], bool, float]] = {}
+    began = time.perf_counter()
+
+    def run() -> None:
+        while True:
+            with lock:
+                number = next(place, None)
+            if number is None or (number >= least and time.perf_counter() - began > seconds):
+                return
+            start = time.perf_counter()
+            numbers, exact = search(queries[number])
+            kept[number] = numbers, exact, time.perf_counter() - start
+
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(run) for _ in range(threads)]:
+            future.result()
+    took = time.perf_counter() - began
+    ordered = [kept[number] for number in sorted(kept)]
+    return Answers([item[0] for item in ordered], [item[2] for item in ordered], sum(i[1] for i in ordered), took)
+
+
+class _Watch:
+    """A client that asks now and then, in a thread."""
+
+    def __init__(
+        self, search: Callable[[NDArray[np.float32]], tuple[list[int], bool]], queries: Sequence[NDArray[np.float32]]
+    ) -> None:
+        self._search, self._queries = search, queries
+        self._seen: list[tuple[float, bool]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def take(self) -> list[tuple[float, bool]]:
+        """What was seen since the last call."""
+        seen, self._seen = self._seen, []
+        return seen
+
+    def stop(self) -> None:
+        """Wait for the last answer."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        turn, took = 0, 0.0
+        while not self._over.wait(max(_LEAST_PAUSE, _PAUSES * took)):
+            began = time.perf_counter()
+            _, exact = self._search(self._queries[turn % len(self._queries)])
+            took = time.perf_counter() - began
+            self._seen.append((took, exact))
+            turn += 1

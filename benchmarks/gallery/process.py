@@ -1,0 +1,148 @@
+"""Contenders in processes of their own, one at a time, and what those take."""
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.process import MB, cpu_seconds
+
+__all__ = ["MB", "Memory", "Process", "disk_bytes", "forget_files"]
+
+_STOP_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident sets of a process and its children, bytes: now, and the most so far (of each by itself)."""
+
+    now: int
+    most: int
+
+
+class Process:
+    """An object in another process, whose methods are called by name; ended when the context is left.
+
+    It is a fresh interpreter: what this one holds is not in its memory.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, there = context.Pipe()
+        self.started = time.perf_counter()
+        self._process = context.Process(target=_serve, args=(there, make, arguments), daemon=False)
+        self._process.start()
+        there.close()
+
+    def __enter__(self) -> "Process":
+        self._receive()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._pipe.send(None)
+        self._process.join(_STOP_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._pipe.close()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What the method returns.
+
+        Raises:
+            SystemExit: it raised or its process ended.
+        """
+        self.tell(method, *arguments)
+        return self._receive()
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call a method; `heard` waits for what it returns."""
+        self._pipe.send((method, arguments))
+
+    def heard(self) -> Any:
+        """What the method of the last `tell` returns."""
+        return self._receive()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.join()
+
+    @property
+    def memory(self) -> Memory:
+        """What it holds."""
+        now = most = 0
+        for pid in _family(self._pid):
+            with suppress(OSError):
+                lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+                sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Vm")}
+                now += 1024 * int(sizes.get("VmRSS", 0))
+                most += 1024 * int(sizes.get("VmHWM", 0))
+        return Memory(now, most)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Computed so far."""
+        return cpu_seconds(self._pid)
+
+    @property
+    def _pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def _receive(self) -> Any:
+        try:
+            said, failed = self._pipe.recv()
+        except EOFError:
+            self._process.join(_STOP_SECONDS)
+            raise SystemExit(f"a contender ended with code {self._process.exitcode}") from None
+        if failed:
+            raise SystemExit(f"a contender failed:\n{failed}")
+        return said
+
+
+def disk_bytes(folder: Path) -> int:
+    """What all files below a folder take."""
+    return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
+
+
+def forget_files(folder: Path) -> None:
+    """Ask the system to drop what it caches of the files below a folder, as after a restart of the machine."""
+
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(handle)
+
+
+def _serve(pipe: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        contender = make(*arguments)
+        pipe.send((None, ""))
+        while (asked := pipe.recv()) is not None:
+            method, given = asked
+            pipe.send((getattr(contender, method)(*given), ""))
+    except EOFError:
+        return
+    except Exception:  # noqa: BLE001 - whatever it is, it is told to the one who waits
+        pipe.send((None, traceback.format_exc()))
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in path.read_text(encoding="ascii").split():
+                found += _family(int(child))
+    return found
