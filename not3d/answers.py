@@ -46,7 +46,10 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Hit:
-    """One record found; ``score`` is the cosine similarity, ``rank`` counts from 1."""
+    """One record found; ``score`` is the cosine similarity, ``rank`` counts from 1.
+
+    ``thumbnail_url`` is the path of its picture, for `Client.thumbnail`, where the service keeps one.
+    """
 
     rank: int
     id: str
@@ -55,6 +58,7 @@ class Hit:
     start_time: datetime | None
     end_time: datetime | None
     metadata: Json
+    thumbnail_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class SearchResult:
                     start_time=_time(hit["start_time"]),
                     end_time=_time(hit["end_time"]),
                     metadata=hit["metadata"] or {},
+                    thumbnail_url=hit.get("thumbnail_url"),
                 )
                 for hit in answer["results"]
             ),
@@ -94,7 +99,10 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Record:
-    """One tracklet of the gallery; ``embedding`` is there when asked for."""
+    """One tracklet of the gallery; ``embedding`` is there when asked for, ``thumbnail_url`` where a picture is kept.
+
+    From ``expires_at`` on the service finds it no more.
+    """
 
     id: str
     camera_id: str | None
@@ -106,6 +114,8 @@ class Record:
     embedding_space: str
     created_at: datetime
     embedding: tuple[float, ...] | None
+    expires_at: datetime | None = None
+    thumbnail_url: str | None = None
 
     @classmethod
     def read(cls, answer: Json) -> Self:
@@ -121,6 +131,8 @@ class Record:
             embedding_space=answer["embedding_space"],
             created_at=datetime.fromisoformat(answer["created_at"]),
             embedding=_vector(answer),
+            expires_at=_time(answer.get("expires_at")),
+            thumbnail_url=answer.get("thumbnail_url"),
         )
 
 
@@ -139,15 +151,43 @@ class Page:
 
 @dataclass(frozen=True)
 class Erased:
-    """How many records a filter matched, and how many were erased (0 in a dry run)."""
+    """How many records a filter matched, and how many were erased (0 in a dry run).
+
+    ``receipt_id`` names the entry of the audit log; a dry run has none.
+    """
 
     matched: int
     erased: int
+    receipt_id: str | None = None
 
     @classmethod
     def read(cls, answer: Json) -> Self:
         """From the answer of ``POST /gallery/erase``."""
-        return cls(answer["matched"], answer["erased"])
+        return cls(answer["matched"], answer["erased"], answer.get("receipt_id"))
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One removal: ``by`` is the fingerprint of an API key, ``anonymous`` or ``expiry``; ``erased`` counts records."""
+
+    receipt_id: str
+    time: datetime
+    action: str
+    by: str
+    filter: Json
+    erased: int
+
+    @classmethod
+    def read(cls, answer: Json) -> Self:
+        """From one entry of ``GET /audit``."""
+        return cls(
+            receipt_id=answer["receipt_id"],
+            time=datetime.fromisoformat(answer["time"]),
+            action=answer["action"],
+            by=answer["by"],
+            filter=answer["filter"],
+            erased=answer["erased"],
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
-from not3d.answers import Embedded, Erased, Info, Json, Page, Record, SearchResult
+from not3d.answers import AuditEntry, Embedded, Erased, Info, Json, Page, Record, SearchResult
 
 Frame = Path | bytes
 """An encoded image (JPEG, PNG or WebP): its file or its bytes."""
@@ -105,6 +105,7 @@ class Client:
         start_time: datetime | None = None,
         end_time: datetime | None = None,
         metadata: Json | None = None,
+        expires_at: datetime | None = None,
         max_clips: int | None = None,
         enroll: bool = True,
         include_embedding: bool = False,
@@ -113,7 +114,8 @@ class Client:
 
         Send the crops as ``frames`` in time order or as a ``video``; with ``boxes`` these are full frames, or a full
         video, out of which the service cuts the crops. Times need a time zone. With ``max_clips`` at most that many
-        evenly spaced clips are computed, in less time and less exactly.
+        evenly spaced clips are computed, in less time and less exactly. The service erases the record at
+        ``expires_at``, or after its own default.
         """
         fields = _fields(
             id=id,
@@ -121,6 +123,7 @@ class Client:
             start_time=start_time,
             end_time=end_time,
             metadata=metadata,
+            expires_at=expires_at,
             boxes=boxes,
             max_clips=max_clips,
         )
@@ -140,6 +143,7 @@ class Client:
         start_time: datetime | None = None,
         end_time: datetime | None = None,
         metadata: Json | None = None,
+        expires_at: datetime | None = None,
         max_clips: int | None = None,
     ) -> Embedded:
         """Add a tracklet, or replace the one of this id: footage as in `embed`, or an ``embedding`` made earlier."""
@@ -148,6 +152,7 @@ class Client:
             start_time=start_time,
             end_time=end_time,
             metadata=metadata,
+            expires_at=expires_at,
             boxes=boxes,
             max_clips=max_clips,
         )
@@ -210,6 +215,10 @@ class Client:
             self._call("GET", _record_path(id), params={"include_embedding": _flag(include_embedding)}).json()
         )
 
+    def thumbnail(self, id: str) -> bytes:  # noqa: A002
+        """The small picture (a JPEG) kept with a record; `ProblemError` 404 where there is none."""
+        return self._call("GET", f"{_record_path(id)}/thumbnail").content
+
     def delete(self, id: str) -> None:  # noqa: A002
         """Take a record out of the gallery; nothing happens where there is none."""
         self._call("DELETE", _record_path(id))
@@ -227,6 +236,11 @@ class Client:
         """Take every record that passes the filter out of the gallery; a filter without conditions is refused."""
         body = {"filter": _filter(camera_ids, exclude_camera_ids, after, before, metadata), "dry_run": dry_run}
         return Erased.read(self._call("POST", "/gallery/erase", json=body).json())
+
+    def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
+        """Who removed which records, newest first, of entries older than the receipt ``before``."""
+        params = {"limit": str(limit)} | ({"before": before} if before else {})
+        return [AuditEntry.read(entry) for entry in self._call("GET", "/audit", params=params).json()["entries"]]
 
     def info(self) -> Info:
         """Version, model, engine, gallery and limits of the service."""
@@ -384,6 +398,7 @@ def _fields(
     start_time: datetime | None = None,
     end_time: datetime | None = None,
     metadata: Json | None = None,
+    expires_at: datetime | None = None,
 ) -> dict[str, Any]:
     """The fields that were given, as JSON values."""
     fields = {
@@ -392,6 +407,7 @@ def _fields(
         "start_time": start_time and _timestamp(start_time),
         "end_time": end_time and _timestamp(end_time),
         "metadata": None if metadata is None else dict(metadata),
+        "expires_at": expires_at and _timestamp(expires_at),
         "boxes": None if boxes is None else [list(box) for box in boxes],
         "max_clips": max_clips,
     }

@@ -9,7 +9,7 @@ from service.contract import PROBLEMS, describe
 from service.keys import require_key
 from service.observe import Observe
 from service.problems import add_problem_handlers
-from service.routes import embed, gallery, health, search
+from service.routes import audit, embed, gallery, health, search
 from service.settings import Settings
 from service.state import State
 from service.version import API_VERSION
@@ -47,5 +47,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(embed.router, tags=["tracklets"], dependencies=guarded)
     app.include_router(search.router, tags=["tracklets"], dependencies=guarded)
     app.include_router(gallery.router, tags=["gallery"], dependencies=guarded)
+    app.include_router(audit.router, tags=["gallery"], dependencies=guarded)
     describe(app)
     return app

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
 from typing import TypeVar
@@ -26,6 +26,7 @@ from service.metrics import Metrics
 from service.problems import Fault, Problem
 from service.room import Room
 from service.settings import Settings
+from service.thumbnail import MiddleFrame, encode_thumbnail
 
 __all__ = ["Embedded", "Embedder"]
 
@@ -39,12 +40,16 @@ QUEUED_CALLS = 2
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """The video feature float32 `[D]` of unit length, what it was made of, and the frames that were left out."""
+    """The video feature float32 `[D]` of unit length, what it was made of, and the frames that were left out.
+
+    `thumbnail` is a JPEG of the middle one of the used frames, where it was asked for.
+    """
 
     embedding: NDArray[np.float32]
     frames: int
     clips: int
     rejected: tuple[tuple[int, FrameError], ...]
+    thumbnail: bytes | None = None
 
 
 class Embedder:
@@ -57,7 +62,7 @@ class Embedder:
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._room = Room(self._piece_clips * ((1 + QUEUED_CALLS) * engine.streams + settings.decoders))
 
-    async def embed(self, footage: Footage, max_clips: int | None = None) -> Embedded:
+    async def embed(self, footage: Footage, max_clips: int | None = None, *, thumbnail: bool = False) -> Embedded:
         """Embed one tracklet, or with `max_clips` at most that many evenly spaced clips of it.
 
         Frames outside of these clips are not decoded. The rule on usable frames counts the chosen ones; where some of
@@ -75,7 +80,8 @@ class Embedder:
         chosen = check() if in_place else await self._in_pool(check)
         samples = read_samples(footage, settings, spec.frame_height, spec.frame_width, chosen)
         left = settings.max_frames + 1 if chosen is None else len(chosen)
-        flow = _Flow(self._batcher, self._room, spec, settings, None if chosen is None else len(chosen))
+        middle = MiddleFrame() if thumbnail else None
+        flow = _Flow(self._batcher, self._room, spec, settings, None if chosen is None else len(chosen), middle)
         given_up = threading.Event()
         try:
             while left:
@@ -86,6 +92,9 @@ class Embedder:
                 left = 0 if len(piece) < wanted else left - wanted
                 flow.take(piece, last=not left)
             embedded = await flow.finish()
+            if middle:
+                picture = await self._in_pool(partial(encode_thumbnail, middle.choose()))
+                embedded = replace(embedded, thumbnail=picture)
             if cost := current_cost.get():
                 cost.clips += embedded.clips
         finally:
@@ -124,10 +133,16 @@ class _Flow:
     """The frames of one tracklet on their way through the batcher."""
 
     def __init__(
-        self, batcher: Batcher, room: Room, spec: BundleSpec, settings: Settings, expected: int | None
+        self,
+        batcher: Batcher,
+        room: Room,
+        spec: BundleSpec,
+        settings: Settings,
+        expected: int | None,
+        middle: MiddleFrame | None,
     ) -> None:
         self._batcher, self._room, self._spec, self._settings = batcher, room, spec, settings
-        self._expected = expected
+        self._expected, self._middle = expected, middle
         self._held = 0  # clips of room that no piece in the queue accounts for
         self._frames: list[NDArray[np.uint8]] = []
         self._pieces: deque[asyncio.Future[NDArray[np.float32]]] = deque()
@@ -153,6 +168,8 @@ class _Flow:
             else:
                 self._frames.append(frame)
                 self.usable += 1
+                if self._middle:
+                    self._middle.see(frame)
         if self._expected is None:  # only a video can have more than could be known before
             check_count(self.usable, "video", self._settings, self._spec.clip_length)
         if self._is_lost():  # decoding goes on, to name every bad frame; the engine has better things to do

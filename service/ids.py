@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field
 
-__all__ = ["ID_PATTERN", "TrackletId", "new_id"]
+__all__ = ["ID_PATTERN", "TrackletId", "new_id", "record_path", "thumbnail_path"]
 
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 
@@ -28,6 +28,16 @@ TrackletId = Annotated[
     ),
     AfterValidator(_refuse_dots),
 ]
+
+
+def record_path(tracklet: str) -> str:
+    """Where a record is read."""
+    return f"/gallery/{tracklet}"
+
+
+def thumbnail_path(tracklet: str) -> str:
+    """Where its picture is read."""
+    return f"{record_path(tracklet)}/thumbnail"
 
 
 def new_id() -> str:

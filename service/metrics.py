@@ -95,6 +95,9 @@ class Metrics:
         for outcome in OUTCOMES:
             self.frames.labels(outcome)
         self.gallery_records = Gauge("not3d_gallery_records", "Records in the gallery", registry=registry)
+        self.expired_records = Counter(
+            "not3d_expired_records", "Records removed because their time had passed", registry=registry
+        )
         self.ready = Gauge("not3d_ready", "1 when the service answers, 0 while it starts", registry=registry)
         self.engine = Gauge(
             "not3d_engine",

@@ -44,6 +44,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "internal": (500, "The service failed"),
     "busy": (503, "The service is at its limit"),
     "not-ready": (503, "The service is not ready"),
+    "gallery-unavailable": (503, "The gallery does not answer at the moment"),
     "disk-full": (507, "The disk is full"),
 }
 """Kind of problem to status and title. The kind is the last part of the document's `type` and never changes."""

@@ -1,7 +1,7 @@
 """The bodies of requests and answers, as `docs/openapi.json` shows them."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -22,6 +22,12 @@ ClipCount = Annotated[
         description="clips whose mean the embedding is, fewer with `max_clips`; 0 where an embedding was sent. "
         "Embeddings of any number of clips are compared with each other"
     ),
+]
+
+
+ThumbnailUrl = Annotated[
+    str | SkipJsonSchema[None],
+    Field(description="path of the record's picture; there where one is kept", examples=["/gallery/gate-3/thumbnail"]),
 ]
 
 
@@ -73,11 +79,25 @@ class TrackletBody(FootageBody):
     start_time: Timestamp | None = None
     end_time: Timestamp | None = None
     metadata: Metadata | None = None
+    expires_at: Annotated[
+        Timestamp | None,
+        Field(
+            description="from then on the record is not found any more, and it is erased; default: after the service's "
+            "`retention_days`, if it has any"
+        ),
+    ] = None
 
     @field_validator("end_time")
     @classmethod
     def _check_times(cls, end: datetime | None, info: ValidationInfo) -> datetime | None:
         return _refuse_earlier(end, info.data.get("start_time"), "start_time")
+
+    @field_validator("expires_at")
+    @classmethod
+    def _check_expiry(cls, expires_at: datetime | None) -> datetime | None:
+        if expires_at and expires_at <= datetime.now(UTC):
+            raise ValueError("has passed already, so that the record would never be found")
+        return expires_at
 
 
 class EmbedBody(TrackletBody):
@@ -178,6 +198,15 @@ class ListQuery(Parameters):
         return _refuse_earlier(before, info.data.get("after"), "after")
 
 
+class AuditQuery(Parameters):
+    """Query parameters of `GET /audit`."""
+
+    limit: Annotated[int, Field(ge=1)] = 100
+    before: Annotated[
+        str | None, Field(min_length=1, max_length=64, description="a `receipt_id`: older entries than that one")
+    ] = None
+
+
 class RejectedFrame(Answer):
     """A frame, or box, that was left out: its 0-based index as sent, and why."""
 
@@ -210,6 +239,7 @@ class SearchHit(Answer):
     start_time: Timestamp | None
     end_time: Timestamp | None
     metadata: Metadata
+    thumbnail_url: ThumbnailUrl = None
 
 
 class SearchAnswer(Answer):
@@ -234,6 +264,8 @@ class RecordAnswer(Answer):
     clips: ClipCount
     embedding_space: str
     created_at: Timestamp
+    expires_at: Timestamp | None
+    thumbnail_url: ThumbnailUrl = None
     embedding: Annotated[list[float] | SkipJsonSchema[None], Field(description="unit length; there when asked for")] = (
         None
     )
@@ -247,10 +279,28 @@ class PageAnswer(Answer):
 
 
 class EraseAnswer(Answer):
-    """`erased` is 0 in a dry run."""
+    """`receipt_id` names the entry of the audit log; in a dry run it is null and `erased` is 0."""
 
     matched: int
     erased: int
+    receipt_id: str | None
+
+
+class AuditEntryAnswer(Answer):
+    """One removal. `by` is the fingerprint of the API key, `anonymous`, or `expiry`; `filter` is the condition."""
+
+    receipt_id: str
+    time: Timestamp
+    action: Literal["delete", "erase", "expire"]
+    by: str
+    filter: Annotated[Metadata, Field(description='as of `POST /gallery/erase`; of one record `{"id": ...}`')]
+    erased: Annotated[int, Field(description="records that were removed")]
+
+
+class AuditAnswer(Answer):
+    """Entries of the audit log, newest first; the last one's `receipt_id` as `before` leads to older ones."""
+
+    entries: list[AuditEntryAnswer]
 
 
 class StatusAnswer(Answer):
@@ -277,6 +327,8 @@ class GalleryFacts(Answer):
 
     engine: str
     records: int
+    retention_days: Annotated[float | None, Field(description="of a record that names no `expires_at`; null: for ever")]
+    thumbnails: Annotated[bool, Field(description="whether a small picture of each new tracklet is kept")]
 
 
 class LimitFacts(Answer):

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model.bundle import BUNDLED
 from model.engines.cpu_limit import available_cpus
 from model.frames import FrameLimits
+from service.gallery.address import EMBEDDED, MilvusAddress, parse_gallery
 
 __all__ = ["CLIENT_VARIABLES", "Settings", "find_unknown_variables"]
 
@@ -23,15 +24,33 @@ JSON_WEIGHT = 2
 MIB = 2**20
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+LONGEST_RETENTION_DAYS = 36_500
 
 
 class Settings(BaseSettings):
     """The service's settings, validated when the object is made; unknown names are refused."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     bundle: Annotated[Path, Field(description="folder of the model bundle")] = BUNDLED
     data_dir: Annotated[Path, Field(description="folder of the gallery; made when absent")] = Path("data")
+    gallery: Annotated[
+        str,
+        Field(
+            # It may hold a password.
+            repr=False,
+            description="embedded: in DATA_DIR, for one process; milvus://[user:password@]host[:port][/database], "
+            "milvus+tls://...: on a server, for many",
+        ),
+    ] = EMBEDDED
+    milvus_gpu: Annotated[
+        bool, Field(description="the Milvus cluster has GPUs: its large collections get a GPU index")
+    ] = False
+    milvus_shards: Annotated[
+        int, Field(ge=1, le=16, description="channels that a Milvus collection is written by, once it is made")
+    ] = 1
     cache_dir: Annotated[Path | None, Field(description="folder for the engine's cache, default DATA_DIR/cache")] = None
     temp_dir: Annotated[Path | None, Field(description="folder for uploaded videos while they are read")] = None
 
@@ -66,6 +85,9 @@ class Settings(BaseSettings):
     gpu_tensorrt: Annotated[bool, Field(description="TensorRT, which takes minutes to build at the first start")] = (
         False
     )
+    gallery_gpu_mb: Annotated[
+        int, Field(ge=0, description="MiB of the GPU for a copy of the gallery's vectors, 0: none; not with device=cpu")
+    ] = 4096
     decode_threads: Annotated[Count | None, Field(description="frames decoded at a time, default: CPUs, at most 8")] = (
         None
     )
@@ -97,6 +119,20 @@ class Settings(BaseSettings):
     max_pending_requests: Annotated[Count, Field(description="requests with footage at a time; more get 503")] = 64
     max_pending_bytes: Annotated[Count, Field(description="bytes held for all of them; more get 503")] = 1024 * MIB
 
+    retention_days: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=LONGEST_RETENTION_DAYS,
+            allow_inf_nan=False,
+            description="after which a new record that names no expires_at is erased, default: never",
+        ),
+    ] = None
+    sweep_seconds: Annotated[Seconds, Field(description="between two searches for records to erase")] = 60.0
+    thumbnails: Annotated[bool, Field(description="keep a small picture of each tracklet, erased with its record")] = (
+        False
+    )
+
     max_top_k: Annotated[int, Field(ge=10, description="most results that a search may ask for")] = 1000
     max_page: Annotated[Count, Field(description="records of one page of GET /gallery")] = 1000
     rerank_candidates: Annotated[int, Field(ge=2, le=2000, description="best hits that re-ranking orders anew")] = 100
@@ -107,6 +143,12 @@ class Settings(BaseSettings):
         for key in _split_keys(value):
             if len(key) < 16 or not key.isascii() or not key.isprintable():
                 raise ValueError("every key needs at least 16 printable ASCII characters")
+        return value
+
+    @field_validator("gallery")
+    @classmethod
+    def _check_gallery(cls, value: str) -> str:
+        parse_gallery(value)
         return value
 
     @model_validator(mode="after")
@@ -128,6 +170,11 @@ class Settings(BaseSettings):
     def frame_limits(self) -> FrameLimits:
         """The limits of one frame, as `model.frames` takes them."""
         return FrameLimits(self.max_frame_bytes, self.max_pixels, self.max_side, self.min_side)
+
+    @property
+    def milvus(self) -> MilvusAddress | None:
+        """The Milvus server that keeps the gallery; `None` where it is embedded."""
+        return parse_gallery(self.gallery)
 
     @property
     def keys(self) -> tuple[str, ...]:

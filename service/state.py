@@ -3,14 +3,15 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from fastapi import Request
 
 from service.admission import Admission
-from service.gallery.records import DiskFull, DuplicateId, InvalidArgument
+from service.gallery.records import DiskFull, DuplicateId, GalleryError, GalleryUnavailable, InvalidArgument
 from service.metrics import Metrics
 from service.problems import Fault, Problem
 from service.settings import Settings
@@ -22,7 +23,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 STARTING_RETRY_SECONDS = 2
+GALLERY_RETRY_SECONDS = 2
 GALLERY_THREADS = 8
+SERVER_GALLERY_THREADS = 64
+"""Where the gallery is on a server: they hardly compute, but wait for it."""
 CLOSE_SECONDS = 5.0
 """What decoders and engine get to end the step they are in, when the time for accepted requests is over."""
 
@@ -39,8 +43,10 @@ class State:
         self.metrics.pending_bytes_limit.set(settings.max_pending_bytes)
         self.admission = Admission(settings.max_pending_requests, settings.max_pending_bytes, self.metrics)
         self.startup = Startup(settings, self.metrics)
-        self._gallery_threads = ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery")
+        threads = SERVER_GALLERY_THREADS if settings.milvus else GALLERY_THREADS
+        self._gallery_threads = ThreadPoolExecutor(threads, thread_name_prefix="gallery")
         self._start: asyncio.Task[None] | None = None
+        self._sweep: asyncio.Task[None] | None = None
         self.on_failure: Callable[[], None] = lambda: None
         """Called in the event loop when the service cannot start."""
         self.stuck = False
@@ -53,8 +59,12 @@ class State:
 
     async def end(self) -> None:
         """Stop, once every request has been answered. The gallery is closed whatever else is `stuck`."""
+        self.startup.stop()
         if self._start:
             await asyncio.wait([self._start])
+        if self._sweep:
+            self._sweep.cancel()
+            await asyncio.wait([self._sweep])
         closing = asyncio.create_task(asyncio.to_thread(self.startup.close_embedder))
         _, unfinished = await asyncio.wait([closing], timeout=CLOSE_SECONDS)
         self.stuck = bool(unfinished)
@@ -69,7 +79,11 @@ class State:
         """
         if self.startup.loaded:
             return self.startup.loaded
-        detail = f"the service cannot start: {self.startup.error}" if self.startup.error else "the service is starting"
+        detail = "the service is starting"
+        if self.startup.error:
+            detail = f"the service cannot start: {self.startup.error}"
+        elif self.startup.waiting:
+            detail = f"the service is waiting for its gallery: {self.startup.waiting}"
         header = {"Retry-After": str(STARTING_RETRY_SECONDS)}
         raise Problem("not-ready", detail, headers=header, pending=self.startup.pending)
 
@@ -77,22 +91,37 @@ class State:
         """Run one call of the gallery, or other short work with its rows, in a thread.
 
         Raises:
-            Problem: 409 for an id that is taken, 400 for an argument that no gallery accepts, 507 for a full disk.
+            Problem: 409 for an id that is taken, 400 for an argument that no gallery accepts, 507 for a full disk, 503
+                with `Retry-After` where the gallery does not answer now.
         """
-        work = functools.partial(call, *args, **kwargs)
-        try:
-            with self.metrics.stage("index"):
-                return await asyncio.get_running_loop().run_in_executor(self._gallery_threads, work)
-        except DuplicateId as error:
-            raise Problem.of_field("id", str(error), "duplicate-id") from None
-        except InvalidArgument as error:
-            raise Problem("malformed", str(error), errors=[Fault(field=error.argument, reason=str(error))]) from None
-        except DiskFull as error:
-            raise Problem("disk-full", str(error)) from None
+        with _as_problems(), self.metrics.stage("index"):
+            return await self._in_thread(functools.partial(call, *args, **kwargs))
 
     async def count_records(self, loaded: Loaded) -> int:
-        """Records in the gallery. Not a stage of a request: `/metrics` asks at every scrape and would fill `index`."""
-        return await asyncio.get_running_loop().run_in_executor(self._gallery_threads, loaded.gallery.count)
+        """Records in the gallery. Not a stage of a request: `/metrics` asks at every scrape and would fill `index`.
+
+        Raises:
+            Problem: as `in_gallery`.
+        """
+        with _as_problems():
+            return await self._in_thread(loaded.gallery.count)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._gallery_threads, work)
+
+    async def _sweep_for_ever(self, loaded: Loaded) -> None:
+        """Erase what has expired, now and again and again; whatever goes wrong once, the next time may be better."""
+        while True:
+            try:
+                removed = await self._in_thread(loaded.gallery.expire)
+            except Exception as error:  # retention is promised, and must not end unseen
+                expected = isinstance(error, GalleryError)
+                log.error("expired records could not be erased: %s", error, exc_info=None if expected else error)
+            else:
+                self.metrics.expired_records.inc(removed)
+                if removed:
+                    log.info("erased expired records", extra={"facts": {"records": removed}})
+            await asyncio.sleep(self.settings.sweep_seconds)
 
     def _on_started(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()):
@@ -100,6 +129,23 @@ class State:
             self.startup.fail(f"{type(error).__name__}: {error}")
         if self.startup.error:
             self.on_failure()
+        elif self.startup.loaded:
+            self._sweep = asyncio.create_task(self._sweep_for_ever(self.startup.loaded))
+
+
+@contextmanager
+def _as_problems() -> Iterator[None]:
+    try:
+        yield
+    except DuplicateId as error:
+        raise Problem.of_field("id", str(error), "duplicate-id") from None
+    except InvalidArgument as error:
+        raise Problem("malformed", str(error), errors=[Fault(field=error.argument, reason=str(error))]) from None
+    except DiskFull as error:
+        raise Problem("disk-full", str(error)) from None
+    except GalleryUnavailable as error:
+        header = {"Retry-After": str(GALLERY_RETRY_SECONDS)}
+        raise Problem("gallery-unavailable", str(error), headers=header) from None
 
 
 def state_of(request: Request) -> State:

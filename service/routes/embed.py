@@ -1,6 +1,6 @@
 """`POST /embed`: a tracklet becomes a vector and, unless asked otherwise, a record of the gallery."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -9,7 +9,7 @@ from service.connection import while_connected
 from service.contract import tracklet_body
 from service.embedder import Embedded
 from service.gallery.records import Record
-from service.ids import new_id
+from service.ids import new_id, record_path
 from service.intake import receive
 from service.problems import Problem
 from service.schemas import EmbedAnswer, EmbedBody, EmbedQuery, RejectedFrame, TrackletBody
@@ -40,18 +40,23 @@ async def embed(request: Request, response: Response, query: Annotated[EmbedQuer
         taken = await state.in_gallery(loaded.gallery.get, body.id) if query.enroll and body.id else None
         if taken:
             raise Problem.of_field("id", f"{body.id} is enrolled already; PUT replaces", "duplicate-id")
-        embedded = await while_connected(request, loaded.embedder.embed(footage, body.max_clips))
+        thumbnail = query.enroll and state.settings.thumbnails
+        work = loaded.embedder.embed(footage, body.max_clips, thumbnail=thumbnail)
+        embedded = await while_connected(request, work)
     tracklet = body.id
     if query.enroll:
         tracklet = body.id or new_id()
-        await state.in_gallery(loaded.gallery.add, record_of(tracklet, body, embedded))
+        record = record_of(tracklet, body, embedded, state.settings.retention_days)
+        await state.in_gallery(loaded.gallery.add, record)
         response.status_code = 201
-        response.headers["Location"] = f"/gallery/{tracklet}"
+        response.headers["Location"] = record_path(tracklet)
     return answer_of(tracklet, embedded, loaded, include_embedding=query.include_embedding)
 
 
-def record_of(tracklet: str, body: TrackletBody, embedded: Embedded) -> Record:
-    """The record of an embedded tracklet."""
+def record_of(tracklet: str, body: TrackletBody, embedded: Embedded, retention_days: float | None) -> Record:
+    """The record of an embedded tracklet, which expires when the client says, else by the service's default."""
+    now = datetime.now(UTC)
+    by_default = None if retention_days is None else now + timedelta(days=retention_days)
     return Record(
         id=tracklet,
         embedding=embedded.embedding,
@@ -61,7 +66,10 @@ def record_of(tracklet: str, body: TrackletBody, embedded: Embedded) -> Record:
         metadata=dict(body.metadata or {}),
         frames=embedded.frames,
         clips=embedded.clips,
-        created_at=datetime.now(UTC),
+        created_at=now,
+        expires_at=body.expires_at or by_default,
+        has_thumbnail=embedded.thumbnail is not None,
+        thumbnail=embedded.thumbnail,
     )
 
 

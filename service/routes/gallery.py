@@ -9,8 +9,9 @@ from service.contract import json_body, tracklet_body
 from service.embedder import Embedded
 from service.footage import Footage
 from service.gallery.records import Record
-from service.ids import TrackletId
+from service.ids import TrackletId, record_path, thumbnail_path
 from service.intake import read_json, receive
+from service.keys import name_caller
 from service.problems import Problem
 from service.query import NO_QUERY
 from service.routes.embed import answer_of, record_of
@@ -63,8 +64,8 @@ async def erase(request: Request) -> EraseAnswer:
     chosen = body.filter.to_filter()
     if chosen.is_empty:
         raise Problem.of_field("filter", "is empty, and would erase every record")
-    erasure = await state.in_gallery(gallery.erase, chosen, dry_run=body.dry_run)
-    return EraseAnswer(matched=erasure.matched, erased=erasure.erased)
+    erasure = await state.in_gallery(gallery.erase, chosen, dry_run=body.dry_run, by=name_caller(request))
+    return EraseAnswer(matched=erasure.matched, erased=erasure.erased, receipt_id=erasure.receipt)
 
 
 @router.get("/{id}", response_model=RecordAnswer, response_model_exclude_unset=True)
@@ -77,6 +78,22 @@ async def read_record(request: Request, tracklet: PathId, query: Annotated[Recor
         raise Problem.of_field("id", f"{tracklet} is not in the gallery", "not-found")
     answer = _record_answer(record, gallery.embedding_space)
     return answer.model_copy(update={"embedding": record.embedding.tolist()}) if query.include_embedding else answer
+
+
+@router.get(
+    "/{id}/thumbnail",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
+    dependencies=NO_QUERY,
+)
+async def read_thumbnail(request: Request, tracklet: PathId) -> Response:
+    """The small picture kept with a record, where the service keeps them; 404 where there is none."""
+    state = state_of(request)
+    thumbnail = await state.in_gallery(state.ready().gallery.thumbnail, tracklet)
+    if thumbnail is None:
+        raise Problem.of_field("id", f"no thumbnail is kept of {tracklet}", "not-found")
+    # No cache between here and the reader is to keep a person's picture longer than the gallery does.
+    return Response(thumbnail, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
 @router.put(
@@ -96,10 +113,11 @@ async def put_record(
     async with receive(request, PutBody, state) as (body, footage):
         if body.id is not None and body.id != tracklet:
             raise Problem.of_field("id", f"{body.id} is not the id in the path")
-        embedded = await _embed(request, body, footage, loaded)
-    if await state.in_gallery(loaded.gallery.put, record_of(tracklet, body, embedded)):
+        embedded = await _embed(request, body, footage, loaded, thumbnail=state.settings.thumbnails)
+    record = record_of(tracklet, body, embedded, state.settings.retention_days)
+    if await state.in_gallery(loaded.gallery.put, record):
         response.status_code = 201
-        response.headers["Location"] = f"/gallery/{tracklet}"
+        response.headers["Location"] = record_path(tracklet)
     return answer_of(tracklet, embedded, loaded, include_embedding=query.include_embedding)
 
 
@@ -107,18 +125,20 @@ async def put_record(
 async def delete_record(request: Request, tracklet: PathId) -> Response:
     """Delete one record; the same answer where there is none."""
     state = state_of(request)
-    await state.in_gallery(state.ready().gallery.delete, tracklet)
+    await state.in_gallery(state.ready().gallery.delete, tracklet, by=name_caller(request))
     return Response(status_code=204)
 
 
-async def _embed(request: Request, body: PutBody, footage: Footage | None, loaded: Loaded) -> Embedded:
+async def _embed(
+    request: Request, body: PutBody, footage: Footage | None, loaded: Loaded, *, thumbnail: bool
+) -> Embedded:
     if (footage is None) == (body.embedding is None):
         field = "frames" if footage is None else "embedding"
         raise Problem.of_field(field, "send either frames (or a video) or an embedding")
     if footage is not None:
         if body.embedding_space is not None:
             raise Problem.of_field("embedding_space", "goes with embedding only")
-        return await while_connected(request, loaded.embedder.embed(footage, body.max_clips))
+        return await while_connected(request, loaded.embedder.embed(footage, body.max_clips, thumbnail=thumbnail))
     if body.max_clips is not None:
         raise Problem.of_field("max_clips", "goes with frames or a video only")
     vector = check_embedding(body.embedding or [], body.embedding_space, loaded)
@@ -126,7 +146,7 @@ async def _embed(request: Request, body: PutBody, footage: Footage | None, loade
 
 
 def _record_answer(record: Record, space: str) -> RecordAnswer:
-    return RecordAnswer(
+    answer = RecordAnswer(
         id=record.id,
         camera_id=record.camera_id,
         start_time=record.start_time,
@@ -136,4 +156,6 @@ def _record_answer(record: Record, space: str) -> RecordAnswer:
         clips=record.clips,
         embedding_space=space,
         created_at=record.created_at,
+        expires_at=record.expires_at,
     )
+    return answer.model_copy(update={"thumbnail_url": thumbnail_path(record.id)}) if record.has_thumbnail else answer

@@ -1,8 +1,11 @@
 """Alive, ready, metrics, and what is really running."""
 
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 
 from service.metrics import CONTENT_TYPE
+from service.problems import Problem
 from service.query import NO_QUERY
 from service.schemas import (
     EngineFacts,
@@ -39,7 +42,9 @@ async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
     state = state_of(request)
     if loaded := state.startup.loaded:
-        state.metrics.gallery_records.set(await state.count_records(loaded))
+        # While the gallery is away, its last count stays: what else there is to read is most needed then.
+        with suppress(Problem):
+            state.metrics.gallery_records.set(await state.count_records(loaded))
     return Response(state.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
@@ -64,6 +69,11 @@ async def info(request: Request) -> InfoAnswer:
             warning=engine.warning,
             self_test_min_cosine=loaded.self_test.min_cosine,
         ),
-        gallery=GalleryFacts(engine=loaded.gallery.engine, records=await state.count_records(loaded)),
+        gallery=GalleryFacts(
+            engine=loaded.gallery.engine,
+            records=await state.count_records(loaded),
+            retention_days=settings.retention_days,
+            thumbnails=settings.thumbnails,
+        ),
         limits=LimitFacts(**{name: getattr(settings, name) for name in LimitFacts.model_fields}),
     )

@@ -11,6 +11,7 @@ from service.connection import while_connected
 from service.contract import tracklet_body
 from service.footage import Footage
 from service.gallery.records import Filter, Hit, SearchResult
+from service.ids import thumbnail_path
 from service.intake import receive
 from service.problems import Problem
 from service.query import NO_QUERY
@@ -24,7 +25,13 @@ __all__ = ["router"]
 router = APIRouter()
 
 
-@router.post("/search", response_model=SearchAnswer, dependencies=NO_QUERY, openapi_extra=tracklet_body(SearchBody))
+@router.post(
+    "/search",
+    response_model=SearchAnswer,
+    response_model_exclude_unset=True,
+    dependencies=NO_QUERY,
+    openapi_extra=tracklet_body(SearchBody),
+)
 async def search(request: Request) -> SearchAnswer:
     """Rank the gallery against a tracklet, an embedding, or an enrolled tracklet, which is then left out itself."""
     start = time.perf_counter()
@@ -104,7 +111,7 @@ def _rerank(embedding: NDArray[np.float32], hits: list[Hit]) -> list[Hit]:
 
 def _hit(rank: int, hit: Hit) -> SearchHit:
     record = hit.record
-    return SearchHit(
+    answer = SearchHit(
         rank=rank,
         id=record.id,
         score=hit.score,
@@ -113,3 +120,4 @@ def _hit(rank: int, hit: Hit) -> SearchHit:
         end_time=record.end_time,
         metadata=record.metadata,
     )
+    return answer.model_copy(update={"thumbnail_url": thumbnail_path(record.id)}) if record.has_thumbnail else answer

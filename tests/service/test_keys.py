@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ GUARDED = [
     ("PUT", "/gallery/a"),
     ("DELETE", "/gallery/a"),
     ("POST", "/gallery/erase"),
+    ("GET", "/gallery/a/thumbnail"),
+    ("GET", "/audit"),
     ("GET", "/info"),
     ("GET", "/metrics"),
 ]
@@ -58,6 +61,15 @@ def test_another_scheme_is_no_key(locked: Live) -> None:
 def test_probes_need_none(locked: Live) -> None:
     assert locked.client.get("/livez").status_code == 200
     assert locked.client.get("/readyz").status_code == 200
+
+
+def test_the_fingerprint_of_a_key_is_in_the_log_and_the_key_is_not(locked: Live) -> None:
+    for headers in ({"authorization": f"bearer  {KEY}"}, {"x-api-key": KEY}):
+        locked.client.put("/gallery/a", json={"embedding": [1.0] * 32}, headers=headers)
+        locked.client.delete("/gallery/a", headers=headers)
+        log = locked.client.get("/audit?limit=1", headers=headers).text
+        assert f'"key:{hashlib.sha256(KEY.encode()).hexdigest()[:12]}"' in log
+        assert KEY not in log
 
 
 def test_keys_are_compared_whole() -> None:

@@ -27,6 +27,8 @@ def test_every_call_of_the_contract_is_described() -> None:
         "GET /gallery/{id}",
         "PUT /gallery/{id}",
         "DELETE /gallery/{id}",
+        "GET /gallery/{id}/thumbnail",
+        "GET /audit",
         "GET /info",
         "GET /livez",
         "GET /readyz",

@@ -44,6 +44,12 @@ def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("NOT3D_MAX_PENDING_BYTES", "1000"),
         ("NOT3D_API_KEYS", "short"),
         ("NOT3D_LOG_LEVEL", "loud"),
+        ("NOT3D_RETENTION_DAYS", "0"),
+        ("NOT3D_RETENTION_DAYS", "nan"),
+        ("NOT3D_RETENTION_DAYS", "inf"),
+        ("NOT3D_RETENTION_DAYS", "1e9"),
+        ("NOT3D_SWEEP_SECONDS", "0"),
+        ("NOT3D_THUMBNAILS", "some"),
     ],
 )
 def test_a_bad_value_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

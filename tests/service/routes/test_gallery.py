@@ -1,10 +1,14 @@
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from tests.service.live import Live
-from tests.service.pictures import form, tracklet
+from tests.service.live import Live, run_service
+from tests.service.pictures import encode, form, tracklet
 from tests.service.problem import check_problem
 
 
@@ -123,9 +127,12 @@ def test_erasing_by_filter_and_the_dry_run(live: Live) -> None:
     for name, camera in (("a", "1"), ("b", "1"), ("c", "2")):
         enrol(live, name, camera_id=camera)
     body = {"filter": {"camera_ids": ["1"]}, "dry_run": True}
-    assert live.client.post("/gallery/erase", json=body).json() == {"matched": 2, "erased": 0}
+    dry = live.client.post("/gallery/erase", json=body).json()
+    assert dry == {"matched": 2, "erased": 0, "receipt_id": None}
     assert live.client.get("/gallery/a").status_code == 200
-    assert live.client.post("/gallery/erase", json=body | {"dry_run": False}).json() == {"matched": 2, "erased": 2}
+    done = live.client.post("/gallery/erase", json=body | {"dry_run": False}).json()
+    assert done == {"matched": 2, "erased": 2, "receipt_id": done["receipt_id"]}
+    assert done["receipt_id"]
     assert [item["id"] for item in live.client.get("/gallery").json()["items"]] == ["c"]
 
 
@@ -148,3 +155,78 @@ def test_a_bad_erasure_erases_nothing(shared: Live, text: str, field: str) -> No
     answer = shared.client.post("/gallery/erase", content=text, headers={"content-type": "application/json"})
     check_problem(answer, 400, "malformed", field=field)
     assert shared.client.get("/gallery/stays").status_code == 200
+
+
+def test_a_record_says_when_it_expires(shared: Live) -> None:
+    enrol(shared, "expiring", expires_at="2099-05-01T12:00:00+02:00")
+    assert shared.client.get("/gallery/expiring").json()["expires_at"] == "2099-05-01T10:00:00Z"
+    body = {"embedding": [1.0] * 32, "expires_at": "2098-01-01T00:00:00Z"}
+    shared.client.put("/gallery/expiring", json=body)
+    assert shared.client.get("/gallery/expiring").json()["expires_at"] == "2098-01-01T00:00:00Z"
+    shared.client.put("/gallery/expiring", files=form(tracklet(1, 2)))
+    assert shared.client.get("/gallery/expiring").json()["expires_at"] is None
+    items = shared.client.get("/gallery").json()["items"]
+    assert all("expires_at" in item for item in items)
+
+
+@pytest.mark.parametrize("value", ["2020-01-01T00:00:00Z", "2099-01-01", "tomorrow", 1e12])
+def test_an_expiry_that_is_none(shared: Live, value: Any) -> None:
+    answer = shared.client.put("/gallery/unchanged", json={"embedding": [1.0] * 32, "expires_at": value})
+    check_problem(answer, 400, "malformed", field="expires_at")
+    answer = shared.client.post("/embed", files=form(tracklet(1, 1)), data={"expires_at": str(value)})
+    check_problem(answer, 400, "malformed", field="expires_at")
+
+
+def test_records_expire_after_the_retention_where_they_name_no_time(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, retention_days=1.5) as live:
+        enrol(live, "default")
+        enrol(live, "own", expires_at="2099-01-01T00:00:00Z")
+        live.client.put("/gallery/put", json={"embedding": [1.0] * 32})
+        for name in ("default", "put"):
+            record = live.client.get(f"/gallery/{name}").json()
+            created, expires = (datetime.fromisoformat(record[field]) for field in ("created_at", "expires_at"))
+            assert expires - created == timedelta(days=1.5)
+        assert live.client.get("/gallery/own").json()["expires_at"] == "2099-01-01T00:00:00Z"
+        assert live.client.get("/info").json()["gallery"]["retention_days"] == 1.5
+
+
+def test_no_picture_is_kept_unless_asked_for(shared: Live) -> None:
+    enrol(shared, "plain")
+    check_problem(shared.client.get("/gallery/plain/thumbnail"), 404, "not-found", field="id")
+    check_problem(shared.client.get("/gallery/unknown/thumbnail"), 404, "not-found", field="id")
+    check_problem(shared.client.get("/gallery/plain/thumbnail?size=9"), 400, "malformed", field="size")
+    assert "thumbnail_url" not in shared.client.get("/gallery/plain").json()
+    found = shared.client.post("/search", json={"id": "plain"}).json()["results"]
+    assert all("thumbnail_url" not in hit for hit in found)
+
+
+def picture_of(live: Live, url: str) -> NDArray[np.uint8]:
+    answer = live.client.get(url)
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["cache-control"] == "no-store"
+    picture = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture is not None
+    return picture.astype(np.uint8)
+
+
+def test_a_picture_is_kept_where_asked_for_and_goes_with_its_record(bundle: Path, tmp_path: Path) -> None:
+    colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]  # the middle one is green
+    frames = [encode(np.full((128, 64, 3), colour, np.uint8), ".png") for colour in colours]
+    with run_service(bundle, tmp_path, thumbnails=True) as live:
+        live.client.post("/embed", files=form(frames), data={"id": "a:1", "camera_id": "c"})
+        live.client.post("/embed?enroll=false", files=form(frames))
+        live.client.put("/gallery/b", files=form(frames[:1]), data={"camera_id": "c"})
+        live.client.put("/gallery/none", json={"embedding": [1.0] * 32})
+        url = live.client.get("/gallery/a:1").json()["thumbnail_url"]
+        assert url == "/gallery/a:1/thumbnail"
+        picture = picture_of(live, url)
+        assert picture.shape[:2] == (64, 32)  # as the model of these tests sees it, which is never enlarged
+        np.testing.assert_allclose(picture.mean(axis=(0, 1)), colours[1], atol=6)
+        np.testing.assert_allclose(picture_of(live, "/gallery/b/thumbnail").mean(axis=(0, 1)), colours[0], atol=6)
+        hits = live.client.post("/search", json={"id": "b"}).json()["results"]
+        assert {hit["id"]: hit.get("thumbnail_url") for hit in hits} == {"a:1": url, "none": None}
+        assert live.client.get("/info").json()["gallery"]["thumbnails"] is True
+        live.client.put("/gallery/b", json={"embedding": [1.0] * 32, "camera_id": "c"})
+        check_problem(live.client.get("/gallery/b/thumbnail"), 404, "not-found", field="id")
+        live.client.post("/gallery/erase", json={"filter": {"camera_ids": ["c"]}})
+        check_problem(live.client.get(url), 404, "not-found", field="id")
