@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.gallery import index_file
 from service.gallery.columns import Columns, Entry
 from service.gallery.database import Stamp
+from service.gallery.freed import give_back_freed
 from service.gallery.gpu import GpuMirror, open_mirror
 from service.gallery.index import Index
 from service.gallery.index_file import Header, IndexFileError
@@ -212,6 +213,7 @@ class IndexSaver:
             )
             index_file.save(self._directory, facts, numbers, vectors.pieces(alive, self._index.hold))
             self._token = token
+            give_back_freed()
         except (OSError, GalleryError) as error:
             log.warning("the index could not be saved and will be built anew at the next start: %s", error)
             self._token = None

@@ -32,8 +32,8 @@ class Stopped(Exception):  # noqa: N818 (nothing went wrong)
 
 
 def list_count(rows: int) -> int:
-    """Lists for so many rows: about twice the square root, a power of two."""
-    return int(min(2 ** round(np.log2(2 * np.sqrt(max(rows, 1)))), max(rows // 4, 1), _MOST_LISTS))
+    """Lists for so many rows: about the square root, a power of two."""
+    return int(min(2 ** round(np.log2(max(rows, 1)) / 2), max(rows // 4, 1), _MOST_LISTS))
 
 
 def sample_size(lists: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.freed import give_back_freed
 from service.gallery.index import Index
 from service.gallery.ivf import IvfVectors, Stopped, list_count, sample_size
 from service.gallery.readers import Readers
@@ -28,9 +29,10 @@ _GROWTH = 4
 _FEWEST_DEAD_TO_SWEEP = 1024
 _ROWS_AT_ONCE = 4096
 _ROWS_WHILE_PAUSED = 2048
+_CHUNKS_BETWEEN_TRIMS = 32
 _QUERIES = 48
 """Rows that the number of lists to read is measured with."""
-_NICENESS = 10
+_NICENESS = 5
 _PATIENCE = 60.0
 """Seconds after a failure in which it is not tried again."""
 
@@ -139,7 +141,9 @@ class Rebuilder:
         else:
             old, alive, numbers = self._index.living()
             vectors = old.kept(alive, self._index.hold)
+        give_back_freed()
         self._catch_up(vectors, numbers)
+        give_back_freed()
         log.info("%d records are searched by: %s", len(self._index), vectors.description)
 
     def _catch_up(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
@@ -150,6 +154,8 @@ class Rebuilder:
             self._check_open()
             added = self._append(vectors, last, _ROWS_AT_ONCE)
             known.append(added)
+            if len(known) % _CHUNKS_BETWEEN_TRIMS == 0:
+                give_back_freed()
             if len(added) < _ROWS_WHILE_PAUSED:
                 break
             last = int(added[-1])
