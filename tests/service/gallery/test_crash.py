@@ -1,100 +1,56 @@
-"""What was acknowledged is there after SIGKILL, whole, whatever was going on."""
+"""What was acknowledged is there after SIGKILL, whole; `python -m benchmarks.durability` is the long version."""
 
-import os
-import random
-import subprocess
-import sys
-import threading
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.gallery import EmbeddedGallery, Filter
-from tests.service.gallery.samples import assert_same, open_gallery, record, vector
-from tests.service.gallery.writing_child import DIMENSION
+from benchmarks.durability.rounds import Lost, Moment, Plan, Rounds
+from benchmarks.durability.states import make_record, open_gallery
 
-ROOT = Path(__file__).parents[3]
-ROUNDS = 8
-
-
-def write_until_killed(directory: Path, seed: int, known: dict[str, str]) -> list[list[str]]:
-    """Start the child, kill it some time after its first acknowledgement, and return the words of its lines."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.service.gallery.writing_child", str(directory), str(seed)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    with child.stdin, child.stdout, child.stderr:
-        child.stdin.write("".join(f"{name} {state}\n" for name, state in known.items()).encode())
-        child.stdin.close()
-        delay = random.Random(seed).uniform(0.02, 0.6)
-        killer: threading.Timer | None = None
-        lines = []
-        for line in child.stdout:
-            lines.append(line)
-            if killer is None and line.startswith(b"done"):
-                killer = threading.Timer(delay, child.kill)
-                killer.start()
-        complaint = child.stderr.read().decode()
-    assert killer is not None, complaint
-    killer.join()
-    assert child.wait() == -9, complaint
-    assert complaint == ""
-    return [line.decode().split() for line in lines if line.endswith(b"\n")]
+PLANS: list[tuple[Moment, float, int, bool, bool]] = [
+    ("writing", 0.3, 0, False, False),
+    ("starting", 0.03, 0, True, True),
+    ("writing", 0.5, 0, True, False),
+    ("saving", 0, 5, False, False),
+    ("closing", 0.01, 0, True, False),
+    ("writing", 0.1, 0, False, True),
+]
 
 
-def possible_states(lines: list[list[str]], known: dict[str, str]) -> dict[str, set[str]]:
-    """The state acknowledged last of every id and, where a change was under way, the state that it leads to."""
-    possible = {name: {state} for name, state in known.items()}
-    for word, name, state in lines:
-        if word == "begin":
-            possible.setdefault(name, {"absent"}).add(state)
-        else:
-            possible[name] = {state}
-    return possible
-
-
-def check(gallery: EmbeddedGallery, possible: dict[str, set[str]]) -> dict[str, str]:
-    """Compare records, listing and index with what is possible, and return the state found of every id."""
-    found: dict[str, str] = {}
-    for name, states in possible.items():
-        kept = gallery.get(name)
-        found[name] = "absent" if kept is None else str(kept.metadata["state"])
-        assert found[name] in states
-        if kept is None:
-            continue
-        thread = name[1 : name.index("-")]
-        expected = record(
-            name,
-            embedding=vector(found[name], DIMENSION),
-            camera_id=f"camera-{thread}",
-            metadata={"state": found[name]},
-        )
-        assert_same(kept, expected)
-        nearest = gallery.search(expected.embedding, 1)
-        assert [hit.record.id for hit in nearest.hits] == [name]
-        assert nearest.hits[0].score == pytest.approx(1, abs=1e-6)
-        assert gallery.search(vector("q", DIMENSION), 1, Filter(metadata={"state": found[name]})).searched == 1
-    gallery.erase(Filter(camera_ids=("passing",)), dry_run=False)
-    present = {name for name, state in found.items() if state != "absent"}
-    assert {item.id for item in gallery.list(limit=10_000).items} == present
-    assert gallery.count() == gallery.search(vector("q", DIMENSION), 1).searched == len(present)
-    return found
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """An index that has to be made anew is to be expected here."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
-    known: dict[str, str] = {}
-    acknowledged = 0
-    for seed in range(ROUNDS):
-        lines = write_until_killed(tmp_path, seed, known)
-        acknowledged += sum(line[0] == "done" for line in lines)
-        gallery = open_gallery(tmp_path, dimension=DIMENSION)
-        known = check(gallery, possible_states(lines, known))
+    rounds = Rounds(tmp_path)
+    outcomes = [rounds.run(Plan(seed, *plan)) for seed, plan in enumerate(PLANS)]
+    assert sum(outcome.acknowledged for outcome in outcomes) > 10 * len(PLANS)
+
+
+def test_a_loss_is_noticed(tmp_path: Path) -> None:
+    """The check itself: a record that is gone, and one whose metadata are another state's."""
+    rounds = Rounds(tmp_path)
+    first = Plan(1, "writing", 0.2, 0, approximate=False, reopen=True)
+    rounds.run(first)
+    for damage in ("gone", "half"):
+        gallery = open_gallery(tmp_path / "data", approximate=False)
+        record = next(iter(gallery.list(limit=1).items))
+        if damage == "gone":
+            gallery.delete(record.id)
+        else:
+            gallery.put(replace(make_record(record.id, "new"), metadata=record.metadata))
         gallery.close()
-    assert acknowledged > 10 * ROUNDS
+        told = "lost or half" if damage == "gone" else "another vector than its metadata say"
+        with pytest.raises(Lost, match=told):
+            rounds.check(first)
+        gallery = open_gallery(tmp_path / "data", approximate=False)
+        gallery.put(make_record(record.id, str(record.metadata["state"])))
+        gallery.close()
+    rounds.check(first)

@@ -1,0 +1,76 @@
+"""``python -m benchmarks.durability``: writers are killed at random moments, and nothing acknowledged may be lost.
+
+Every round starts a process that changes a gallery from six threads and sends it SIGKILL: while it writes, starts or
+closes, or just before it opens, renames or removes a file. Then every acknowledged change must be there, every change
+that was under way wholly or not at all, and the index must agree with the database. Every second round has the
+approximate index. Ends with status 1 at the first loss, and leaves the files of that round.
+"""
+
+import argparse
+import logging
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.durability.rounds import Lost, Outcome, Plan, Rounds
+
+
+def main() -> None:
+    """Run the rounds and print what they showed as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=None, help="of the first round; by default drawn")
+    parser.add_argument("--folder", type=Path, default=None, help="on the file system to try")
+    options = parser.parse_args()
+    first = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    folder = Path(tempfile.mkdtemp(prefix="not3d-durability-", dir=options.folder))
+    logging.disable(logging.WARNING)  # an index that has to be made anew is to be expected here
+    rounds, outcomes = Rounds(folder), []
+    print(f"Seeds {first} to {first + options.rounds - 1}, in {folder}.", flush=True)
+    for seed in range(first, first + options.rounds):
+        plan = Plan.draw(seed, approximate=seed % 2 == 1)
+        try:
+            outcomes.append(rounds.run(plan))
+        except Lost as error:
+            sys.exit(f"Round {seed - first + 1}, {plan}: {error}\nThe files are in {folder}.")
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{len(outcomes)} of {options.rounds} rounds")
+    print(summary(outcomes))
+    shutil.rmtree(folder)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """A table of kills by their moment, and what was under way, as Markdown."""
+    lines = [
+        "| killed while | rounds | changes acknowledged | under way | of these found, whole | index being written |",
+        "|---|---|---|---|---|---|",
+    ]
+    for moment in ("writing", "starting", "closing", "saving", "all"):
+        some = [one for one in outcomes if moment in {one.plan.moment, "all"}]
+        numbers = (
+            len(some),
+            sum(one.acknowledged for one in some),
+            sum(one.begun for one in some),
+            sum(one.kept for one in some),
+            sum(one.index == "being written" for one in some),
+        )
+        lines.append(f"| {moment} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
+    seconds = np.array([one.seconds for one in outcomes])
+    approximate = sum(one.plan.approximate for one in outcomes)
+    lines += [
+        "",
+        f"Lost: 0. Half: 0. {approximate} rounds with the approximate index; "
+        f"{np.median(seconds):.1f} s a round (median), {seconds.max():.1f} s at most; "
+        f"up to {max(one.records for one in outcomes)} records and "
+        f"{max(one.log_bytes for one in outcomes) / 1e6:.1f} MB of write-ahead log at the kill.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

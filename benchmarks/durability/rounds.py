@@ -1,0 +1,269 @@
+"""One round: a writer is killed, and what it left is compared with what it was told."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.durability.states import (
+    ABSENT,
+    IDS_OF_A_THREAD,
+    PASSING,
+    THREADS,
+    make_record,
+    open_gallery,
+    thumbnail,
+    vector,
+)
+from service.gallery import AuditEntry, EmbeddedGallery, Filter
+from service.gallery.verify import verify
+
+ROOT = Path(__file__).parents[2]
+LONGEST = 120.0
+"""Seconds after which a writer is ended that did not come to the point at which it was to be killed."""
+
+Moment = Literal["writing", "starting", "closing", "saving"]
+
+
+class Lost(AssertionError):  # noqa: N818 (it says what happened)
+    """Something acknowledged is missing, or something half is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When a writer is killed: some seconds after it begins to write, start or close, or at a step of saving files."""
+
+    seed: int
+    moment: Moment
+    seconds: float
+    step: int
+    approximate: bool
+    reopen: bool
+    """Whether the gallery is opened and closed before the next writer, or only a copy of it."""
+
+    @classmethod
+    def draw(cls, seed: int, *, approximate: bool) -> "Plan":
+        """Half of the kills meet writers; the others a start, an end, or the moment of a file's opening or renaming."""
+        dice = random.Random(f"plan-{seed}")
+        moment: Moment = dice.choice(("writing", "writing", "writing", "starting", "closing", "saving"))
+        longest = {"writing": 0.6, "starting": 0.15, "closing": 0.05, "saving": 0.0}[moment]
+        step = dice.randrange(1, 60) if moment == "saving" else 0
+        return cls(seed, moment, dice.uniform(0, longest), step, approximate, dice.random() < 0.5)
+
+
+@dataclass(slots=True)
+class Told:
+    """What the writer said of each thread: what was acknowledged, and the change that was under way."""
+
+    known: dict[str, str]
+    under_way: dict[int, dict[str, str]] = field(default_factory=dict)
+    receipts: set[str] = field(default_factory=set)
+    deleted: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+    phases: list[str] = field(default_factory=list)
+
+    def hear(self, line: bytes) -> None:
+        """Take in one line of the writer."""
+        facts: dict[str, Any] = json.loads(line)
+        if facts["phase"] == "begin":
+            self.under_way[facts["thread"]] = facts["changes"]
+        elif facts["phase"] == "done":
+            self.known |= facts["changes"]
+            del self.under_way[facts["thread"]]
+            self.acknowledged += 1
+            self.deleted.update(facts.get("deleted", []))
+            self.receipts |= {facts["receipt"]} if "receipt" in facts else set()
+        else:
+            self.phases.append(facts["phase"])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a round showed; `begun` changes were under way at the kill, of which `kept` were found, whole."""
+
+    plan: Plan
+    acknowledged: int
+    begun: int
+    kept: int
+    records: int
+    index: str
+    log_bytes: int
+    seconds: float
+
+
+class Rounds:
+    """Rounds on one data directory, each of which begins with what the last one left."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "data"
+        self._directory.mkdir()
+        self._exists = False
+        self._copy = directory / "copy"
+        self._known: dict[str, str] = {}
+        self._newest: str | None = None
+
+    def run(self, plan: Plan) -> Outcome:
+        """Kill a writer and check what it left. Raises `Lost`."""
+        begin = time.monotonic()
+        told = self._write(plan)
+        self._exists = self._exists or "open" in told.phases
+        files = {path.name: path.stat().st_size for path in self._directory.iterdir()}
+        if self._exists:  # else even its making may have been broken off
+            problems = verify(self._directory).problems
+            expect(problems == [], f"verify finds problems in what was left: {problems}")
+        kept = self.check(plan, told)
+        return Outcome(
+            plan,
+            told.acknowledged,
+            len(told.under_way),
+            kept,
+            sum(state != ABSENT for state in self._known.values()),
+            "being written" if "index.faiss.part" in files else "there" if "index.faiss" in files else "none",
+            files.get("gallery.sqlite-wal", 0),
+            time.monotonic() - begin,
+        )
+
+    def check(self, plan: Plan, told: Told | None = None) -> int:
+        """Compare what is there with what is known; how many of the changes under way were made. Raises `Lost`."""
+        told = told or Told(dict(self._known))
+        directory = self._directory
+        if not plan.reopen:
+            # The next writer finds the directory as the killed one left it.
+            shutil.rmtree(self._copy, ignore_errors=True)
+            directory = Path(shutil.copytree(self._directory, self._copy))
+        gallery = open_gallery(directory, approximate=plan.approximate)
+        try:
+            found, kept = _find_states(gallery, told)
+            _check_search(gallery, found)
+            newest = _check_audit(gallery, told, self._newest)
+        finally:
+            gallery.close()
+        report = verify(directory)
+        expect(report.problems == [] and report.remarks == [], f"verify: {report.problems + report.remarks}")
+        self._exists = self._exists or plan.reopen
+        self._known, self._newest = found, newest if plan.reopen else self._newest
+        return kept
+
+    def _write(self, plan: Plan) -> Told:
+        given = {
+            "directory": str(self._directory),
+            "seed": plan.seed,
+            "approximate": plan.approximate,
+            "step": plan.step,
+            "closing": 0.2 if plan.moment == "closing" else None,
+        }
+        child = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.durability.writer", json.dumps(given)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        if child.stdin is None or child.stdout is None or child.stderr is None:
+            raise RuntimeError("the writer has no pipes")
+        told = Told(dict(self._known))
+        killers = [_kill_after(LONGEST, child)]
+        awaited = {"writing": "done", "starting": "opening", "closing": "closing", "saving": ""}[plan.moment]
+        with child.stdin, child.stdout, child.stderr:
+            child.stdin.write(json.dumps(self._known).encode())
+            child.stdin.close()
+            for line in child.stdout:
+                if not line.endswith(b"\n"):
+                    break
+                told.hear(line)
+                if awaited and awaited in {*told.phases, "done" if told.acknowledged else ""}:
+                    killers.append(_kill_after(plan.seconds, child))
+                    awaited = ""
+            complaint = child.stderr.read().decode()
+        for killer in killers:
+            killer.cancel()
+        status = child.wait()
+        expect(status == -9 and not complaint, f"the writer ended by itself with {status}: {complaint}")
+        return told
+
+
+def expect(right: bool, otherwise: str) -> None:
+    """Raise `Lost` with a sentence where something is not right."""
+    if not right:
+        raise Lost(otherwise)
+
+
+def _kill_after(seconds: float, child: subprocess.Popen[bytes]) -> threading.Timer:
+    killer = threading.Timer(seconds, child.kill)
+    killer.daemon = True
+    killer.start()
+    return killer
+
+
+def _find_states(gallery: EmbeddedGallery, told: Told) -> tuple[dict[str, str], int]:
+    """The state of every id, each as a whole, and how many of the changes under way were made."""
+    found = {}
+    for thread in range(THREADS):
+        for number in range(IDS_OF_A_THREAD):
+            name = f"t{thread}-{number}"
+            found[name] = _find_state(gallery, name)
+    kept = 0
+    for thread in range(THREADS):
+        names = [name for name in found if name.startswith(f"t{thread}-")]
+        before = {name: told.known.get(name, ABSENT) for name in names}
+        after = before | told.under_way.get(thread, {})
+        now = {name: found[name] for name in names}
+        differing = {name: (before[name], after[name], now[name]) for name in names if now[name] != before[name]}
+        expect(now in (before, after), f"of thread {thread} something is lost or half: {differing}")
+        kept += now == after != before
+    return found, kept
+
+
+def _find_state(gallery: EmbeddedGallery, name: str) -> str:
+    """What a record says it is, once vector, camera, metadata, counts and picture agree with that."""
+    record = gallery.get(name)
+    if record is None:
+        expect(gallery.thumbnail(name) is None, f"{name} is gone and its thumbnail is not")
+        return ABSENT
+    state = str(record.metadata["state"])
+    right = make_record(name, state)
+    expect(record.embedding.tobytes() == right.embedding.tobytes(), f"{name} has another vector than its metadata say")
+    for field_ in ("id", "camera_id", "start_time", "metadata", "frames", "clips", "created_at", "expires_at"):
+        expect(getattr(record, field_) == getattr(right, field_), f"{name} has another {field_} than its metadata say")
+    expect(gallery.thumbnail(name) == thumbnail(state), f"{name} has another thumbnail than its metadata say")
+    return state
+
+
+def _check_search(gallery: EmbeddedGallery, found: dict[str, str]) -> None:
+    """The index has every record under its vector, and no other."""
+    gallery.erase(Filter(camera_ids=(PASSING,)), dry_run=False)
+    present = {name for name, state in found.items() if state != ABSENT}
+    expect({item.id for item in gallery.list(limit=10_000).items} == present, "the listing has other records")
+    expect(gallery.count() == len(present), f"{gallery.count()} records are counted, and {len(present)} are there")
+    for name in sorted(present):
+        hits = gallery.search(vector(found[name]), 1).hits
+        expect([hit.record.id for hit in hits] == [name], f"{name} is not found by its vector")
+        expect(hits[0].score > 1 - 1e-6, f"{name} is found with a score of {hits[0].score}")
+        only = gallery.search(vector("query"), 2, Filter(metadata={"state": found[name]}))
+        expect([hit.record.id for hit in only.hits] == [name], f"{name} is not found by its metadata")
+    searched = gallery.search(vector("query"), 1).searched
+    expect(searched == len(present), f"{searched} records are searched, and {len(present)} are there")
+
+
+def _check_audit(gallery: EmbeddedGallery, told: Told, newest: str | None) -> str | None:
+    """Every removal that was acknowledged has its entry, and what was in the log before is there; the newest entry."""
+    entries: list[AuditEntry] = []
+    while page := gallery.audit(limit=500, before=entries[-1].receipt if entries else None):
+        entries += page
+        if any(entry.receipt == newest for entry in page):
+            break
+    receipts = {entry.receipt for entry in entries}
+    expect(newest is None or newest in receipts, "an entry of the audit log is gone")
+    expect(told.receipts <= receipts, "a receipt was given that the audit log does not know")
+    deleted = Counter(str(entry.filter["id"]) for entry in entries if entry.action == "delete")
+    expect(told.deleted <= deleted, "a deletion is not in the audit log")
+    return entries[0].receipt if entries else None

@@ -1,0 +1,150 @@
+"""A process that writes into a gallery from several threads until it is killed.
+
+Every thread owns some ids. It tells of each change before it makes it and again once the gallery has answered, one line
+of JSON each, so that whoever reads them knows what was acknowledged and what was under way.
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from benchmarks.durability.states import (
+    ABSENT,
+    GROUPS,
+    IDS_OF_A_THREAD,
+    PASSING,
+    THREADS,
+    make_passing,
+    make_record,
+    open_gallery,
+)
+from service.gallery import EmbeddedGallery, Filter, index_store, rebuild
+
+
+def tell(**facts: Any) -> None:
+    """Write one line at once, so that those of different threads are not torn."""
+    os.write(1, json.dumps(facts).encode() + b"\n")
+
+
+class Thread:
+    """One thread's ids, with the state of each that the gallery has acknowledged."""
+
+    def __init__(self, gallery: EmbeddedGallery, thread: int, seed: int, known: dict[str, str]) -> None:
+        self._gallery = gallery
+        self._thread = thread
+        self._seed = seed
+        self._dice = random.Random(f"{thread}-{seed}")
+        self._states = {name: state for name, state in known.items() if name.startswith(f"t{thread}-")}
+
+    def run(self) -> None:
+        """Change something, for ever."""
+        for number in range(10**9):
+            change = self._dice.choices((self._one, self._many, self._delete, self._erase), (8, 3, 3, 1))[0]
+            change(number)
+
+    def _one(self, number: int) -> None:
+        name = self._name()
+        state = self._state(name, number)
+        is_new = self._states.get(name, ABSENT) == ABSENT
+        self._begin({name: state})
+        if is_new:
+            self._gallery.add(make_record(name, state))
+        else:
+            self._gallery.put(make_record(name, state))
+        self._done({name: state})
+
+    def _many(self, number: int) -> None:
+        names = {self._name() for _ in range(self._dice.randrange(2, 9))}
+        changes = {name: self._state(name, number) for name in sorted(names)}
+        self._begin(changes)
+        self._gallery.put_many([make_record(name, state) for name, state in changes.items()])
+        self._done(changes)
+
+    def _delete(self, _number: int) -> None:
+        name = self._name()
+        self._begin({name: ABSENT})
+        deleted = self._gallery.delete(name)
+        self._done({name: ABSENT}, deleted=[name] if deleted else [])
+
+    def _erase(self, _number: int) -> None:
+        group = self._dice.randrange(GROUPS)
+        changes = {f"t{self._thread}-{number}": ABSENT for number in range(group, IDS_OF_A_THREAD, GROUPS)}
+        self._begin(changes)
+        condition = Filter(camera_ids=(f"camera-{self._thread}",), metadata={"group": group})
+        self._done(changes, receipt=self._gallery.erase(condition, dry_run=False).receipt)
+
+    def _name(self) -> str:
+        return f"t{self._thread}-{self._dice.randrange(IDS_OF_A_THREAD)}"
+
+    def _state(self, name: str, number: int) -> str:
+        return f"{name}-{self._seed}-{number}"
+
+    def _begin(self, changes: dict[str, str]) -> None:
+        tell(phase="begin", thread=self._thread, changes=changes)
+
+    def _done(self, changes: dict[str, str], **facts: Any) -> None:
+        self._states |= changes
+        tell(phase="done", thread=self._thread, changes=changes, **facts)
+
+
+def pass_by(gallery: EmbeddedGallery, dice: random.Random) -> None:
+    """Erase what nobody asks for, again and again, so that the index file is being written much of the time."""
+    for number in range(10**9):
+        gallery.put_many([make_passing(1000 * number + one) for one in range(dice.randrange(1, 30))])
+        gallery.erase(Filter(camera_ids=(PASSING,)), dry_run=False)
+
+
+def die_at_step(directory: Path, step: int) -> None:
+    """Die at the so-manieth file of the directory that is opened, renamed or removed from now on, just before it is."""
+    left = step
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in {"open", "os.rename", "os.remove", "os.truncate"} and str(arguments[0]).startswith(str(directory)):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def hurry() -> None:
+    """Have happen within a second what otherwise takes thousands of changes: saving the index, sweeping, rebuilding."""
+    index_store._FEWEST_CHANGES_TO_SAVE = 50
+    rebuild._FEWEST_DEAD_TO_SWEEP = 20
+
+
+def main() -> None:
+    """One argument, JSON: directory, seed, approximate, step, closing. The known states as JSON on standard input."""
+    given = json.loads(sys.argv[1])
+    known: dict[str, str] = json.load(sys.stdin)
+    directory, seed = Path(given["directory"]), int(given["seed"])
+    hurry()
+    logging.disable(logging.WARNING)  # an index that has to be made anew is to be expected here
+    if given["step"]:
+        die_at_step(directory, given["step"])
+    tell(phase="opening")
+    gallery = open_gallery(directory, approximate=given["approximate"])
+    tell(phase="open")
+    jobs = [threading.Thread(target=pass_by, args=(gallery, random.Random(seed)), daemon=True)]
+    jobs += [threading.Thread(target=Thread(gallery, n, seed, known).run, daemon=True) for n in range(THREADS)]
+    if given["closing"] is not None:
+        threading.excepthook = lambda _: None  # they find the gallery closed, as they should
+    for job in jobs:
+        job.start()
+    if given["closing"] is not None:
+        threading.Event().wait(given["closing"])
+        tell(phase="closing")
+        gallery.close()
+        tell(phase="closed")
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
