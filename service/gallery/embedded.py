@@ -242,7 +242,7 @@ class EmbeddedGallery:
 
         erased, receipt = self._change(work)
         if erased:
-            self._wipe()
+            self._wipe(urgent=True)
         return Erasure(matched=erased, erased=erased, receipt=receipt)
 
     def expire(self) -> int:
@@ -263,7 +263,7 @@ class EmbeddedGallery:
         while step := self._change(work):
             removed += step
         if removed or self._remains:
-            self._wipe()
+            self._wipe(urgent=False)
         return removed
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
@@ -346,11 +346,11 @@ class EmbeddedGallery:
 
         return self._change(work)
 
-    def _wipe(self) -> None:
+    def _wipe(self, *, urgent: bool) -> None:
         """Leave nothing of removed records in SQLite's log and, soon, in the saved index."""
         self._remains = False
         self._writer.empty_log()
-        self._saver.request()
+        self._saver.request(urgent=urgent)
 
     def _fetch(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors `[n, D]` of these rows, which are in the snapshot."""

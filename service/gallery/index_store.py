@@ -4,6 +4,7 @@ import logging
 import secrets
 import sqlite3
 import threading
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 4096
 # The index is saved again once this many rows, and a fifth of all, came or went.
 _FEWEST_CHANGES_TO_SAVE = 10_000
+_PAUSE = 50
+"""Times as long as a save took, before the next one that is not urgent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,8 @@ class IndexSaver:
         self._writer = writer
         self._condition = threading.Condition()
         self._requested = False
+        self._urgent = False
+        self._not_before = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
         self._token = loaded.token
@@ -162,12 +167,17 @@ class IndexSaver:
         if due:
             self.request()
 
-    def request(self) -> None:
-        """Have the index saved in the background, as it is now or later."""
+    def request(self, *, urgent: bool = False) -> None:
+        """Have the index saved in the background, as it is now or later.
+
+        Unless it is `urgent`, the disk is not kept busy with it: between two saves there is fifty times as long as one
+        takes. Without that, a large gallery whose records expire one by one would be written every minute.
+        """
         with self._condition:
             if self._closed:
                 return
             self._requested = True
+            self._urgent = self._urgent or urgent
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="gallery-index-saver", daemon=True)
                 self._thread.start()
@@ -186,12 +196,20 @@ class IndexSaver:
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not self._requested and not self._closed:
-                    self._condition.wait()
+                while not self._closed and (left := self._seconds_left()) != 0:
+                    self._condition.wait(left)
                 if self._closed:
                     return
-                self._requested = False
+                self._requested = self._urgent = False
+            start = time.monotonic()
             self._save()
+            self._not_before = time.monotonic() + _PAUSE * (time.monotonic() - start)
+
+    def _seconds_left(self) -> float | None:
+        """Until the next save; `None` where none is wanted."""
+        if not self._requested:
+            return None
+        return 0 if self._urgent else max(0, self._not_before - time.monotonic())
 
     def _save(self) -> None:
         token = secrets.token_hex(16)

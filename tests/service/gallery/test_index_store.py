@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -244,3 +245,31 @@ def test_a_row_without_its_vector_is_not_passed_over(directory: Path) -> None:
     connection.close()
     with pytest.raises(GalleryError, match="damaged"):
         open_gallery(directory)
+
+
+def test_records_that_expire_one_by_one_do_not_keep_the_disk_busy_and_an_erasure_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves: list[str] = []
+    save = index_file.save
+
+    def slow_save(*args: Any) -> None:
+        saves.append("saved")
+        time.sleep(0.05)  # two and a half seconds until the next one
+        save(*args)
+
+    monkeypatch.setattr(index_file, "save", slow_save)
+    gallery = open_gallery(tmp_path)
+    enrol(gallery, map(record, NAMES))
+    for name in NAMES[:10]:
+        gallery.delete(name)
+        gallery.expire()
+        time.sleep(0.02)
+    assert len(saves) <= 1
+    gallery.erase(Filter(exclude_ids=tuple(NAMES[20:])), dry_run=False)
+    for _ in range(100):
+        if len(saves) == 2:
+            break
+        time.sleep(0.02)
+    assert len(saves) == 2
+    gallery.close()
