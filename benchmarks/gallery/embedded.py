@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from benchmarks.gallery.answers import TOP, Answers
 from benchmarks.gallery.population import Population, number_of
 from service.gallery.embedded import EmbeddedGallery
+from service.gallery.rebuild import EXACT_BYTES
 from service.gallery.records import Filter
 
-__all__ = ["SPACE", "Embedded"]
+__all__ = ["SPACE", "Embedded", "ask"]
 
 SPACE = "0123456789abcdef"
 BATCH = 1024
@@ -30,9 +31,12 @@ class Embedded:
     def __init__(self, folder: Path, dimension: int, count: int, exact_bytes: int | None) -> None:
         self._population = Population(count)
         began = time.perf_counter()
-        more = {} if exact_bytes is None else {"exact_bytes": exact_bytes}
         self._gallery = EmbeddedGallery.open(
-            folder, embedding_space=SPACE, dimension=dimension, model_name="drawn", **more
+            folder,
+            embedding_space=SPACE,
+            dimension=dimension,
+            model_name="drawn",
+            exact_bytes=EXACT_BYTES if exact_bytes is None else exact_bytes,
         )
         self.opened = time.perf_counter() - began
         self._watch: _Watch | None = None
@@ -61,11 +65,11 @@ class Embedded:
 
     def search(self, queries: NDArray[np.float32], filter: Filter, threads: int, seconds: float) -> Answers:  # noqa: A002
         """Ask in turns until all are answered, or until ``seconds`` are over and twenty are."""
-        return ask(lambda query: self._ask(query, filter), queries, threads, seconds)
+        return ask(lambda query: self.find(query, filter), queries, threads, seconds)
 
     def watch(self, queries: NDArray[np.float32]) -> None:
         """Search from now on beside what else is done."""
-        self._watch = _Watch(lambda query: self._ask(query, Filter()), queries)
+        self._watch = _Watch(lambda query: self.find(query, Filter()), queries)
 
     def watched(self) -> list[tuple[float, bool]]:
         """Seconds that the searches took since `watch` or the last call of this, and whether each was exact."""
@@ -91,7 +95,8 @@ class Embedded:
         self._gallery.close()
         return time.perf_counter() - began
 
-    def _ask(self, query: NDArray[np.float32], filter: Filter) -> tuple[list[int], bool]:  # noqa: A002
+    def find(self, query: NDArray[np.float32], filter: Filter) -> tuple[list[int], bool]:  # noqa: A002
+        """Numbers of the ten best, and whether the gallery calls them exact."""
         result = self._gallery.search(query, TOP, filter)
         return [number_of(hit.record.id) for hit in result.hits], result.exact
 
@@ -132,7 +137,7 @@ class _Watch:
     """A client that asks now and then, in a thread."""
 
     def __init__(
-        self, search: Callable[[NDArray[np.float32]], tuple[list[int], bool]], queries: Sequence[NDArray[np.float32]]
+        self, search: Callable[[NDArray[np.float32]], tuple[list[int], bool]], queries: NDArray[np.float32]
     ) -> None:
         self._search, self._queries = search, queries
         self._seen: list[tuple[float, bool]] = []

@@ -45,8 +45,8 @@ class Spread:
     def load(cls, path: Path = SPREAD) -> "Spread":
         """What was measured."""
         kept = json.loads(path.read_text(encoding="utf-8"))
-        curves = (np.asarray(kept[name], np.float64) for name in ("between", "within"))
-        return cls(kept["mean"], *curves, kept["unevenness"], kept["look_alikes"], kept["closeness"])
+        between, within = (np.asarray(kept[name], np.float64) for name in ("between", "within"))
+        return cls(kept["mean"], between, within, kept["unevenness"], kept["look_alikes"], kept["closeness"])
 
     def stretched(self, dimension: int) -> "Spread":
         """The same in another number of dimensions: alike in total and in how many directions really count.
@@ -67,9 +67,9 @@ class Spread:
             else:
                 high = power
         bend = total ** (power - 1)
-        parts = (curve * bend for curve in (between, within))
-        scaled = [part * (old.sum() / part.sum()) for part, old in zip(parts, (self.between, self.within), strict=True)]
-        return Spread(self.mean, *scaled, self.unevenness, self.look_alikes, self.closeness)
+        between *= bend * (self.between.sum() / (between * bend).sum())
+        within *= bend * (self.within.sum() / (within * bend).sum())
+        return Spread(self.mean, between, within, self.unevenness, self.look_alikes, self.closeness)
 
 
 class Drawing:

@@ -9,7 +9,7 @@ from benchmarks.serving.report import Report
 
 __all__ = ["show_likeness"]
 
-_PEOPLE = 400
+_PEOPLE = 1000
 
 
 def show_likeness(report: Report, dimensions: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import Filter, Record
+from service.gallery.records import JSON, Filter, Record
 
 __all__ = ["TEAM", "Condition", "Population", "id_of", "number_of"]
 
@@ -57,13 +57,14 @@ class Population:
 
     def _record(self, number: int, row: NDArray[np.float32]) -> Record:
         begin = BEGIN + timedelta(seconds=float(self._starts[number]))
+        metadata: dict[str, JSON] = {name: int(values[number]) for name, values in self._keys.items()}
         return Record(
             id=id_of(number),
             embedding=row,
             camera_id=f"camera-{self._cameras[number]}",
             start_time=begin,
             end_time=begin + timedelta(seconds=float(self._lasts[number])),
-            metadata={name: int(values[number]) for name, values in self._keys.items()} | {"number": number},
+            metadata=metadata | {"number": number},
             frames=32,
             clips=8,
             created_at=begin,

@@ -19,7 +19,7 @@ from benchmarks.gallery.population import Condition, Population
 from benchmarks.gallery.process import Memory, Process, disk_bytes, forget_files
 from service.gallery.records import Filter
 
-__all__ = ["Effort", "Filtered", "Measured", "measure_scale", "progress"]
+__all__ = ["Effort", "Filtered", "Measured", "ahead", "measure_scale", "progress", "until_quiet"]
 
 _QUIET_SHARE, _QUIET_SECONDS, _QUIET_AT_MOST = 0.5, 2.0, 900.0
 """The index is at rest where its process takes so little of a core, which is what the watching client causes."""
@@ -115,7 +115,7 @@ def measure_scale(folder: Path, count: int, dimension: int, effort: Effort) -> M
     judged = queries[: effort.judged]
     with Process(Flat, dimension, judged, [condition.mask for condition in conditions]) as flat:
         flat.ask("reserve", count)
-        for start, rows in _ahead(drawing, count):
+        for start, rows in ahead(drawing, count):
             flat.ask("add", start, rows)
         seen.scan = flat.ask("search", effort.seconds)
         truth: Truth = flat.ask("truth")
@@ -157,7 +157,7 @@ def _enrol(
     began = time.perf_counter()
     rest: list[NDArray[np.float32]] = []
     watching = False
-    for start, rows in _ahead(drawing, seen.count):
+    for start, rows in ahead(drawing, seen.count):
         now = rows[: max(0, seen.bulk - start)]
         rest.append(rows[len(now) :])
         if len(now):
@@ -168,14 +168,14 @@ def _enrol(
             watching = True
     seen.while_bulk = gallery.ask("watched")
     clock.lap("bulk enrolment")
-    seen.index_seconds = _until_quiet(gallery, effort.quiet)
+    seen.index_seconds = until_quiet(gallery, effort.quiet)
     seen.while_index = gallery.ask("watched")
     gallery.ask("unwatch")
     clock.lap("index")
     last = np.concatenate(rest)
     seen.alone_rate = alone / gallery.ask("add", seen.bulk, last[:alone], 1)
     seen.together_rate = together / gallery.ask("add", seen.bulk + alone, last[alone:], 8)
-    _until_quiet(gallery, effort.quiet)
+    until_quiet(gallery, effort.quiet)
     seen.engine = gallery.ask("engine")
     clock.lap("one by one")
 
@@ -209,7 +209,7 @@ def _reopen(
         gallery.ask("close")
 
 
-def _ahead(drawing: Drawing, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def ahead(drawing: Drawing, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Number of the first row and rows, the next of which are drawn meanwhile."""
     chunks = drawing.rows(count)
     with ThreadPoolExecutor(1) as pool:
@@ -221,7 +221,7 @@ def _ahead(drawing: Drawing, count: int) -> Iterator[tuple[int, NDArray[np.float
             yield start, rows
 
 
-def _until_quiet(gallery: Process, quiet: float) -> float:
+def until_quiet(gallery: Process, quiet: float) -> float:
     """Seconds until the gallery's process is at rest, those of looking left out."""
     began = time.perf_counter()
     while True:

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SPREAD)
     options = parser.parse_args()
     bundle = Bundle.load(BUNDLED)
-    recipe = bundle.spec.recipe or {}
+    recipe: dict[str, Any] = dict(bundle.spec.recipe or {})
     tracklets = read_training(options.data)
     _, aside = set_aside(tracklets, recipe["validation_share"], recipe["seed"])
     unseen = {tracklet.person for tracklet in aside}
