@@ -1,7 +1,5 @@
 """The gallery that needs no server: SQLite keeps the records, an index in memory finds them."""
 
-import base64
-import binascii
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import audit, rows
+from service.gallery import audit, cursors, rows
 from service.gallery.columns import Entry, Selection
 from service.gallery.database import Stamp, connect, prepare, sync_directory, translate
 from service.gallery.index_store import IndexSaver, Loaded, load_index
@@ -39,7 +37,6 @@ from service.gallery.writer import Change, Work, Writer
 
 T = TypeVar("T")
 
-_CURSOR_MARK = b"after:"
 _EXPIRED_AT_ONCE = 5000
 """Records that one transaction of `expire` removes: others wait for it, and its log takes the room of their vectors."""
 _MAX_OVERTAKEN = 10
@@ -183,13 +180,13 @@ class EmbeddedGallery:
         """Records in order of their ids. A record that stays enrolled meanwhile is on exactly one of the pages."""
         if limit < 1:
             raise InvalidArgument(f"limit is {limit}, not a positive number")
-        last_seen = "" if cursor is None else _decode_cursor(cursor)
+        last_seen = "" if cursor is None else cursors.decode(cursor)
         wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
         with self._readers.snapshot() as connection:
             # One more than asked for tells whether there is another page.
             found = rows.by_page(connection, wanted, last_seen, limit + 1, rows.now())
         items = found[:limit]
-        return Page(items, _encode_cursor(items[-1].id) if len(found) > limit else None)
+        return Page(items, cursors.encode(items[-1].id) if len(found) > limit else None)
 
     def search(
         self,
@@ -378,19 +375,3 @@ class EmbeddedGallery:
 def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:
     rows.delete(connection, numbers)
     change.removed.extend(numbers)
-
-
-def _encode_cursor(last_id: str) -> str:
-    return base64.urlsafe_b64encode(_CURSOR_MARK + last_id.encode()).decode("ascii")
-
-
-def _decode_cursor(cursor: str) -> str:
-    try:
-        plain = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
-        if not plain.startswith(_CURSOR_MARK):
-            raise InvalidArgument("cursor is not one that this service gave out")
-        last_id = plain.removeprefix(_CURSOR_MARK).decode()
-    except (binascii.Error, UnicodeError) as error:
-        raise InvalidArgument("cursor is not one that this service gave out") from error
-    rows.check_text(last_id, "cursor")
-    return last_id

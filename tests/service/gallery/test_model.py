@@ -1,9 +1,10 @@
-"""Any sequence of calls gives what a dictionary and a matrix product would give."""
+"""Any sequence of calls gives what a dictionary, a matrix product and a clock would give."""
 
 import shutil
 import tempfile
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from numpy.typing import NDArray
 
-from service.gallery import JSON, DuplicateId, EmbeddedGallery, Filter, Record, index_file
-from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, at, open_gallery, record, vector
+from service.gallery import JSON, DuplicateId, EmbeddedGallery, Filter, Record, index_file, rows
+from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, open_gallery, record, vector
 
 ids = st.sampled_from([f"id{number}" for number in range(12)])
 cameras = st.sampled_from(["c1", "c2", "c3"])
@@ -21,6 +22,8 @@ moments = st.none() | st.integers(0, 6).map(at)
 # Few directions, so that many records tie.
 embeddings = st.sampled_from([vector(f"direction {number}") for number in range(4)])
 json_values: st.SearchStrategy[JSON] = st.sampled_from([1, 1.0, True, "1", None, [1], [True], {"x": 1}])
+pictures = st.none() | st.sampled_from([JPEG, JPEG + b"of another"])
+expiries = st.none() | st.integers(0, 20).map(at)
 metadata = st.dictionaries(st.sampled_from(["k", "l"]), json_values, max_size=2)
 
 
@@ -36,6 +39,8 @@ def records(draw: st.DrawFn) -> Record:
         start_time=start,
         end_time=end,
         metadata=draw(metadata),
+        expires_at=draw(expiries),
+        thumbnail=draw(pictures),
     )
 
 
@@ -81,17 +86,40 @@ def new_directory() -> Path:
 
 
 class GalleryAgainstModel(RuleBasedStateMachine):
-    """`self.model` is what the gallery should hold, by id."""
+    """`self.model` is what the gallery should hold by id, what has expired and is not swept out yet included.
+
+    `self.log` is what its audit log should say, oldest first. The clock stands still between two steps.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.minutes = 0
+        self.clock = patch.object(rows, "now", lambda: int(at(self.minutes).timestamp() * 10**6))
+        self.clock.start()
         self.directory = new_directory()
         self.gallery: EmbeddedGallery = open_gallery(self.directory)
         self.model: dict[str, Record] = {}
+        self.log: list[tuple[str, int]] = []
 
     def teardown(self) -> None:
         self.gallery.close()
+        self.clock.stop()
         shutil.rmtree(self.directory)
+
+    def is_enrolled(self, one: Record) -> bool:
+        return one.expires_at is None or one.expires_at > at(self.minutes)
+
+    @property
+    def enrolled(self) -> dict[str, Record]:
+        return {name: one for name, one in self.model.items() if self.is_enrolled(one)}
+
+    def forget(self, names: set[str]) -> int:
+        """Take them out of the model, with an entry for those that had expired; how many others there were."""
+        gone = [self.model.pop(name) for name in names if name in self.model]
+        enrolled = sum(map(self.is_enrolled, gone))
+        if enrolled < len(gone):
+            self.log.append(("expire", len(gone) - enrolled))
+        return enrolled
 
     @initialize(first=st.lists(records(), min_size=4, max_size=8))
     def fill(self, first: list[Record]) -> None:
@@ -100,32 +128,54 @@ class GalleryAgainstModel(RuleBasedStateMachine):
 
     @rule(one=records())
     def add(self, one: Record) -> None:
-        if one.id in self.model:
+        if one.id in self.enrolled:
             with pytest.raises(DuplicateId):
                 self.gallery.add(one)
         else:
             self.gallery.add(one)
+            self.forget({one.id})
             self.model[one.id] = one
 
     @rule(one=records())
     def put(self, one: Record) -> None:
-        assert self.gallery.put(one) is (one.id not in self.model)
+        assert self.gallery.put(one) is (one.id not in self.enrolled)
+        self.forget({one.id})
         self.model[one.id] = one
+
+    @rule(many=st.lists(records(), max_size=8, unique_by=lambda one: one.id))
+    def put_many(self, many: list[Record]) -> None:
+        names = {one.id for one in many}
+        assert self.gallery.put_many(many) == len(names - self.enrolled.keys())
+        self.forget(names)
+        self.model |= {one.id: one for one in many}
 
     @rule(name=ids)
     def delete(self, name: str) -> None:
-        assert self.gallery.delete(name) is (self.model.pop(name, None) is not None)
+        assert self.gallery.delete(name) is (name in self.enrolled)
+        if self.forget({name}):
+            self.log.append(("delete", 1))
 
     @rule(wanted=filters(), dry_run=st.booleans())
     def erase(self, wanted: Filter, dry_run: bool) -> None:
         if wanted.is_empty:
             return
-        matching = {name for name, one in self.model.items() if passes(one, wanted)}
+        matching = {name for name, one in self.enrolled.items() if passes(one, wanted)}
         erasure = self.gallery.erase(wanted, dry_run=dry_run)
         assert (erasure.matched, erasure.erased) == (len(matching), 0 if dry_run else len(matching))
+        assert (erasure.receipt is None) is dry_run
         if not dry_run:
-            for name in matching:
-                del self.model[name]
+            self.forget({name for name, one in self.model.items() if passes(one, wanted)})
+            self.log.append(("erase", len(matching)))
+
+    @rule(minutes=st.integers(1, 4))
+    def wait(self, minutes: int) -> None:
+        self.minutes += minutes
+
+    @rule()
+    def expire(self) -> None:
+        gone = self.model.keys() - self.enrolled.keys()
+        assert self.gallery.expire() == len(gone)
+        self.forget(gone)
 
     @rule(
         query=embeddings,
@@ -134,7 +184,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         min_score=st.none() | st.floats(-1, 1),
     )
     def search(self, query: NDArray[np.float32], wanted: Filter, top_k: int, min_score: float | None) -> None:
-        passing = [one for one in self.model.values() if passes(one, wanted)]
+        passing = [one for one in self.enrolled.values() if passes(one, wanted)]
         # Rounded, because the model computes in another order; the four directions are further apart.
         scores = {one.id: round(float(one.embedding.astype(float) @ query.astype(float)), 5) for one in passing}
         ranked = sorted(scores, key=lambda name: (-scores[name], name))
@@ -164,7 +214,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
             if cursor is None:
                 break
             assert len(page.items) == limit
-        assert names == sorted(name for name, one in self.model.items() if passes(one, wanted))
+        assert names == sorted(name for name, one in self.enrolled.items() if passes(one, wanted))
 
     @rule()
     def restart(self) -> None:
@@ -189,13 +239,20 @@ class GalleryAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert self.gallery.count() == len(self.model)
+        enrolled = self.enrolled
+        assert self.gallery.count() == len(enrolled)
         assert (self.gallery.embedding_space, self.gallery.dimension) == (SPACE, DIMENSION)
         for name, one in self.model.items():
-            assert_same(self.gallery.get(name), one)
+            if name in enrolled:
+                assert_same(self.gallery.get(name), one)
+                assert self.gallery.thumbnail(name) == one.thumbnail
+            else:
+                assert self.gallery.get(name) is None
+                assert self.gallery.thumbnail(name) is None
+        assert [(entry.action, entry.erased) for entry in self.gallery.audit(limit=1000)] == self.log[::-1]
 
 
 TestGalleryAgainstModel = GalleryAgainstModel.TestCase
 TestGalleryAgainstModel.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
