@@ -18,11 +18,6 @@ class Flat:
         self._queries = queries
         self._truth = Truth(queries, masks)
 
-    def reserve(self, count: int) -> None:
-        """Room for so many rows at once: a vector that grows would take up to twice as much."""
-        codes = self._index.codes
-        codes.reserve(4 * self._index.d * count) if hasattr(codes, "reserve") else None
-
     def add(self, start: int, rows: NDArray[np.float32]) -> None:
         """The next rows ``[n, D]``."""
         self._truth.add(start, rows)

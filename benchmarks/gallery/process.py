@@ -59,15 +59,8 @@ class Process:
         Raises:
             SystemExit: it raised or its process ended.
         """
-        self.tell(method, *arguments)
-        return self._receive()
-
-    def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method; `heard` waits for what it returns."""
-        self._pipe.send((method, arguments))
-
-    def heard(self) -> Any:
-        """What the method of the last `tell` returns."""
+        with suppress(BrokenPipeError):  # it has ended, which is told below
+            self._pipe.send((method, arguments))
         return self._receive()
 
     def kill(self) -> None:
@@ -100,7 +93,7 @@ class Process:
     def _receive(self) -> Any:
         try:
             said, failed = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join(_STOP_SECONDS)
             raise SystemExit(f"a contender ended with code {self._process.exitcode}") from None
         if failed:

@@ -114,7 +114,6 @@ def measure_scale(folder: Path, count: int, dimension: int, effort: Effort) -> M
         shutil.rmtree(folder, ignore_errors=True)
     judged = queries[: effort.judged]
     with Process(Flat, dimension, judged, [condition.mask for condition in conditions]) as flat:
-        flat.ask("reserve", count)
         for start, rows in ahead(drawing, count):
             flat.ask("add", start, rows)
         seen.scan = flat.ask("search", effort.seconds)
