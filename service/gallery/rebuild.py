@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 EXACT_BYTES = 256 * 2**20
 """Of float32 vectors, up to which every search compares them all: about 15 ms on two cores."""
-_GROWTH = 4
-"""Lists made for so many rows serve up to four times as many."""
+_GROWTH = 8
+"""Lists made for so many rows serve up to eight times as many."""
 _FEWEST_DEAD_TO_SWEEP = 1024
 _ROWS_AT_ONCE = 4096
 _ROWS_WHILE_PAUSED = 2048
@@ -67,7 +67,7 @@ class Rebuilder:
     """Looks after each change whether the index still suits the rows, and replaces it where it does not.
 
     Up to `exact_bytes` of vectors every search compares them all; above, an `IvfVectors` is trained, and trained anew
-    whenever the rows have become four times as many. Where more than a quarter of the positions are dead, the living
+    whenever the rows have become eight times as many. Where more than a quarter of the positions are dead, the living
     are copied together. A thread of low priority does it from the database, in reads short enough not to hold up its
     log; the writers are stopped for the last few rows only. What fails is logged and tried again a
     minute later; until then the old index goes on.

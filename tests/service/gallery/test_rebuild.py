@@ -62,14 +62,14 @@ def test_a_gallery_that_grows_and_shrinks_changes_its_index(tmp_path: Path) -> N
     assert isinstance(made_for, IvfVectors)
     assert made_for.made_for == 1600
 
-    for start in range(1600, 7000, 900):
+    for start in range(1600, 14200, 900):
         gallery.put_many(records(range(start, start + 900)))
     settle(gallery)
     grown = gallery._index.vectors
     assert isinstance(grown, IvfVectors)
-    assert grown.made_for > 4 * 1600
+    assert grown.made_for > 8 * 1600
     assert grown.lists > made_for.lists
-    check(gallery, range(7000))
+    check(gallery, range(14200))
 
     gallery.erase(Filter(exclude_ids=tuple(one.id for one in records(range(200)))), dry_run=False)
     settle(gallery)
