@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery import JSON, EmbeddedGallery, Gallery, Record
+from service.gallery.rebuild import EXACT_BYTES
 
 SPACE = "0123456789abcdef"
 DIMENSION = 8
@@ -54,8 +55,16 @@ def record(
     )
 
 
-def open_gallery(directory: Path, *, dimension: int = DIMENSION, embedding_space: str = SPACE) -> EmbeddedGallery:
-    return EmbeddedGallery.open(directory, embedding_space=embedding_space, dimension=dimension, model_name="sample")
+def open_gallery(
+    directory: Path, *, dimension: int = DIMENSION, embedding_space: str = SPACE, exact_bytes: int = EXACT_BYTES
+) -> EmbeddedGallery:
+    return EmbeddedGallery.open(
+        directory,
+        embedding_space=embedding_space,
+        dimension=dimension,
+        model_name="sample",
+        exact_bytes=exact_bytes,
+    )
 
 
 def enrol(gallery: Gallery, records: Iterable[Record]) -> None:
