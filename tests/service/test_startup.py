@@ -12,9 +12,11 @@ from model.engines.self_test import SelfTest, run_self_test
 from model.frames import read_frame
 from service import startup
 from tests.bundles import make_bundle
+from tests.service.gallery.engines import HAS_LITE
 from tests.service.live import Live, run_service, wait_for
 from tests.service.pictures import form, tracklet
 from tests.service.problem import check_problem
+from tests.service.test_server import free_port
 
 
 def failed(live: Live) -> str:
@@ -140,3 +142,17 @@ def test_an_int8_bundle_that_ranks_alike_goes_on_with_the_float_bundle_s_gallery
         [hit] = live.client.post("/search", files=form(tracklet(1, 5))).json()["results"]
         assert hit["id"] == "one"
         assert hit["score"] > 0.98
+
+
+@pytest.mark.skipif(not HAS_LITE, reason="pymilvus is not installed")
+def test_a_gallery_that_does_not_answer_is_waited_for(bundle: Path, tmp_path: Path) -> None:
+    address = f"milvus://me:secret@127.0.0.1:{free_port()}"
+    with run_service(bundle, tmp_path, wait_until_ready=False, gallery=address) as live:
+        wait_for(lambda: live.app.state.service.startup.waiting)
+        answer = live.client.get("/readyz")
+        document = check_problem(answer, 503, "not-ready")
+        assert document["detail"].startswith("the service is waiting for its gallery: Milvus at 127.0.0.1:")
+        assert "secret" not in answer.text
+        assert document["pending"] == ["gallery", "engine", "self_test"]
+        assert live.client.get("/livez").status_code == 200
+    assert live.app.state.service.startup.error is None

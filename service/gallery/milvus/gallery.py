@@ -200,8 +200,7 @@ class MilvusGallery:
         where = condition(filter, rows.now())
         index = self._index
         counting = self._pool.submit(self._connection.count, self._records, where)
-        # An approximate index looks at more of itself, the fewer of its rows the filter lets pass.
-        share = 1.0 if index.exact else counting.result() / max(1, self._connection.count(self._records, ""))
+        share = 1.0 if index.exact or filter.is_empty else self._share(where)
         limit = min(top_k + _SPARE, MAX_ROWS)
         while True:
             ranked = self._nearest(query, limit, where, index.parameters(limit, share))
@@ -322,6 +321,14 @@ class MilvusGallery:
         where = f"id in {quoted_list([id])} and expires_at > {rows.now()}"
         found = self._connection.query(self._records, where, fields)
         return found[0] if found else None
+
+    def _share(self, where: str) -> float:
+        """About which share of the rows passes: an approximate index looks at more of itself, the fewer they are.
+
+        Not strongly consistent, and so at once.
+        """
+        passing, rows = (self._connection.count(self._records, one, level="Eventually") for one in (where, ""))
+        return passing / max(1, rows)
 
     def _nearest(self, query: NDArray[np.float32], limit: int, where: str, parameters: dict[str, int]) -> Sequence[Hit]:
         found = self._connection.search(
