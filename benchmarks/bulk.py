@@ -29,7 +29,7 @@ from not3d.demo import running_service
 from not3d.ray_environment import prepare
 
 FRAMES, HEIGHT, WIDTH = 2, 64, 32
-NODE_CPUS = 2
+NODE_CPUS = 1
 
 
 def write_tracklets(folder: Path, count: int, seed: int = 5) -> set[str]:
@@ -80,7 +80,7 @@ class Run:
     def said(self) -> str:
         """What it printed last."""
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines()]
-        return " | ".join(line for line in lines[-4:] if line)
+        return next((line for line in reversed(lines) if line), "nothing")
 
 
 def enrolled(client: Client) -> int:
@@ -186,7 +186,9 @@ def ray_cluster() -> Iterator[tuple[str, list[Any]]]:
     from ray.cluster_utils import Cluster  # noqa: PLC0415 - prepared first, and an extra
 
     small: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    # A dead node's port refuses, so it is known after some tries; how long a slow one has to answer is left as it is.
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": health, **small})
     try:
         nodes = [cluster.add_node(num_cpus=NODE_CPUS, **small) for _ in range(2)]
         cluster.wait_for_nodes()

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -201,6 +203,43 @@ def test_what_is_enrolled_is_skipped_unless_replaced(run: Run, client: Client, p
     status, _, _ = run("enroll", people / "0001" / "c1" / "t1", "--replace", "--camera", "x", "--url", client.url)
     assert status == 0
     assert client.get("t1").camera_id == "x"
+
+
+def test_interrupted_enrolment_goes_on(run: Run, client: Client, people: Path, tmp_path: Path) -> None:
+    count = 150
+    for number in range(count):
+        shutil.copytree(people / "0001" / "c1" / "t1", tmp_path / f"t{number}")
+    command = [sys.executable, "-m", "not3d", "enroll", str(tmp_path), "--url", client.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while client.info().gallery["records"] < 5 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert re.search(r"Interrupted; \d+ enrolled of 150; the same command goes on from here", err)
+    enrolled = client.info().gallery["records"]
+    assert 5 <= enrolled < count
+    status, out, _ = run("enroll", tmp_path, "--dry-run", "--url", client.url)
+    first, *named, more = out.splitlines()
+    assert first == f"{count - enrolled} of {count} tracklets would be sent, {enrolled} are enrolled already"
+    assert (len(named), more.split()[0]) == (20, "and")
+    status, out, _ = run("enroll", tmp_path, "--url", client.url)
+    assert status == 0
+    assert out.strip() == (
+        f"{count - enrolled} of {count} tracklets enrolled, {enrolled} skipped: their ids are enrolled already"
+    )
+    assert client.info().gallery["records"] == count
+
+
+def test_without_ray_the_extra_is_named(
+    run: Run, client: Client, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "0")  # put back as they were
+    monkeypatch.setitem(sys.modules, "ray", None)
+    status, out, err = run("enroll", people, "--ray", "local", "--url", client.url)
+    assert (status, out) == (1, "")
+    assert "not3d[ray]" in err
 
 
 def test_refused_tracklets_are_told_and_written_down(run: Run, client: Client, people: Path, tmp_path: Path) -> None:
