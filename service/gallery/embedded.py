@@ -346,7 +346,8 @@ class EmbeddedGallery:
     def _wipe(self, *, urgent: bool) -> None:
         """Leave nothing of removed records in SQLite's log and, soon, in the saved index."""
         self._remains = False
-        self._writer.empty_log()
+        if not self._writer.empty_log():  # somebody is reading it, such as `not3d gallery snapshot`
+            self._remains = True  # for `expire` to try again
         self._saver.request(urgent=urgent)
 
     def _fetch(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,9 @@ from service.gallery.rows import Row
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_PATIENCE_MS = 1000
+_PATIENCE_OF_A_CHANGE_MS = 10_000
 
 
 @dataclass(slots=True)
@@ -124,14 +127,16 @@ class Writer:
         for call in group:
             call.finished = True
 
-    def empty_log(self) -> None:
+    def empty_log(self) -> bool:
         """Move everything from the write-ahead log into the database file and cut the log to nothing.
 
-        Waits some seconds for readers of older states. Where that is not enough or fails, the changes are kept all the
-        same and the log is emptied at a later commit or at the end, so it is only logged.
+        Waits a second for readers of older states, for nobody can write meanwhile, and a snapshot of the gallery may
+        take minutes. Where that is not enough or fails, the changes are kept all the same, so it is only logged; false
+        then, and the log is to be emptied later.
         """
         with self.paused():
             try:
+                self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
                 busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
                 if busy:
                     log.warning(
@@ -139,6 +144,11 @@ class Writer:
                     )
             except sqlite3.Error as error:
                 log.warning("the write-ahead log could not be emptied now: %s", translate(error, self._directory))
+                return False
+            finally:
+                with suppress(sqlite3.Error):
+                    self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_OF_A_CHANGE_MS}")
+        return not busy
 
     @contextmanager
     def paused(self) -> Iterator[None]:
