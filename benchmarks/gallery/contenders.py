@@ -48,6 +48,10 @@ class Contender(ABC):
     def finish(self) -> None:  # noqa: B027 (most have nothing to do)
         """Build what is built once all rows are there."""
 
+    def at_work(self) -> bool:
+        """Whether it builds in the background by its own account."""
+        return False
+
     @abstractmethod
     def find(self, query: Rows, *, filtered: bool) -> list[int]:
         """Numbers of the ten best."""
@@ -75,6 +79,10 @@ class Not3d(Contender):
     def add(self, start: int, rows: Rows) -> None:
         """Enrol in bulk."""
         self._gallery.enrol(start, rows)
+
+    def at_work(self) -> bool:
+        """Whether an index is made."""
+        return self._gallery.at_work()
 
     def find(self, query: Rows, *, filtered: bool) -> list[int]:
         """Through the gallery's own method."""

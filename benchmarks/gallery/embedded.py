@@ -23,6 +23,8 @@ BATCH = 1024
 _PAUSES = 4
 """A watching client waits so many times as long as its last answer took, so that it is no load of its own."""
 _LEAST_PAUSE = 0.02
+_REBUILDER = "gallery-rebuilder"
+"""The thread that the gallery makes indexes in."""
 
 
 class Embedded:
@@ -80,6 +82,10 @@ class Embedded:
         """No more searches beside."""
         assert self._watch is not None
         self._watch.stop()
+
+    def at_work(self) -> bool:
+        """Whether an index is made in the background, which on a busy machine may take little of the processors."""
+        return any(thread.name == _REBUILDER for thread in threading.enumerate())
 
     def engine(self) -> str:
         """What it says of itself."""

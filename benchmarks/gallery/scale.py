@@ -226,7 +226,8 @@ def until_quiet(gallery: Process, quiet: float) -> float:
     while True:
         since, used = time.perf_counter(), gallery.cpu_seconds
         time.sleep(quiet)
-        if gallery.cpu_seconds - used < _QUIET_SHARE * (time.perf_counter() - since):
+        little = gallery.cpu_seconds - used < _QUIET_SHARE * (time.perf_counter() - since)
+        if little and not gallery.ask("at_work"):
             return since - began
         if since - began > _QUIET_AT_MOST:
             raise SystemExit(f"the gallery is still at work {_QUIET_AT_MOST:g} s after the last record")
