@@ -138,8 +138,8 @@ def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA foreign_keys = ON")
             # Who was erased shall not be left in free pages.
             connection.execute("PRAGMA secure_delete = ON")
-            # New ids and metadata terms fall anywhere into their indexes, 130 MB at a million records of two terms: hold
-            # half of that, in KiB, and let a page that changes again and again reach the file less often.
+            # New ids and terms fall anywhere into their indexes, which are 130 MB at a million records with two terms
+            # each: hold half of that (in KiB), and let a page that often changes reach the file less often.
             connection.execute("PRAGMA cache_size = -65536")
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
             # A burst must not leave its whole WAL behind.
