@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -19,7 +20,25 @@ app = typer.Typer(help="The gallery's files: back up, restore, check, move.", no
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="NOT3D_DATA_DIR", metavar="DIR", help="Folder of the gallery.")
 ]
+Address = Annotated[
+    str,
+    typer.Option(
+        "--gallery",
+        envvar="NOT3D_GALLERY",
+        metavar="ADDRESS",
+        help="[bold]embedded[/] is the one in --data-dir, [bold]milvus://HOST:PORT[/] that of a Milvus server.",
+    ),
+]
+ModelBundle = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        envvar="NOT3D_BUNDLE",
+        help="For Milvus: the model whose vectors are meant. [dim]Default: the one in the package.[/]",
+    ),
+]
 DEFAULT_DATA_DIR = Path("data")
+EMBEDDED = "embedded"
 
 
 @contextmanager
@@ -98,7 +117,7 @@ def restore(
         messages.print(remark, highlight=False, soft_wrap=True)
         return
     try:
-        with gallery_module("embedded") as embedded, _opened(embedded, data_dir, manifest) as gallery:
+        with _opened(data_dir, manifest) as gallery:
             erased = reapply.erase_again(gallery, entries)
     except Failure as error:
         raise Failure(f"{error}. What was erased since is there again in {data_dir}: do not start on it") from error
@@ -140,6 +159,8 @@ def export_records(
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The new file.")],
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    gallery: Address = EMBEDDED,
+    bundle: ModelBundle = None,
 ) -> None:
     """Write all records as Parquet, while the service goes on.
 
@@ -151,18 +172,14 @@ def export_records(
     """
     with (
         _parquet() as parquet,
-        gallery_module("stored") as module,
-        module.open_stored(data_dir) as stored,
+        _records(parquet, data_dir, gallery, bundle) as (pieces, stamp, total),
         show_progress() as progress,
     ):
-        total = stored.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
         task = progress.add_task("Exporting", total=total)
-        records = parquet.export_records(
-            parquet.stored_records(stored), stored.stamp, out, lambda done: progress.update(task, completed=done)
-        )
+        records = parquet.export_records(pieces, stamp, out, lambda done: progress.update(task, completed=done))
     size = out.stat().st_size / 1e6
     results.print(
-        f"{out}: {records:,} records of space {stored.stamp.embedding_space}, {size:,.1f} MB",
+        f"{out}: {records:,} records of space {stamp.embedding_space}, {size:,.1f} MB",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -178,26 +195,35 @@ def import_records(
         bool, typer.Option("--skip-existing", help="Leave ids that are enrolled as they are; goes on after a break.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace ids that are enrolled.")] = False,
+    gallery: Address = EMBEDDED,
+    bundle: ModelBundle = None,
 ) -> None:
     """Enrol the records of a Parquet file; makes the gallery where there is none.
 
     Nothing is changed where one of the ids is enrolled already, unless
     [cyan]--skip-existing[/] or [cyan]--replace[/] says what to do with it. Vectors
-    of another embedding space are refused. The service must be stopped.
-    Needs the extra [cyan]parquet[/].
+    of another embedding space are refused. A service on this data directory
+    has to be stopped first; one on Milvus goes on. Needs the extra [cyan]parquet[/].
 
     Example: [bold]not3d gallery import monday.parquet --data-dir data-new[/]
     """
     if skip and replace:
         raise typer.BadParameter("--skip-existing and --replace exclude each other")
     existing = "skip" if skip else "replace" if replace else "fail"
-    with _parquet() as parquet, gallery_module("embedded") as embedded:
+    with _parquet() as parquet:
         archive = parquet.Archive(source)
-        with _opened(embedded, data_dir, archive.stamp) as gallery, show_progress() as progress:
+        with (
+            (
+                _opened(data_dir, archive.stamp)
+                if gallery == EMBEDDED
+                else _on_server(*_settings_and_model(gallery, bundle))
+            ) as target,
+            show_progress() as progress,
+        ):
             task = progress.add_task("Importing", total=archive.records)
             try:
                 outcome = parquet.import_records(
-                    archive, gallery, existing, lambda done: progress.update(task, completed=done)
+                    archive, target, existing, lambda done: progress.update(task, completed=done)
                 )
             except KeyboardInterrupt:
                 again = "with --skip-existing it goes on where it was" if existing != "replace" else "run it again"
@@ -205,7 +231,7 @@ def import_records(
     counts = [f"{outcome.enrolled:,} enrolled"]
     for count, word in ((outcome.replaced, "replaced"), (outcome.skipped, "skipped"), (outcome.expired, "expired")):
         counts += [f"{count:,} {word}"] if count else []
-    results.print(f"{data_dir}: " + ", ".join(counts), highlight=False, markup=False, soft_wrap=True)
+    results.print(", ".join(counts), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -217,7 +243,7 @@ def audit(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each entry, newest first.")] = False,
 ) -> None:
-    """Show who removed what: deletions, erasures and what expired.
+    """Show who removed what in a data directory: deletions, erasures and what expired.
 
     Entries have the time, the fingerprint of the API key, the condition and
     how many records went, and are never changed. Keep a copy elsewhere
@@ -247,15 +273,53 @@ def _parquet() -> Iterator[Any]:
 
 
 @contextmanager
-def _opened(embedded: Any, data_dir: Path, stamp: Any) -> Iterator[Any]:
+def _records(parquet: Any, data_dir: Path, address: str, bundle: Path | None) -> Iterator[tuple[Any, Any, int]]:
+    """The records of a gallery in pieces, what they have in common, and about how many they are."""
+    if address != EMBEDDED:
+        settings, model = _settings_and_model(address, bundle)
+        with gallery_module("database") as database, _on_server(settings, model) as gallery:
+            stamp = database.Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
+            yield parquet.gallery_records(gallery), stamp, gallery.count()
+        return
+    with gallery_module("stored") as module, module.open_stored(data_dir) as stored:
+        total = stored.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
+        yield parquet.stored_records(stored), stored.stamp, total
+
+
+@contextmanager
+def _opened(data_dir: Path, stamp: Any) -> Iterator[Any]:
     """The gallery of a stopped service, to write into; made where there is none."""
-    gallery = embedded.EmbeddedGallery.open(
-        data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
-    )
+    with gallery_module("embedded") as embedded:
+        gallery = embedded.EmbeddedGallery.open(
+            data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
+        )
+        try:
+            yield gallery
+        finally:
+            gallery.close()
+
+
+@contextmanager
+def _on_server(settings: Any, model: Any) -> Iterator[Any]:
+    """The gallery of a model's embedding space on a Milvus server."""
+    with gallery_module("opening") as opening:
+        gallery = opening.open_gallery(settings, model)
+        try:
+            yield gallery
+        finally:
+            gallery.close()
+
+
+def _settings_and_model(address: str, bundle: Path | None) -> tuple[Any, Any]:
+    bundles = load("model.bundle", "cpu")
+    given = {"gallery": address} | ({"bundle": bundle} if bundle else {})
     try:
-        yield gallery
-    finally:
-        gallery.close()
+        settings = load("service.settings", "cpu").Settings(**given)
+        return settings, bundles.Bundle.load(settings.bundle)
+    except ValidationError as error:
+        raise Failure(f"--gallery: {error.errors(include_url=False)[0]['msg']}") from error
+    except bundles.BundleError as error:
+        raise Failure(str(error)) from error
 
 
 def _table(folder: Path, report: Any) -> Table:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from model.bundle import Bundle
 from not3d.commands import Failure
 from not3d.commands.app import app
-from service.gallery import Filter
-from tests.service.gallery.samples import enrol, open_gallery, record
+from service.gallery import EmbeddedGallery, Filter
+from service.settings import Settings
+from tests.bundles import make_bundle
+from tests.service.gallery.samples import enrol, open_gallery, record, vector
 
 RUN = CliRunner()
 
@@ -108,6 +111,36 @@ def test_records_move_as_parquet(data: Path, tmp_path: Path) -> None:
     open_gallery(tmp_path / "other", embedding_space="f" * 16).close()
     assert "different models" in refusal(*importing, tmp_path / "other")
     assert "exists" in refusal("export", "--data-dir", data, tmp_path / "out.parquet")
+
+
+def test_a_gallery_on_a_server_is_reached_by_its_address(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the service would open for these settings; here another gallery of the protocol stands in for Milvus."""
+    pytest.importorskip("pyarrow")
+    bundle = Bundle.load(make_bundle(tmp_path / "bundle"))
+    stamp = {"dimension": bundle.spec.dimension, "embedding_space": bundle.embedding_space}
+    asked = []
+
+    def open_server(settings: Settings, model: Bundle) -> EmbeddedGallery:
+        asked.append((settings.gallery, model.embedding_space))
+        return open_gallery(tmp_path / "server", **stamp)
+
+    monkeypatch.setattr("service.gallery.opening.open_gallery", open_server)
+    server = ("--gallery", "milvus://there:19530", "--bundle", bundle.path)
+    assert "different models" in refusal("import", export(data, tmp_path / "other.parquet"), *server)
+    gallery = open_gallery(tmp_path / "mine", **stamp)
+    gallery.add(record("a", embedding=vector("a", bundle.spec.dimension)))
+    gallery.close()
+    assert "1 enrolled" in run("import", export(tmp_path / "mine", tmp_path / "mine.parquet"), *server)
+    assert "1 records" in run("export", tmp_path / "again.parquet", *server)
+    assert set(asked) == {("milvus://there:19530", bundle.embedding_space)}
+    assert "milvus://" in refusal("export", tmp_path / "no.parquet", "--gallery", "mongodb://there")
+
+
+def export(directory: Path, out: Path) -> Path:
+    run("export", "--data-dir", directory, out)
+    return out
 
 
 def test_damage_ends_with_a_sentence_that_says_what_to_do(data: Path, tmp_path: Path) -> None:
