@@ -12,6 +12,7 @@ import pytest
 from service.gallery import EmbeddedGallery, GalleryError, Record
 from service.gallery.parquet import Archive, export_records, gallery_records, import_records, stored_records
 from service.gallery.stored import open_stored
+from tests.service.gallery.engines import MILVUS, milvus_place
 from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, enrol, open_gallery, record, vector
 
 pa: Any = pytest.importorskip("pyarrow")
@@ -82,6 +83,23 @@ def test_a_gallery_of_any_engine_is_exported_page_by_page(
     assert pq.ParquetFile(tmp_path / "pages.parquet").num_row_groups == 15
     import_records(Archive(tmp_path / "pages.parquet"), empty)
     check(empty, RECORDS)
+
+
+@pytest.mark.parametrize("name", MILVUS)
+def test_records_move_to_milvus_and_back(archive: Path, tmp_path: Path, name: str) -> None:
+    with milvus_place(name) as place:
+        there = place.open()
+        table = pq.read_table(archive)
+        facts = table.schema.metadata | {b"not3d.embedding_space": place.space.encode()}
+        path = rewrite(tmp_path / "there.parquet", table.replace_schema_metadata(facts))
+        assert import_records(Archive(path), there).enrolled == len(RECORDS)
+        assert import_records(Archive(path), there, "skip").skipped == len(RECORDS)
+        export_records(gallery_records(there), Archive(path).stamp, tmp_path / "back.parquet")
+        there.close()
+        back = open_gallery(tmp_path / "back", embedding_space=place.space)
+    import_records(Archive(tmp_path / "back.parquet"), back)
+    check(back, RECORDS)
+    back.close()
 
 
 def test_other_programs_read_it(archive: Path) -> None:
