@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from service.gallery import (
     InvalidArgument,
     rows,
 )
+from service.gallery.database import connect
 from tests.service.gallery.samples import JPEG, at, enrol, open_gallery, record, vector
 
 
@@ -151,3 +153,21 @@ def test_what_is_gone_is_nowhere_on_the_disk(tmp_path: Path, removal: str) -> No
         for trace in (b"secret-7-", b"face-7-", vector("7", 64).tobytes()[:64], vector("7", 64).tobytes()[-64:]):
             assert trace not in kept
         gallery.close()
+
+
+def test_a_reader_of_an_old_state_delays_no_change_and_what_it_holds_goes_later(tmp_path: Path) -> None:
+    """Such as a copy that is being taken: the log is emptied as soon as it has gone, with the next sweep."""
+    gallery = open_gallery(tmp_path)
+    gallery.put_many([record("a", metadata={"secret": "secret-a-"}), record("b", metadata={"secret": "secret-b-"})])
+    with closing(connect(tmp_path, read_only=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM tracklets").fetchall()
+        started = time.monotonic()
+        gallery.erase(Filter(exclude_ids=("b",)), dry_run=False)
+        gallery.add(record("c"))
+        assert time.monotonic() - started < 5
+        assert b"secret-a-" in on_disk(tmp_path)
+    assert gallery.expire() == 0
+    assert b"secret-a-" not in on_disk(tmp_path)
+    assert b"secret-b-" in on_disk(tmp_path)
+    gallery.close()
