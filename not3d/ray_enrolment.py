@@ -8,6 +8,7 @@ dies with its worker is run again: what it had enrolled by then is skipped, as i
 
 import logging
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -48,8 +49,8 @@ def enroll_on_ray(
     """Enrol every tracklet; ``report`` gets each outcome as its task ends.
 
     Args:
-        address: ``local`` for a cluster on this machine that lives as long as the call, ``auto`` for the one that this
-            machine belongs to, ``host:port``, or ``ray://host:port`` of a cluster that it does not belong to.
+        address: ``local`` for a cluster on this machine that lives as long as the call, ``auto`` or ``host:port`` for
+            the one that this machine belongs to.
         items: what to enrol. Its frames must lie under the same paths on all machines.
         urls: of the services, which share a gallery; tasks begin with different ones.
         api_key: of the services.
@@ -59,9 +60,15 @@ def enroll_on_ray(
         report: told what became of each.
 
     Raises:
-        RayClusterError: the cluster is not there or fails.
+        RayClusterError: the cluster is not there or fails, or the address is one of Ray's client protocol.
         ClientError: no tracklet can be enrolled for now, as in `not3d.enrolment.enroll_all`.
     """
+    if address.startswith("ray://"):
+        # Ray Data fails there with a traceback of its own.
+        raise RayClusterError(
+            f"Ray Data does not work from outside of a cluster, as through {address}. On a machine of the cluster, or "
+            "as a job of it, the address is auto: ray job submit -- not3d enroll FOLDER --ray auto"
+        )
     if not items:
         return
     with _cluster(address):
@@ -98,8 +105,9 @@ def _cluster(address: str) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
+        _knock(address)
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RayClusterError(f"no Ray cluster answers at {address}: {error}") from error
     try:
         for handler in logging.getLogger("ray.data").handlers:
@@ -111,6 +119,13 @@ def _cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether something listens there at all: Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _enroll_block(

@@ -79,7 +79,7 @@ def enroll(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Do it on a Ray cluster: local, auto, host:port or ray://host:port. Needs the extra ray; the "
+            help="Do it on a Ray cluster: local, or auto or host:port on one of its machines. Needs the extra ray; the "
             "workers must see the folder under the same path.",
         ),
     ] = None,
