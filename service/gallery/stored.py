@@ -75,7 +75,7 @@ def _check(connection: sqlite3.Connection, directory: Path) -> Stamp:
     if version < SCHEMA_VERSION:
         raise GalleryError(
             f"{path} has schema version {version}, older than this program's {SCHEMA_VERSION}: "
-            "start the service on it once, which brings it up to date"
+            "start the service on it once, or on what is restored from it, which brings it up to date"
         )
     if version > SCHEMA_VERSION:
         raise GalleryError(
