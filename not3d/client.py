@@ -18,6 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from not3d.answers import AuditEntry, Embedded, Erased, Info, Json, Page, Record, SearchResult
+from not3d.request_fields import filter_fields, flag, timestamp, tracklet_fields
 
 Frame = Path | bytes
 """An encoded image (JPEG, PNG or WebP): its file or its bytes."""
@@ -117,7 +118,7 @@ class Client:
         evenly spaced clips are computed, in less time and less exactly. The service erases the record at
         ``expires_at``, or after its own default.
         """
-        fields = _fields(
+        fields = tracklet_fields(
             id=id,
             camera_id=camera_id,
             start_time=start_time,
@@ -127,7 +128,7 @@ class Client:
             boxes=boxes,
             max_clips=max_clips,
         )
-        flags = {"enroll": _flag(enroll), "include_embedding": _flag(include_embedding)}
+        flags = {"enroll": flag(enroll), "include_embedding": flag(include_embedding)}
         return Embedded.read(self._send("POST", "/embed", fields=fields, frames=frames, video=video, params=flags))
 
     def put(
@@ -147,7 +148,7 @@ class Client:
         max_clips: int | None = None,
     ) -> Embedded:
         """Add a tracklet, or replace the one of this id: footage as in `embed`, or an ``embedding`` made earlier."""
-        fields = _fields(
+        fields = tracklet_fields(
             camera_id=camera_id,
             start_time=start_time,
             end_time=end_time,
@@ -196,8 +197,8 @@ class Client:
             metadata: only tracklets whose metadata holds these values.
             rerank: order the best hits anew by their own neighbours (k-reciprocal re-ranking).
         """
-        chosen = _filter(camera_ids, exclude_camera_ids, after, before, metadata)
-        fields = _fields(id=id, camera_id=camera_id, boxes=boxes, max_clips=max_clips) | {"top_k": top_k}
+        chosen = filter_fields(camera_ids, exclude_camera_ids, after, before, metadata)
+        fields = tracklet_fields(id=id, camera_id=camera_id, boxes=boxes, max_clips=max_clips) | {"top_k": top_k}
         options = {
             "min_score": min_score,
             "filter": chosen or None,
@@ -212,7 +213,7 @@ class Client:
     def get(self, id: str, *, include_embedding: bool = False) -> Record:  # noqa: A002
         """One record; `ProblemError` 404 where there is none."""
         return Record.read(
-            self._call("GET", _record_path(id), params={"include_embedding": _flag(include_embedding)}).json()
+            self._call("GET", _record_path(id), params={"include_embedding": flag(include_embedding)}).json()
         )
 
     def thumbnail(self, id: str) -> bytes:  # noqa: A002
@@ -234,7 +235,7 @@ class Client:
         dry_run: bool = False,
     ) -> Erased:
         """Take every record that passes the filter out of the gallery; a filter without conditions is refused."""
-        body = {"filter": _filter(camera_ids, exclude_camera_ids, after, before, metadata), "dry_run": dry_run}
+        body = {"filter": filter_fields(camera_ids, exclude_camera_ids, after, before, metadata), "dry_run": dry_run}
         return Erased.read(self._call("POST", "/gallery/erase", json=body).json())
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
@@ -292,7 +293,7 @@ class Client:
     ) -> Page:
         """One page of the gallery's records."""
         params: dict[str, str | int] = {"limit": limit}
-        params |= {name: _timestamp(value) for name, value in (("after", after), ("before", before)) if value}
+        params |= {name: timestamp(value) for name, value in (("after", after), ("before", before)) if value}
         params |= {name: value for name, value in (("camera_id", camera_id), ("cursor", cursor)) if value}
         return Page.read(self._call("GET", "/gallery", params=params).json())
 
@@ -377,55 +378,3 @@ def _problem(response: httpx.Response) -> ProblemError:
 
 def _record_path(record_id: str) -> str:
     return f"/gallery/{quote(record_id, safe='')}"
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _timestamp(value: datetime) -> str:
-    if value.tzinfo is None:
-        raise ValueError(f"{value} has no time zone")
-    return value.isoformat()
-
-
-def _fields(
-    *,
-    camera_id: str | None,
-    boxes: Sequence[Box] | None,
-    max_clips: int | None,
-    id: str | None = None,  # noqa: A002
-    start_time: datetime | None = None,
-    end_time: datetime | None = None,
-    metadata: Json | None = None,
-    expires_at: datetime | None = None,
-) -> dict[str, Any]:
-    """The fields that were given, as JSON values."""
-    fields = {
-        "id": id,
-        "camera_id": camera_id,
-        "start_time": start_time and _timestamp(start_time),
-        "end_time": end_time and _timestamp(end_time),
-        "metadata": None if metadata is None else dict(metadata),
-        "expires_at": expires_at and _timestamp(expires_at),
-        "boxes": None if boxes is None else [list(box) for box in boxes],
-        "max_clips": max_clips,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _filter(
-    camera_ids: Sequence[str] | None,
-    exclude_camera_ids: Sequence[str],
-    after: datetime | None,
-    before: datetime | None,
-    metadata: Json | None,
-) -> dict[str, Any]:
-    conditions: dict[str, Any] = {
-        "camera_ids": None if camera_ids is None else list(camera_ids),
-        "exclude_camera_ids": list(exclude_camera_ids) or None,
-        "after": after and _timestamp(after),
-        "before": before and _timestamp(before),
-        "metadata": dict(metadata) if metadata else None,
-    }
-    return {name: value for name, value in conditions.items() if value is not None}

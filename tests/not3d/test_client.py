@@ -14,6 +14,7 @@ import pytest
 from not3d import client as client_module
 from not3d.client import Client, ClientError, ProblemError, UnreachableError
 from tests.not3d.videos import write_video
+from tests.service.live import run_service
 from training.datasets.tracklet import Tracklet
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -117,11 +118,45 @@ def test_lists_page_by_page_deletes_and_erases(client: Client, tracklet: Trackle
     client.delete("t0")
     client.delete("t0")
     assert client.erase(camera_ids=["b"], dry_run=True).erased == 0
-    assert client.erase(camera_ids=["b"]).erased == 2
+    assert client.erase(camera_ids=["b"], dry_run=True).receipt_id is None
+    erased = client.erase(camera_ids=["b"])
+    assert erased.erased == 2
+    last, first = client.audit(limit=2)
+    assert (last.receipt_id, last.action, last.filter, last.erased) == (
+        erased.receipt_id,
+        "erase",
+        {"camera_ids": ["b"]},
+        2,
+    )
+    assert (first.action, first.filter, first.by) == ("delete", {"id": "t0"}, "anonymous")
+    assert client.audit(limit=1, before=last.receipt_id) == [first]
     assert [record.id for record in client.records()] == ["t2", "t4"]
     with pytest.raises(ProblemError) as refused:
         client.erase()
     assert refused.value.status == 400
+
+
+def test_a_record_says_when_it_expires(client: Client, tracklet: Tracklet) -> None:
+    soon, late = (datetime.now(UTC) + timedelta(days=days) for days in (1, 2))
+    client.embed(tracklet.frames[:1], id="x", expires_at=soon)
+    assert client.get("x").expires_at == soon
+    client.put("x", tracklet.frames[:1], expires_at=late)
+    assert client.get("x").expires_at == late
+    client.put("x", tracklet.frames[:1])
+    record = client.get("x")
+    assert (record.expires_at, record.thumbnail_url) == (None, None)
+    with pytest.raises(ProblemError) as refused:
+        client.thumbnail("x")
+    assert refused.value.status == 404
+
+
+def test_the_picture_that_a_service_keeps(bundle: Path, tmp_path: Path, tracklet: Tracklet) -> None:
+    with run_service(bundle, tmp_path, thumbnails=True) as live, Client(live.url) as client:
+        client.embed(tracklet.frames, id="a:1")
+        client.embed(tracklet.frames, id="b")
+        assert client.thumbnail("a:1").startswith(b"\xff\xd8\xff")
+        assert client.get("a:1").thumbnail_url == "/gallery/a:1/thumbnail"
+        assert [hit.thumbnail_url for hit in client.search(id="b").hits] == ["/gallery/a:1/thumbnail"]
 
 
 def test_sends_a_video_with_boxes(client: Client, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_who_removed_what(bundle: Path, tmp_path: Path) -> None:
             live.client.put(f"/gallery/{name}", json={"embedding": EMBEDDING, "camera_id": "gate"})
         for name in ("a", "nobody"):
             live.client.delete(f"/gallery/{name}")
-        chosen = {"camera_ids": ["gate"], "before": None, "metadata": {}, "exclude_camera_ids": []}
+        chosen: dict[str, object] = {"camera_ids": ["gate"], "before": None, "metadata": {}, "exclude_camera_ids": []}
         live.client.post("/gallery/erase", json={"filter": chosen, "dry_run": True})
         header = {"authorization": "", "x-api-key": OTHER}
         erasure = live.client.post("/gallery/erase", json={"filter": chosen}, headers=header).json()
