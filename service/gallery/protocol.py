@@ -98,7 +98,7 @@ class Gallery(Protocol):
         ...
 
     def expire(self) -> int:
-        """Remove what has expired; how many. Those are one entry of the audit log, unless there were none."""
+        """Remove what has expired; how many. Each step, of thousands at most, is an entry of the audit log."""
         ...
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
