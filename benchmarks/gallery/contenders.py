@@ -207,7 +207,7 @@ class Lance(Contender):
     def finish(self) -> None:
         """Join the batches' files, and index vectors and key."""
         indexes = importlib.import_module("lancedb.index")
-        self._table.optimize(cleanup_older_than=timedelta(0))
+        self._table.optimize(cleanup_older_than=timedelta(milliseconds=1))
         self._table.create_index("vector", config=indexes.IvfPq(distance_type="cosine"))
         self._table.create_index("team", config=indexes.BTree())
 

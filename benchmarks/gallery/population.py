@@ -107,8 +107,7 @@ class Population:
     def _between(self, name: str, hours: int) -> Condition:
         after, before = (BEGIN + timedelta(hours=offset) for offset in (240, 240 + hours))
         # As the gallery keeps them: whole microseconds.
-        begins = np.asarray([round(1e6 * value) for value in self._starts], np.int64)
-        lasts = np.asarray([round(1e6 * value) for value in self._lasts], np.int64)
+        begins, lasts = (np.rint(1e6 * values).astype(np.int64) for values in (self._starts, self._lasts))
         low, high = ((moment - BEGIN) // timedelta(microseconds=1) for moment in (after, before))
         return Condition(name, Filter(after=after, before=before), (begins <= high) & (begins + lasts >= low))
 
