@@ -1,6 +1,7 @@
 """What Ray has to be told before it is imported."""
 
 import os
+import secrets
 
 
 def prepare(address: str) -> None:
@@ -12,3 +13,6 @@ def prepare(address: str) -> None:
     if address == "local":
         # Without clusters of several machines, this machine's address is the loopback, and nothing else is listened at.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # A token of this run's own: it would write one that stays below the home folder.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -234,10 +234,11 @@ def test_interrupted_enrolment_goes_on(run: Run, client: Client, people: Path, t
 def test_without_ray_the_extra_is_named(
     run: Run, client: Client, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         monkeypatch.setenv(name, "0")  # put back as they were
     monkeypatch.setitem(sys.modules, "ray", None)
-    status, out, err = run("enroll", people, "--ray", "local", "--url", client.url)
+    monkeypatch.delitem(sys.modules, "not3d.ray_enrolment", raising=False)
+    status, out, err = run("enroll", people, "--ray", "auto", "--url", client.url)
     assert (status, out) == (1, "")
     assert "not3d[ray]" in err
 
