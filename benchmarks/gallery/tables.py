@@ -29,6 +29,11 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
             f"{item.index_seconds:.1f} s",
         )
     report.end_table()
+    report.say(
+        "In bulk, 1,024 records are one durable call; the next vectors are drawn meanwhile on the same cores, and a "
+        "client searches now and then. One by one, each record is durable before the next is given. At rest means that the "
+        "index for so many records is in place; the records are searched from the first one on."
+    )
     report.head("searches meanwhile", "of them", "asked", "exact", "median ms", "p99", "most")
     for item in seen:
         for name, times in (("bulk enrolment", item.while_bulk), ("index made", item.while_index)):
@@ -59,6 +64,12 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
             *(f"{value / MB:,.0f} MB" for value in (item.memory.most, item.reopened_memory.now, item.disk)),
         )
     report.end_table()
+    report.say(
+        "Opening is measured inside the process, Python and its libraries loaded; `killed` is the opening behind a "
+        "kill -9. The exact scan is FAISS's over the same vectors with all cores; recall is against it, by scores in single "
+        "precision. `wrong` counts answers with a row that does not pass the filter, a row twice, or not ten of them "
+        "where ten pass."
+    )
     for item in seen:
         _show_filters(report, item)
         parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in item.parts.items())
