@@ -31,8 +31,8 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
     report.end_table()
     report.say(
         "In bulk, 1,024 records are one durable call; the next vectors are drawn meanwhile on the same cores, and a "
-        "client searches now and then. One by one, each record is durable before the next is given. At rest means that the "
-        "index for so many records is in place; the records are searched from the first one on."
+        "client searches now and then. One by one, each record is durable before the next is given. At rest means that "
+        "the index for so many records is in place; the records are searched from the first one on."
     )
     report.head("searches meanwhile", "of them", "asked", "exact", "median ms", "p99", "most")
     for item in seen:
@@ -66,9 +66,9 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
     report.end_table()
     report.say(
         "Opening is measured inside the process, Python and its libraries loaded; `killed` is the opening behind a "
-        "kill -9. The exact scan is FAISS's over the same vectors with all cores; recall is against it, by scores in single "
-        "precision. `wrong` counts answers with a row that does not pass the filter, a row twice, or not ten of them "
-        "where ten pass."
+        "kill -9. The exact scan is FAISS's over the same vectors with all cores; recall is against it, by scores in "
+        "single precision. `wrong` counts answers with a row that does not pass the filter, a row twice, or not ten of "
+        "them where ten pass."
     )
     for item in seen:
         _show_filters(report, item)
