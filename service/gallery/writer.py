@@ -134,28 +134,39 @@ class Writer:
         take minutes. Where that is not enough or fails, the changes are kept all the same, so it is only logged; false
         then, and the log is to be emptied later.
         """
-        with self.paused():
-            try:
-                self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
-                busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
-                if busy:
-                    log.warning(
-                        "readers kept the write-ahead log in %s from being emptied; it will be later", self._directory
-                    )
-            except sqlite3.Error as error:
-                log.warning("the write-ahead log could not be emptied now: %s", translate(error, self._directory))
-                return False
-            finally:
-                with suppress(sqlite3.Error):
-                    self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_OF_A_CHANGE_MS}")
+        try:
+            with self.paused():
+                return self._empty_log()
+        except GalleryError:  # it is being closed, which empties the log as well
+            return False
+
+    def _empty_log(self) -> bool:
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
+            if busy:
+                log.warning(
+                    "readers kept the write-ahead log in %s from being emptied; it will be later", self._directory
+                )
+        except sqlite3.Error as error:
+            log.warning("the write-ahead log could not be emptied now: %s", translate(error, self._directory))
+            return False
+        finally:
+            with suppress(sqlite3.Error):
+                self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_OF_A_CHANGE_MS}")
         return not busy
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Wait for the transaction under way, and let none begin until the block ends: `committed` knows them all."""
+        """Wait for the transaction under way, and let none begin until the block ends: `committed` knows them all.
+
+        Raises `GalleryError` once the writer is being closed: SQLite's connection must not be used beside its closing.
+        """
         with self._condition:
-            while self._led:
+            while self._led and not self._closed:
                 self._condition.wait()
+            if self._closed:
+                raise GalleryError("the gallery is closed")
             self._led = True
         try:
             yield

@@ -164,3 +164,35 @@ def test_closing_waits_for_the_work_under_way(tmp_path: Path) -> None:
     assert desk.notes() == {"a", "b"}
     with pytest.raises(GalleryError, match="closed"):
         desk.writer.run(lambda connection, change: None)
+
+
+def test_nobody_uses_the_connection_while_it_is_being_closed(tmp_path: Path) -> None:
+    """Else SQLite would end the process."""
+    desk = Desk(tmp_path)
+
+    class Closing:
+        """A connection that takes its time to close."""
+
+        def __init__(self) -> None:
+            self.begun, self.end = threading.Event(), threading.Event()
+            self.used: list[str] = []
+
+        def execute(self, statement: str) -> None:
+            self.used.append(statement)
+
+        def close(self) -> None:
+            self.begun.set()
+            assert self.end.wait(10)
+
+    slow = Closing()
+    desk.writer._connection = slow  # type: ignore[assignment]
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(desk.writer.close)
+        assert slow.begun.wait(10)
+        assert not desk.writer.empty_log()
+        with pytest.raises(GalleryError, match="closed"), desk.writer.paused():
+            pass
+        slow.end.set()
+        closed.result(10)
+    assert slow.used == []
+    desk.connection.close()
