@@ -123,16 +123,17 @@ def test_compose_knows_the_profile_and_publishes_on_the_loopback_only(monkeypatc
     for name in ("CONTAINER_PUBLISH", "CONTAINER_PROMETHEUS_PUBLISH", "CONTAINER_GRAFANA_PUBLISH"):
         monkeypatch.delenv(name, raising=False)
     every = run([*compose, "--profile", "gpu", "--profile", "monitoring", "config", "--services"]).split()
-    assert sorted(every) == ["grafana", "not3d", "not3d-gpu", "prometheus"]
+    others = {"not3d-milvus", "milvus", "etcd", "minio"}  # which Compose 1.29 lists whatever the profile
+    assert set(every) - others == {"grafana", "not3d", "not3d-gpu", "prometheus"}
     text = run([*compose, "--profile", "monitoring", "config"])
     assert len(re.findall(r"profiles:\n\s+- monitoring\n", text)) == 2
     published = re.findall(r"127\.0\.0\.1:(\d+):\1|host_ip: 127\.0\.0\.1\n\s+target: (\d+)", text)
     assert {int(one or other) for one, other in published} == {3000, 8000, 9090}
     assert "not3d-api" in text
     assert "0.0.0.0" not in text
-    images = re.findall(r"image: (\S+)", text)
-    assert {image.partition(":")[0] for image in images} == {"not3d", "prom/prometheus", "grafana/grafana"}
-    assert not [image for image in images if image.endswith((":latest", "prometheus", "grafana"))]
+    images = dict(image.partition(":")[::2] for image in re.findall(r"image: (\S+)", text))
+    assert images.keys() >= {"not3d", "prom/prometheus", "grafana/grafana"}
+    assert all(tag and tag != "latest" for tag in images.values())
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
