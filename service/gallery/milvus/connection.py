@@ -22,6 +22,8 @@ MAX_ROWS = 16_384
 _CALL_SECONDS = 10.0
 _PROBE_SECONDS = 1.0
 _LOAD_SECONDS = 60.0
+_PATIENCE_SECONDS = 3.0
+"""How long a request waits while a collection is loaded, which goes on without it."""
 _NOT_LOADED = {101, 102, 106, 202, 502, 503, 601, 602}
 """Collection, partition, channel or segment that is not loaded, or not fully: so after a restart of the server."""
 _WRONG_REQUEST = {4, 5, 6, 1100, 1101}
@@ -119,10 +121,17 @@ class Connection:
             self.call("create_index", name, index, seconds=_LOAD_SECONDS)
         self.load(name)
 
-    def load(self, collection: str) -> None:
-        """Make the server load a collection, and wait until it has."""
-        with self._loading:
-            self.call("load_collection", collection, seconds=_LOAD_SECONDS)
+    def load(self, collection: str, seconds: float = _LOAD_SECONDS) -> None:
+        """Make the server load a collection, and wait until it has.
+
+        Raises `GalleryUnavailable` where that takes longer, or another thread waits for it already.
+        """
+        if not self._loading.acquire(blocking=False):
+            raise GalleryUnavailable(f"Milvus at {self._address} is loading the gallery")
+        try:
+            self.call("load_collection", collection, seconds=seconds)
+        finally:
+            self._loading.release()
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -134,7 +143,7 @@ class Connection:
         except GalleryUnavailable as error:
             if not isinstance(error.__cause__, MilvusException) or error.__cause__.code not in _NOT_LOADED:
                 raise
-        self.load(collection)
+        self.load(collection, _PATIENCE_SECONDS)
         return self.call(name, collection, **kwargs)
 
     def _translate(self, error: MilvusException | grpc.RpcError | grpc.FutureTimeoutError) -> GalleryError:

@@ -1,0 +1,265 @@
+"""Three replicas of the service on one Milvus under load, whose server is killed, then a replica.
+
+    python -m benchmarks.replicas --milvus milvus://127.0.0.1:19530 \\
+        --kill "COMMAND that kills the server hard" --start "COMMAND that starts it again and waits until it answers"
+
+Writers enrol by PUT, each record through one replica, and at once ask another for it; searchers search. A client that
+gets 503 waits as long as Retry-After says and asks again. At the end every acknowledged record is looked for through
+every replica. The collection is that of the bundled model in the server's database, and is left there.
+"""
+
+import argparse
+import base64
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import numpy as np
+
+READY_SECONDS = 180.0
+REPLICAS, WRITERS, SEARCHERS = 3, 12, 4
+PHASES = ("all well", "server killed", "server back", "replica killed", "replica back")
+
+
+@dataclass
+class Replica:
+    """One process of the service, started again under the same port."""
+
+    port: int
+    folder: Path
+    gallery: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the process; see `wait`."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
+        environment |= {"NOT3D_GALLERY": self.gallery, "NOT3D_ENGINE": "onnxruntime", "NOT3D_THREADS": "1"}
+        with (self.folder / f"{self.port}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "not3d", "serve", "--port", str(self.port), "--data-dir", str(self.folder)],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait(self) -> float:
+        """Wait until it is ready; the seconds that took. SystemExit where it does not come to that."""
+        began = time.monotonic()
+        while time.monotonic() - began < READY_SECONDS:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                    return time.monotonic() - began
+            time.sleep(0.05)
+        raise SystemExit(f"replica {self.port} did not get ready")
+
+    def end(self, number: int) -> None:
+        """Send it a signal and wait for its end."""
+        if self.process:
+            self.process.send_signal(number)
+            self.process.wait(60)
+
+
+@dataclass
+class Load:
+    """What the clients do, and what became of it."""
+
+    replicas: list[Replica]
+    dimension: int
+    prefix: str
+    phase: str = PHASES[0]
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    acknowledged: dict[str, bytes] = field(default_factory=dict)
+    missed: list[str] = field(default_factory=list)
+    waits: dict[str, list[float]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def write(self, number: int) -> None:
+        """Enrol one record after the other, and ask another replica for each at once."""
+        rng, choice = np.random.default_rng(number), random.Random(number)
+        with httpx.Client(timeout=60) as client:
+            for serial in range(10**9):
+                if self.ended.is_set():
+                    return
+                name = f"{self.prefix}-{number}-{serial}"
+                vector = rng.standard_normal(self.dimension)
+                vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+                body = {"embedding": vector.tolist(), "camera_id": f"c{number}"}
+                one, other = choice.sample(self.replicas, 2)
+                if self.ask(client, one, "PUT", f"/gallery/{name}", body) not in {200, 201}:
+                    continue
+                with self.lock:
+                    self.acknowledged[name] = vector.tobytes()
+                if self.ask(client, other, "GET", f"/gallery/{name}", None) == 404:
+                    with self.lock:
+                        self.missed.append(name)
+
+    def search(self, number: int) -> None:
+        """Search for random vectors."""
+        rng, choice = np.random.default_rng(1000 + number), random.Random(1000 + number)
+        with httpx.Client(timeout=60) as client:
+            while not self.ended.is_set():
+                body = {"embedding": rng.standard_normal(self.dimension).tolist(), "top_k": 10}
+                self.ask(client, choice.choice(self.replicas), "POST", "/search", body)
+
+    def ask(
+        self, client: httpx.Client, replica: Replica, method: str, path: str, body: Mapping[str, object] | None
+    ) -> int:
+        """One request; its status, 0 where nobody answered. After a 503 it waits as it was told."""
+        phase, began, pause = self.phase, time.monotonic(), 0.0
+        try:
+            answer = client.request(method, f"{replica.url}{path}", json=body)
+        except httpx.HTTPError:
+            status, kind, pause = 0, "no answer", 0.2
+        else:
+            status = answer.status_code
+            kind = "done" if status < 300 else f"{status}"
+            if status == 503:
+                told = answer.headers.get("retry-after")
+                kind, pause = ("503", float(told)) if told else ("503 without Retry-After", 1.0)
+        with self.lock:
+            self.answers[phase, kind] += 1
+            if kind == "done":
+                self.waits.setdefault(f"{phase} {method}", []).append(time.monotonic() - began)
+        self.ended.wait(pause)
+        return status
+
+    def run(self, stack: ExitStack) -> None:
+        """Start the clients; they end with the stack."""
+        threads = [threading.Thread(target=self.write, args=(number,)) for number in range(WRITERS)]
+        threads += [threading.Thread(target=self.search, args=(number,)) for number in range(SEARCHERS)]
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(self.ended.set)
+
+    def answering(self, replica: Replica) -> bool:
+        """Whether a replica searches."""
+        body = {"embedding": [1.0] + [0.0] * (self.dimension - 1), "top_k": 1}
+        with suppress(httpx.HTTPError):
+            return httpx.post(f"{replica.url}/search", json=body, timeout=10).status_code == 200
+        return False
+
+
+def enrolled(replica: Replica, prefix: str) -> dict[str, bytes]:
+    """All ids of this run that a replica lists, with their vectors for every twentieth."""
+    found: dict[str, bytes] = {}
+    cursor = base64.urlsafe_b64encode(f"after:{prefix}".encode()).decode()
+    with httpx.Client(base_url=replica.url, timeout=60) as client:
+        while True:
+            page = client.get("/gallery", params={"limit": "1000", "cursor": cursor}).raise_for_status().json()
+            found |= {item["id"]: b"" for item in page["items"] if item["id"].startswith(prefix)}
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        for name in sorted(found)[::20]:
+            answer = client.get(f"/gallery/{name}", params={"include_embedding": "true"}).raise_for_status().json()
+            found[name] = np.asarray(answer["embedding"], np.float32).tobytes()
+    return found
+
+
+def table(load: Load) -> Iterator[str]:
+    """The answers by phase, as Markdown."""
+    columns = ("done", "503 with Retry-After", "503 without", "no answer", "other")
+    yield f"| begun while | {' | '.join(columns)} | PUT: median, p99 | search: median, p99 |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for phase in PHASES:
+        kinds = {kind: count for (one, kind), count in load.answers.items() if one == phase}
+        known = [kinds.pop(kind, 0) for kind in ("done", "503", "503 without Retry-After", "no answer")]
+        other = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "0"
+        times = []
+        for method in ("PUT", "POST"):
+            waits = load.waits.get(f"{phase} {method}", [])
+            times.append(f"{np.median(waits):.2f}, {np.quantile(waits, 0.99):.2f} s" if waits else "")
+        yield f"| {phase} | {' | '.join(map(str, known))} | {other} | {' | '.join(times)} |"
+
+
+def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
+    """Everything, in its order."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    replicas = []
+    for _ in range(REPLICAS):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            replicas.append(Replica(free.getsockname()[1], folder, arguments.milvus))
+    for replica in replicas:
+        replica.start()
+        stack.callback(replica.end, signal.SIGTERM)
+    print("ready after", ", ".join(f"{replica.wait():.1f} s" for replica in replicas), flush=True)
+    facts = httpx.get(f"{replicas[0].url}/info", timeout=30).json()
+    print("gallery:", facts["gallery"]["engine"], flush=True)
+    load = Load(list(replicas), facts["model"]["dimension"], f"run-{uuid4().hex[:8]}")
+    clients = stack.enter_context(ExitStack())
+    load.run(clients)
+    time.sleep(arguments.seconds)
+
+    load.phase = "server killed"
+    subprocess.run(shlex.split(arguments.kill), check=True, stdout=sys.stderr)
+    killed = time.monotonic()
+    time.sleep(arguments.seconds / 4)
+    subprocess.run(shlex.split(arguments.start), check=True, stdout=sys.stderr)
+    back = time.monotonic()
+    while not all(map(load.answering, replicas)):
+        time.sleep(0.2)
+    print(
+        f"server away for {back - killed:.1f} s; all replicas search {time.monotonic() - back:.1f} s after it answers"
+    )
+    load.phase = "server back"
+    time.sleep(arguments.seconds)
+
+    load.phase = "replica killed"
+    replicas[0].end(signal.SIGKILL)
+    load.replicas.remove(replicas[0])  # as a load balancer does, once the replica is not ready
+    time.sleep(arguments.seconds)
+    replicas[0].start()
+    print(f"the killed replica is ready {replicas[0].wait():.1f} s after its start", flush=True)
+    load.phase = "replica back"
+    load.replicas.append(replicas[0])
+    time.sleep(arguments.seconds / 2)
+    clients.close()
+
+    print("\n".join(table(load)))
+    print(f"acknowledged: {len(load.acknowledged)}; not found at once through another replica: {len(load.missed)}")
+    for number, replica in enumerate(replicas, 1):
+        found = enrolled(replica, load.prefix)
+        lost = load.acknowledged.keys() - found.keys()
+        wrong = [name for name, vector in found.items() if vector and vector != load.acknowledged.get(name, vector)]
+        more = found.keys() - load.acknowledged.keys()
+        print(
+            f"replica {number}: {len(found)} found, lost {len(lost)}, of another vector {len(wrong)}, "
+            f"written but never acknowledged {len(more)}"
+        )
+
+
+def main() -> None:
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--milvus", required=True, help="the server, as NOT3D_GALLERY names it")
+    parser.add_argument("--kill", required=True, help="a command that kills the server hard")
+    parser.add_argument("--start", required=True, help="a command that starts it, and returns once it answers")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each phase")
+    with ExitStack() as stack:
+        measure(parser.parse_args(), stack)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Two replicas, as two galleries of one collection, that change the same records at once."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pymilvus")
+
+from service.gallery import DuplicateId, Filter, GalleryUnavailable, rows
+from service.gallery.milvus import claims
+from tests.service.gallery.engines import MILVUS, MilvusPlace, milvus_place
+from tests.service.gallery.samples import at, record
+
+
+@pytest.fixture(scope="module", params=MILVUS)
+def place(request: pytest.FixtureRequest) -> Iterator[MilvusPlace]:
+    with milvus_place(request.param) as place:
+        place.open().close()
+        yield place
+
+
+@pytest.fixture
+def replicas(place: MilvusPlace) -> Iterator[list[Any]]:
+    place.empty()
+    opened = [place.open() for _ in range(3)]
+    yield opened
+    for one in opened:
+        one.close()
+
+
+def at_once(calls: list[Any]) -> list[Any]:
+    """What each gave, or the error it raised; all begin together."""
+    together = threading.Barrier(len(calls))
+
+    def run(call: Any) -> Any:
+        together.wait()
+        try:
+            return call()
+        except DuplicateId as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+@pytest.mark.parametrize("name", [f"n{number}" for number in range(5)])
+def test_of_replicas_adding_one_id_at_once_exactly_one_wins(replicas: list[Any], name: str) -> None:
+    answers = at_once([partial(one.add, record(name, camera_id=f"r{i}")) for i, one in enumerate(replicas)])
+    won = [i for i, answer in enumerate(answers) if answer is None]
+    assert len(won) == 1, answers
+    assert all(one.get(name).camera_id == f"r{won[0]}" for one in replicas)
+    assert replicas[0].count() == 1
+
+
+@pytest.mark.parametrize("name", [f"n{number}" for number in range(3)])
+def test_of_replicas_putting_one_id_at_once_exactly_one_made_it(replicas: list[Any], name: str) -> None:
+    assert sorted(at_once([partial(one.put, record(name)) for one in replicas])) == [False, False, True]
+    assert sorted(at_once([partial(one.delete, name) for one in replicas])) == [False, False, True]
+    assert [entry.action for entry in replicas[0].audit()] == ["delete"]
+
+
+def test_overlapping_bulks_do_not_wait_in_a_circle(replicas: list[Any]) -> None:
+    names = [f"n{number}" for number in range(20)]
+    orders = (names, names[::-1], names[7:] + names[:7])
+    calls = [
+        partial(one.put_many, [record(name) for name in order]) for one, order in zip(replicas, orders, strict=True)
+    ]
+    assert sorted(at_once(calls)) == [0, 0, 20]
+
+
+def test_an_erasure_is_counted_once(replicas: list[Any]) -> None:
+    replicas[0].put_many([record(f"n{number}") for number in range(10)])
+    wanted = Filter(camera_ids=("c1",))
+    erasures = at_once([partial(one.erase, wanted, dry_run=False) for one in replicas])
+    assert sorted(erasure.erased for erasure in erasures) == [0, 0, 10]
+    assert sorted(entry.erased for entry in replicas[0].audit()) == [0, 0, 10]
+    replicas[0].put_many([record(f"n{number}", expires_at=at(number)) for number in range(10)])
+    assert sorted(at_once([one.expire for one in replicas])) == [0, 0, 10]
+
+
+def test_a_dead_replicas_claim_is_waited_for_and_runs_out(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    dead, living, _ = replicas
+    claim = claims.Claim(dead._connection, dead._claims._collection, "dead", 1, ["id a"])
+    claim.write(0)
+    monkeypatch.setattr(claims, "_LONGEST_WAIT_SECONDS", 0.5)
+    with pytest.raises(GalleryUnavailable, match="another replica"):
+        living.put(record("a"))
+    assert living.put(record("b")) is True  # others are free
+    later = rows.now() + 61 * 10**6
+    monkeypatch.setattr(rows, "now", lambda: later)
+    assert living.put(record("a")) is True
+
+
+def test_who_took_too_long_does_not_write(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_LONGEST_TURN_SECONDS", 0.0)
+    with pytest.raises(GalleryUnavailable, match="too slowly"):
+        replicas[0].put(record("a"))
+    assert replicas[1].get("a") is None
+
+
+def test_old_claims_are_swept_out(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = replicas[0]
+    gallery.put(record("a"))
+    collection = gallery._claims._collection
+    assert gallery._connection.count(collection, "") == 1
+    monkeypatch.setattr(claims, "_SWEEP_SECONDS", 0.0)
+    now = rows.now()
+    monkeypatch.setattr(rows, "now", lambda: now + 200 * 10**6)
+    gallery.put(record("b"))
+    assert [row["name"] for row in gallery._connection.query(collection, "state >= 0", ["name"])] == ["id b"]
