@@ -108,7 +108,7 @@ def measure_scale(folder: Path, count: int, dimension: int, effort: Effort) -> M
                 raise SystemExit(f"{kept} records are enrolled, not {count}")
             seen.closing = gallery.ask("close")
         seen.disk = disk_bytes(folder)
-        _reopen(arguments, queries, folder, seen)
+        _reopen(arguments, drawing, queries, seen)
         clock.lap("restarts")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -191,17 +191,18 @@ def _search(
 
 
 def _reopen(
-    arguments: tuple[Path, int, int, int | None], queries: NDArray[np.float32], folder: Path, seen: Measured
+    arguments: tuple[Path, int, int, int | None], drawing: Drawing, queries: NDArray[np.float32], seen: Measured
 ) -> None:
-    """Opened with its files in memory, then with none of them, then behind a kill."""
+    """Opened with its files in memory, then with none of them, then after a kill that follows many changes."""
     with Process(Embedded, *arguments) as gallery:
         seen.warm = gallery.ask("first_answer", queries[0])
         gallery.ask("search", queries[:100], Filter(), 1, 5.0)
         seen.reopened_memory = gallery.memory
         gallery.ask("close")
-    forget_files(folder)
+    forget_files(arguments[0])
     with Process(Embedded, *arguments) as gallery:
         seen.cold = gallery.ask("first_answer", queries[0])
+        gallery.ask("enrol", 0, drawing.chunk(0)[: seen.bulk])  # in place of the same records
         gallery.kill()
     with Process(Embedded, *arguments) as gallery:
         seen.killed = gallery.ask("first_answer", queries[0])
