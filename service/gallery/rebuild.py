@@ -22,15 +22,15 @@ __all__ = ["EXACT_BYTES", "Rebuilder", "draw", "fits_exact", "make_vectors", "tu
 
 log = logging.getLogger(__name__)
 
-EXACT_BYTES = 256 * 2**20
-"""Of float32 vectors, up to which every search compares them all: about 15 ms on two cores."""
+EXACT_BYTES = 128 * 2**20
+"""Of float32 vectors, up to which every search compares them all: about 8 ms on two cores."""
 _GROWTH = 8
 """Lists made for so many rows serve up to eight times as many."""
 _FEWEST_DEAD_TO_SWEEP = 1024
 _ROWS_AT_ONCE = 4096
 _ROWS_WHILE_PAUSED = 2048
 _CHUNKS_BETWEEN_TRIMS = 32
-_QUERIES = 48
+_QUERIES = 96
 """Rows that the number of lists to read is measured with."""
 _NICENESS = 5
 _PATIENCE = 60.0
