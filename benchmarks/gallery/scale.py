@@ -158,7 +158,7 @@ def _enrol(
     watching = False
     for start, rows in ahead(drawing, seen.count):
         now = rows[: max(0, seen.bulk - start)]
-        rest.append(rows[len(now) :])
+        rest.append(rows[len(now) :].copy())  # a part alone would keep all of it
         if len(now):
             seen.bulk_inside += gallery.ask("enrol", start, now)
             seen.bulk_seconds = time.perf_counter() - began
