@@ -13,7 +13,7 @@ from uuid import uuid4
 from service.gallery import rows
 from service.gallery.milvus.connection import Connection
 from service.gallery.milvus.expressions import quoted, quoted_list
-from service.gallery.records import GalleryUnavailable
+from service.gallery.records import GalleryError, GalleryUnavailable
 
 __all__ = ["Claim", "Claims"]
 
@@ -71,8 +71,8 @@ class Claims:
             finally:
                 try:
                     claim.write(_DONE)
-                except GalleryUnavailable:
-                    log.debug("a claim is left to run out")
+                except GalleryError as error:  # what was done under the claim is done
+                    log.debug("a claim is left to run out: %s", error)
         self._sweep()
 
     @contextmanager
@@ -96,8 +96,8 @@ class Claims:
         try:
             old = rows.now() - int(2 * _LEASE_SECONDS * 1e6)
             self._connection.delete(self._collection, f"made_at < {old}")
-        except GalleryUnavailable:
-            log.debug("old claims are left for the next time")
+        except GalleryError as error:
+            log.debug("old claims are left for the next time: %s", error)
 
 
 class Claim:

@@ -26,7 +26,8 @@ _PATIENCE_SECONDS = 3.0
 """How long a request waits while a collection is loaded, which goes on without it."""
 _NOT_LOADED = {101, 102, 106, 202, 502, 503, 601, 602}
 """Collection, partition, channel or segment that is not loaded, or not fully: so after a restart of the server."""
-_WRONG_REQUEST = {4, 5, 6, 1100, 1101}
+_WRONG_REQUEST = {1100, 1101}
+_DISK_LIMIT = 7
 _REFUSED_TO_US = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
@@ -151,7 +152,7 @@ class Connection:
         text = (error.details() if isinstance(error, grpc.Call) else getattr(error, "message", None)) or repr(error)
         if code in _REFUSED_TO_US or "auth check failure" in text:
             return GalleryError(f"Milvus at {self._address} refuses the user or the password of NOT3D_GALLERY: {text}")
-        if "disk quota" in text:
+        if code == _DISK_LIMIT or "disk quota" in text:
             return DiskFull(f"Milvus at {self._address} has no space left: {text}")
         if code in _WRONG_REQUEST or "cannot parse expression" in text:
             return GalleryError(f"Milvus at {self._address} did not understand: {text}")

@@ -25,6 +25,7 @@ _PROBES = 128
 """Lists that a search without a filter reads, of each segment."""
 _CHECK_SECONDS = 10.0
 _ATTEMPTS = 5
+_CLOSE_SECONDS = 5.0
 
 
 def index_params(kind: str) -> IndexParams:
@@ -74,10 +75,10 @@ class IndexKeeper:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking; a change under way is finished."""
+        """Stop looking. Of a change under way only its next step is waited for; the next look goes on with it."""
         self._ending.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
 
     def check(self) -> None:
         """Look at index and size, and change what does not fit."""
