@@ -125,9 +125,9 @@ class Connection:
     def load(self, collection: str, seconds: float = _LOAD_SECONDS) -> None:
         """Make the server load a collection, and wait until it has.
 
-        Raises `GalleryUnavailable` where that takes longer, or another thread waits for it already.
+        Raises `GalleryUnavailable` where that takes longer, also while another thread waits for it.
         """
-        if not self._loading.acquire(blocking=False):
+        if not self._loading.acquire(timeout=seconds):
             raise GalleryUnavailable(f"Milvus at {self._address} is loading the gallery")
         try:
             self.call("load_collection", collection, seconds=seconds)

@@ -10,7 +10,7 @@ from pymilvus.milvus_client.index import IndexParams
 
 from service.gallery.milvus.claims import Claims
 from service.gallery.milvus.connection import Connection
-from service.gallery.records import GalleryError
+from service.gallery.records import GalleryError, GalleryUnavailable
 
 __all__ = ["IndexKeeper", "index_params"]
 
@@ -130,4 +130,7 @@ class IndexKeeper:
         return str(facts["index_type"])
 
     def _rows(self) -> int:
-        return int(self._connection.call("get_collection_stats", self._collection)["row_count"])
+        try:
+            return self._connection.count(self._collection, "")
+        except GalleryUnavailable:  # without an index nothing is loaded; the statistics leave out what came last
+            return int(self._connection.call("get_collection_stats", self._collection)["row_count"])

@@ -66,4 +66,5 @@ def milvus_place(name: str) -> Iterator[MilvusPlace]:
         address = MilvusAddress(str(Path(folder) / "lite.db") if name == "lite" else SERVER or "")
         place = MilvusPlace(address)
         yield place
-        place.drop()
+        if name != "lite":  # whose folder goes
+            place.drop()

@@ -55,7 +55,7 @@ def test_nothing_in_a_text_ends_its_literal(text: str, literal: str) -> None:
 
 @pytest.mark.skipif(not HAS_LITE, reason="milvus-lite is not installed")
 def test_a_collection_that_was_let_go_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after a restart of the server; while one thread waits for it, the others are refused and not held up."""
+    """As after a restart of the server; while one thread waits for it, the others are refused before long."""
     with milvus_place("lite") as place:
         gallery: Any = place.open()
         gallery.put(record("a"))
