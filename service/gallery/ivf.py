@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.freed import map_large_blocks
 from service.gallery.vectors import Found, Hold, Read, faiss, selector, unit_rows
 
 __all__ = ["IvfVectors", "Stopped", "list_count", "sample_size"]
@@ -17,9 +18,9 @@ _MOST_LISTS = 16_384
 
 _SPARE = 54
 """Codes rank nearly as vectors do: this many more than wanted are compared in full precision."""
-_COMPARED_WHOLE = 1024
+_COMPARED_WHOLE = 512
 """Allowed rows that are all compared in full precision: as many take the database about 10 ms."""
-_CODES_AT_MOST = 100_000_000
+_CODES_AT_MOST = 50_000_000
 """Bytes of codes of allowed rows that are read whichever list they are in: about 10 ms on two cores."""
 _CAUTION = 2
 """Times as many lists for a filter than its share of the rows asks for: who passes may be of other lists than most."""
@@ -47,8 +48,8 @@ class IvfVectors:
     """8-bit codes of what each vector differs by from the centre of its list.
 
     A search reads the lists whose centres are nearest to the query, `probes` of them, measured when the lists were
-    made: the fewest that find 99.75 % of the ten best. Where a filter leaves few rows, those are all read, wherever they
-    are; in between, more lists are read in proportion. What is found is a candidate only: the caller compares the
+    made: the fewest that find 99.75 % of the ten best. Where a filter leaves few rows, those are all read, wherever
+    they are; in between, more lists are read in proportion. What is found is a candidate only: the caller compares the
     vectors themselves, which are in the database.
     """
 
@@ -60,6 +61,7 @@ class IvfVectors:
 
         `made_for` is how many rows there were when the centres were learnt.
         """
+        map_large_blocks()
         lists, self.dimension = centres.shape
         self.probes, self.made_for = probes, made_for
         quantiser = faiss.IndexFlatIP(self.dimension)
