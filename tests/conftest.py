@@ -1,10 +1,15 @@
 """What tests of several packages share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# A shell gives no Ctrl-C to what it starts in the background, and the programs that tests interrupt inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

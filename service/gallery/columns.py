@@ -95,6 +95,8 @@ class Columns:
         positions = np.searchsorted(self.numbers, np.array(numbers, np.int64))
         self._alive[positions] = False
         self.living -= len(numbers)
+        if (self._expiries[positions] <= self._first_expiry).any():  # else every search would look for expired rows
+            self._first_expiry = self._earliest_expiry()
 
     def at(self, numbers: NDArray[np.int64]) -> "Columns":
         """The columns of these rows, ascending numbers that are all here, dead ones included."""
@@ -107,12 +109,15 @@ class Columns:
         columns._ends = self._ends[kept]
         columns._expiries = self._expiries[kept]
         columns._alive = self._alive[kept]
-        columns._first_expiry = int(columns._expiries.min(initial=_NEVER_EXPIRES, where=columns._alive))
         columns.size = len(numbers)
+        columns._first_expiry = columns._earliest_expiry()
         columns.living = int(np.count_nonzero(columns._alive))
         if not np.array_equal(columns._numbers, numbers):
             raise ValueError("rows that never were here")
         return columns
+
+    def _earliest_expiry(self) -> int:
+        return int(self._expiries[: self.size].min(initial=_NEVER_EXPIRES, where=self.alive))
 
     def unexpired(self, now: int) -> int:
         """How many living rows have not expired."""

@@ -70,12 +70,14 @@ class EmbeddedGallery:
         self._readers = Readers(directory)
         self._writer = Writer(connection, directory, self._follow)
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
-        self._rebuilder = Rebuilder(self._index, self._readers, self._writer, stamp.dimension, exact_bytes)
+        self._rebuilder = Rebuilder(
+            self._index, self._readers, self._writer, stamp.dimension, exact_bytes, self._saver.request
+        )
         self._terms = Terms()
         self._closing = threading.Lock()
         self._closed = False
-        # Whether something deleted may still be read in files of the directory.
-        self._remains = False
+        # Whether something removed may still be read in SQLite's files, as after a kill: nobody knows at the start.
+        self._remains = True
 
     @classmethod
     def open(
@@ -147,7 +149,7 @@ class EmbeddedGallery:
     def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
         """Remove one record, with an entry in the audit log. False where there was none.
 
-        What is left of it in the log and the saved index goes with the next `erase` or `expire`.
+        What is left of it in the files goes with the next `erase` or `expire`.
         """
         rows.check_text(id, "id")
         rows.check_text(by, "by")
@@ -164,9 +166,7 @@ class EmbeddedGallery:
                 audit.write(connection, "delete", by=by, condition={"id": id}, erased=1, at=now)
             return not place.expired
 
-        deleted = self._change(work)
-        self._remains = self._remains or deleted
-        return deleted
+        return self._change(work)
 
     def list(
         self,
@@ -227,7 +227,7 @@ class EmbeddedGallery:
                 return Erasure(matched=len(rows.numbers_where(connection, filter, now)), erased=0)
         rows.where(filter, now)  # a filter that cannot be used is refused before it waits for its turn
 
-        def work(connection: sqlite3.Connection, change: Change) -> tuple[int, str]:
+        def work(connection: sqlite3.Connection, change: Change) -> tuple[int, int, str]:
             enrolled, expired = rows.split_where(connection, filter, now)
             _remove(connection, change, [*enrolled, *expired])
             if expired:
@@ -235,17 +235,17 @@ class EmbeddedGallery:
             condition = audit.condition_of(filter)
             receipt = audit.write(connection, "erase", by=by, condition=condition, erased=len(enrolled), at=now)
             change.other = True
-            return len(enrolled), receipt
+            return len(enrolled), len(expired), receipt
 
-        erased, receipt = self._change(work)
-        if erased:
+        erased, swept, receipt = self._change(work)
+        if erased or swept:
             self._wipe(urgent=True)
         return Erasure(matched=erased, erased=erased, receipt=receipt)
 
     def expire(self) -> int:
         """Remove what has expired; how many. Each step of at most some thousands has its entry in the audit log.
 
-        What `delete` has left on the disk goes as well.
+        What `delete` and replaced records have left on the disk goes as well.
         """
         now = rows.now()
 
@@ -283,11 +283,12 @@ class EmbeddedGallery:
             if self._closed:
                 return
             self._closed = True
-            self._rebuilder.close()
-            self._saver.close()
-            self._readers.close()
-            self._writer.close()
-            self._resources.close()
+            with ExitStack() as last_first:  # all of them, whichever fails
+                last_first.callback(self._resources.close)
+                last_first.callback(self._writer.close)
+                last_first.callback(self._readers.close)
+                last_first.callback(self._saver.close)
+                last_first.callback(self._rebuilder.close)
 
     def _search(
         self,
@@ -344,11 +345,11 @@ class EmbeddedGallery:
         return self._change(work)
 
     def _wipe(self, *, urgent: bool) -> None:
-        """Leave nothing of removed records in SQLite's log and, soon, in the saved index."""
+        """Leave nothing of removed records in SQLite's files and, soon, in the saved index."""
         self._remains = False
         if not self._writer.empty_log():  # somebody is reading it, such as `not3d gallery snapshot`
             self._remains = True  # for `expire` to try again
-        self._saver.request(urgent=urgent)
+        self._saver.request_without_removed(urgent=urgent)
 
     def _fetch(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors `[n, D]` of these rows, which are in the snapshot."""
@@ -364,12 +365,20 @@ class EmbeddedGallery:
         return self._writer.run(work)
 
     def _follow(self, version: int, change: Change) -> None:
-        entries = [
-            Entry(number, row.camera_id, row.start_time, row.end_time, row.expires_at) for number, row in change.added
-        ]
-        vectors = np.array([row.vector for _, row in change.added], np.float32)
-        self._index.apply(version, entries, vectors, change.removed)
-        self._saver.note(len(change.added) + len(change.removed))
+        if change.removed:
+            self._remains = True
+        try:
+            entries = [
+                Entry(number, row.camera_id, row.start_time, row.end_time, row.expires_at)
+                for number, row in change.added
+            ]
+            vectors = np.array([row.vector for _, row in change.added], np.float32)
+            self._index.apply(version, entries, vectors, change.removed)
+        except BaseException:
+            # It is committed, so the index has lost a version for ever, for want of memory for instance.
+            self._index.fail()
+            raise
+        self._saver.note(len(change.added), len(change.removed))
         self._rebuilder.note()
 
 

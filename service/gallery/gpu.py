@@ -53,8 +53,8 @@ class GpuMirror:
                 return
             try:
                 self._index.add(rows)
-            except RuntimeError as error:
-                self._give_up(str(error))
+            except (RuntimeError, MemoryError) as error:
+                self._give_up(str(error) or "no memory is left")
                 return
             self._numbers = np.concatenate([self._numbers, numbers])
 
@@ -73,8 +73,8 @@ class GpuMirror:
                 ]
                 self._index = self._make()
                 self._index.add(np.concatenate(rows)[kept])
-            except RuntimeError as error:
-                self._give_up(str(error))
+            except (RuntimeError, MemoryError) as error:  # the copy is only a help: the index must not break for it
+                self._give_up(str(error) or "no memory is left")
                 return
             self._numbers = self._numbers[kept]
 

@@ -69,11 +69,21 @@ class Rebuilder:
     Up to `exact_bytes` of vectors every search compares them all; above, an `IvfVectors` is trained, and trained anew
     whenever the rows have become eight times as many. Where more than a quarter of the positions are dead, the living
     are copied together. A thread of low priority does it from the database, in reads short enough not to hold up its
-    log; the writers are stopped for the last few rows only. What fails is logged and tried again a
-    minute later; until then the old index goes on.
+    log; the writers are stopped for the last few rows only. What fails is logged and tried
+    again at the first change after a minute; until then the old index goes on.
     """
 
-    def __init__(self, index: Index, readers: Readers, writer: Writer, dimension: int, exact_bytes: int) -> None:
+    def __init__(
+        self,
+        index: Index,
+        readers: Readers,
+        writer: Writer,
+        dimension: int,
+        exact_bytes: int,
+        replaced: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`replaced` is called after each exchange: a new index should be saved before it has to be made again."""
+        self._replaced = replaced
         self._index, self._readers, self._writer = index, readers, writer
         self._dimension = dimension
         self._exact_bytes = exact_bytes
@@ -89,8 +99,9 @@ class Rebuilder:
         with self._condition:
             if self._closed or self._thread is not None:
                 return
-            self._thread = threading.Thread(target=self._run, name="gallery-rebuilder", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="gallery-rebuilder", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing is under way; false where that takes longer than `timeout` seconds."""
@@ -144,28 +155,30 @@ class Rebuilder:
         give_back_freed()
         self._catch_up(vectors, numbers)
         give_back_freed()
+        self._replaced()
         log.info("%d records are searched by: %s", len(self._index), vectors.description)
 
     def _catch_up(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
         """Append the rows behind `numbers`, and search these vectors from then on."""
         known = [numbers]
-        last = int(numbers[-1]) if len(numbers) else 0
+        self._read_on(vectors, known)
+        tune_vectors(vectors, self._sample, self._is_closed)
+        self._read_on(vectors, known)  # what came while it was tuned
+        with self._writer.paused():
+            while len(added := self._append(vectors, _last(known), _ROWS_AT_ONCE)):
+                known.append(added)
+            self._index.replace(vectors, np.concatenate(known))
+
+    def _read_on(self, vectors: Vectors, known: list[NDArray[np.int64]]) -> None:
+        """Append what is behind the rows that are `known`, until little is left."""
         while True:
             self._check_open()
-            added = self._append(vectors, last, _ROWS_AT_ONCE)
+            added = self._append(vectors, _last(known), _ROWS_AT_ONCE)
             known.append(added)
             if len(known) % _CHUNKS_BETWEEN_TRIMS == 0:
                 give_back_freed()
             if len(added) < _ROWS_WHILE_PAUSED:
-                break
-            last = int(added[-1])
-        tune_vectors(vectors, self._sample, self._is_closed)
-        with self._writer.paused():
-            last = max((int(part[-1]) for part in known if len(part)), default=0)
-            while len(added := self._append(vectors, last, _ROWS_AT_ONCE)):
-                known.append(added)
-                last = int(added[-1])
-            self._index.replace(vectors, np.concatenate(known))
+                return
 
     def _append(self, vectors: Vectors, last: int, limit: int) -> NDArray[np.int64]:
         with self._readers.snapshot() as connection:
@@ -193,6 +206,10 @@ class Rebuilder:
     def _check_open(self) -> None:
         if self._closed:
             raise Stopped
+
+
+def _last(known: list[NDArray[np.int64]]) -> int:
+    return max((int(part[-1]) for part in known if len(part)), default=0)
 
 
 def draw(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:

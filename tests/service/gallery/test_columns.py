@@ -60,7 +60,13 @@ def test_expired_rows_pass_no_filter_from_that_moment_on() -> None:
     assert [columns.unexpired(now) for now in (49, 50, 70)] == [3, 2, 1]
     assert passing(columns, Selection(now=50)) == [2, 3]
     columns.remove([1])
-    assert columns.at(columns.numbers[columns.alive]).mask(Selection(now=69)) is None
+    left = columns.at(columns.numbers[columns.alive])
+    assert left.mask(Selection(now=69)) is None
+    left.append([Entry(4, None, None, None, 60)])
+    left.remove([4])
+    left.append([Entry(5, None, None, None)])
+    assert passing(left, Selection(now=69)) == [2, 3, 5]
+    assert left._first_expiry == 70  # what went no longer makes searches look for expired rows
 
 
 def test_rows_that_never_were_there_cannot_be_kept() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_lists_grow_with_the_root_of_the_rows() -> None:
 def test_few_lists_find_nearly_all(
     vectors: IvfVectors, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.ivf._CODES_AT_MOST", 0)
+    monkeypatch.setattr("service.gallery.ivf._CODES_READ", 0)
     assert vectors.probes < vectors.lists
     assert recall(vectors, rows, None) >= 0.98
 
@@ -65,17 +66,55 @@ def test_few_lists_find_nearly_all(
 def test_a_filter_is_kept_and_costs_no_recall(
     vectors: IvfVectors, rows: NDArray[np.float32], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.ivf._CODES_AT_MOST", D * 1000)
+    monkeypatch.setattr("service.gallery.ivf._CODES_READ", 0)
+    monkeypatch.setattr("service.gallery.ivf._CODES_READ_FILTERED", 0)
     monkeypatch.setattr("service.gallery.ivf._COMPARED_WHOLE", 30)
     mask = np.random.default_rng(3).random(ROWS) < share
     mask[17] = True
     assert recall(vectors, rows, mask) >= 0.98
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.4, 0.8, 1.2])
+@pytest.mark.parametrize("strangers", [True, False])
+def test_a_filter_that_shows_in_the_vectors_costs_no_recall(
+    rows: NDArray[np.float32], shift: float, strangers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth is of a camera at night, of other people or the same; all who ask are of the day."""
+    monkeypatch.setattr("service.gallery.ivf._CODES_READ_FILTERED", 0)
+    monkeypatch.setattr("service.gallery.ivf._COMPARED_WHOLE", 30)
+    light = unit_rows(np.random.default_rng(8).standard_normal((1, D)).astype(np.float32))
+    shown = np.random.default_rng(9).standard_normal((ROWS // 5, D)).astype(np.float32) if strangers else rows[::5]
+    night = unit_rows(unit_rows(shown) + np.float32(shift) * light)
+    both = np.concatenate([rows, night])
+    lists = list_count(len(both))
+    vectors = IvfVectors.train(both[: sample_size(lists)], lists, len(both), lambda: False)
+    vectors.append(both)
+    vectors.tune(both[::70], lambda: False)
+    mask = np.arange(len(both)) >= ROWS
+    assert recall(vectors, both, mask) >= 0.97
+
+
+def test_a_few_dead_rows_cost_a_search_nothing(vectors: IvfVectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    search = IvfVectors._search
+
+    def watched(self: IvfVectors, direction: Any, count: int, probes: int, chosen: Any) -> Any:
+        read.append(probes)
+        return search(self, direction, count, probes, chosen)
+
+    monkeypatch.setattr(IvfVectors, "_search", watched)
+    mask = np.ones(ROWS, np.bool_)
+    mask[7] = False
+    for query in people(20, 6):
+        vectors.nearest(query, 10, ROWS, None)
+        vectors.nearest(query, 10, ROWS - 1, mask)
+    assert sum(read[1::2]) <= 1.1 * sum(read[::2])
+
+
 def test_as_many_as_are_wanted_are_found_where_the_nearest_lists_hold_fewer(
     vectors: IvfVectors, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.ivf._CODES_AT_MOST", 0)
+    monkeypatch.setattr("service.gallery.ivf._CODES_READ", 0)
     vectors.probes = 1
     mask = rows[:, 0] < 0  # rather not where this query is
     query = unit_rows(np.eye(1, D, dtype=np.float32))[0]
@@ -101,7 +140,8 @@ def test_a_copy_and_a_file_hold_the_rows_that_were_kept(vectors: IvfVectors, row
     read = IvfVectors.read(reader(data), vectors.facts(), D, len(kept))
     for other in (vectors.kept(mask, nullcontext), read):
         assert len(other) == len(kept)
-        assert (other.lists, other.probes, other.made_for) == (vectors.lists, vectors.probes, ROWS)
+        assert other.facts() == vectors.facts()
+        other.probes = other.lists  # for all of them to be seen
         assert recall(other, kept, None) == 1
         other.append(rows[:1])
         assert len(kept) in other.nearest(rows[0], 1, len(other), None).positions

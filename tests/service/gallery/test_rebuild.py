@@ -1,6 +1,7 @@
 """Indexes change places in the background, and nobody who searches or enrols meanwhile notices."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_it_opens_with_the_index_it_was_closed_with(tmp_path: Path, monkeypatch:
     gallery.close()
     gallery = open_small(tmp_path)
     assert gallery.search(embedding(7), 1).hits[0].record.id != "r00007"
+    gallery.close()
+
+
+def test_a_new_index_is_saved_before_a_kill_can_cost_it(tmp_path: Path) -> None:
+    gallery = open_small(tmp_path)
+    gallery.put_many(records(range(1500)))
+    settle(gallery)
+    for _ in range(500):
+        if (tmp_path / "index.faiss").exists():
+            break
+        time.sleep(0.02)
+    assert (tmp_path / "index.faiss").exists()
     gallery.close()
 
 
