@@ -261,6 +261,8 @@ class EmbeddedGallery:
             removed += step
         if removed or self._remains:
             self._wipe(urgent=False)
+        else:  # again where the last save failed
+            self._saver.request_without_removed(urgent=False)
         return removed
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:

@@ -64,6 +64,12 @@ class Index:
         if self._broken:
             raise GalleryError("the search index failed and no longer follows the database: restart the service")
 
+    def fail(self) -> None:
+        """Give up following the database: whoever waits for a version that will not come is told, as are all later."""
+        with self._condition:
+            self._broken = True
+            self._condition.notify_all()
+
     @property
     def vectors(self) -> Vectors:
         """What is searched now; it may be replaced at any time."""

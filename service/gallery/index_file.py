@@ -57,7 +57,7 @@ def save(directory: Path, header: Header, numbers: NDArray[np.int64], vectors: I
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(directory / FILE_NAME)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
@@ -84,6 +84,11 @@ def load_numbers(directory: Path, tokens: Collection[str], embedding_space: str,
 def remove(directory: Path) -> None:
     """Remove the file and what a crash left of a newer one. Raises `OSError`."""
     (directory / FILE_NAME).unlink(missing_ok=True)
+    remove_part(directory)
+
+
+def remove_part(directory: Path) -> None:
+    """Remove what a crash left of a newer one. Raises `OSError`."""
     (directory / f"{FILE_NAME}.part").unlink(missing_ok=True)
 
 

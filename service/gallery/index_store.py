@@ -56,6 +56,8 @@ def load_index(
     columns = _read_columns(connection)
     vectors: Vectors = FlatVectors(stamp.dimension)
     token, gone = None, 0
+    # Left of a save that was killed; it may have vectors that were erased since.
+    index_file.remove_part(directory)
     try:
         vectors, token, gone = _load_saved(directory, [known for known in tokens if known], stamp, columns.numbers)
     except IndexFileError as error:
@@ -158,11 +160,14 @@ class IndexSaver:
         self._thread: threading.Thread | None = None
         self._token = loaded.token
         self._unsaved = loaded.behind
+        # Of these, removed ones that the file in place may have. What it had at the start was taken out or is there.
+        self._removed = 0
 
-    def note(self, changes: int) -> None:
+    def note(self, added: int, removed: int) -> None:
         """Count rows that came or went."""
         with self._condition:
-            self._unsaved += changes
+            self._unsaved += added + removed
+            self._removed += removed
             due = self._unsaved >= max(_FEWEST_CHANGES_TO_SAVE, len(self._index) // 5)
         if due:
             self.request()
@@ -179,31 +184,50 @@ class IndexSaver:
             self._requested = True
             self._urgent = self._urgent or urgent
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="gallery-index-saver", daemon=True)
-                self._thread.start()
+                self._start()
             self._condition.notify_all()
+
+    def request_without_removed(self, *, urgent: bool) -> None:
+        """`request`, unless the file in place has nothing that was removed."""
+        with self._condition:
+            if self._removed:
+                self.request(urgent=urgent)
 
     def close(self) -> None:
         """Wait for a save under way, and save what changed since."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
         if self._unsaved:
             self._save()
 
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="gallery-index-saver", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # what it was called for is committed already
+            log.warning("the index cannot be saved now: %s", error)
+        else:
+            self._thread = thread
+
     def _run(self) -> None:
-        while True:
+        try:
+            while True:
+                with self._condition:
+                    while not self._closed and (left := self._seconds_left()) != 0:
+                        self._condition.wait(left)
+                    if self._closed:
+                        return
+                    self._requested = self._urgent = False
+                start = time.monotonic()
+                self._save()
+                self._not_before = time.monotonic() + _PAUSE * (time.monotonic() - start)
+        finally:
             with self._condition:
-                while not self._closed and (left := self._seconds_left()) != 0:
-                    self._condition.wait(left)
-                if self._closed:
-                    return
-                self._requested = self._urgent = False
-            start = time.monotonic()
-            self._save()
-            self._not_before = time.monotonic() + _PAUSE * (time.monotonic() - start)
+                self._thread = None
 
     def _seconds_left(self) -> float | None:
         """Until the next save; `None` where none is wanted."""
@@ -219,7 +243,8 @@ class IndexSaver:
             change.other = True
 
         with self._condition:
-            self._unsaved = 0
+            unsaved, self._unsaved = self._unsaved, 0
+            removed, self._removed = self._removed, 0
         try:
             vectors, alive, numbers = self._index.living()
             # Told after this and before the file takes its place: every database that expects this token, a restored
@@ -232,9 +257,15 @@ class IndexSaver:
             index_file.save(self._directory, facts, numbers, vectors.pieces(alive, self._index.hold))
             self._token = token
             give_back_freed()
-        except (OSError, GalleryError) as error:
-            log.warning("the index could not be saved and will be built anew at the next start: %s", error)
+        except Exception as error:  # noqa: BLE001 (a thread that ended would never save again, nor take out the erased)
+            log.warning(
+                "the index could not be saved; with the next save, or at the next start, it will be made anew: %s",
+                str(error) or type(error).__name__,
+            )
             self._token = None
+            with self._condition:
+                self._unsaved += unsaved
+                self._removed += removed
             self._forget()
 
     def _forget(self) -> None:

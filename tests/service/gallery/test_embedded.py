@@ -120,3 +120,53 @@ def test_an_error_of_the_database_comes_out_as_the_gallerys_own(gallery: Embedde
         with pytest.raises(GalleryError, match="metadata_terms"):
             gallery.search(vector("a"), 1, Filter(metadata={"k": 1}))
     assert gallery.get("a") is not None
+
+
+def test_an_index_that_lost_a_commit_says_so_and_is_right_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches would wait for ever for the version that the index never gets to."""
+
+    def no_memory(*arguments: Any) -> None:
+        raise MemoryError
+
+    gallery = open_gallery(tmp_path)
+    gallery.add(record("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr("service.gallery.embedded.Entry", no_memory)
+        with pytest.raises(MemoryError):
+            gallery.add(record("b"))
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(gallery.search, vector("a"), 1)
+        try:
+            with pytest.raises(GalleryError, match="restart"):
+                searching.result(timeout=10)
+        finally:
+            gallery._index.fail()  # lets go of it where it waits
+    with pytest.raises(GalleryError, match="restart"):
+        gallery.add(record("c"))
+    gallery.close()
+    gallery = open_gallery(tmp_path)
+    assert {hit.record.id for hit in gallery.search(vector("b"), 5).hits} == {"a", "b"}
+    gallery.close()
+
+
+@pytest.mark.parametrize("part", ["_rebuilder", "_saver", "_readers", "_writer"])
+def test_a_gallery_whose_closing_fails_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    gallery = open_gallery(tmp_path)
+    gallery.add(record("a"))
+    one = getattr(gallery, part)
+    close = one.close
+
+    def fail() -> None:
+        close()
+        raise RuntimeError("it cannot be closed")
+
+    monkeypatch.setattr(one, "close", fail)
+    with pytest.raises(RuntimeError, match="cannot be closed"):
+        gallery.close()
+    gallery = open_gallery(tmp_path)
+    assert gallery.count() == 1
+    gallery.close()

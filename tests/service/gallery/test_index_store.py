@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -272,4 +273,59 @@ def test_records_that_expire_one_by_one_do_not_keep_the_disk_busy_and_an_erasure
             break
         time.sleep(0.02)
     assert len(saves) == 2
+    gallery.close()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), MemoryError()], ids=["no space", "no memory"]
+)
+def test_a_save_that_failed_is_made_up_for(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """By the next one in the same thread, and by the closing; nothing of what was erased stays meanwhile."""
+    path = directory / index_file.FILE_NAME
+
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert condition()
+
+    gallery = open_gallery(directory)
+    for again in (gallery.expire, gallery.close):
+        caplog.clear()
+        name = f"of {again.__name__}"
+        gallery.add(record(name, camera_id=name))
+        with monkeypatch.context() as patched:
+            patched.setattr(index_file, "save", fail)
+            gallery.erase(Filter(camera_ids=(name,)), dry_run=False)
+            until(lambda: len(warnings(caplog)) == 1 and not path.exists())
+        again()
+        until(path.exists)
+    gallery = open_gallery(directory)
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_an_erasure_for_which_no_thread_can_be_started_is_done_and_the_next_sweep_saves(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gallery = open_gallery(directory)
+    before = (directory / index_file.FILE_NAME).read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        assert gallery.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False).erased == 1
+    assert "can't start new thread" in caplog.text
+    gallery.expire()
+    deadline = time.monotonic() + 30
+    while (directory / index_file.FILE_NAME).read_bytes() == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (directory / index_file.FILE_NAME).read_bytes() != before
+    check(gallery, NAMES[1:])
     gallery.close()

@@ -1,5 +1,6 @@
 """From enrolment in bulk to the last byte: expiry, erasure, the audit log, and what is left on the disk."""
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -170,4 +171,74 @@ def test_a_reader_of_an_old_state_delays_no_change_and_what_it_holds_goes_later(
     assert gallery.expire() == 0
     assert b"secret-a-" not in on_disk(tmp_path)
     assert b"secret-b-" in on_disk(tmp_path)
+    gallery.close()
+
+
+def files_with(trace: bytes, directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if path.is_file() and trace in path.read_bytes())
+
+
+def wait_until_gone(trace: bytes, directory: Path) -> None:
+    deadline = time.monotonic() + 30
+    while trace in on_disk(directory) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert files_with(trace, directory) == []
+
+
+@pytest.mark.parametrize("removal", ["erase", "delete", "put", "put_many", "add"])
+@pytest.mark.parametrize("expired", [True, False])
+def test_a_removal_before_any_sweep_leaves_nothing_either(
+    tmp_path: Path, clock: Callable[[float], None], removal: str, expired: bool
+) -> None:
+    """What had expired is no record any more for the caller, but its vector is there until it is wiped."""
+    gallery = open_gallery(tmp_path, dimension=64)
+    gallery.put_many([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)])
+    trace = vector("x", 64).tobytes()
+    gallery.add(record("x", embedding=vector("x", 64), camera_id="c", expires_at=at(10)))
+    gallery.close()
+    assert "index.faiss" in files_with(trace, tmp_path)
+    gallery = open_gallery(tmp_path, dimension=64)
+    gallery.expire()
+    if expired:
+        clock(20)
+    new = record("x", embedding=vector("y", 64))
+    if removal == "erase":
+        assert gallery.erase(Filter(camera_ids=("c",)), dry_run=False).erased == (not expired)
+    elif removal == "delete":
+        assert gallery.delete("x") is not expired
+    elif removal == "put":
+        assert gallery.put(new) is expired
+    elif removal == "put_many":
+        assert gallery.put_many([new]) == expired
+    elif expired:
+        gallery.add(new)
+    else:
+        gallery.delete("x")
+        gallery.add(new)
+    assert gallery.expire() == 0
+    wait_until_gone(trace, tmp_path)
+    assert vector("3", 64).tobytes() in on_disk(tmp_path)
+    gallery.close()
+
+
+def test_what_was_deleted_before_a_kill_goes_with_the_first_sweep(tmp_path: Path) -> None:
+    gallery = open_gallery(tmp_path / "data", dimension=64)
+    gallery.put_many([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)])
+    gallery.delete("r7")
+    shutil.copytree(tmp_path / "data", tmp_path / "killed")
+    gallery.close()
+    trace = vector("7", 64).tobytes()
+    gallery = open_gallery(tmp_path / "killed", dimension=64)
+    assert "gallery.sqlite-wal" in files_with(trace, tmp_path / "killed")
+    assert gallery.expire() == 0
+    assert files_with(trace, tmp_path / "killed") == []
+    gallery.close()
+
+
+def test_an_index_file_that_a_kill_left_half_written_goes_at_the_start(tmp_path: Path) -> None:
+    """It may have vectors that were erased while it was being written."""
+    open_gallery(tmp_path).close()
+    (tmp_path / "index.faiss.part").write_bytes(b"the face of somebody erased")
+    gallery = open_gallery(tmp_path)
+    assert not (tmp_path / "index.faiss.part").exists()
     gallery.close()
