@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,9 @@ BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 # From each earlier version to the next one.
 _MIGRATIONS = {1: f"ALTER TABLE tracklets ADD COLUMN expires_at INTEGER;{_LIFE_CYCLE}"}
 
+OWNER_ONLY_DIRECTORY = 0o700
+"""The mode of a directory that is made for biometric data."""
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _WRITE_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -123,8 +127,21 @@ def translate(error: sqlite3.Error | OSError, directory: Path) -> GalleryError:
     return GalleryError(f"the gallery's database in {directory} failed: {error}")
 
 
+def owner_only(path: str, flags: int) -> int:
+    """Open a file, which nobody but its owner can read if it is made by this: an `opener` for `open`."""
+    return os.open(path, flags, 0o600)
+
+
 def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection in autocommit mode (transactions are begun by hand), usable from one thread at a time."""
+    """A connection in autocommit mode (transactions are begun by hand), usable from one thread at a time.
+
+    The file is made where it is missing, for its owner alone. Raises `OSError` where it cannot be.
+    """
+    if not read_only:
+        # SQLite would let everybody read it, and gives its log the file's mode. Only a new file is opened here: closing
+        # another would let go of the locks that other connections of this process have on it.
+        with suppress(FileExistsError):
+            os.close(owner_only(str(directory / FILE_NAME), os.O_RDWR | os.O_CREAT | os.O_EXCL))
     connection = sqlite3.connect(directory / FILE_NAME, timeout=10, isolation_level=None, check_same_thread=False)
     try:
         if read_only:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.gallery import audit, cursors, rows
 from service.gallery.columns import Entry, Selection
-from service.gallery.database import Stamp, connect, prepare, sync_directory, translate
+from service.gallery.database import OWNER_ONLY_DIRECTORY, Stamp, connect, prepare, sync_directory, translate
 from service.gallery.index_store import IndexSaver, Loaded, load_index
 from service.gallery.lock import DirectoryLock
 from service.gallery.readers import Readers
@@ -100,7 +100,7 @@ class EmbeddedGallery:
         with ExitStack() as resources:
             try:
                 if not data_dir.is_dir():
-                    data_dir.mkdir(parents=True)
+                    data_dir.mkdir(parents=True, mode=OWNER_ONLY_DIRECTORY)
                     sync_directory(data_dir.parent)
                 resources.callback(DirectoryLock(data_dir).release)
                 connection = connect(data_dir, read_only=False)

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.database import owner_only
 from service.gallery.ivf import IvfVectors
 from service.gallery.vectors import FlatVectors, Vectors
 
@@ -52,7 +53,7 @@ def save(directory: Path, header: Header, numbers: NDArray[np.int64], vectors: I
     """Write the file so that a crash leaves the old one or the new one; `vectors` come in pieces. Raises `OSError`."""
     temporary = directory / f"{FILE_NAME}.part"
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=owner_only) as file:
             _write(file, header, numbers, vectors)
             file.flush()
             os.fsync(file.fileno())

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from service.gallery.database import translate
+from service.gallery.database import owner_only, translate
 from service.gallery.records import GalleryLocked
 
 
@@ -18,7 +18,7 @@ class DirectoryLock:
     def __init__(self, directory: Path) -> None:
         path = directory / "lock"
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = owner_only(str(path), os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise translate(error, directory) from error
         try:

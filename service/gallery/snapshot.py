@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.gallery import index_file
-from service.gallery.database import FILE_NAME, SCHEMA_VERSION, Stamp, sync_directory, translate
+from service.gallery.database import (
+    FILE_NAME,
+    OWNER_ONLY_DIRECTORY,
+    SCHEMA_VERSION,
+    Stamp,
+    owner_only,
+    sync_directory,
+    translate,
+)
 from service.gallery.index_file import IndexFileError
 from service.gallery.lock import DirectoryLock
 from service.gallery.records import DiskFull, GalleryError
@@ -126,7 +134,7 @@ def restore(snapshot: Path, directory: Path) -> Manifest:
         )
     parts = {f"{name}.part" for name in manifest.files}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
         if held := sorted({path.name for path in directory.iterdir()} - _NO_RECORDS - parts):
             raise GalleryError(f"{directory} is not empty (it has {held[0]}): a snapshot is restored into a new folder")
         lock = DirectoryLock(directory)
@@ -153,6 +161,7 @@ def check_files(snapshot: Path, manifest: Manifest) -> list[str]:
 
 
 def _copy_database(stored: Stored, target: Path) -> None:
+    os.close(owner_only(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))  # SQLite would let everybody read it
     try:
         # One read transaction, whose rows alone are written: no free pages, no write-ahead log.
         stored.connection.execute("VACUUM INTO ?", (str(target),))
@@ -203,7 +212,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.mkdir()
+            part.mkdir(mode=OWNER_ONLY_DIRECTORY)
         except FileExistsError as error:
             raise GalleryError(
                 f"{part} is being written by another snapshot, or left of one that was broken off: remove it then"
@@ -244,7 +253,7 @@ def _copy_synced(source: Path, target: Path) -> File:
         reading = source.open("rb")
     except OSError as error:
         raise GalleryError(f"{source} cannot be read: {error.strerror or error}") from error
-    with reading, target.open("wb") as writing:
+    with reading, open(target, "wb", opener=owner_only) as writing:
         while chunk := reading.read(_CHUNK):
             digest.update(chunk)
             writing.write(chunk)
@@ -255,7 +264,7 @@ def _copy_synced(source: Path, target: Path) -> File:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with open(path, "wb", opener=owner_only) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

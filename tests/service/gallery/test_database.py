@@ -15,6 +15,7 @@ import pytest
 
 from service.gallery import Filter, GalleryError, SpaceMismatch
 from service.gallery.database import connect
+from service.gallery.snapshot import restore, take_snapshot
 from tests.service.gallery.samples import JPEG, NOON, SPACE, assert_same, at, open_gallery, record, vector
 
 ROOT = Path(__file__).parents[3]
@@ -275,3 +276,36 @@ def test_a_full_disk_refuses_what_does_not_fit_and_loses_nothing(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "full: no space left" in done.stdout
     assert done.stdout.endswith("done\n")
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in (directory, *directory.iterdir())}
+
+
+def test_only_the_owner_can_read_what_is_made(tmp_path: Path) -> None:
+    """Whatever the umask; SQLite's own files take the mode of the database."""
+    earlier = os.umask(0o002)
+    try:
+        gallery = open_gallery(tmp_path / "data")
+        gallery.add(record("a"))
+        while_open = modes(tmp_path / "data")
+        take_snapshot(tmp_path / "data", tmp_path / "snapshot")
+        gallery.close()
+        made = [while_open, modes(tmp_path / "data"), modes(tmp_path / "snapshot")]
+        restore(tmp_path / "snapshot", tmp_path / "again")
+        made.append(modes(tmp_path / "again"))
+    finally:
+        os.umask(earlier)
+    assert {"gallery.sqlite", "gallery.sqlite-wal", "gallery.sqlite-shm", "lock"} < while_open.keys()
+    assert "index.faiss" in made[1]
+    for found in made:
+        folder, *files = found.values()
+        assert folder == 0o700
+        assert set(files) == {0o600}
+
+
+def test_the_mode_of_a_directory_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o750)
+    open_gallery(tmp_path / "data").close()
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o750
