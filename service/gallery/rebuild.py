@@ -100,7 +100,12 @@ class Rebuilder:
             if self._closed or self._thread is not None:
                 return
             thread = threading.Thread(target=self._run, name="gallery-rebuilder", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the change that led here is committed, and must not look as if it failed
+                self._not_before = time.monotonic() + _PATIENCE
+                log.warning("the index could not be rebuilt; the old one goes on: %s", error)
+                return
             self._thread = thread
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -229,6 +229,21 @@ def test_a_failure_is_logged_and_the_old_index_goes_on(
     gallery.close()
 
 
+def test_without_a_thread_to_spare_the_old_index_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gallery = open_small(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        gallery.put_many(records(range(800)))
+    assert "can't start new thread" in caplog.text
+    check(gallery, range(800))
+    gallery.close()
+
+
 def test_closing_does_not_wait_for_the_end_of_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered = threading.Event()
 
