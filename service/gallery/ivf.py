@@ -170,15 +170,16 @@ class IvfVectors:
         if allowed < _MOST * len(self):
             needed = max(self._rows_in(self.wide), _CODES_READ_FILTERED // self.dimension)
         held = self._sizes if mask is None else self._allowed_in(mask, allowed)
-        nearest_first = np.argsort(-(self._centres @ direction))
-        reached = np.cumsum(held[nearest_first])
+        # Not by numpy: its product's threads go on spinning, for twenty times as long as it took.
+        _, nearest_first = self._index.quantizer.search(direction[None], self.lists)
+        reached = np.cumsum(held[nearest_first[0]])
         probes = int(np.searchsorted(reached, min(max(needed, fetched), allowed))) + 1
         chosen = None if mask is None else selector(mask)
         while True:
             positions = self._search(direction, fetched, probes, chosen)
             if len(positions) >= wanted or probes >= self.lists:
                 return Found(positions, None, exact=len(positions) == allowed)
-            probes = min(2 * probes, self.lists)  # FAISS ranks centres that are equally near in another order
+            probes = min(2 * probes, self.lists)
 
     def _rows_in(self, lists: int) -> int:
         """How many rows so many lists hold on average."""
