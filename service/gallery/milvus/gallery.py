@@ -350,7 +350,25 @@ class MilvusGallery:
         return sorted(hits, key=lambda hit: (-hit.score, hit.record.id))
 
     def _remove(self, where: str) -> None:
-        self._connection.delete(self._records, where)
+        """Remove the rows that pass, none that passes no longer.
+
+        A server may look for what passes first and remove those ids later, with whatever was enrolled under them
+        in between. So they are looked for here, and once more while nobody else can change them.
+        """
+        last = ""
+        while True:
+            found = self._connection.query(self._records, f"{where} and id > {quoted(last)}", ["id"], _IDS_AT_ONCE)
+            if not found:
+                return
+            ids = [row["id"] for row in found]
+            with self._claims.place([f"id {one}" for one in ids]) as claim:
+                if claim.contested():
+                    claim.wait()
+                again = self._connection.query(self._records, f"{where} and id in {quoted_list(ids)}", ["id"])
+                claim.check()
+                if again:
+                    self._connection.delete(self._records, f"id in {quoted_list(row['id'] for row in again)}")
+            last = ids[-1]
 
 
 def _cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:

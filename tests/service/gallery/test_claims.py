@@ -12,6 +12,7 @@ pytest.importorskip("pymilvus")
 
 from service.gallery import DuplicateId, Filter, GalleryUnavailable, rows
 from service.gallery.milvus import claims
+from service.gallery.milvus import gallery as milvus_gallery
 from tests.service.gallery.engines import MILVUS, MilvusPlace, milvus_place
 from tests.service.gallery.samples import at, record
 
@@ -80,6 +81,62 @@ def test_an_erasure_is_counted_once(replicas: list[Any]) -> None:
     assert sorted(entry.erased for entry in replicas[0].audit()) == [0, 0, 10]
     replicas[0].put_many([record(f"n{number}", expires_at=at(number)) for number in range(10)])
     assert sorted(at_once([one.expire for one in replicas])) == [0, 0, 10]
+
+
+def remove(gallery: Any, how: str) -> None:
+    if how == "expire":
+        gallery.expire()
+    else:
+        gallery.erase(Filter(camera_ids=("c1",)), dry_run=False)
+
+
+@pytest.mark.parametrize("how", ["expire", "erase"])
+def test_what_is_enrolled_anew_before_the_removal_stays(
+    replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    remover, other, _ = replicas
+    remover.put_many([record(name, expires_at=at(1) if how == "expire" else None) for name in ("a", "b", "c")])
+    place = remover._claims.place
+    held = []
+
+    def put_then_place(names: list[str]) -> Any:
+        if "id a" in names:  # what goes has been looked for, and is not held yet
+            held.append(sorted(names))
+            other.put(record("a", camera_id="c2"))
+        return place(names)
+
+    monkeypatch.setattr(remover._claims, "place", put_then_place)
+    remove(remover, how)
+    assert held == [["id a", "id b", "id c"]]
+    assert [one.id for one in other.list().items] == ["a"]
+    assert other._connection.count(other._records, 'id > ""') == 1
+
+
+@pytest.mark.parametrize("how", ["expire", "erase"])
+def test_who_enrolls_anew_waits_for_the_removal(replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    remover, other, _ = replicas
+    remover.put(record("a", expires_at=at(1) if how == "expire" else None))
+    delete = remover._connection.delete
+    with ThreadPoolExecutor(1) as pool:
+        puts: list[Any] = []
+
+        def begin_put_then_delete(collection: str, where: str) -> None:
+            puts.append(pool.submit(other.put, record("a", camera_id="c2")))
+            with pytest.raises(TimeoutError):  # as nobody lets go of the id before it is gone
+                puts[0].result(timeout=0.5)
+            delete(collection, where)
+
+        monkeypatch.setattr(remover._connection, "delete", begin_put_then_delete)
+        remove(remover, how)
+        assert [put.result() for put in puts] == [True]
+    assert other.get("a").camera_id == "c2"
+
+
+def test_more_is_removed_than_goes_at_once(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milvus_gallery, "_IDS_AT_ONCE", 3)
+    replicas[0].put_many([record(f"n{number}", camera_id="c2" if number == 4 else "c1") for number in range(10)])
+    assert replicas[0].erase(Filter(camera_ids=("c1",)), dry_run=False).erased == 9
+    assert [one.id for one in replicas[1].list().items] == ["n4"]
 
 
 def test_a_dead_replicas_claim_is_waited_for_and_runs_out(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
