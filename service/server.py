@@ -25,7 +25,8 @@ def serve(settings: Settings) -> None:
 
     Raises:
         SystemExit: with a message for an environment variable that names no setting, and where the bundle, the engine,
-            its self-test or the gallery fails, or the address cannot be used.
+            its self-test or the gallery fails, or the address cannot be used. Also later, where the gallery is broken:
+            a process that could only say so is of no use, and its next start mends it.
     """
     if unknown := find_unknown_variables(os.environ):
         raise SystemExit(f"not3d: {'; '.join(unknown)}")
@@ -60,6 +61,8 @@ def serve(settings: Settings) -> None:
             signal.signal(number, handler)
     if error := app.state.service.startup.error:
         raise SystemExit(f"not3d: cannot start: {error}")
+    if reason := app.state.service.broken:
+        raise SystemExit(f"not3d: {reason}")
 
 
 async def _run(server: uvicorn.Server, state: State) -> None:

@@ -11,7 +11,14 @@ from typing import ParamSpec, TypeVar
 from fastapi import Request
 
 from service.admission import Admission
-from service.gallery.records import DiskFull, DuplicateId, GalleryError, GalleryUnavailable, InvalidArgument
+from service.gallery.records import (
+    DiskFull,
+    DuplicateId,
+    GalleryBroken,
+    GalleryError,
+    GalleryUnavailable,
+    InvalidArgument,
+)
 from service.metrics import Metrics
 from service.problems import Fault, Problem
 from service.settings import Settings
@@ -48,7 +55,9 @@ class State:
         self._start: asyncio.Task[None] | None = None
         self._sweep: asyncio.Task[None] | None = None
         self.on_failure: Callable[[], None] = lambda: None
-        """Called in the event loop when the service cannot start."""
+        """Called in the event loop when the service cannot start, or only a new start helps."""
+        self.broken: str | None = None
+        """Why only a new start helps."""
         self.stuck = False
         """After `end`: whether a decoder or the engine is still at work for a request that was given up."""
 
@@ -75,8 +84,10 @@ class State:
         """Model and gallery.
 
         Raises:
-            Problem: 503 with `Retry-After` while they are being loaded; `pending` says what is missing.
+            Problem: 503 with `Retry-After` while they are being loaded; `pending` says what is missing. 503 as well
+                where the gallery is broken.
         """
+        self.check_gallery()
         if self.startup.loaded:
             return self.startup.loaded
         detail = "the service is starting"
@@ -87,14 +98,24 @@ class State:
         header = {"Retry-After": str(STARTING_RETRY_SECONDS)}
         raise Problem("not-ready", detail, headers=header, pending=self.startup.pending)
 
+    def check_gallery(self) -> None:
+        """Whether the gallery, once it is open, can go on in this process; never waits.
+
+        Raises:
+            Problem: 503 where it cannot. The service ends then, for whatever looks after it to start it anew.
+        """
+        if self.startup.loaded:
+            with self._as_problems():
+                self.startup.loaded.gallery.check()
+
     async def in_gallery(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one call of the gallery, or other short work with its rows, in a thread.
 
         Raises:
             Problem: 409 for an id that is taken, 400 for an argument that no gallery accepts, 507 for a full disk, 503
-                with `Retry-After` where the gallery does not answer now.
+                with `Retry-After` where the gallery does not answer now, and without where it failed.
         """
-        with _as_problems(), self.metrics.stage("index"):
+        with self._as_problems(), self.metrics.stage("index"):
             return await self._in_thread(functools.partial(call, *args, **kwargs))
 
     async def count_records(self, loaded: Loaded) -> int:
@@ -103,7 +124,7 @@ class State:
         Raises:
             Problem: as `in_gallery`.
         """
-        with _as_problems():
+        with self._as_problems():
             return await self._in_thread(loaded.gallery.count)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -114,6 +135,8 @@ class State:
         while True:
             try:
                 removed = await self._in_thread(loaded.gallery.expire)
+            except GalleryBroken as error:
+                self._give_up(error)
             except Exception as error:  # retention is promised, and must not end unseen
                 expected = isinstance(error, GalleryError)
                 log.error("expired records could not be erased: %s", error, exc_info=None if expected else error)
@@ -123,6 +146,32 @@ class State:
                     log.info("erased expired records", extra={"facts": {"records": removed}})
             await asyncio.sleep(self.settings.sweep_seconds)
 
+    @contextmanager
+    def _as_problems(self) -> Iterator[None]:
+        try:
+            yield
+        except DuplicateId as error:
+            raise Problem.of_field("id", str(error), "duplicate-id") from None
+        except InvalidArgument as error:
+            raise Problem("malformed", str(error), errors=[Fault(field=error.argument, reason=str(error))]) from None
+        except DiskFull as error:
+            raise Problem("disk-full", str(error)) from None
+        except GalleryUnavailable as error:
+            header = {"Retry-After": str(GALLERY_RETRY_SECONDS)}
+            raise Problem("gallery-unavailable", str(error), headers=header) from None
+        except GalleryError as error:  # a disk that cannot be written, say: nothing to come back for in two seconds
+            if isinstance(error, GalleryBroken):
+                self._give_up(error)
+            else:
+                log.error("the gallery failed: %s", error, exc_info=error.__cause__)
+            raise Problem("gallery-unavailable", str(error)) from None
+
+    def _give_up(self, error: GalleryBroken) -> None:
+        if self.broken is None:
+            self.broken = str(error)
+            log.error("ending, since only a new start helps the gallery: %s", error)
+            self.on_failure()
+
     def _on_started(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()):
             log.error("an error nobody expected", exc_info=error)
@@ -131,21 +180,6 @@ class State:
             self.on_failure()
         elif self.startup.loaded:
             self._sweep = asyncio.create_task(self._sweep_for_ever(self.startup.loaded))
-
-
-@contextmanager
-def _as_problems() -> Iterator[None]:
-    try:
-        yield
-    except DuplicateId as error:
-        raise Problem.of_field("id", str(error), "duplicate-id") from None
-    except InvalidArgument as error:
-        raise Problem("malformed", str(error), errors=[Fault(field=error.argument, reason=str(error))]) from None
-    except DiskFull as error:
-        raise Problem("disk-full", str(error)) from None
-    except GalleryUnavailable as error:
-        header = {"Retry-After": str(GALLERY_RETRY_SECONDS)}
-        raise Problem("gallery-unavailable", str(error), headers=header) from None
 
 
 def state_of(request: Request) -> State:

@@ -24,6 +24,7 @@ from service.gallery.records import (
     EmptyFilter,
     Erasure,
     Filter,
+    GalleryBroken,
     GalleryError,
     Hit,
     InvalidArgument,
@@ -210,7 +211,7 @@ class EmbeddedGallery:
         with self._writer.paused():  # under a stream of commits, each of which was faster than the search
             if (found := self._search(query, top_k, filter, min_score)) is not None:
                 return found
-        raise GalleryError("the search index is ahead of the database: restart the service")
+        raise GalleryBroken("the search index is ahead of the database: restart the service")
 
     def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:  # noqa: A002
         """Remove every record that passes `filter`, with an entry in the audit log, also where there was none.
@@ -272,6 +273,10 @@ class EmbeddedGallery:
         rows.check_text(before, "before")
         with self._readers.snapshot() as connection:
             return audit.read(connection, limit, before)
+
+    def check(self) -> None:
+        """Raises `GalleryBroken` where only a new start of the process helps. Asks nobody, and never waits."""
+        self._index.check()
 
     def count(self) -> int:
         """How many records are enrolled."""
@@ -357,7 +362,7 @@ class EmbeddedGallery:
         """The vectors `[n, D]` of these rows, which are in the snapshot."""
         found, rows = read_some(connection, numbers, self.dimension)
         if len(found) != len(numbers):
-            raise GalleryError("the index knows rows that the database does not: restart the service")
+            raise GalleryBroken("the index knows rows that the database does not: restart the service")
         order: NDArray[np.float32] = rows[np.searchsorted(found, numbers)]
         return order
 

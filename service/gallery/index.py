@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.gallery.columns import Columns, Entry, Selection
 from service.gallery.gpu import GpuMirror
-from service.gallery.records import GalleryError
+from service.gallery.records import GalleryBroken, GalleryError
 from service.gallery.vectors import Found, Vectors, unit_rows
 
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -60,9 +60,9 @@ class Index:
             return self._columns.unexpired(now)
 
     def check(self) -> None:
-        """Raises `GalleryError` where a change failed half-way, so that the index is no longer the database's."""
+        """Raises `GalleryBroken` where a change failed half-way, so that the index is no longer the database's."""
         if self._broken:
-            raise GalleryError("the search index failed and no longer follows the database: restart the service")
+            raise GalleryBroken("the search index failed and no longer follows the database: restart the service")
 
     def fail(self) -> None:
         """Give up following the database: whoever waits for a version that will not come is told, as are all later."""

@@ -15,9 +15,10 @@ class Gallery(Protocol):
 
     Every method is synchronous and may be called from any thread. Once a changing method has returned, its change
     survives the death of the process and is seen by every later call. All raise `GalleryError` when the engine fails,
-    `GalleryUnavailable` where it will be back, `DiskFull` when there is no space left, and `InvalidArgument` for values
-    no gallery accepts. A record whose `expires_at` has passed is enrolled no more, whether or not `expire` has been
-    called since: no method finds or counts it, and its id is free.
+    `GalleryUnavailable` where it will be back, `GalleryBroken` where only a new start of the process helps, `DiskFull`
+    when there is no space left, and `InvalidArgument` for values no gallery accepts. A record whose `expires_at` has
+    passed is enrolled no more, whether or not `expire` has been called since: no method finds or counts it, and its id
+    is free.
     """
 
     @property
@@ -103,6 +104,10 @@ class Gallery(Protocol):
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
         """The audit log, newest first, of entries older than the receipt `before`."""
+        ...
+
+    def check(self) -> None:
+        """Raises `GalleryBroken` where only a new start of the process helps. Asks nobody, and never waits."""
         ...
 
     def count(self) -> int:

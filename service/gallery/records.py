@@ -163,5 +163,9 @@ class GalleryUnavailable(GalleryError):  # noqa: N818
     """The engine does not answer now and may soon: nothing is known to have been changed, and asking again is right."""
 
 
+class GalleryBroken(GalleryError):  # noqa: N818
+    """This process can no longer answer from its gallery: all that was acknowledged is whole, and a new start helps."""
+
+
 class DiskFull(GalleryError):  # noqa: N818
     """No space left; nothing of the refused call was kept."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import Filter, GalleryError, InvalidArgument, Record
+from service.gallery.records import Filter, GalleryBroken, InvalidArgument, Record
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VECTOR = np.dtype("<f4")
@@ -256,7 +256,7 @@ def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | No
 
 
 def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Record]:
-    """The records of these numbers, in their order. Raises `GalleryError` where one is missing."""
+    """The records of these numbers, in their order. Raises `GalleryBroken` where one is missing."""
     found = connection.execute(
         f"SELECT t.number, {_COLUMNS} WHERE t.number IN (SELECT value FROM json_each(?))",  # noqa: S608
         (json.dumps(list(numbers)),),
@@ -264,7 +264,7 @@ def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Re
     records = {number: _decode(columns) for number, *columns in found}
     missing = [number for number in numbers if number not in records]
     if missing:
-        raise GalleryError(f"the index knows {len(missing)} rows that the database does not: restart the service")
+        raise GalleryBroken(f"the index knows {len(missing)} rows that the database does not: restart the service")
     return [records[number] for number in numbers]
 
 

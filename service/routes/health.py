@@ -25,8 +25,9 @@ router = APIRouter()
 
 
 @open_router.get("/livez", response_model=StatusAnswer, dependencies=NO_QUERY)
-async def livez() -> StatusAnswer:
-    """The process answers."""
+async def livez(request: Request) -> StatusAnswer:
+    """The process answers; 503 where only a new start of it helps."""
+    state_of(request).check_gallery()
     return StatusAnswer(status="alive")
 
 

@@ -231,3 +231,31 @@ def test_the_service_does_not_load_torch() -> None:
     code = "import sys; import service.server; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=False)
     assert done.returncode == 0
+
+
+def test_a_broken_gallery_ends_the_process_and_the_next_one_has_everything(bundle: Path, tmp_path: Path) -> None:
+    """Whatever restarts it, such as Compose, mends it: only the index in memory had lost a commit."""
+    command = f"""
+from service.gallery import embedded
+whole = embedded.Entry
+def no_memory(number, camera_id, *more):
+    if camera_id == "b":
+        raise MemoryError
+    return whole(number, camera_id, *more)
+embedded.Entry = no_memory
+{COMMAND}"""
+    process, url = start(bundle, tmp_path / "data", command)
+    try:
+        wait_for(lambda: is_ready(url), 60)
+        for name, status in (("a", 201), ("b", 500)):
+            body = {"embedding": [1.0] * 32, "camera_id": name}
+            assert httpx.put(f"{url}/gallery/{name}", json=body).status_code == status
+        assert httpx.get(f"{url}/livez").status_code == 503
+        status, errors = end_of(process)
+    finally:
+        process.kill()
+    assert status == 1
+    assert errors.rstrip().endswith("no longer follows the database: restart the service")
+    with running(bundle, tmp_path / "data") as (_, url):
+        found = httpx.post(f"{url}/search", json={"embedding": [1.0] * 32}).json()["results"]
+        assert {one["id"] for one in found} == {"a", "b"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import EmbeddedGallery, GalleryUnavailable
+from service.gallery import EmbeddedGallery, GalleryError, GalleryUnavailable
 from tests.service.live import Live, run_service, wait_for
 from tests.service.problem import check_problem
 
@@ -99,3 +99,41 @@ def test_a_gallery_that_is_away(live: Live, monkeypatch: pytest.MonkeyPatch) -> 
         assert "not3d_gallery_records" in live.client.get("/metrics").text
         assert live.client.get("/livez").status_code == 200
     assert live.client.get("/gallery/a").status_code == 200
+
+
+def test_a_gallery_that_fails_for_longer(
+    live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 with its reason, and in the log; without a time to come back, since nobody knows one."""
+
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise GalleryError("the disk is read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedGallery, "put", refuse)
+        answer = live.client.put("/gallery/a", json={"embedding": EMBEDDING})
+        assert check_problem(answer, 503, "gallery-unavailable")["detail"] == "the disk is read-only"
+        assert "retry-after" not in answer.headers
+    assert "the gallery failed: the disk is read-only" in caplog.text
+    assert live.client.get("/livez").status_code == live.client.get("/readyz").status_code == 200
+    put(live, "a")
+
+
+def test_a_gallery_that_is_broken(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said to be alive or ready that can only be started anew."""
+    ended = []
+    state = live.app.state.service
+    state.on_failure = lambda: ended.append(state.broken)
+
+    def no_memory(*_arguments: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.gallery.embedded.Entry", no_memory)
+        check_problem(live.client.put("/gallery/a", json={"embedding": EMBEDDING}), 500, "internal")
+    for path in ("/livez", "/readyz", "/info", "/gallery/a"):
+        answer = live.client.get(path)
+        assert "restart the service" in check_problem(answer, 503, "gallery-unavailable")["detail"]
+        assert "retry-after" not in answer.headers
+    assert "not3d_gallery_records" in live.client.get("/metrics").text
+    assert ended == [state.broken]

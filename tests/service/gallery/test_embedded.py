@@ -11,6 +11,7 @@ import pytest
 from service.gallery import (
     EmbeddedGallery,
     Filter,
+    GalleryBroken,
     GalleryError,
 )
 from service.gallery.index import Index
@@ -139,12 +140,14 @@ def test_an_index_that_lost_a_commit_says_so_and_is_right_after_a_restart(
     with ThreadPoolExecutor(1) as pool:
         searching = pool.submit(gallery.search, vector("a"), 1)
         try:
-            with pytest.raises(GalleryError, match="restart"):
+            with pytest.raises(GalleryBroken, match="restart"):
                 searching.result(timeout=10)
         finally:
             gallery._index.fail()  # lets go of it where it waits
-    with pytest.raises(GalleryError, match="restart"):
+    with pytest.raises(GalleryBroken, match="restart"):
         gallery.add(record("c"))
+    with pytest.raises(GalleryBroken, match="restart"):
+        gallery.check()
     gallery.close()
     gallery = open_gallery(tmp_path)
     assert {hit.record.id for hit in gallery.search(vector("b"), 5).hits} == {"a", "b"}
