@@ -97,14 +97,23 @@ def restore(
     Every file is checked first, and a directory that holds something is left
     alone. What was erased after the snapshot was taken is there again, unless
     [cyan]--erase-again[/] says what it was: then every deletion and erasure
-    of that audit log that the snapshot does not know of is made once more.
+    of that audit log that the snapshot does not know of is made once more,
+    before the directory holds a gallery that a service could start on.
 
     Example: [bold]not3d gallery restore backups/monday --data-dir data-new[/]
     """
     with gallery_module("reapply") as reapply:
-        entries = None if log is None else reapply.read_log(log)
+        entries = [] if log is None else reapply.read_log(log)
+    erased = 0
+
+    def erase(folder: Path, stamp: Any) -> None:
+        nonlocal erased
+        if log is not None:
+            with _opened(folder, stamp) as gallery:
+                erased = reapply.erase_again(gallery, entries)
+
     with gallery_module("snapshot") as snapshots, messages.status(f"Restoring {escape(str(source))}"):
-        manifest = snapshots.restore(source, data_dir)
+        manifest = snapshots.restore(source, data_dir, erase)
     results.print(
         f"{data_dir}: {manifest.records:,} records of space {manifest.embedding_space} (model {manifest.model_name})",
         highlight=False,
@@ -112,15 +121,10 @@ def restore(
         soft_wrap=True,
     )
     since = f"It is the gallery of {_moment(manifest.created)}: what was enrolled since is missing, and"
-    if entries is None:
+    if log is None:
         remark = f"{since} [yellow]what was erased since is there again[/]. Erase that anew before the service answers."
         messages.print(remark, highlight=False, soft_wrap=True)
         return
-    try:
-        with _opened(data_dir, manifest) as gallery:
-            erased = reapply.erase_again(gallery, entries)
-    except Failure as error:
-        raise Failure(f"{error}. What was erased since is there again in {data_dir}: do not start on it") from error
     messages.print(f"{since} of what was erased since, {erased:,} records were there again and are erased again.")
 
 

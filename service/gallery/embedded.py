@@ -23,6 +23,7 @@ from service.gallery.records import (
     DuplicateId,
     EmptyFilter,
     Erasure,
+    Existing,
     Filter,
     GalleryBroken,
     GalleryError,
@@ -121,11 +122,11 @@ class EmbeddedGallery:
 
     def add(self, record: Record) -> None:
         """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
-        self._enrol([record], replace=False)
+        self._enrol([record], "refuse")
 
     def put(self, record: Record) -> bool:
         """Enrol or replace, in one step that no search sees half of. True where the id was new."""
-        return bool(self._enrol([record], replace=True))
+        return not self._enrol([record], "replace")
 
     def put_many(self, records: Sequence[Record]) -> int:
         """Enrol or replace all of them in one durable step, or none; how many ids were new.
@@ -133,7 +134,14 @@ class EmbeddedGallery:
         An id may be there once only. Some hundreds to thousands at a time are right: all of them are in memory, and
         others wait for the transaction.
         """
-        return self._enrol(records, replace=True) if records else 0
+        return len(records) - len(self._enrol(records, "replace"))
+
+    def add_many(self, records: Sequence[Record]) -> set[str]:
+        """Enrol all of them whose id is free in one durable step, or none; the ids that were taken.
+
+        Records that had these ids stay as they are. As for `put_many`, an id may be there once only.
+        """
+        return self._enrol(records, "leave")
 
     def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
         """The record of this id."""
@@ -330,24 +338,26 @@ class EmbeddedGallery:
         without = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
         return Selection(rows.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
 
-    def _enrol(self, records: Sequence[Record], *, replace: bool) -> int:
-        new = [rows.encode(record, self.dimension) for record in records]
-        ids = [row.id for row in new]
-        if len(set(ids)) < len(ids):
-            raise InvalidArgument("records have an id twice")
+    def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
+        """Enrol in one step; the ids that were taken."""
+        new = rows.encode_all(records, lambda record: rows.encode(record, self.dimension))
+        if not new:
+            return set()
         now = rows.now()
 
-        def work(connection: sqlite3.Connection, change: Change) -> int:
-            places = rows.places_of(connection, ids, now)
-            expired = sum(place.expired for place in places.values())
-            if not replace and expired < len(places):
-                raise DuplicateId(next(id_ for id_, place in places.items() if not place.expired))
-            _remove(connection, change, [place.number for place in places.values()])
-            if expired:
+        def work(connection: sqlite3.Connection, change: Change) -> set[str]:
+            places = rows.places_of(connection, list(new), now)
+            taken = {id_ for id_, place in places.items() if not place.expired}
+            if taken and existing == "refuse":
+                raise DuplicateId(min(taken))
+            left = taken if existing == "leave" else set()
+            _remove(connection, change, [place.number for id_, place in places.items() if id_ not in left])
+            if expired := len(places) - len(taken):
                 audit.write_expiry(connection, expired, now)
-            numbers = rows.insert(connection, new, self.embedding_space)
-            change.added.extend(zip(numbers, new, strict=True))
-            return len(new) - len(places) + expired
+            added = [row for id_, row in new.items() if id_ not in left]
+            numbers = rows.insert(connection, added, self.embedding_space)
+            change.added.extend(zip(numbers, added, strict=True))
+            return taken
 
         return self._change(work)
 

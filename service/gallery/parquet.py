@@ -193,11 +193,14 @@ class Archive:
         for position, (row, vector) in enumerate(zip(plain, vectors, strict=True)):
             try:
                 metadata = json.loads(row.pop("metadata"))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
+                fault = "is nested too deeply" if isinstance(error, RecursionError) else "is no JSON"
                 raise GalleryError(
-                    f"{self._path}, row {before + position} (id {row['id']!r}): metadata is no JSON"
+                    f"{self._path}, row {before + position} (id {row['id']!r}): metadata {fault}"
                 ) from error
-            records.append(Record(**row, embedding=vector, metadata=metadata, has_thumbnail=bool(row["thumbnail"])))
+            records.append(
+                Record(**row, embedding=vector, metadata=metadata, has_thumbnail=row["thumbnail"] is not None)
+            )
         return records
 
 
@@ -209,8 +212,9 @@ def import_records(
 ) -> Imported:
     """Enrol a file's records, about a thousand in a durable step; records that have expired are left out.
 
-    With `fail` nothing is enrolled where one of the ids is taken or there twice. After an interruption, `skip` goes on
-    where it ended. Raises `GalleryError`, before anything is changed where the spaces or dimensions differ.
+    With `fail` nothing is enrolled where one of the ids is taken or there twice, and nothing is replaced that somebody
+    else enrols meanwhile. After an interruption, `skip` goes on where it ended. Raises `GalleryError`, before anything
+    is changed where the spaces or dimensions differ.
     """
     found = Stamp(gallery.embedding_space, gallery.dimension, "")
     if (found.embedding_space, found.dimension) != (archive.stamp.embedding_space, archive.stamp.dimension):
@@ -226,20 +230,26 @@ def import_records(
         now = rows.moment(rows.now())
         wanted = [record for record in piece if record.expires_at is None or record.expires_at > now]
         outcome.expired += len(piece) - len(wanted)
-        if existing == "skip":
-            taken = _enrolled(gallery, [record.id for record in wanted])
-            outcome.skipped += len(taken)
-            wanted = [record for record in wanted if record.id not in taken]
         try:
-            enrolled = gallery.put_many(wanted)
+            if existing == "replace":
+                taken, enrolled = set[str](), gallery.put_many(wanted)
+                outcome.replaced += len(wanted) - enrolled
+            else:
+                taken = gallery.add_many(wanted)
+                enrolled = len(wanted) - len(taken)
         except InvalidArgument as error:
             raise GalleryError(
                 f"of the rows from {done} to {done + len(piece) - 1} of the file none was enrolled, those before were: "
                 f"{error}"
             ) from error
         outcome.enrolled += enrolled
-        outcome.replaced += len(wanted) - enrolled
+        outcome.skipped += len(taken)
         done += len(piece)
+        if taken and existing == "fail":
+            raise GalleryError(
+                f"{min(taken)!r} was enrolled by somebody else meanwhile and is left as it is; of the file's first "
+                f"{done} rows all others are enrolled: skip or replace what is there"
+            )
         report(done)
     return outcome
 

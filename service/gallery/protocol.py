@@ -51,6 +51,13 @@ class Gallery(Protocol):
         """
         ...
 
+    def add_many(self, records: Sequence[Record]) -> set[str]:
+        """Enrol all of them whose id is free in one durable step, or none; the ids that were taken.
+
+        Records that had these ids stay as they are. As for `put_many`, an id may be there once only.
+        """
+        ...
+
     def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
         """The record of this id."""
         ...

@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
+Existing: TypeAlias = Literal["refuse", "replace", "leave"]
+"""What enrolment does where an id is taken: nothing at all, take the new record, or keep the old one."""
 JSON: TypeAlias = Union[list["JSON"], dict[str, "JSON"], str, bool, int, float, None]  # noqa: UP007 (text has no |)
 
 

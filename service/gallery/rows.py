@@ -4,15 +4,17 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.records import Filter, GalleryBroken, InvalidArgument, Record
+
+R = TypeVar("R")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VECTOR = np.dtype("<f4")
@@ -109,6 +111,22 @@ def encode(record: Record, dimension: int) -> Row:
         vector=vector,
         thumbnail=_picture(record.thumbnail),
     )
+
+
+def encode_all(records: Sequence[Record], encode_one: Callable[[Record], R]) -> dict[str, R]:
+    """The rows of records by their ids, in order. Raises `InvalidArgument`, for one of several with its id."""
+    new: dict[str, R] = {}
+    for record in records:
+        try:
+            row = encode_one(record)
+        except InvalidArgument as error:
+            if len(records) == 1:
+                raise
+            raise InvalidArgument(f"{error} (record {record.id!r})") from error
+        if record.id in new:
+            raise InvalidArgument(f"records have the id {record.id!r} twice")
+        new[record.id] = row
+    return new
 
 
 def _picture(thumbnail: bytes | None) -> bytes | None:

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,8 @@ _TOKENS = "SELECT index_token, next_index_token FROM gallery"
 _CHUNK = 1 << 22
 # A data directory has these without holding a gallery: the lock stays behind, and the engine keeps its cache there.
 _NO_RECORDS = {"lock", "cache"}
+_UNFINISHED = "restoring.part"
+"""Where a restored gallery is until it is whole: inside the data directory, and so on its disk."""
 
 
 class File(BaseModel):
@@ -120,11 +122,15 @@ def read_manifest(snapshot: Path) -> Manifest:
         raise GalleryError(f"{path} is no manifest of this program's version: {place}: {fault['msg']}") from error
 
 
-def restore(snapshot: Path, directory: Path) -> Manifest:
+def restore(
+    snapshot: Path, directory: Path, amend: Callable[[Path, Stamp], object] = lambda _folder, _stamp: None
+) -> Manifest:
     """Put a snapshot's files into a data directory that holds no gallery, or make one.
 
-    Every file is checked against the manifest before any takes its name. Raises `GalleryError` where the snapshot is
-    not whole or the directory holds something, `GalleryLocked` where someone has it open, and `DiskFull`.
+    Every file is checked against the manifest, and `amend` is called with a folder that holds the gallery, before the
+    directory does: until `amend` has returned no service can start on it, whatever goes wrong. Raises `GalleryError`
+    where the snapshot is not whole or the directory holds something, `GalleryLocked` where someone has it open, and
+    `DiskFull`.
     """
     manifest = read_manifest(snapshot)
     if manifest.schema_version > SCHEMA_VERSION:
@@ -132,15 +138,20 @@ def restore(snapshot: Path, directory: Path) -> Manifest:
             f"{snapshot} has schema version {manifest.schema_version}, and this program reads {SCHEMA_VERSION}: "
             "restore it with the program's version that took it"
         )
-    parts = {f"{name}.part" for name in manifest.files}
+    part = directory / _UNFINISHED
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
-        if held := sorted({path.name for path in directory.iterdir()} - _NO_RECORDS - parts):
+        if held := sorted({path.name for path in directory.iterdir()} - _NO_RECORDS - {_UNFINISHED}):
             raise GalleryError(f"{directory} is not empty (it has {held[0]}): a snapshot is restored into a new folder")
         lock = DirectoryLock(directory)
         try:
-            _put_back(manifest, snapshot, directory)
+            shutil.rmtree(part, ignore_errors=True)  # left of one that was killed
+            part.mkdir(mode=OWNER_ONLY_DIRECTORY)
+            _copy_checked(manifest, snapshot, part)
+            amend(part, manifest.stamp)
+            _move(part, directory)
         finally:
+            shutil.rmtree(part, ignore_errors=True)
             lock.release()
     except OSError as error:
         raise translate(error, directory) from error
@@ -229,22 +240,21 @@ def _new_folder(out: Path) -> Iterator[Path]:
         raise translate(error, out.parent) from error
 
 
-def _put_back(manifest: Manifest, snapshot: Path, directory: Path) -> None:
-    parts = {name: directory / f"{name}.part" for name in manifest.files}
-    try:
-        for name, file in manifest.files.items():
-            if _copy_synced(snapshot / name, parts[name]) != file:
-                raise GalleryError(
-                    f"{snapshot / name} is not as it was written, so nothing was restored: use another snapshot"
-                )
-        # The database last: without it the directory holds no gallery.
-        for name in sorted(parts, key=lambda name: name == FILE_NAME):
-            parts[name].replace(directory / name)
-        sync_directory(directory)
-        sync_directory(directory.absolute().parent)
-    finally:
-        for path in parts.values():
-            path.unlink(missing_ok=True)
+def _copy_checked(manifest: Manifest, snapshot: Path, folder: Path) -> None:
+    for name, file in manifest.files.items():
+        if _copy_synced(snapshot / name, folder / name) != file:
+            raise GalleryError(
+                f"{snapshot / name} is not as it was written, so nothing was restored: use another snapshot"
+            )
+
+
+def _move(part: Path, directory: Path) -> None:
+    # The database last: without it the directory holds no gallery.
+    for path in sorted(part.iterdir(), key=lambda path: path.name == FILE_NAME):
+        if path.name not in _NO_RECORDS:
+            path.replace(directory / path.name)
+    sync_directory(directory)
+    sync_directory(directory.absolute().parent)
 
 
 def _copy_synced(source: Path, target: Path) -> File:

@@ -72,6 +72,8 @@ def test_what_was_erased_since_is_erased_again(data: Path, tmp_path: Path) -> No
         gallery = open_gallery(new)
         assert [item.id for item in gallery.list().items] == ["r2", "r3"]
         gallery.close()
+        assert sorted(path.name for path in new.iterdir()) == ["gallery.sqlite", "index.faiss", "lock"]
+        assert "It is whole" in run("verify", new)
     (tmp_path / "audit.jsonl").write_text("hello")
     restoring = ("restore", tmp_path / "s", "--data-dir", tmp_path / "more", "--erase-again", tmp_path / "audit.jsonl")
     assert "line 1 is no entry" in refusal(*restoring)

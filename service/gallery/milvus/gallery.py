@@ -24,6 +24,7 @@ from service.gallery.records import (
     DuplicateId,
     EmptyFilter,
     Erasure,
+    Existing,
     Filter,
     GalleryError,
     Hit,
@@ -113,18 +114,25 @@ class MilvusGallery:
 
     def add(self, record: Record) -> None:
         """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
-        self._enrol([record], replace=False)
+        self._enrol([record], "refuse")
 
     def put(self, record: Record) -> bool:
         """Enrol or replace, in one step that no search sees half of. True where the id was new."""
-        return bool(self._enrol([record], replace=True))
+        return not self._enrol([record], "replace")
 
     def put_many(self, records: Sequence[Record]) -> int:
         """Enrol or replace all of them in one durable step, or none; how many ids were new.
 
         An id may be there once only. They go as one message of at most some 50 MB, which the server may cut.
         """
-        return self._enrol(records, replace=True) if records else 0
+        return len(records) - len(self._enrol(records, "replace"))
+
+    def add_many(self, records: Sequence[Record]) -> set[str]:
+        """Enrol all of them whose id is free in one durable step, or none; the ids that were taken.
+
+        Records that had these ids stay as they are. As for `put_many`, an id may be there once only.
+        """
+        return self._enrol(records, "leave")
 
     def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
         """The record of this id."""
@@ -274,21 +282,23 @@ class MilvusGallery:
         if self._closed:
             raise GalleryError("the gallery is closed")
 
-    def _enrol(self, records: Sequence[Record], *, replace: bool) -> int:
-        new = [encode(record, self.dimension) for record in records]
-        ids = [row["id"] for row in new]
-        if len(set(ids)) < len(ids):
-            raise InvalidArgument("records have an id twice")
+    def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
+        """Enrol in one step; the ids that were taken."""
+        new = rows.encode_all(records, lambda record: encode(record, self.dimension))
         self._check()
+        if not new:
+            return set()
         now = rows.now()
-        with self._holding(ids) as existing:
-            expired = sum(expires <= now for expires in existing.values())
-            if not replace and expired < len(existing):
-                raise DuplicateId(next(id_ for id_, expires in existing.items() if expires > now))
-            if expired:
+        with self._holding(list(new)) as found:
+            taken = {id_ for id_, expires in found.items() if expires > now}
+            if taken and existing == "refuse":
+                raise DuplicateId(min(taken))
+            if expired := len(found) - len(taken):
                 self._journal.write_expiry(expired, now)
-            self._connection.upsert(self._records, new)
-        return len(new) - len(existing) + expired
+            left = taken if existing == "leave" else set()
+            if added := [row for id_, row in new.items() if id_ not in left]:
+                self._connection.upsert(self._records, added)
+        return taken
 
     @contextmanager
     def _holding(self, ids: Sequence[str]) -> Iterator[dict[str, int]]:

@@ -73,6 +73,18 @@ def test_overlapping_bulks_do_not_wait_in_a_circle(replicas: list[Any]) -> None:
     assert sorted(at_once(calls)) == [0, 0, 20]
 
 
+def test_of_bulks_that_replace_nothing_exactly_one_enrols_an_id(replicas: list[Any]) -> None:
+    names = [f"n{number}" for number in range(20)]
+    calls = [
+        partial(one.add_many, [record(name, camera_id=f"c{number}") for name in names])
+        for number, one in enumerate(replicas)
+    ]
+    taken = at_once(calls)
+    assert sorted(map(len, taken)) == [0, 20, 20]
+    winner = f"c{[len(one) for one in taken].index(0)}"
+    assert {replicas[0].get(name).camera_id for name in names} == {winner}
+
+
 def test_an_erasure_is_counted_once(replicas: list[Any]) -> None:
     replicas[0].put_many([record(f"n{number}") for number in range(10)])
     wanted = Filter(camera_ids=("c1",))

@@ -34,7 +34,17 @@ class Steps:
         self.random = random.Random(seed)
 
     def draw(self) -> Callable[[Gallery], object]:
-        kinds = [self.add, self.put, self.put, self.put_many, self.delete, self.search, self.search, self.page]
+        kinds = [
+            self.add,
+            self.put,
+            self.put,
+            self.put_many,
+            self.add_many,
+            self.delete,
+            self.search,
+            self.search,
+            self.page,
+        ]
         kinds += [self.erase, self.expire, self.read, self.audit]
         return self.random.choice(kinds)()
 
@@ -49,6 +59,10 @@ class Steps:
     def put_many(self) -> Callable[[Gallery], object]:
         many = [self.record() for _ in range(self.random.randint(0, 6))]
         return lambda gallery: gallery.put_many(many)
+
+    def add_many(self) -> Callable[[Gallery], object]:
+        many = [self.record() for _ in range(self.random.randint(0, 6))]
+        return lambda gallery: gallery.add_many(many)
 
     def delete(self) -> Callable[[Gallery], object]:
         name = self.id()

@@ -44,6 +44,7 @@ def test_a_closed_gallery_says_so(tmp_path: Path) -> None:
         lambda: gallery.get("a"),
         lambda: gallery.delete("a"),
         lambda: gallery.put_many([record("b")]),
+        lambda: gallery.add_many([record("b")]),
         lambda: gallery.thumbnail("a"),
         gallery.expire,
         gallery.audit,

@@ -40,7 +40,7 @@ def found(gallery: EmbeddedGallery, wanted: Filter = Filter()) -> set[str]:  # n
 
 def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:
     """All or none: one record that cannot be kept keeps out the others, whether that is seen before or in the midst."""
-    with pytest.raises(InvalidArgument, match="records have an id twice"):
+    with pytest.raises(InvalidArgument, match="the id 'a' twice"):
         gallery.put_many([record("a"), record("b"), record("a")])
     with pytest.raises(InvalidArgument, match="thumbnail"):
         gallery.put_many([record("a"), record("b", thumbnail=b"no picture")])

@@ -152,6 +152,13 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         self.forget(names)
         self.model |= {one.id: one for one in many}
 
+    @rule(many=st.lists(records(), max_size=8, unique_by=lambda one: one.id))
+    def add_many(self, many: list[Record]) -> None:
+        taken = {one.id for one in many} & self.enrolled.keys()
+        assert self.gallery.add_many(many) == taken
+        self.forget({one.id for one in many} - taken)
+        self.model |= {one.id: one for one in many if one.id not in taken}
+
     @rule(name=ids)
     def delete(self, name: str) -> None:
         assert self.gallery.delete(name) is (name in self.enrolled)

@@ -185,6 +185,30 @@ def test_taken_ids(
     assert (again.enrolled, again.skipped) == (0, 105)
 
 
+@pytest.mark.parametrize("existing", ["fail", "skip"])
+def test_what_somebody_else_enrols_meanwhile_stays(
+    archive: Path,
+    empty: EmbeddedGallery,
+    existing: Literal["fail", "skip"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a server others enrol as well, between any look at the ids and the writing."""
+    monkeypatch.setattr("service.gallery.parquet._ROWS_OF_A_CHANGE", 50)
+    theirs = record("r060", camera_id="theirs")
+
+    def enrol_one(rows: int) -> None:
+        if rows == 50:
+            empty.add(theirs)
+
+    if existing == "skip":
+        outcome = import_records(Archive(archive), empty, "skip", enrol_one)
+        assert (outcome.enrolled, outcome.replaced, outcome.skipped) == (104, 0, 1)
+    else:
+        with pytest.raises(GalleryError, match=r"'r060' was enrolled by somebody else meanwhile .* first 100 rows"):
+            import_records(Archive(archive), empty, "fail", enrol_one)
+    assert_same(empty.get("r060"), theirs)
+
+
 def test_an_import_that_was_interrupted_goes_on(
     archive: Path, empty: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +270,16 @@ def with_text(table: Any) -> Any:
     return table.set_column(table.column_names.index("metadata"), "metadata", pa.array(["{"] * table.num_rows))
 
 
+def with_deep_text(table: Any) -> Any:
+    deep = "[" * 100_000 + "]" * 100_000
+    return table.set_column(table.column_names.index("metadata"), "metadata", pa.array([deep] * table.num_rows))
+
+
+def with_an_empty_thumbnail(table: Any) -> Any:
+    pictures = [b"" if row["id"] == "bare" else None for row in table.to_pylist()]
+    return table.set_column(table.column_names.index("thumbnail"), "thumbnail", pa.array(pictures, pa.binary()))
+
+
 def with_naive_times(table: Any) -> Any:
     place = table.column_names.index("created_at")
     return table.set_column(place, "created_at", table["created_at"].cast(pa.timestamp("us")))
@@ -266,6 +300,8 @@ def with_an_id_twice(table: Any) -> Any:
         (of_another_format, "format 9"),
         (with_a_short_vector, "cannot be read"),
         (with_text, r"row 0 \(id '.*'\): metadata is no JSON"),
+        (with_deep_text, r"row 0 \(id '.*'\): metadata is nested too deeply"),
+        (with_an_empty_thumbnail, r"thumbnail is not a JPEG file \(record 'bare'\)"),
         (with_naive_times, "without a time zone in the column created_at"),
         (with_a_lost_id, "'id' with null values"),
         (with_an_id_twice, "twice"),

@@ -316,6 +316,30 @@ def test_many_at_once_are_enrolled_or_replaced(gallery: Gallery) -> None:
     assert (gallery.thumbnail("r0"), gallery.thumbnail("r1")) == (None, JPEG)
 
 
+def test_many_at_once_leave_what_is_enrolled(gallery: Gallery, clock: Callable[[float], None]) -> None:
+    mine = [record("r1", camera_id="mine", thumbnail=JPEG), record("r2", camera_id="old", expires_at=at(10))]
+    gallery.put_many(mine)
+    clock(10)
+    many = [record(f"r{number}") for number in range(4)]
+    assert gallery.add_many(many) == {"r1"}
+    assert gallery.add_many(many) == {one.id for one in many}
+    assert gallery.add_many([]) == set()
+    assert_same(gallery.get("r1"), mine[0])
+    assert_same(gallery.get("r2"), many[2])
+    assert gallery.thumbnail("r1") == JPEG
+    assert gallery.count() == 4
+    assert [(entry.action, entry.erased) for entry in gallery.audit()] == [("expire", 1)]
+
+
+def test_of_many_the_one_at_fault_is_named_and_none_is_enrolled(gallery: Gallery) -> None:
+    for enrol_many in (gallery.add_many, gallery.put_many):
+        with pytest.raises(InvalidArgument, match=r"^thumbnail is not a JPEG file \(record 'b'\)$"):
+            enrol_many([record("a"), record("b", thumbnail=b"")])
+        with pytest.raises(InvalidArgument, match="'a' twice"):
+            enrol_many([record("a"), record("b"), record("a")])
+    assert gallery.count() == 0
+
+
 def test_what_has_expired_is_found_by_nothing(gallery: Gallery, clock: Callable[[float], None]) -> None:
     gallery.add(record("short", expires_at=at(10), thumbnail=JPEG, metadata={"k": 1}))
     gallery.add(record("long", expires_at=at(20)))
@@ -335,7 +359,7 @@ def test_what_has_expired_is_found_by_nothing(gallery: Gallery, clock: Callable[
     assert gallery.expire() == 0
 
 
-@pytest.mark.parametrize("enrolled_by", ["add", "put", "put_many"])
+@pytest.mark.parametrize("enrolled_by", ["add", "put", "put_many", "add_many"])
 def test_the_id_of_what_has_expired_is_free(gallery: Gallery, clock: Callable[[float], None], enrolled_by: str) -> None:
     gallery.add(record("a", expires_at=at(10), thumbnail=JPEG))
     with pytest.raises(DuplicateId):
@@ -344,6 +368,8 @@ def test_the_id_of_what_has_expired_is_free(gallery: Gallery, clock: Callable[[f
     anew = record("a", camera_id="anew")
     if enrolled_by == "add":
         gallery.add(anew)
+    elif enrolled_by == "add_many":
+        assert gallery.add_many([anew]) == set()
     else:
         assert (gallery.put(anew) if enrolled_by == "put" else gallery.put_many([anew])) == 1
     assert_same(gallery.get("a"), anew)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.gallery import JSON, EmbeddedGallery, Filter, GalleryError, GalleryLocked
+from service.gallery.database import Stamp
 from service.gallery.snapshot import read_manifest, restore, take_snapshot
 from service.gallery.stored import open_stored
 from service.gallery.verify import verify
@@ -245,9 +246,29 @@ def test_a_gallery_that_is_open_is_not_restored_over(snapshot: Path, tmp_path: P
 
 def test_what_a_directory_without_records_has_may_stay(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "data-2" / "cache").mkdir(parents=True)
-    (tmp_path / "data-2" / "gallery.sqlite.part").write_text("of a restore that was killed")
+    (tmp_path / "data-2" / "restoring.part").mkdir()
+    (tmp_path / "data-2" / "restoring.part" / "gallery.sqlite").write_text("of a restore that was killed")
     restore(snapshot, tmp_path / "data-2")
     assert verify(tmp_path / "data-2").whole
+    assert not (tmp_path / "data-2" / "restoring.part").exists()
+
+
+def test_no_service_starts_on_what_is_not_amended_yet(snapshot: Path, tmp_path: Path) -> None:
+    """What is to be erased from a snapshot is gone before its gallery is there, whatever interrupts it."""
+    seen: list[Path] = []
+
+    def interrupt(folder: Path, _stamp: Stamp) -> None:
+        assert verify(folder).whole
+        assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["lock", folder.name]
+        seen.append(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(snapshot, tmp_path / "new", interrupt)
+    assert seen
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["lock"]
+    restore(snapshot, tmp_path / "new")
+    assert verify(tmp_path / "new").whole
 
 
 def test_a_directory_without_gallery_is_told_and_left_as_it_is(tmp_path: Path) -> None:
