@@ -1,6 +1,7 @@
 """Embeddings drawn like those that the bundled model computes of real people, as many as are wanted.
 
-A person is a centre around a common mean, a tracklet is a point around its person, made unit length. How far both reach
+A person is a centre around a common mean, a tracklet is a point around its person, shifted by its camera, and made unit
+length. How far both reach
 in each direction was measured (``benchmarks/gallery/spread.json``, by ``python -m benchmarks.gallery.spread``). Real
 directions are not the axes, so the drawn vectors are rotated: an index that quantises each dimension by itself would
 otherwise find a few wide ones and many empty ones, and look better than it is.
@@ -8,20 +9,21 @@ otherwise find a few wide ones and many empty ones, and look better than it is.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "SPREAD", "Drawing", "Spread", "draw"]
+__all__ = ["CAMERAS", "CHUNK", "SPREAD", "Drawing", "Spread", "cameras_of", "draw"]
 
 SPREAD = Path(__file__).with_name("spread.json")
 CHUNK = 4096
 """Rows that are drawn together, from a seed of their own: any part of a million can be drawn again."""
 TRACKLETS_PER_PERSON = 20
-_CENTRES, _QUERIES, _ROTATION, _CROWD = 1, 2, 3, 4
+CAMERAS = 100
+_CENTRES, _QUERIES, _ROTATION, _CROWD, _CAMERA, _SHIFTS = range(1, 7)
 Rows = NDArray[np.float32]
 
 
@@ -31,7 +33,8 @@ class Spread:
 
     ``mean`` is the length of what all have in common. ``unevenness`` is the standard deviation of the logarithm of how
     far a tracklet is from its person: blurred and hidden people are far out. Of all pairs of people the share
-    ``look_alikes`` has ``closeness`` of the variance between people in common, as two in dark coats have.
+    ``look_alikes`` has ``closeness`` of the variance between people in common, as two in dark coats have. ``camera`` is
+    the share of the variance within a person that all tracklets of a camera have in common: its light and colours.
     """
 
     mean: float
@@ -40,13 +43,15 @@ class Spread:
     unevenness: float
     look_alikes: float
     closeness: float
+    camera: float
 
     @classmethod
     def load(cls, path: Path = SPREAD) -> "Spread":
         """What was measured."""
         kept = json.loads(path.read_text(encoding="utf-8"))
         between, within = (np.asarray(kept[name], np.float64) for name in ("between", "within"))
-        return cls(kept["mean"], between, within, kept["unevenness"], kept["look_alikes"], kept["closeness"])
+        rest = (kept[name] for name in ("unevenness", "look_alikes", "closeness", "camera"))
+        return cls(kept["mean"], between, within, *rest)
 
     def stretched(self, dimension: int) -> "Spread":
         """The same in another number of dimensions: alike in total and in how many directions really count.
@@ -69,7 +74,7 @@ class Spread:
         bend = total ** (power - 1)
         between *= bend * (self.between.sum() / (between * bend).sum())
         within *= bend * (self.within.sum() / (within * bend).sum())
-        return Spread(self.mean, between, within, self.unevenness, self.look_alikes, self.closeness)
+        return replace(self, between=between, within=within)
 
 
 class Drawing:
@@ -90,6 +95,8 @@ class Drawing:
         self._looks = crowd.integers(0, max(1, round(1 / spread.look_alikes)), people)
         common = self._between * np.sign(crowd.normal(size=dimension)).astype(np.float32)
         self._common = common * np.float32(spread.mean / np.linalg.norm(common))
+        shifts = self._rng(_SHIFTS).standard_normal((CAMERAS, dimension), np.float32)
+        self._shifts = shifts * self._within * np.float32(spread.camera**0.5)
 
     @cached_property
     def _centres(self) -> Rows:
@@ -112,11 +119,11 @@ class Drawing:
 
     def chunk(self, chunk: int) -> Rows:
         """Tracklets ``[CHUNK, D]``: rows ``chunk * CHUNK`` and on."""
-        return self._draw(self._rng(0, chunk), CHUNK)
+        return self._draw(self._rng(0, chunk), cameras_of(chunk, self.seed))
 
     def queries(self, count: int) -> Rows:
         """Further tracklets ``[count, D]`` of the same people."""
-        return self._draw(self._rng(_QUERIES), count)
+        return self._draw(self._rng(_QUERIES), _cameras(self._rng(_QUERIES, _CAMERA), count))
 
     def query_people(self, count: int) -> NDArray[np.int64]:
         """Whose the queries are."""
@@ -130,19 +137,21 @@ class Drawing:
     def _people(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         return np.minimum(np.searchsorted(self._shares, rng.random(count)), self.people - 1).astype(np.int64)
 
-    def _draw(self, rng: np.random.Generator, count: int) -> Rows:
+    def _draw(self, rng: np.random.Generator, cameras: NDArray[np.int64]) -> Rows:
+        count = len(cameras)
         people = self._people(rng, count)
         reach = np.exp(rng.normal(0, self._spread.unevenness, (count, 1)))
         reach /= np.exp(self._spread.unevenness**2)  # its square is 1 on average
         rows = rng.standard_normal((count, self.dimension), np.float32)
         rows *= self._within
-        rows *= reach.astype(np.float32)
+        rows *= (reach * (1 - self._spread.camera) ** 0.5).astype(np.float32)
+        rows += self._shifts[cameras]
         rows += self._centres[people]
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return self._rotation.apply(rows)
 
     def _rng(self, *path: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, len(path), *path])
+        return _rng(self.seed, *path)
 
 
 class _Rotation:
@@ -167,6 +176,20 @@ class _Rotation:
 def draw(count: int, dimension: int, *, people: int | None = None, seed: int = 1) -> Drawing:
     """A crowd for a gallery of ``count`` tracklets, 20 of each person: see `Drawing.rows` and `Drawing.queries`."""
     return Drawing(dimension, people or max(1, count // TRACKLETS_PER_PERSON), seed)
+
+
+def cameras_of(chunk: int, seed: int = 1) -> NDArray[np.int64]:
+    """Which of the `CAMERAS` saw each tracklet ``[CHUNK]`` of a chunk, of any drawing of this seed; some see many."""
+    return _cameras(_rng(seed, _CAMERA, chunk), CHUNK)
+
+
+def _cameras(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+    weights = 1 / (5 + np.arange(CAMERAS))
+    return rng.choice(CAMERAS, count, p=weights / weights.sum())
+
+
+def _rng(seed: int, *path: int) -> np.random.Generator:
+    return np.random.default_rng([seed, len(path), *path])
 
 
 def _orthogonal(size: int, rng: np.random.Generator) -> Rows:

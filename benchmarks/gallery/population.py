@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.gallery.embeddings import CAMERAS, CHUNK, cameras_of
 from service.gallery.records import JSON, Filter, Record
 
 __all__ = ["TEAM", "Condition", "Population", "id_of", "number_of"]
 
-CAMERAS = 100
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 DAYS = 30
 TEAM = 7
@@ -41,8 +41,8 @@ class Population:
     def __init__(self, count: int, seed: int = 1) -> None:
         self.count = count
         rng = np.random.default_rng([seed, 99])
-        weights = 1 / (5 + np.arange(CAMERAS))
-        self._cameras = rng.choice(CAMERAS, count, p=weights / weights.sum())
+        chunks = [cameras_of(chunk, seed) for chunk in range(-(-count // CHUNK))]
+        self._cameras = np.concatenate(chunks)[:count]  # those that shift the drawn vectors
         self._starts = np.sort(rng.random(count)) * DAYS * 86_400
         self._lasts = rng.exponential(8, count)
         self._keys = {name: rng.integers(0, values, count) for name, values in _KEYS.items()}
@@ -77,7 +77,7 @@ class Population:
         found += [self._with_key(name) for name in _KEYS]
         only = self.count // 2
         found.append(Condition("metadata, one row", Filter(metadata={"number": only}), self._numbers([only])))
-        found += [self._of_cameras([3]), self._of_cameras(range(40, 100))]
+        found += [self._of_cameras([3]), self._of_cameras(range(40, CAMERAS))]
         busiest = self._cameras == 0
         found.append(Condition("all but camera 0", Filter(exclude_camera_ids=("camera-0",)), ~busiest))
         found += [self._between(name, hours) for name, hours in (("a week", 168), ("a day", 24), ("an hour", 1))]

@@ -89,12 +89,24 @@ def measure(rows: Rows, tracklets: list[Tracklet], unseen: int) -> dict[str, Any
         "unevenness": UNEVENNESS,
         "look_alikes": LOOK_ALIKES,
         "closeness": CLOSENESS,
+        "camera": round(camera_share(rows[:unseen], people[:unseen], cameras[:unseen]), 4),
         "quantiles": QUANTILES,
         "cosines_set_aside": cosines(rows[:unseen], people[:unseen], cameras[:unseen]),
         "cosines": cosines(rows, people, cameras),
         "between": [float(f"{value:.3g}") for value in curves[0]],
         "within": [float(f"{value:.3g}") for value in curves[1]],
     }
+
+
+def camera_share(rows: NDArray[Any], people: NDArray[Any], cameras: NDArray[Any]) -> float:
+    """Which share of the variance within a person is a camera's own, that is common to all whom it sees.
+
+    Of two people the tracklets of one camera have it in common, and those of two cameras do not.
+    """
+    scores = rows @ rows.T
+    one_person, one_camera = people[:, None] == people, cameras[:, None] == cameras
+    common = scores[~one_person & one_camera].mean() - scores[~one_person & ~one_camera].mean()
+    return float(common / (1 - scores[one_person & ~one_camera].mean()))
 
 
 def cosines(rows: NDArray[Any], people: NDArray[Any], cameras: NDArray[Any] | None = None) -> dict[str, list[float]]:

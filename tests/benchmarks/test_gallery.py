@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.gallery.answers import Truth, recall_of, spoilt
 from benchmarks.gallery.embedded import SPACE
-from benchmarks.gallery.embeddings import CHUNK, SPREAD, Drawing, Spread
+from benchmarks.gallery.embeddings import CHUNK, SPREAD, Drawing, Spread, cameras_of
 from benchmarks.gallery.population import Population, id_of, number_of
 from benchmarks.gallery.process import Process
-from benchmarks.gallery.spread import Covariances, cosines
+from benchmarks.gallery.spread import Covariances, camera_share, cosines
 from service.gallery.embedded import EmbeddedGallery
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,13 @@ def test_drawn_vectors_are_as_near_to_each_other_as_real_ones(dimension):
         # From 5 to 95 %: the real ends are of few pairs.
         real = np.mean([kept["cosines"][which], kept["cosines_set_aside"][which]], axis=0)
         assert np.abs(np.asarray(seen[which]) - real)[1:6].max() < tolerance, which
+
+
+def test_cameras_shift_drawn_vectors_as_much_as_real_ones_do():
+    drawing = Drawing(384, 600)
+    rows, people, cameras = drawing.chunk(0), drawing.people_of(0), cameras_of(0)
+    assert camera_share(rows, people, cameras) == pytest.approx(json.loads(SPREAD.read_text())["camera"], rel=0.25)
+    assert camera_share(rows, people, np.roll(cameras, 1)) == pytest.approx(0, abs=0.005)
 
 
 def test_no_axis_is_much_wider_than_another_after_the_rotation():
