@@ -82,7 +82,7 @@ class Measured:
     warm: tuple[float, float] = (0.0, 0.0)
     cold: tuple[float, float] = (0.0, 0.0)
     killed: tuple[float, float] = (0.0, 0.0)
-    """The slower opening of two after a kill -9: one of what was never closed, one behind some thousand replacements."""
+    """The slower of two openings after a kill -9: of what was never closed, and behind some thousand replacements."""
     disk: int = 0
     parts: dict[str, float] = field(default_factory=dict)
 

@@ -65,10 +65,11 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
         )
     report.end_table()
     report.say(
-        "Opening is measured inside the process, Python and its libraries loaded; `killed` is the slower of two openings "
-        "after a kill -9: of a gallery that was never closed, and behind some thousand replaced records. The exact scan "
-        "is FAISS's over the same vectors with all cores; recall is against it, by scores in single precision. `wrong` "
-        "counts answers with a row that does not pass the filter, a row twice, or not ten of them where ten pass."
+        "Opening is measured inside the process, Python and its libraries loaded; `killed` is the slower of two "
+        "openings after a kill -9: of a gallery that was never closed, and behind some thousand replaced records. The "
+        "exact scan is FAISS's over the same vectors with all cores; recall is against it, by scores in single "
+        "precision. `wrong` counts answers with a row that does not pass the filter, a row twice, or not ten of them "
+        "where ten pass."
     )
     for item in seen:
         _show_filters(report, item)
