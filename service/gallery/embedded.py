@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,7 +74,12 @@ class EmbeddedGallery:
         self._writer = Writer(connection, directory, self._follow)
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
         self._rebuilder = Rebuilder(
-            self._index, self._readers, self._writer, stamp.dimension, exact_bytes, self._saver.request
+            self._index,
+            self._readers,
+            self._writer,
+            stamp.dimension,
+            exact_bytes,
+            partial(self._saver.request, urgent=True),
         )
         self._terms = Terms()
         self._closing = threading.Lock()

@@ -164,13 +164,17 @@ class IndexSaver:
         self._removed = 0
 
     def note(self, added: int, removed: int) -> None:
-        """Count rows that came or went."""
+        """Count rows that came or went, and have the index saved before a start would have to read many of them.
+
+        That does not keep the disk busy, for each save has a fifth of all rows behind it; but where the last one failed
+        the next is put off as any other.
+        """
         with self._condition:
             self._unsaved += added + removed
             self._removed += removed
             due = self._unsaved >= max(_FEWEST_CHANGES_TO_SAVE, len(self._index) // 5)
         if due:
-            self.request()
+            self.request(urgent=self._token is not None)
 
     def request(self, *, urgent: bool = False) -> None:
         """Have the index saved in the background, as it is now or later.

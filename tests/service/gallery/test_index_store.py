@@ -220,6 +220,50 @@ def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pyte
     gallery.close()
 
 
+def test_a_kill_finds_most_rows_of_a_bulk_in_the_saved_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a save takes: to read the vectors of a million rows anew would take the next start half a minute."""
+    monkeypatch.setattr("service.gallery.index_store._FEWEST_CHANGES_TO_SAVE", 30)
+    save, done = index_file.save, []
+
+    def slow_save(*args: Any) -> None:
+        time.sleep(0.2)  # ten seconds until one that is not urgent
+        save(*args)
+        done.append(len(args[2]))
+
+    monkeypatch.setattr(index_file, "save", slow_save)
+    gallery = open_gallery(tmp_path / "data")
+    for start in range(0, 400, 40):
+        gallery.put_many([record(f"r{number:03}") for number in range(start, start + 40)])
+        time.sleep(0.05)
+    deadline = time.monotonic() + 8
+    while done[-1:] < [321] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    again = open_gallery(kill(gallery, tmp_path / "data", tmp_path / "killed"))
+    assert again._saver._unsaved < 80
+    check(again, [f"r{number:03}" for number in range(400)])
+    again.close()
+
+
+def test_while_saving_fails_it_is_not_tried_with_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.gallery.index_store._FEWEST_CHANGES_TO_SAVE", 5)
+    tried: list[str] = []
+
+    def fail(*_args: Any) -> None:
+        tried.append("tried")
+        time.sleep(0.05)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(index_file, "save", fail)
+    gallery = open_gallery(tmp_path)
+    for name in NAMES:
+        gallery.add(record(name))
+        time.sleep(0.01)
+    assert len(tried) == 1
+    monkeypatch.undo()
+    gallery.close()
+    assert (tmp_path / index_file.FILE_NAME).exists()
+
+
 def test_an_index_that_cannot_be_saved_is_only_a_warning(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
