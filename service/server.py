@@ -71,4 +71,4 @@ async def _run(server: uvicorn.Server, state: State) -> None:
         # Python would wait for the thread, however long its step takes; the gallery is closed and nothing is lost.
         log.warning("ended beside work of a request that was given up")
         logging.shutdown()
-        os._exit(0)
+        os._exit(0 if state.broken is None else 1)

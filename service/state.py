@@ -104,6 +104,8 @@ class State:
         Raises:
             Problem: 503 where it cannot. The service ends then, for whatever looks after it to start it anew.
         """
+        if self.broken is not None:
+            raise Problem("gallery-unavailable", self.broken)
         if self.startup.loaded:
             with self._as_problems():
                 self.startup.loaded.gallery.check()

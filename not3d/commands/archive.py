@@ -129,6 +129,27 @@ def restore(
 
 
 @app.command()
+def compact(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Write the database anew, without what removed records leave behind.
+
+    Gives back the space of what was removed. Vectors of removed records are
+    overwritten within a minute without this; pieces of their metadata and
+    thumbnails may stay in unused parts of the file until then. The service has
+    to be stopped first, and meanwhile it takes the space of the copy.
+
+    Example: [bold]not3d gallery compact --data-dir data[/]
+    """
+    with gallery_module("compact") as module, messages.status(f"Compacting {escape(str(data_dir))}"):
+        before, after = module.compact(data_dir)
+    results.print(
+        f"{data_dir}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data directory, in use or not, or a snapshot.")],
 ) -> None:

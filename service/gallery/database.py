@@ -13,6 +13,8 @@ from service.gallery.records import DiskFull, GalleryError, SpaceMismatch
 log = logging.getLogger(__name__)
 
 FILE_NAME = "gallery.sqlite"
+RESTORING = "restoring.part"
+"""Where a restored gallery is until it is whole: inside the data directory, and so on its disk."""
 SCHEMA_VERSION = 2
 # "not3", so that `file gallery.sqlite` and an opening with the wrong program can tell.
 APPLICATION_ID = 0x6E6F7433

@@ -1,5 +1,7 @@
 """The gallery that needs no server: SQLite keeps the records, an index in memory finds them."""
 
+import logging
+import shutil
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -14,7 +16,16 @@ from numpy.typing import NDArray
 
 from service.gallery import audit, cursors, rows
 from service.gallery.columns import Entry, Selection
-from service.gallery.database import OWNER_ONLY_DIRECTORY, Stamp, connect, prepare, sync_directory, translate
+from service.gallery.database import (
+    FILE_NAME,
+    OWNER_ONLY_DIRECTORY,
+    RESTORING,
+    Stamp,
+    connect,
+    prepare,
+    sync_directory,
+    translate,
+)
 from service.gallery.index_store import IndexSaver, Loaded, load_index
 from service.gallery.lock import DirectoryLock
 from service.gallery.readers import Readers
@@ -37,6 +48,8 @@ from service.gallery.records import (
 from service.gallery.stored_vectors import read_some
 from service.gallery.terms import Terms
 from service.gallery.writer import Change, Work, Writer
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -111,6 +124,8 @@ class EmbeddedGallery:
                     data_dir.mkdir(parents=True, mode=OWNER_ONLY_DIRECTORY)
                     sync_directory(data_dir.parent)
                 resources.callback(DirectoryLock(data_dir).release)
+                _check_restored(data_dir)
+                (data_dir / f"{FILE_NAME}.part").unlink(missing_ok=True)  # left of a `compact` that was killed
                 connection = connect(data_dir, read_only=False)
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
@@ -376,11 +391,11 @@ class EmbeddedGallery:
 
     def _fetch(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors `[n, D]` of these rows, which are in the snapshot."""
-        found, rows = read_some(connection, numbers, self.dimension)
+        found, vectors = read_some(connection, numbers, self.dimension)
         if len(found) != len(numbers):
-            raise GalleryBroken("the index knows rows that the database does not: restart the service")
-        order: NDArray[np.float32] = rows[np.searchsorted(found, numbers)]
-        return order
+            raise rows.error_of_missing(connection, set(numbers.tolist()) - set(found.tolist()))
+        in_order: NDArray[np.float32] = vectors[np.searchsorted(found, numbers)]
+        return in_order
 
     def _change(self, work: Work[T]) -> T:
         # An index that lost a change would never catch up with the versions to come.
@@ -397,12 +412,26 @@ class EmbeddedGallery:
             ]
             vectors = np.array([row.vector for _, row in change.added], np.float32)
             self._index.apply(version, entries, vectors, change.removed)
+        except Exception:
+            # It is committed and so acknowledged, but the index has lost a version for ever, for want of memory say.
+            self._index.fail()
+            log.exception("the search index could not follow the database")
+            return
         except BaseException:
-            # It is committed, so the index has lost a version for ever, for want of memory for instance.
             self._index.fail()
             raise
         self._saver.note(len(change.added), len(change.removed))
         self._rebuilder.note()
+
+
+def _check_restored(directory: Path) -> None:
+    """Raises `GalleryError` where a restore was killed: a new gallery would hide that, and keep what it left."""
+    part = directory / RESTORING
+    if not part.exists():
+        return
+    if not (directory / FILE_NAME).exists():
+        raise GalleryError(f"a restore into {directory} was broken off: run `not3d gallery restore` again")
+    shutil.rmtree(part)  # it was whole and in its place, and this not swept up yet
 
 
 def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from service.gallery.gpu import GpuMirror, open_mirror
 from service.gallery.index import Index
 from service.gallery.index_file import Header, IndexFileError
 from service.gallery.rebuild import draw, fits_exact, make_vectors, tune_vectors
-from service.gallery.records import GalleryError
+from service.gallery.records import GalleryBroken, GalleryError
 from service.gallery.stored_vectors import read_after, read_some
 from service.gallery.vectors import FlatVectors, Vectors, unit_rows
 from service.gallery.writer import Change, Writer
@@ -67,6 +67,8 @@ def load_index(
             error,
             columns.size,
         )
+        with suppress(IsADirectoryError):
+            index_file.remove(directory)  # for all one knows it has what was erased
 
     def sample(count: int) -> NDArray[np.float32]:
         chosen = draw(columns.numbers, count)
@@ -240,6 +242,10 @@ class IndexSaver:
         return 0 if self._urgent else max(0, self._not_before - time.monotonic())
 
     def _save(self) -> None:
+        try:
+            self._index.check()
+        except GalleryBroken:  # the file in place is the better one
+            return
         token = secrets.token_hex(16)
 
         def expect(connection: sqlite3.Connection, change: Change) -> None:

@@ -17,7 +17,7 @@ import pyarrow as untyped_pyarrow
 import pyarrow.parquet as untyped_parquet
 
 from service.gallery import rows
-from service.gallery.database import Stamp, sync_directory, translate
+from service.gallery.database import Stamp, owner_only, sync_directory, translate
 from service.gallery.protocol import Gallery
 from service.gallery.records import Filter, GalleryError, InvalidArgument, Record
 from service.gallery.stored import Stored
@@ -90,7 +90,7 @@ def export_records(pieces: Iterator[list[Record]], stamp: Stamp, out: Path, repo
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("xb") as file:
+            with open(part, "xb", opener=owner_only) as file:
                 # Vectors do not become smaller by compression; what lies beside them does.
                 packed = {name: "none" if name == "embedding.list.element" else "zstd" for name in _paths(schema)}
                 with pq.ParquetWriter(file, schema, compression=packed) as writer:

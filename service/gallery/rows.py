@@ -4,7 +4,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import Filter, GalleryBroken, InvalidArgument, Record
+from service.gallery.records import Filter, GalleryBroken, GalleryError, InvalidArgument, Record
 
 R = TypeVar("R")
+
+ROWS_LACK_VECTORS = "the database is damaged: some rows lack their vector. Restore it from a backup"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VECTOR = np.dtype("<f4")
@@ -274,7 +276,7 @@ def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | No
 
 
 def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Record]:
-    """The records of these numbers, in their order. Raises `GalleryBroken` where one is missing."""
+    """The records of these numbers, in their order. Raises `error_of_missing` where one is missing."""
     found = connection.execute(
         f"SELECT t.number, {_COLUMNS} WHERE t.number IN (SELECT value FROM json_each(?))",  # noqa: S608
         (json.dumps(list(numbers)),),
@@ -282,8 +284,15 @@ def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Re
     records = {number: _decode(columns) for number, *columns in found}
     missing = [number for number in numbers if number not in records]
     if missing:
-        raise GalleryBroken(f"the index knows {len(missing)} rows that the database does not: restart the service")
+        raise error_of_missing(connection, missing)
     return [records[number] for number in numbers]
+
+
+def error_of_missing(connection: sqlite3.Connection, numbers: Collection[int]) -> GalleryError:
+    """What it means that these rows, which the index knows, could not be read whole: a damaged database or index."""
+    if len(ids_of(connection, list(numbers))) == len(numbers):
+        return GalleryError(ROWS_LACK_VECTORS)
+    return GalleryBroken(f"the index knows {len(numbers)} rows that the database does not: restart the service")
 
 
 def ids_of(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, str]:

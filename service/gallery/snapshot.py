@@ -24,6 +24,7 @@ from service.gallery import index_file
 from service.gallery.database import (
     FILE_NAME,
     OWNER_ONLY_DIRECTORY,
+    RESTORING,
     SCHEMA_VERSION,
     Stamp,
     owner_only,
@@ -42,8 +43,6 @@ _TOKENS = "SELECT index_token, next_index_token FROM gallery"
 _CHUNK = 1 << 22
 # A data directory has these without holding a gallery: the lock stays behind, and the engine keeps its cache there.
 _NO_RECORDS = {"lock", "cache"}
-_UNFINISHED = "restoring.part"
-"""Where a restored gallery is until it is whole: inside the data directory, and so on its disk."""
 
 
 class File(BaseModel):
@@ -90,7 +89,7 @@ def take_snapshot(directory: Path, out: Path) -> Manifest:
     with open_stored(directory) as stored, _new_folder(out) as part:
         created = datetime.now(UTC)
         _take_index(directory, part)
-        _copy_database(stored, part / FILE_NAME)
+        copy_database(stored, part / FILE_NAME)
         with open_stored(part) as copy:
             numbers = np.array(copy.connection.execute("SELECT number FROM tracklets").fetchall(), np.int64).ravel()
             files = [FILE_NAME, index_file.FILE_NAME] if _keep_index(copy, numbers) else [FILE_NAME]
@@ -138,14 +137,17 @@ def restore(
             f"{snapshot} has schema version {manifest.schema_version}, and this program reads {SCHEMA_VERSION}: "
             "restore it with the program's version that took it"
         )
-    part = directory / _UNFINISHED
+    part = directory / RESTORING
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
-        if held := sorted({path.name for path in directory.iterdir()} - _NO_RECORDS - {_UNFINISHED}):
+        # Of one that was killed, perhaps when its index had its place already: nothing has opened what was there.
+        free = _NO_RECORDS | {RESTORING, index_file.FILE_NAME} if part.exists() else _NO_RECORDS
+        if held := sorted({path.name for path in directory.iterdir()} - free):
             raise GalleryError(f"{directory} is not empty (it has {held[0]}): a snapshot is restored into a new folder")
         lock = DirectoryLock(directory)
         try:
-            shutil.rmtree(part, ignore_errors=True)  # left of one that was killed
+            index_file.remove(directory)
+            shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=OWNER_ONLY_DIRECTORY)
             _copy_checked(manifest, snapshot, part)
             amend(part, manifest.stamp)
@@ -171,7 +173,11 @@ def check_files(snapshot: Path, manifest: Manifest) -> list[str]:
     return problems
 
 
-def _copy_database(stored: Stored, target: Path) -> None:
+def copy_database(stored: Stored, target: Path) -> None:
+    """Write what is in a gallery's database to a new file, for its owner alone, as it is at one moment.
+
+    Raises `DiskFull`, and `sqlite3.Error` or `OSError` for all else; what was begun is the caller's to remove.
+    """
     os.close(owner_only(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))  # SQLite would let everybody read it
     try:
         # One read transaction, whose rows alone are written: no free pages, no write-ahead log.

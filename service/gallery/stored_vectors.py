@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.records import GalleryError
+from service.gallery.rows import ROWS_LACK_VECTORS
 
 __all__ = ["read_after", "read_some"]
 
@@ -40,6 +41,6 @@ def read_some(connection: sqlite3.Connection, numbers: NDArray[np.int64], dimens
 
 def _decode(found: list[tuple[int, bytes | None]], dimension: int) -> Rows:
     if any(vector is None or len(vector) != 4 * dimension for _, vector in found):
-        raise GalleryError("the database is damaged: some rows lack their vector. Restore it from a backup")
+        raise GalleryError(ROWS_LACK_VECTORS)
     vectors = np.frombuffer(b"".join(vector for _, vector in found if vector), "<f4").astype(np.float32)
     return np.array([number for number, _ in found], np.int64), vectors.reshape(-1, dimension)

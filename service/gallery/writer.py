@@ -122,10 +122,12 @@ class Writer:
                 call.error.__cause__ = error
                 call.finished = True
             return
-        if change:
-            self._committed(version, change)
-        for call in group:
-            call.finished = True
+        try:
+            if change:
+                self._committed(version, change)
+        finally:
+            for call in group:  # it is on the disk, whatever the index makes of it
+                call.finished = True
 
     def empty_log(self) -> bool:
         """Move everything from the write-ahead log into the database file and cut the log to nothing.

@@ -93,6 +93,11 @@ def test_selectors_ports_and_volumes_of_the_manifests_belong_together() -> None:
     assert scaled["minReplicas"] > MANIFESTS["PodDisruptionBudget"]["spec"]["minAvailable"]
 
 
+def test_pods_get_no_variables_that_look_like_settings() -> None:
+    """For a Service named not3d Kubernetes would set NOT3D_PORT to an address, and the service not start."""
+    assert POD["enableServiceLinks"] is False
+
+
 def test_pods_end_after_the_service_has_drained_and_run_as_the_images_user() -> None:
     variables = {one["name"]: one.get("value") for one in CONTAINER["env"]}
     pause = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])

@@ -40,7 +40,7 @@ def refusal(*words: str | Path) -> str:
 
 def test_the_help_names_every_command() -> None:
     said = run("--help")
-    for command in ("snapshot", "restore", "verify", "export", "import", "audit"):
+    for command in ("snapshot", "restore", "verify", "compact", "export", "import", "audit"):
         assert command in said
         assert "Example" in run(command, "--help")
 
@@ -55,6 +55,16 @@ def test_a_snapshot_is_taken_checked_and_restored(data: Path, tmp_path: Path) ->
     assert "It is whole" in run("verify", tmp_path / "new")
     assert "not empty" in refusal("restore", tmp_path / "s", "--data-dir", tmp_path / "new")
     assert "exists" in refusal("snapshot", "--data-dir", data, tmp_path / "s")
+
+
+def test_a_gallery_is_compacted(data: Path) -> None:
+    gallery = open_gallery(data)
+    assert "is open already" in refusal("compact", "--data-dir", data)
+    gallery.erase(Filter(exclude_ids=("r1",)), dry_run=False)
+    gallery.close()
+    assert "MB now" in run("compact", "--data-dir", data)
+    assert "It is whole" in run("verify", data)
+    assert "there is no gallery" in refusal("compact", "--data-dir", data / "nowhere")
 
 
 def test_what_was_erased_since_is_erased_again(data: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_gallery_that_is_broken(live: Live, monkeypatch: pytest.MonkeyPatch) -
 
     with monkeypatch.context() as patch:
         patch.setattr("service.gallery.embedded.Entry", no_memory)
-        check_problem(live.client.put("/gallery/a", json={"embedding": EMBEDDING}), 500, "internal")
+        put(live, "a")  # it is on the disk
     for path in ("/livez", "/readyz", "/info", "/gallery/a"):
         answer = live.client.get(path)
         assert "restart the service" in check_problem(answer, 503, "gallery-unavailable")["detail"]

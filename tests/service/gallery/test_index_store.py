@@ -115,6 +115,7 @@ def test_an_unusable_index_is_built_anew(
     (message,) = warnings(caplog)
     assert reason in message
     assert "40 records" in message
+    assert not path.is_file()  # for all one knows it has what was erased
     check(gallery, NAMES)
     gallery.close()
     if path.is_dir():

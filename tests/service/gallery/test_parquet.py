@@ -103,6 +103,7 @@ def test_records_move_to_milvus_and_back(archive: Path, tmp_path: Path, name: st
 
 
 def test_other_programs_read_it(archive: Path) -> None:
+    assert archive.stat().st_mode & 0o777 == 0o600
     table = pq.read_table(archive)
     assert table.num_rows == len(RECORDS)
     types = {field.name: str(field.type) for field in table.schema}

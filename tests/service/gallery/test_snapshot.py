@@ -248,8 +248,14 @@ def test_what_a_directory_without_records_has_may_stay(snapshot: Path, tmp_path:
     (tmp_path / "data-2" / "cache").mkdir(parents=True)
     (tmp_path / "data-2" / "restoring.part").mkdir()
     (tmp_path / "data-2" / "restoring.part" / "gallery.sqlite").write_text("of a restore that was killed")
+    (tmp_path / "data-2" / "index.faiss").write_text("which had its place already")
+    with pytest.raises(GalleryError, match="broken off: run `not3d gallery restore` again"):
+        open_gallery(tmp_path / "data-2")
     restore(snapshot, tmp_path / "data-2")
     assert verify(tmp_path / "data-2").whole
+    assert not (tmp_path / "data-2" / "restoring.part").exists()
+    (tmp_path / "data-2" / "restoring.part").mkdir()  # killed before the last step
+    open_gallery(tmp_path / "data-2").close()
     assert not (tmp_path / "data-2" / "restoring.part").exists()
 
 

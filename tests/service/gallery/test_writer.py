@@ -12,7 +12,7 @@ import pytest
 
 from service.gallery import DiskFull, DuplicateId, GalleryError
 from service.gallery.database import Stamp, connect, prepare
-from service.gallery.writer import Change, Writer
+from service.gallery.writer import Change, Writer, _Call
 from tests.service.gallery.samples import SPACE
 
 
@@ -126,6 +126,20 @@ def test_an_unforeseen_exception_reaches_its_caller_and_lets_the_others_go(desk:
         desk.writer.run(fail)
     desk.writer.run(lambda connection, change: note("later", change, connection))
     assert desk.notes() == {"later"}
+
+
+def test_what_is_on_the_disk_is_acknowledged_whatever_follows(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a client would send it once more."""
+
+    def fail(_version: int, _change: Change) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(desk.writer, "_committed", fail)
+    group = [_Call(lambda connection, change, name=name: note(name, change, connection)) for name in "abc"]
+    with pytest.raises(ZeroDivisionError):
+        desk.writer._lead(group)
+    assert desk.notes() == {"a", "b", "c"}
+    assert all(call.finished and call.error is None for call in group)
 
 
 def test_a_full_database_says_so_and_goes_on_when_there_is_room(desk: Desk) -> None:
