@@ -111,6 +111,8 @@ def interrupt(bundle: Path, count: int, home: Path) -> None:
             run = Run(log, footage, "--url", client.url)
             run.signal_once(lambda share=share: enrolled(client) >= share * count, number)  # type: ignore[misc]
             status, seconds = run.end()
+            if not status:
+                raise SystemExit(f"{number.name} came too late")
             after = enrolled(client)
             pace = (after - before) / seconds
             print(
@@ -238,6 +240,8 @@ def main() -> None:
     parser.add_argument("--tracklets", type=int, metavar="N")
     parser.add_argument("--bundle", type=Path, default=BUNDLED)
     options = parser.parse_args()
+    # A shell lets what it starts in the background ignore Ctrl-C, and that is handed on to what is to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     show, count = SHOWN[options.what]
     with tempfile.TemporaryDirectory(prefix="not3d-bulk-") as home:
         show(options.bundle, options.tracklets or count, Path(home))
