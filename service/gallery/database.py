@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
@@ -167,6 +168,18 @@ def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def sweep_unfinished(directory: Path) -> None:
+    """Remove what a compaction left that was killed. Raises `GalleryError` where a restore was: run that again.
+
+    A new gallery would hide that the restored one is missing, and keep what is left of it. Raises `OSError`.
+    """
+    (directory / f"{FILE_NAME}.part").unlink(missing_ok=True)
+    if (directory / RESTORING).exists():
+        if not (directory / FILE_NAME).exists():
+            raise GalleryError(f"a restore into {directory} was broken off: run `not3d gallery restore` again")
+        shutil.rmtree(directory / RESTORING)  # it was whole and in its place, and this not swept up yet
 
 
 def prepare(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> None:

@@ -1,7 +1,6 @@
 """The gallery that needs no server: SQLite keeps the records, an index in memory finds them."""
 
 import logging
-import shutil
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -14,15 +13,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import audit, cursors, rows
+from service.gallery import audit, cursors, encoding, rows, transactions
 from service.gallery.columns import Entry, Selection
 from service.gallery.database import (
-    FILE_NAME,
     OWNER_ONLY_DIRECTORY,
-    RESTORING,
     Stamp,
     connect,
     prepare,
+    sweep_unfinished,
     sync_directory,
     translate,
 )
@@ -32,7 +30,6 @@ from service.gallery.readers import Readers
 from service.gallery.rebuild import EXACT_BYTES, Rebuilder
 from service.gallery.records import (
     AuditEntry,
-    DuplicateId,
     EmptyFilter,
     Erasure,
     Existing,
@@ -124,8 +121,7 @@ class EmbeddedGallery:
                     data_dir.mkdir(parents=True, mode=OWNER_ONLY_DIRECTORY)
                     sync_directory(data_dir.parent)
                 resources.callback(DirectoryLock(data_dir).release)
-                _check_restored(data_dir)
-                (data_dir / f"{FILE_NAME}.part").unlink(missing_ok=True)  # left of a `compact` that was killed
+                sweep_unfinished(data_dir)
                 connection = connect(data_dir, read_only=False)
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
@@ -166,13 +162,13 @@ class EmbeddedGallery:
 
     def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
         """The record of this id."""
-        rows.check_text(id, "id")
+        encoding.check_text(id, "id")
         with self._readers.snapshot() as connection:
             return rows.by_id(connection, id, rows.now())
 
     def thumbnail(self, id: str) -> bytes | None:  # noqa: A002
         """The JPEG kept with this record."""
-        rows.check_text(id, "id")
+        encoding.check_text(id, "id")
         with self._readers.snapshot() as connection:
             return rows.thumbnail_of(connection, id, rows.now())
 
@@ -181,22 +177,10 @@ class EmbeddedGallery:
 
         What is left of it in the files goes with the next `erase` or `expire`.
         """
-        rows.check_text(id, "id")
-        rows.check_text(by, "by")
+        encoding.check_text(id, "id")
+        encoding.check_text(by, "by")
         now = rows.now()
-
-        def work(connection: sqlite3.Connection, change: Change) -> bool:
-            place = rows.places_of(connection, [id], now).get(id)
-            if place is None:
-                return False
-            _remove(connection, change, [place.number])
-            if place.expired:  # before anybody has swept it out: gone all the same, but not by this caller
-                audit.write_expiry(connection, 1, now)
-            else:
-                audit.write(connection, "delete", by=by, condition={"id": id}, erased=1, at=now)
-            return not place.expired
-
-        return self._change(work)
+        return self._change(lambda connection, change: transactions.delete(connection, change, id, by, now))
 
     def list(
         self,
@@ -229,7 +213,7 @@ class EmbeddedGallery:
 
         Equal scores rank by id, at the cut-off too. Records below `min_score` are left out but counted as searched.
         """
-        query = rows.check_vector(embedding, self.dimension, "embedding")
+        query = encoding.check_vector(embedding, self.dimension, "embedding")
         if not query.any():
             raise InvalidArgument("embedding is all zeros, which has no direction")
         if top_k < 1:
@@ -250,24 +234,15 @@ class EmbeddedGallery:
         """
         if filter.is_empty:
             raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
-        rows.check_text(by, "by")
+        encoding.check_text(by, "by")
         now = rows.now()
         if dry_run:
             with self._readers.snapshot() as connection:
                 return Erasure(matched=len(rows.numbers_where(connection, filter, now)), erased=0)
         rows.where(filter, now)  # a filter that cannot be used is refused before it waits for its turn
-
-        def work(connection: sqlite3.Connection, change: Change) -> tuple[int, int, str]:
-            enrolled, expired = rows.split_where(connection, filter, now)
-            _remove(connection, change, [*enrolled, *expired])
-            if expired:
-                audit.write_expiry(connection, len(expired), now)
-            condition = audit.condition_of(filter)
-            receipt = audit.write(connection, "erase", by=by, condition=condition, erased=len(enrolled), at=now)
-            change.other = True
-            return len(enrolled), len(expired), receipt
-
-        erased, swept, receipt = self._change(work)
+        erased, swept, receipt = self._change(
+            lambda connection, change: transactions.erase(connection, change, filter, by, now)
+        )
         if erased or swept:
             self._wipe(urgent=True)
         return Erasure(matched=erased, erased=erased, receipt=receipt)
@@ -280,11 +255,7 @@ class EmbeddedGallery:
         now = rows.now()
 
         def work(connection: sqlite3.Connection, change: Change) -> int:
-            numbers = rows.expired(connection, now, _EXPIRED_AT_ONCE)
-            _remove(connection, change, numbers)
-            if numbers:
-                audit.write_expiry(connection, len(numbers), now)
-            return len(numbers)
+            return transactions.expire(connection, change, _EXPIRED_AT_ONCE, now)
 
         removed = 0
         while step := self._change(work):
@@ -299,7 +270,7 @@ class EmbeddedGallery:
         """The audit log, newest first, of entries older than the receipt `before`."""
         if limit < 1:
             raise InvalidArgument(f"limit is {limit}, not a positive number")
-        rows.check_text(before, "before")
+        encoding.check_text(before, "before")
         with self._readers.snapshot() as connection:
             return audit.read(connection, limit, before)
 
@@ -354,33 +325,20 @@ class EmbeddedGallery:
     def _select(self, connection: sqlite3.Connection, filter: Filter, version: int) -> Selection:  # noqa: A002
         """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
         after, before = rows.interval(filter)
-        terms = rows.terms_of(dict(filter.metadata))
+        terms = encoding.terms_of(dict(filter.metadata))
         only = tuple(self._terms.numbers(connection, term, version) for term in terms)
         without = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
         return Selection(rows.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
 
     def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
         """Enrol in one step; the ids that were taken."""
-        new = rows.encode_all(records, lambda record: rows.encode(record, self.dimension))
+        new = encoding.encode_all(records, lambda record: encoding.encode(record, self.dimension))
         if not new:
             return set()
         now = rows.now()
-
-        def work(connection: sqlite3.Connection, change: Change) -> set[str]:
-            places = rows.places_of(connection, list(new), now)
-            taken = {id_ for id_, place in places.items() if not place.expired}
-            if taken and existing == "refuse":
-                raise DuplicateId(min(taken))
-            left = taken if existing == "leave" else set()
-            _remove(connection, change, [place.number for id_, place in places.items() if id_ not in left])
-            if expired := len(places) - len(taken):
-                audit.write_expiry(connection, expired, now)
-            added = [row for id_, row in new.items() if id_ not in left]
-            numbers = rows.insert(connection, added, self.embedding_space)
-            change.added.extend(zip(numbers, added, strict=True))
-            return taken
-
-        return self._change(work)
+        return self._change(
+            lambda connection, change: transactions.enrol(connection, change, new, self.embedding_space, existing, now)
+        )
 
     def _wipe(self, *, urgent: bool) -> None:
         """Leave nothing of removed records in SQLite's files and, soon, in the saved index."""
@@ -422,18 +380,3 @@ class EmbeddedGallery:
             raise
         self._saver.note(len(change.added), len(change.removed))
         self._rebuilder.note()
-
-
-def _check_restored(directory: Path) -> None:
-    """Raises `GalleryError` where a restore was killed: a new gallery would hide that, and keep what it left."""
-    part = directory / RESTORING
-    if not part.exists():
-        return
-    if not (directory / FILE_NAME).exists():
-        raise GalleryError(f"a restore into {directory} was broken off: run `not3d gallery restore` again")
-    shutil.rmtree(part)  # it was whole and in its place, and this not swept up yet
-
-
-def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:
-    rows.delete(connection, numbers)
-    change.removed.extend(numbers)

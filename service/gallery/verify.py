@@ -10,9 +10,10 @@ import numpy as np
 
 from service.gallery import index_file
 from service.gallery.database import Stamp
+from service.gallery.encoding import LENGTH_TOLERANCE, terms_of
 from service.gallery.index_file import IndexFileError
 from service.gallery.records import GalleryError, InvalidArgument
-from service.gallery.rows import LENGTH_TOLERANCE, now, terms_of
+from service.gallery.rows import now
 from service.gallery.snapshot import MANIFEST_NAME, Manifest, check_files, read_manifest
 from service.gallery.stored import Stored, open_stored
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.gallery.database import translate
+from service.gallery.encoding import Row
 from service.gallery.records import GalleryError
-from service.gallery.rows import Row
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import audit, cursors, rows
+from service.gallery import audit, cursors, encoding, rows
 from service.gallery.address import MilvusAddress
 from service.gallery.milvus.claims import Claims
 from service.gallery.milvus.connection import MAX_ROWS, Connection
@@ -146,8 +146,8 @@ class MilvusGallery:
 
     def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
         """Remove one record, with an entry in the audit log before that. False where there was none."""
-        rows.check_text(id, "id")
-        rows.check_text(by, "by")
+        encoding.check_text(id, "id")
+        encoding.check_text(by, "by")
         self._check()
         now = rows.now()
         with self._holding([id]) as existing:
@@ -200,7 +200,7 @@ class MilvusGallery:
         Equal scores rank by id, at the cut-off too. Records below `min_score` are left out but counted as searched.
         """
         self._check()
-        query = rows.check_vector(embedding, self.dimension, "embedding")
+        query = encoding.check_vector(embedding, self.dimension, "embedding")
         if not query.any():
             raise InvalidArgument("embedding is all zeros, which has no direction")
         if not 1 <= top_k <= MAX_ROWS:
@@ -226,7 +226,7 @@ class MilvusGallery:
 
         What is enrolled while it runs may be removed or stay. Raises `EmptyFilter` where all would go.
         """
-        rows.check_text(by, "by")
+        encoding.check_text(by, "by")
         self._check()
         if filter.is_empty:
             raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
@@ -259,7 +259,7 @@ class MilvusGallery:
         self._check()
         if limit < 1:
             raise InvalidArgument(f"limit is {limit}, not a positive number")
-        rows.check_text(before, "before")
+        encoding.check_text(before, "before")
         return self._journal.read(limit, before)
 
     def check(self) -> None:
@@ -284,7 +284,7 @@ class MilvusGallery:
 
     def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
         """Enrol in one step; the ids that were taken."""
-        new = rows.encode_all(records, lambda record: encode(record, self.dimension))
+        new = encoding.encode_all(records, lambda record: encode(record, self.dimension))
         self._check()
         if not new:
             return set()
@@ -329,7 +329,7 @@ class MilvusGallery:
         return found
 
     def _one(self, id: str, fields: Sequence[str]) -> Mapping[str, Any] | None:  # noqa: A002
-        rows.check_text(id, "id")
+        encoding.check_text(id, "id")
         self._check()
         where = f"id in {quoted_list([id])} and expires_at > {rows.now()}"
         found = self._connection.query(self._records, where, fields)

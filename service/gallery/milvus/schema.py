@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
-from service.gallery import rows
+from service.gallery import encoding, rows
 from service.gallery.records import InvalidArgument, Record
 
 __all__ = [
@@ -111,7 +111,7 @@ def term_text(term: bytes) -> str:
 
 def encode(record: Record, dimension: int) -> dict[str, Any]:
     """Check a record and turn it into a row. Raises `InvalidArgument` naming the field that is wrong."""
-    row = rows.encode(record, dimension)
+    row = encoding.encode(record, dimension)
     first = row.start_time if row.start_time is not None else row.end_time
     last = row.end_time if row.end_time is not None else row.start_time
     for name, text, longest in (

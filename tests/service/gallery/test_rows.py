@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.gallery import JSON, InvalidArgument, Record
-from service.gallery.rows import encode, terms_of
+from service.gallery.encoding import encode, terms_of
 from tests.service.gallery.samples import DIMENSION, NOON, at, record, vector
 
 
