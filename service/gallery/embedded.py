@@ -370,9 +370,8 @@ class EmbeddedGallery:
             ]
             vectors = np.array([row.vector for _, row in change.added], np.float32)
             self._index.apply(version, entries, vectors, change.removed)
-        except Exception:
-            # It is committed and so acknowledged, but the index has lost a version for ever, for want of memory say.
-            self._index.fail()
+        except Exception:  # whatever it is, such as a want of memory: the change is committed, and so acknowledged
+            self._index.fail()  # it has lost a version for ever
             log.exception("the search index could not follow the database")
             return
         except BaseException:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import JSON, EmbeddedGallery, Gallery, Record
+from service.gallery import JSON, EmbeddedGallery, Filter, Gallery, Record
 from service.gallery.rebuild import EXACT_BYTES
 
 SPACE = "0123456789abcdef"
@@ -82,3 +82,10 @@ def assert_same(found: Record | None, expected: Record) -> None:
         assert getattr(found, name) == getattr(expected, name), name
     assert found.has_thumbnail is (expected.thumbnail is not None)
     assert found.thumbnail is None
+
+
+def found(gallery: Gallery, wanted: Filter = Filter()) -> set[str]:  # noqa: B008
+    """The ids that a search with this filter finds, which are all that it searched."""
+    result = gallery.search(vector("query"), 100, wanted)
+    assert result.searched == len(result.hits)
+    return {hit.record.id for hit in result.hits}

@@ -1,0 +1,94 @@
+"""What a user of any gallery relies on when records expire and are removed, on every engine."""
+
+from collections.abc import Callable
+
+import pytest
+
+from service.gallery import AuditEntry, DuplicateId, Erasure, Filter, Gallery
+from tests.service.gallery.samples import JPEG, assert_same, at, found, record
+
+
+@pytest.fixture
+def gallery(any_gallery: Gallery) -> Gallery:
+    return any_gallery
+
+
+def test_what_has_expired_is_found_by_nothing(gallery: Gallery, clock: Callable[[float], None]) -> None:
+    gallery.add(record("short", expires_at=at(10), thumbnail=JPEG, metadata={"k": 1}))
+    gallery.add(record("long", expires_at=at(20)))
+    gallery.add(record("ever"))
+    clock(9.99)
+    assert found(gallery) == {"short", "long", "ever"}
+    clock(10)
+    assert gallery.get("short") is None
+    assert gallery.thumbnail("short") is None
+    assert [item.id for item in gallery.list().items] == ["ever", "long"]
+    assert found(gallery) == {"long", "ever"}
+    assert found(gallery, Filter(metadata={"k": 1})) == set()
+    assert gallery.count() == 2
+    assert gallery.erase(Filter(camera_ids=("c1",)), dry_run=True) == Erasure(matched=2, erased=0)
+    assert gallery.delete("short") is False
+    assert [entry.action for entry in gallery.audit()] == ["expire"]  # and that removed it
+    assert gallery.expire() == 0
+
+
+@pytest.mark.parametrize("enrolled_by", ["add", "put", "put_many", "add_many"])
+def test_the_id_of_what_has_expired_is_free(gallery: Gallery, clock: Callable[[float], None], enrolled_by: str) -> None:
+    gallery.add(record("a", expires_at=at(10), thumbnail=JPEG))
+    with pytest.raises(DuplicateId):
+        gallery.add(record("a"))
+    clock(10)
+    anew = record("a", camera_id="anew")
+    if enrolled_by == "add":
+        gallery.add(anew)
+    elif enrolled_by == "add_many":
+        assert gallery.add_many([anew]) == set()
+    else:
+        assert (gallery.put(anew) if enrolled_by == "put" else gallery.put_many([anew])) == 1
+    assert_same(gallery.get("a"), anew)
+    assert gallery.count() == 1
+    assert found(gallery) == {"a"}
+    assert [(entry.action, entry.erased) for entry in gallery.audit()] == [("expire", 1)]
+
+
+def test_an_expiry_that_a_replacement_takes_back(gallery: Gallery, clock: Callable[[float], None]) -> None:
+    gallery.add(record("a", expires_at=at(10)))
+    gallery.put(record("a"))
+    clock(20)
+    assert gallery.expire() == 0
+    assert found(gallery) == {"a"}
+
+
+def test_the_audit_log_says_who_what_and_how_many(gallery: Gallery, clock: Callable[[float], None]) -> None:
+    gallery.put_many([record(f"r{number}", metadata={"who": "anna"}, camera_id=f"c{number}") for number in range(5)])
+    gallery.delete("r0", by="key:0123456789ab")
+    gallery.delete("nobody", by="key:0123456789ab")
+    clock(1)
+    wanted = Filter(
+        camera_ids=("c1", "c2"),
+        exclude_camera_ids=("c9",),
+        metadata={"who": "anna"},
+        exclude_ids=("r2",),
+    )
+    erasure = gallery.erase(wanted, dry_run=False, by="operator")
+    gallery.erase(Filter(after=at(0), before=at(1)), dry_run=False)
+    gallery.erase(wanted, dry_run=True, by="curious")
+    assert gallery.put(record("r3")) is False  # a replacement is no removal
+    last, second, first = gallery.audit()
+    assert first == AuditEntry(first.receipt, at(0), "delete", "key:0123456789ab", {"id": "r0"}, 1)
+    assert erasure == Erasure(matched=1, erased=1, receipt=second.receipt)
+    assert second == AuditEntry(
+        second.receipt,
+        at(1),
+        "erase",
+        "operator",
+        {
+            "camera_ids": ["c1", "c2"],
+            "exclude_camera_ids": ["c9"],
+            "metadata": {"who": "anna"},
+            "exclude_ids": ["r2"],
+        },
+        1,
+    )
+    assert (last.by, last.erased) == ("", 0)
+    assert last.filter == {"after": "2024-05-01T12:00:00Z", "before": "2024-05-01T12:01:00Z"}
