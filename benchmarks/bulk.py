@@ -26,7 +26,7 @@ import numpy as np
 from model.bundle import BUNDLED, Bundle
 from not3d.client import Client
 from not3d.demo import running_service
-from not3d.ray_environment import prepare
+from not3d.enrol.ray_environment import prepare
 
 FRAMES, HEIGHT, WIDTH = 2, 64, 32
 NODE_CPUS = 1
@@ -147,7 +147,7 @@ def skip(client: Client, footage: Path, log: Path, count: int) -> None:
 
 def skip_filled(bundle: Path, count: int, home: Path) -> None:
     """Fill a gallery directly, then enrol footage of the same ids."""
-    from service.gallery.embedded import EmbeddedGallery  # noqa: PLC0415 - needs the extra cpu
+    from service.gallery.embedded.gallery import EmbeddedGallery  # noqa: PLC0415 - needs the extra cpu
     from service.gallery.records import Record  # noqa: PLC0415
 
     footage = home / "footage"

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import BUNDLED, Bundle
+from model.cpu_limit import available_cpus
 from model.engines import open_engine
-from model.engines.cpu_limit import available_cpus
 from model.tracklet import normalise, split_into_clips
 from not3d.demo import running_service
 from training.datasets.catalog import kind_of

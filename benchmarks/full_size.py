@@ -12,9 +12,9 @@ from model.bundle import Bundle
 from model.frames import PREPROCESSING_VERSION
 from model.network import NetworkSpec, VideoReID, build_network
 from model.spec import BundleSpec, Preprocessing
-from training.clips import Normalise
-from training.export import ARCHITECTURE, write_bundle
-from training.export_clips import draw_clips
+from training.batches.clips import Normalise
+from training.export.export import ARCHITECTURE, write_bundle
+from training.export.reference_clips import draw_clips
 
 _NONE = "none: fresh weights, for measuring speed only"
 

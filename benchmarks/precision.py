@@ -7,11 +7,11 @@ import argparse
 from pathlib import Path
 
 from model.bundle import Bundle
+from model.cpu_limit import available_cpus
 from model.engines import Engine, EngineError
-from model.engines.cpu_limit import available_cpus
 from model.engines.openvino_engine import OpenVinoEngine
 from training.evaluation.protocols import select
-from training.precision import compare_arithmetics
+from training.export.precision import compare_arithmetics
 
 HEAD = (
     "| model | arithmetic | rank-1, mAP | its queries, f32 gallery | f32 queries, its gallery "

@@ -26,17 +26,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.frames import read_frame
 from model.network import build_network
-from training.clips import ClipSource
+from training.batches.clips import ClipSource
+from training.batches.sampling import CLIP_SAMPLING
 from training.datasets.catalog import read_training
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
-from training.distributed import Ranks
-from training.objective import Objective
-from training.optimiser import build_optimiser
+from training.loop.distributed import Ranks
+from training.loop.objective import Objective
+from training.loop.optimiser import build_optimiser
+from training.loop.run import Run
+from training.loop.schedule import learning_rate
 from training.recipe import Recipe, find_recipe, load_recipe
-from training.run import Run
-from training.sampling import CLIP_SAMPLING
-from training.schedule import learning_rate
 
 RECIPES = {
     "light": ("bundled", {"network.frame_height": "128", "network.frame_width": "64", "batch.tracklets": "4"}),

@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from not3d.answers import Embedded, Erased, Hit, Info, Page, Record, RejectedFrame, SearchResult
     from not3d.client import Client, ClientError, ProblemError, UnreachableError
+    from not3d.client.responses import Embedded, Erased, Hit, Info, Page, Record, RejectedFrame, SearchResult
 
 __all__ = [
     "Client",
@@ -29,4 +29,4 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of this pack
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         in_client = name == "Client" or name.endswith("Error")
-        return getattr(import_module("not3d.client" if in_client else "not3d.answers"), name)
+        return getattr(import_module("not3d.client" if in_client else "not3d.client.responses"), name)

@@ -21,15 +21,15 @@ from typing import Annotated
 import typer
 
 from model.bundle import BUNDLED
-from not3d.answers import SearchResult
 from not3d.client import Client
+from not3d.client.responses import SearchResult
 from not3d.commands import Failure, messages, results, show_progress
-from not3d.enrolment import Outcome, Result, enroll_all
-from not3d.footage import Footage, FootageError, as_footage, read_footage, read_pictures
+from not3d.enrol.enrolment import Outcome, Result, enroll_all
+from not3d.enrol.footage import Footage, FootageError, as_footage, read_footage, read_pictures
 from not3d.picture import Card, write_picture
 from not3d.ranked import is_same_person, make_cards, make_picture, make_table
 from training.datasets.mars import MarsError, is_mars, read_mars
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 
 PEOPLE, CAMERAS, FRAMES = 8, 3, 8
 # A seed whose picture, which is of the first query, shows the usual case: a right first answer. Over seeds 1 to 9 the

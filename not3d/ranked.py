@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from not3d.answers import Hit, SearchResult
-from not3d.enrolled import find_pictures
+from not3d.client.responses import Hit, SearchResult
+from not3d.enrol.local_frames import find_local_frames
 from not3d.picture import Card, Image, draw_ranked
 
 
@@ -47,7 +47,7 @@ def make_table(result: SearchResult, person: str = "", *, reranked: bool = False
 def make_cards(result: SearchResult, person: str, folders: Sequence[Path], *, count: int = 5) -> list[Card]:
     """The best hits for `make_picture`, with the frames that are found below the folders."""
     return [
-        Card(find_pictures(hit.metadata, folders), hit.id, hit.camera_id, hit.score, is_same_person(hit, person))
+        Card(find_local_frames(hit.metadata, folders), hit.id, hit.camera_id, hit.score, is_same_person(hit, person))
         for hit in result.hits[:count]
     ]
 

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 
-from service.contract import PROBLEMS, describe
-from service.keys import require_key
-from service.observe import Observe
-from service.problems import add_problem_handlers
+from service.http.access import require_key
+from service.http.contract import PROBLEMS, describe
+from service.http.problems import add_problem_handlers
+from service.http.request_log import RequestLog
 from service.routes import audit, embed, gallery, health, search
 from service.settings import Settings
 from service.state import State
@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = state
     add_problem_handlers(app)
-    app.add_middleware(Observe, metrics=state.metrics)
+    app.add_middleware(RequestLog, metrics=state.metrics)
     app.include_router(health.open_router, tags=["health"])
     guarded = [Depends(require_key)]
     app.include_router(health.router, tags=["health"], dependencies=guarded)

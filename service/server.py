@@ -9,9 +9,9 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
-from service.logs import configure_logs
 from service.settings import Settings, find_unknown_variables
 from service.state import State
+from service.telemetry.logs import configure_logs
 
 __all__ = ["serve"]
 

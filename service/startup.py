@@ -13,12 +13,12 @@ from model.bundle import Bundle, BundleError
 from model.engines import Engine, EngineError, open_engine
 from model.engines.cuda_options import CudaOptions
 from model.engines.self_test import SelfTest, SelfTestError, run_self_test
-from service.embedder import Embedder
+from service.embedding.embedder import Embedder
 from service.gallery.opening import open_gallery
 from service.gallery.protocol import Gallery
 from service.gallery.records import GalleryError, GalleryUnavailable
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 __all__ = ["STAGES", "Loaded", "Startup"]
 

@@ -10,7 +10,6 @@ from typing import ParamSpec, TypeVar
 
 from fastapi import Request
 
-from service.admission import Admission
 from service.gallery.records import (
     DiskFull,
     DuplicateId,
@@ -19,10 +18,11 @@ from service.gallery.records import (
     GalleryUnavailable,
     InvalidArgument,
 )
-from service.metrics import Metrics
-from service.problems import Fault, Problem
+from service.http.admission import Admission
+from service.http.problems import Fault, Problem
 from service.settings import Settings
 from service.startup import Loaded, Startup
+from service.telemetry.metrics import Metrics
 
 __all__ = ["State", "state_of"]
 

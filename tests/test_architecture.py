@@ -59,4 +59,4 @@ def test_modules_stay_small():
         for package in MAY_IMPORT
         for file in (ROOT / package).rglob("*.py")
     }
-    assert {name: lines for name, lines in sizes.items() if lines > 400} == {}
+    assert {name: lines for name, lines in sizes.items() if lines > 600} == {}

@@ -7,12 +7,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.network import NetworkSpec
-from training.augmentation import Augmentation
+from training.batches.augmentation import Augmentation
+from training.batches.sampling import BatchSampling, ClipSampling
 from training.datasets.catalog import DatasetKind
 from training.evaluation.settings import EvaluationSettings
-from training.objective import Weights
-from training.sampling import BatchSampling, ClipSampling
-from training.schedule import ScheduleForm
+from training.loop.objective import Weights
+from training.loop.schedule import ScheduleForm
 
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the project."""
@@ -38,7 +38,7 @@ class Start(_Part):
 
 
 class Batch(_Part):
-    """P x K x T of all processes together, and where the clips come from; see :mod:`training.sampling`."""
+    """P x K x T of all processes together, and where the clips come from; see :mod:`training.batches.sampling`."""
 
     people: int = Field(8, ge=2, description="P, persons in a batch")
     tracklets: int = Field(4, ge=1, description="K, tracklets of each person")
@@ -63,7 +63,7 @@ class Optimiser(_Part):
 
 
 class Schedule(_Part):
-    """Length of training and the learning rate's course; see :func:`training.schedule.learning_rate`."""
+    """Length of training and the learning rate's course; see :func:`training.loop.schedule.learning_rate`."""
 
     epochs: int = Field(120, ge=1)
     form: ScheduleForm = "paper"

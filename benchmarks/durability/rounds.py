@@ -24,7 +24,7 @@ from benchmarks.durability.states import (
     vector,
 )
 from service.gallery import AuditEntry, EmbeddedGallery, Filter
-from service.gallery.verify import verify
+from service.gallery.archive.verify import verify
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 120.0

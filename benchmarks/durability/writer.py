@@ -24,7 +24,9 @@ from benchmarks.durability.states import (
     make_record,
     open_gallery,
 )
-from service.gallery import EmbeddedGallery, Filter, index_store, rebuild
+from service.gallery import EmbeddedGallery, Filter
+from service.gallery.embedded.index import rebuild
+from service.gallery.embedded.index import saver as index_store
 
 
 def tell(**facts: Any) -> None:

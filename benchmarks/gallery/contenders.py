@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.gallery.answers import TOP, Answers
 from benchmarks.gallery.embedded import Embedded, ask
 from benchmarks.gallery.population import TEAM, Population
+from service.gallery.embedded.index.flat import faiss
 from service.gallery.records import Filter
-from service.gallery.vectors import faiss
 
 __all__ = ["CONTENDERS", "Contender"]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.gallery.answers import TOP, Answers
 from benchmarks.gallery.population import Population, number_of
-from service.gallery.embedded import EmbeddedGallery
-from service.gallery.rebuild import EXACT_BYTES
+from service.gallery.embedded.gallery import EmbeddedGallery
+from service.gallery.embedded.index.rebuild import EXACT_BYTES
 from service.gallery.records import Filter
 
 __all__ = ["SPACE", "Embedded", "ask"]

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gallery.answers import TOP, Answers, Truth
 from benchmarks.gallery.embedded import ask
-from service.gallery.vectors import faiss
+from service.gallery.embedded.index.flat import faiss
 
 __all__ = ["Flat"]
 

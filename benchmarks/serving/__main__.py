@@ -106,7 +106,7 @@ def _options() -> argparse.Namespace:
 
 
 def _quantise(bundle: Bundle, out: Path, clips: NDArray[np.uint8], crops: Crops) -> Bundle:
-    from training.quantisation import Calibration, quantise  # noqa: PLC0415 - needs extras that the service does without
+    from training.export.quantise import Calibration, quantise  # noqa: PLC0415 - needs extras that the service does without
 
     return quantise(bundle, out, Calibration(clips, crops.described), None).bundle
 

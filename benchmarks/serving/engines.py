@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.serving.report import Report
 from model.bundle import Bundle
+from model.cpu_limit import available_cpus
 from model.engines import Engine, EngineError
-from model.engines.cpu_limit import available_cpus
 from model.engines.onnx_runtime import OnnxRuntimeEngine
 from model.engines.openvino_engine import OpenVinoEngine
 

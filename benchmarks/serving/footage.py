@@ -12,8 +12,8 @@ from benchmarks.serving.client import PLAN, form
 from model.frames import read_frame, read_header
 from model.spec import BundleSpec
 from model.tracklet import split_into_clips
-from not3d.footage import read_footage
-from training.datasets.synthetic import write_synthetic
+from not3d.enrol.footage import read_footage
+from training.datasets.synthetic.dataset import write_synthetic
 
 LONGEST = 60
 DRAWN_PEOPLE = 16

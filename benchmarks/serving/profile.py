@@ -21,7 +21,7 @@ from model.bundle import Bundle
 __all__ = ["find_sampler", "profile"]
 
 WARM_UP, SAMPLES_PER_SECOND, LINES = 2.0, 50, 12
-PARSING = ("python_multipart/", "service/uploads.py", "service/intake.py")
+PARSING = ("python_multipart/", "service/http/uploads.py", "service/http/tracklet_request.py")
 THREADS = {"MainThread": "event loop", "decode": "decoders", "gallery": "gallery", "asyncio": "other threads"}
 """By the beginning of a thread's name in Python. What has no such name belongs to the engine: OpenVINO's own threads,
 and those that call it."""

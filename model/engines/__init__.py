@@ -1,7 +1,7 @@
 """Running an exported model: ONNX Runtime and OpenVINO behind one protocol."""
 
 from model.engines.choice import open_engine
-from model.engines.division import divide_calls
+from model.engines.parallel import embed_in_parallel
 from model.engines.protocol import Engine, EngineError, EngineInfo
 
-__all__ = ["Engine", "EngineError", "EngineInfo", "divide_calls", "open_engine"]
+__all__ = ["Engine", "EngineError", "EngineInfo", "embed_in_parallel", "open_engine"]

@@ -13,9 +13,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.bundle import INPUT_NAME, Bundle
-from model.engines.bound_session import BoundSession
 from model.engines.cuda_options import CudaOptions
 from model.engines.half_precision import half_network
+from model.engines.io_binding_session import IoBindingSession
 from model.engines.onnx_runtime import ORT_ERRORS, VERSION, cuda_provider_installed
 from model.engines.protocol import EngineError, EngineInfo, batch_sizes, check_clips
 from model.engines.self_test import SelfTestError, run_self_test
@@ -136,7 +136,7 @@ class CudaEngine:
         session = _open_session(bundle, plan, threads, cache_dir, options, device)
         self.provider: Final[str] = session.get_providers()[0]
         sizes = batch_sizes(options.largest_batch)
-        self._bound = BoundSession(session, bundle.spec, device=device, sizes=sizes, graphs=plan.graphs)
+        self._bound = IoBindingSession(session, bundle.spec, device=device, sizes=sizes, graphs=plan.graphs)
 
     @property
     def info(self) -> EngineInfo:

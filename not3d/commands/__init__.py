@@ -13,7 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from not3d.client import ClientError
-from not3d.footage import FootageError
+from not3d.enrol.footage import FootageError
 
 results = Console()
 """Standard output: what was asked for."""

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from not3d.commands import Interruptible, results
-from not3d.commands.archive import app as archive
 from not3d.commands.datasets import app as datasets
-from not3d.commands.enrolling import enroll
-from not3d.commands.gallery import info, search
-from not3d.commands.importing import import_model
-from not3d.commands.quantising import quantize
+from not3d.commands.enroll import enroll
+from not3d.commands.gallery import app as archive
+from not3d.commands.import_model import import_model
+from not3d.commands.quantize import quantize
 from not3d.commands.reproduce import reproduce
+from not3d.commands.search import info, search
 from not3d.commands.serve import serve
 from not3d.commands.training import evaluate, export, train
 from not3d.commands.tune import tune

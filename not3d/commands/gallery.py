@@ -1,245 +1,364 @@
-"""``not3d search`` and ``info``: what asks a running service."""
+"""``not3d gallery``: backups, archives and the audit log of a gallery; reads its files beside a running service."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
+from rich import box
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from not3d.answers import Json
-from not3d.client import Client
-from not3d.commands import messages, results
-from not3d.enrolled import find_pictures
-from not3d.footage import Footage, cut_tracks, is_video, read_footage, read_pictures, read_tracks
-from not3d.picture import Card, write_picture
-from not3d.ranked import make_cards, make_picture, make_table
+from not3d.commands import Failure, Interrupted, load, messages, results, show_progress
 
+app = typer.Typer(help="The gallery's files: back up, restore, check, move.", no_args_is_help=True)
 
-def parse_time(text: str) -> datetime:
-    """An RFC 3339 time; without an offset nobody could say which instant is meant."""
-    try:
-        value = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not an RFC 3339 time such as 2026-05-01T12:00:00Z") from None
-    if value.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} has no time zone; add Z or an offset such as +02:00")
-    return value
-
-
-Url = Annotated[str, typer.Option("--url", envvar="NOT3D_URL", help="Where the service listens.", metavar="URL")]
-ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="NOT3D_API_KEY", help="Where the service asks for one.", metavar="KEY")
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="NOT3D_DATA_DIR", metavar="DIR", help="Folder of the gallery.")
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for one answer.", metavar="SECONDS")]
-Tracks = Annotated[
+Address = Annotated[
+    str,
+    typer.Option(
+        "--gallery",
+        envvar="NOT3D_GALLERY",
+        metavar="ADDRESS",
+        help="[bold]embedded[/] is the one in --data-dir, [bold]milvus://HOST:PORT[/] that of a Milvus server.",
+    ),
+]
+ModelBundle = Annotated[
     Path | None,
     typer.Option(
-        "--tracks",
-        metavar="CSV",
-        help="The tracks of a full video, rows [cyan]frame,track,x,y,w,h,confidence[/] as in MOT, frames from 1.",
+        "--bundle",
+        envvar="NOT3D_BUNDLE",
+        help="For Milvus: the model whose vectors are meant. [dim]Default: the one in the package.[/]",
     ),
 ]
-MaxClips = Annotated[
-    int | None,
-    typer.Option(
-        "--max-clips",
-        min=1,
-        metavar="N",
-        help="Compute at most N evenly spaced clips of a tracklet: sooner, less exact.",
-    ),
-]
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_DATA_DIR = Path("data")
+EMBEDDED = "embedded"
 
 
-def search(
-    footage: Annotated[
-        Path | None,
-        typer.Argument(metavar="FOLDER_OR_VIDEO", help="The query: a folder of one tracklet's images, or a video."),
-    ] = None,
+@contextmanager
+def gallery_module(name: str) -> Iterator[Any]:
+    """A module of `service.gallery`, whose refusals end the command with their sentence."""
+    module = load(f"service.gallery.{name}", "cpu")
+    records = load("service.gallery.records", "cpu")
+    try:
+        yield module
+    except records.GalleryError as error:
+        raise Failure(str(error)) from error
+
+
+@app.command()
+def snapshot(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder; its name appears once all is on disk.")],
     *,
-    enrolled: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="In place of footage: an enrolled tracklet.")
-    ] = None,
-    tracks: Tracks = None,
-    tracklet: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which one, where the folder or the tracks hold several.")
-    ] = None,
-    max_clips: MaxClips = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Hits wanted.")] = 5,
-    picture: Annotated[
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Copy the gallery as it is now, while the service goes on.
+
+    The copy has everything that was acknowledged before, and nothing of what
+    was erased before. It takes the space of the database, and some time: see
+    docs/gallery.md. Vectors in it are personal data like those in the gallery.
+
+    Example: [bold]not3d gallery snapshot --data-dir data backups/monday[/]
+    """
+    with gallery_module("snapshot") as snapshots, messages.status(f"Copying {escape(str(data_dir))}"):
+        manifest = snapshots.take_snapshot(data_dir, out)
+    results.print(
+        f"{out}: {manifest.records:,} records of space {manifest.embedding_space}, {manifest.size / 1e6:,.1f} MB",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="A folder that [bold]snapshot[/] wrote.")],
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write the query and the first five as .png, .jpg or .webp."),
-    ] = None,
-    pictures: Annotated[
-        list[Path] | None,
         typer.Option(
-            "--pictures",
-            envvar="NOT3D_PICTURES",
-            metavar="DIR",
+            "--erase-again",
+            metavar="AUDIT",
             exists=True,
-            file_okay=False,
-            help="For --picture: the folder that was enrolled, or the one around it; nothing else is opened. "
-            "May be repeated. [dim]Default: the current folder.[/]",
+            help="An audit log that goes on after the snapshot: a data directory, or a file of "
+            "[bold]not3d gallery audit --json[/].",
         ),
     ] = None,
-    camera: Annotated[str | None, typer.Option(metavar="ID", help="The query's own camera.")] = None,
-    person: Annotated[
-        str | None, typer.Option(metavar="ID", help="Who it is, where that is known: hits are marked right or wrong.")
-    ] = None,
-    exclude_same_camera: Annotated[
-        bool, typer.Option("--exclude-same-camera", help="Leave out the query's own camera.")
-    ] = False,
-    camera_ids: Annotated[
-        list[str] | None, typer.Option("--camera-ids", metavar="ID", help="Search these cameras only; may be repeated.")
-    ] = None,
-    after: Annotated[
-        datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or after (RFC 3339).")
-    ] = None,
-    before: Annotated[
-        datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or before (RFC 3339).")
-    ] = None,
-    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out hits below this score.")] = None,
-    rerank: Annotated[bool, typer.Option("--rerank", help="Order the best hits anew (k-reciprocal).")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 120.0,
 ) -> None:
-    """Find where else a person was seen.
+    """Put a snapshot into a new data directory, for the service to start on.
 
-    Ranks the gallery of a running service by likeness to a query: footage, as
-    in [cyan]not3d search FOLDER --top-k 5[/], or a tracklet that is enrolled,
-    as in [cyan]not3d search --id ID[/].
+    Every file is checked first, and a directory that holds something is left
+    alone. What was erased after the snapshot was taken is there again, unless
+    [cyan]--erase-again[/] says what it was: then every deletion and erasure
+    of that audit log that the snapshot does not know of is made once more,
+    before the directory holds a gallery that a service could start on.
 
-    [cyan]--picture ranked.png[/] draws the query beside its first five hits;
-    green is the same person and red another, where the truth is known. The
-    frames of hits are looked for below [cyan]--pictures[/].
+    Example: [bold]not3d gallery restore backups/monday --data-dir data-new[/]
     """
-    if (footage is None) == (enrolled is None):
-        raise typer.BadParameter("give either a folder, a video, or --id", param_hint="query")
-    if max_clips is not None and footage is None:
-        raise typer.BadParameter("goes with footage; an enrolled tracklet is not computed", param_hint="--max-clips")
-    folders = pictures or [Path()]
-    with Client(url, api_key, timeout) as client:
-        if enrolled is not None:
-            record = client.get(enrolled)
-            query = Footage(record.id, person=str(record.metadata.get("person", "")), camera=record.camera_id or "")
-            frames = find_pictures(record.metadata, folders) if picture else []
-        else:
-            query = _choose(footage or Path(), tracks, tracklet)
-            frames = read_pictures(query) if picture else []
-        query = replace(query, camera=camera or query.camera, person=person or query.person)
-        if exclude_same_camera and not query.camera:
-            raise typer.BadParameter(
-                "the query's camera is not known; give --camera", param_hint="--exclude-same-camera"
-            )
-        with messages.status("Searching"):
-            result = client.search(
-                query.frames or None,
-                video=query.video,
-                id=enrolled,
-                camera_id=query.camera or None,
-                max_clips=max_clips,
-                top_k=max(top_k, 5) if picture else top_k,
-                min_score=min_score,
-                camera_ids=camera_ids or None,
-                after=after,
-                before=before,
-                exclude_same_camera=exclude_same_camera,
-                rerank=rerank,
-            )
-    shown = replace(result, hits=result.hits[:top_k])
-    if as_json:
-        results.print_json(json.dumps(asdict(shown), default=_as_json))
-    else:
-        results.print(make_table(shown, query.person, reranked=rerank))
-        results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
-    if picture:
-        at = f" at camera {query.camera}" if query.camera else ""
-        order = "; ordered by re-ranking" if rerank else ""
-        subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
-        card = Card(frames, query.id, query.camera or None)
-        cards = make_cards(result, query.person, folders)
-        try:
-            write_picture(picture, make_picture(card, cards, subtitle=subtitle))
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--picture") from error
-        messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True, markup=False)
-        if bare := sum(not each.frames for each in (card, *cards)):
-            places = ", ".join(str(folder.resolve()) for folder in folders)
-            messages.print(
-                f"No frames of {bare} of its {1 + len(cards)} tracklets below {places}; --pictures DIR adds a folder.",
-                soft_wrap=True,
-                markup=False,
-            )
+    with gallery_module("reapply") as reapply:
+        entries = [] if log is None else reapply.read_log(log)
+    erased = 0
 
+    def erase(folder: Path, stamp: Any) -> None:
+        nonlocal erased
+        if log is not None:
+            with _opened(folder, stamp) as gallery:
+                erased = reapply.erase_again(gallery, entries)
 
-def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 30.0,
-) -> None:
-    """Show what a running service is: model, engine, gallery, limits."""
-    with Client(url, api_key, timeout) as client:
-        facts = client.info()
-    if as_json:
-        results.print_json(json.dumps(asdict(facts)))
+    with gallery_module("snapshot") as snapshots, messages.status(f"Restoring {escape(str(source))}"):
+        manifest = snapshots.restore(source, data_dir, erase)
+    results.print(
+        f"{data_dir}: {manifest.records:,} records of space {manifest.embedding_space} (model {manifest.model_name})",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    since = f"It is the gallery of {_moment(manifest.created)}: what was enrolled since is missing, and"
+    if log is None:
+        remark = f"{since} [yellow]what was erased since is there again[/]. Erase that anew before the service answers."
+        messages.print(remark, highlight=False, soft_wrap=True)
         return
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    table.add_row("service", Text(f"{client.url}, version {facts.version}"))
-    model = facts.model
-    table.add_row("model", Text(f"{model['name']}, {model['dimension']} dimensions, clips of {model['clip_length']}"))
-    for measured in model["accuracy"]:
-        table.add_row("", Text(f"{measured['dataset']}: rank-1 {measured['rank1']:.2f}, mAP {measured['map']:.2f}"))
-    table.add_row("embedding space", Text(facts.embedding_space))
-    table.add_row("engine", Text(_listed(facts.engine)))
-    table.add_row("gallery", Text(_listed(facts.gallery)))
-    table.add_row("limits", Text(_listed(facts.limits, separator="\n")))
+    messages.print(f"{since} of what was erased since, {erased:,} records were there again and are erased again.")
+
+
+@app.command()
+def compact(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Write the database anew, without what removed records leave behind.
+
+    Gives back the space of what was removed. Vectors of removed records are
+    overwritten within a minute without this; pieces of their metadata and
+    thumbnails may stay in unused parts of the file until then. The service has
+    to be stopped first, and meanwhile it takes the space of the copy.
+
+    Example: [bold]not3d gallery compact --data-dir data[/]
+    """
+    with gallery_module("compact") as module, messages.status(f"Compacting {escape(str(data_dir))}"):
+        before, after = module.compact(data_dir)
+    results.print(
+        f"{data_dir}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data directory, in use or not, or a snapshot.")],
+) -> None:
+    """Check that a gallery or a snapshot is whole: every page, row, vector and digest.
+
+    Reads all of it and changes nothing. Ends with status 1 where data are
+    damaged; a saved index that cannot be used is only a remark, since it is
+    made anew from the records.
+
+    Example: [bold]not3d gallery verify backups/monday[/]
+    """
+    with gallery_module("verify") as module, messages.status(f"Reading {escape(str(folder))}"):
+        report = module.verify(folder)
+    results.print(_table(folder, report))
+    for remark in report.remarks:
+        results.print(f"  [yellow]remark[/] {escape(remark)}", highlight=False, soft_wrap=True)
+    for problem in report.problems:
+        results.print(f"  [red]problem[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    if not report.whole:
+        advice = (
+            "use another snapshot"
+            if report.manifest
+            else "stop the service, keep the folder, and restore a snapshot into a new one (not3d gallery restore); "
+            "what was enrolled since then has to be enrolled again"
+        )
+        raise Failure(f"{folder} is damaged: {advice}")
+    messages.print("It is whole.")
+
+
+@app.command("export")
+def export_records(
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The new file.")],
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    gallery: Address = EMBEDDED,
+    bundle: ModelBundle = None,
+) -> None:
+    """Write all records as Parquet, while the service goes on.
+
+    One row per record with its vector, times, camera, metadata as JSON, and
+    thumbnail; what has expired is left out. pandas, polars, DuckDB and
+    [bold]import[/] read it. Needs the extra [cyan]parquet[/].
+
+    Example: [bold]not3d gallery export --data-dir data monday.parquet[/]
+    """
+    with (
+        _parquet() as parquet,
+        _records(parquet, data_dir, gallery, bundle) as (pieces, stamp, total),
+        show_progress() as progress,
+    ):
+        task = progress.add_task("Exporting", total=total)
+        records = parquet.export_records(pieces, stamp, out, lambda done: progress.update(task, completed=done))
+    size = out.stat().st_size / 1e6
+    results.print(
+        f"{out}: {records:,} records of space {stamp.embedding_space}, {size:,.1f} MB",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("import")
+def import_records(
+    source: Annotated[Path, typer.Argument(metavar="IN.parquet", help="A file that [bold]export[/] wrote.")],
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    skip: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave ids that are enrolled as they are; goes on after a break.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace ids that are enrolled.")] = False,
+    gallery: Address = EMBEDDED,
+    bundle: ModelBundle = None,
+) -> None:
+    """Enrol the records of a Parquet file; makes the gallery where there is none.
+
+    Nothing is changed where one of the ids is enrolled already, unless
+    [cyan]--skip-existing[/] or [cyan]--replace[/] says what to do with it. Vectors
+    of another embedding space are refused. A service on this data directory
+    has to be stopped first; one on Milvus goes on. Needs the extra [cyan]parquet[/].
+
+    Example: [bold]not3d gallery import monday.parquet --data-dir data-new[/]
+    """
+    if skip and replace:
+        raise typer.BadParameter("--skip-existing and --replace exclude each other")
+    existing = "skip" if skip else "replace" if replace else "fail"
+    with _parquet() as parquet:
+        archive = parquet.Archive(source)
+        with (
+            (
+                _opened(data_dir, archive.stamp)
+                if gallery == EMBEDDED
+                else _on_server(*_settings_and_model(gallery, bundle))
+            ) as target,
+            show_progress() as progress,
+        ):
+            task = progress.add_task("Importing", total=archive.records)
+            try:
+                outcome = parquet.import_records(
+                    archive, target, existing, lambda done: progress.update(task, completed=done)
+                )
+            except KeyboardInterrupt:
+                again = "with --skip-existing it goes on where it was" if existing != "replace" else "run it again"
+                raise Interrupted(f"what was enrolled stays; {again}") from None
+    counts = [f"{outcome.enrolled:,} enrolled"]
+    for count, word in ((outcome.replaced, "replaced"), (outcome.skipped, "skipped"), (outcome.expired, "expired")):
+        counts += [f"{count:,} {word}"] if count else []
+    results.print(", ".join(counts), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The newest N. [dim]Default: 20, all with --json[/]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each entry, newest first.")] = False,
+) -> None:
+    """Show who removed what in a data directory: deletions, erasures and what expired.
+
+    Entries have the time, the fingerprint of the API key, the condition and
+    how many records went, and are never changed. Keep a copy elsewhere
+    ([cyan]--json[/]): [bold]restore --erase-again[/] takes it.
+
+    Example: [bold]not3d gallery audit --data-dir data --json > audit.jsonl[/]
+    """
+    with gallery_module("reapply") as reapply:
+        entries = reapply.read_log(data_dir)[: limit or (None if as_json else 20)]
+    if as_json:
+        for entry in entries:
+            results.print(reapply.dump(entry), highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table("time", "action", "by", "records", "condition", "receipt", box=box.SIMPLE_HEAD, pad_edge=False)
+    for entry in entries:
+        condition = json.dumps(entry.filter, ensure_ascii=False)
+        words = (_moment(entry.time), entry.action, entry.by, f"{entry.erased:,}", condition, entry.receipt)
+        table.add_row(*map(escape, words))
     results.print(table)
 
 
-def read_all(footage: Path, tracks: Path | None, start: datetime | None) -> tuple[int, Iterable[Footage]]:
-    """How many tracklets there are, and they themselves: of a folder, or of a video with its tracks.
-
-    Raises:
-        FootageError: they cannot be read.
-        typer.BadParameter: tracks without a video.
-    """
-    if tracks is None:
-        found = read_footage(footage)
-        return len(found), found
-    if not is_video(footage):
-        raise typer.BadParameter("goes with a video", param_hint="--tracks")
-    return len(read_tracks(tracks)), cut_tracks(footage, tracks, start)
+@contextmanager
+def _parquet() -> Iterator[Any]:
+    load("pyarrow", "parquet")
+    with gallery_module("parquet") as module:
+        yield module
 
 
-def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> Footage:
-    """The one tracklet of the footage, or the one that is wanted, by its name, its track or its id."""
-    count, items = read_all(footage, tracks, None)
-    names = []
-    for item in items:
-        aliases = (item.id, item.origin.get("tracklet"), item.origin.get("track"))
-        if count == 1 if wanted is None else wanted in aliases:
-            return item
-        names.append(item.id)
-        if wanted is None and len(names) == 8:
-            break
-    some = ", ".join(names[:8]) + (", ..." if count > 8 else "")
-    if wanted is None:
-        raise typer.BadParameter(f"{footage} holds {count} tracklets ({some}); choose one", param_hint="--tracklet")
-    raise typer.BadParameter(f"{footage} has no tracklet {wanted}, but {some}", param_hint="--tracklet")
+@contextmanager
+def _records(parquet: Any, data_dir: Path, address: str, bundle: Path | None) -> Iterator[tuple[Any, Any, int]]:
+    """The records of a gallery in pieces, what they have in common, and about how many they are."""
+    if address != EMBEDDED:
+        settings, model = _settings_and_model(address, bundle)
+        with gallery_module("database") as database, _on_server(settings, model) as gallery:
+            stamp = database.Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
+            yield parquet.gallery_records(gallery), stamp, gallery.count()
+        return
+    with gallery_module("stored") as module, module.open_stored(data_dir) as stored:
+        total = stored.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
+        yield parquet.stored_records(stored), stored.stamp, total
 
 
-def _listed(facts: Json, separator: str = ", ") -> str:
-    return separator.join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+@contextmanager
+def _opened(data_dir: Path, stamp: Any) -> Iterator[Any]:
+    """The gallery of a stopped service, to write into; made where there is none."""
+    with gallery_module("embedded") as embedded:
+        gallery = embedded.EmbeddedGallery.open(
+            data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
+        )
+        try:
+            yield gallery
+        finally:
+            gallery.close()
 
 
-def _as_json(value: object) -> str:
-    assert isinstance(value, datetime)  # noqa: S101 - the only type here that json does not know
-    return value.isoformat()
+@contextmanager
+def _on_server(settings: Any, model: Any) -> Iterator[Any]:
+    """The gallery of a model's embedding space on a Milvus server."""
+    with gallery_module("opening") as opening:
+        gallery = opening.open_gallery(settings, model)
+        try:
+            yield gallery
+        finally:
+            gallery.close()
+
+
+def _settings_and_model(address: str, bundle: Path | None) -> tuple[Any, Any]:
+    bundles = load("model.bundle", "cpu")
+    given = {"gallery": address} | ({"bundle": bundle} if bundle else {})
+    try:
+        settings = load("service.settings", "cpu").Settings(**given)
+        return settings, bundles.Bundle.load(settings.bundle)
+    except ValidationError as error:
+        raise Failure(f"--gallery: {error.errors(include_url=False)[0]['msg']}") from error
+    except bundles.BundleError as error:
+        raise Failure(str(error)) from error
+
+
+def _table(folder: Path, report: Any) -> Table:
+    table = Table(str(folder), "snapshot" if report.manifest else "gallery", box=box.SIMPLE_HEAD, pad_edge=False)
+    if report.manifest:
+        table.add_row("taken", _moment(report.manifest.created))
+    if report.stamp:
+        table.add_row("embedding space", report.stamp.embedding_space)
+        table.add_row("dimension", str(report.stamp.dimension))
+        table.add_row("model", escape(report.stamp.model_name))
+    for name, count in report.counts.items():
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def _moment(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"

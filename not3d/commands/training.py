@@ -75,7 +75,7 @@ def train(
                 compile=compiled,
             )
         except KeyboardInterrupt:
-            left = (out / load("training.run", "train").LAST).is_file()
+            left = (out / load("training.loop.run", "train").LAST).is_file()
             raise Interrupted(f"go on with --resume ({out})" if left else "nothing was trained yet") from None
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
         results.print(str(checkpoint), soft_wrap=True, highlight=False)
@@ -199,14 +199,14 @@ def training_module(name: str) -> Iterator[ModuleType]:
     from model.bundle import BundleError  # noqa: PLC0415 - what follows needs the extra that was just loaded
     from model.engines import EngineError  # noqa: PLC0415
     from model.frames import FrameError  # noqa: PLC0415
-    from training.checkpoint import CheckpointError  # noqa: PLC0415
     from training.datasets.tracklet import DatasetError  # noqa: PLC0415
     from training.evaluation.run import EvaluationError  # noqa: PLC0415
-    from training.export import ExportError  # noqa: PLC0415
+    from training.export.export import ExportError  # noqa: PLC0415
+    from training.importing.weights import WeightsError  # noqa: PLC0415
+    from training.loop.checkpoint import CheckpointError  # noqa: PLC0415
+    from training.loop.trainer import TrainingError  # noqa: PLC0415
     from training.recipe import RecipeError  # noqa: PLC0415
-    from training.trainer import TrainingError  # noqa: PLC0415
-    from training.tuning import TuningError  # noqa: PLC0415
-    from training.weights import WeightsError  # noqa: PLC0415
+    from training.tuning.search import TuningError  # noqa: PLC0415
 
     expected = (
         BundleError,

@@ -47,7 +47,7 @@ def tune(
         except KeyboardInterrupt:
             raise Interrupted(f"the same command goes on from {out}") from None
         best = ranked[0]
-        load("training.tuning_space", "train").write_recipe(
+        load("training.tuning.space", "train").write_recipe(
             best.parameters,
             base,
             out / "best.toml",

@@ -1,6 +1,6 @@
 """Where enrolled tracklets are kept and found again: the `Gallery` protocol and its engines."""
 
-from service.gallery.embedded import EmbeddedGallery
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.protocol import Gallery
 from service.gallery.records import (
     JSON,

@@ -3,7 +3,7 @@
 import base64
 import binascii
 
-from service.gallery import encoding
+from service.gallery import checks
 from service.gallery.records import InvalidArgument
 
 __all__ = ["decode", "encode"]
@@ -25,5 +25,5 @@ def decode(cursor: str) -> str:
         last_id = plain.removeprefix(_MARK).decode()
     except (binascii.Error, UnicodeError) as error:
         raise InvalidArgument("cursor is not one that this service gave out") from error
-    encoding.check_text(last_id, "cursor")
+    checks.check_text(last_id, "cursor")
     return last_id

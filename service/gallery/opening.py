@@ -4,7 +4,7 @@ import importlib
 
 from model.bundle import Bundle
 from service.gallery.address import MilvusAddress
-from service.gallery.embedded import EmbeddedGallery
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.protocol import Gallery
 from service.gallery.records import GalleryError
 from service.settings import MIB, Settings

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from service.problems import Problem
-from service.schemas import AuditAnswer, AuditEntryAnswer, AuditQuery
+from service.http.problems import Problem
+from service.http.schemas import AuditAnswer, AuditEntryAnswer, AuditQuery
 from service.state import state_of
 
 __all__ = ["router"]

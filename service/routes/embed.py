@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.connection import while_connected
-from service.contract import tracklet_body
-from service.embedder import Embedded
+from service.embedding.embedder import Embedded
 from service.gallery.records import Record
+from service.http.cancellation import until_disconnected
+from service.http.contract import tracklet_body
+from service.http.problems import Problem
+from service.http.schemas import EmbedAnswer, EmbedBody, EmbedQuery, RejectedFrame, TrackletBody
+from service.http.tracklet_request import receive
 from service.ids import new_id, record_path
-from service.intake import receive
-from service.problems import Problem
-from service.schemas import EmbedAnswer, EmbedBody, EmbedQuery, RejectedFrame, TrackletBody
 from service.startup import Loaded
 from service.state import state_of
 
@@ -42,7 +42,7 @@ async def embed(request: Request, response: Response, query: Annotated[EmbedQuer
             raise Problem.of_field("id", f"{body.id} is enrolled already; PUT replaces", "duplicate-id")
         thumbnail = query.enroll and state.settings.thumbnails
         work = loaded.embedder.embed(footage, body.max_clips, thumbnail=thumbnail)
-        embedded = await while_connected(request, work)
+        embedded = await until_disconnected(request, work)
     tracklet = body.id
     if query.enroll:
         tracklet = body.id or new_id()

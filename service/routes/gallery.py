@@ -4,18 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from service.connection import while_connected
-from service.contract import json_body, tracklet_body
-from service.embedder import Embedded
-from service.footage import Footage
+from service.embedding.embedder import Embedded
+from service.embedding.footage import Footage
 from service.gallery.records import Record
-from service.ids import TrackletId, record_path, thumbnail_path
-from service.intake import read_json, receive
-from service.keys import name_caller
-from service.problems import Problem
-from service.query import NO_QUERY
-from service.routes.embed import answer_of, record_of
-from service.schemas import (
+from service.http.access import name_caller
+from service.http.cancellation import until_disconnected
+from service.http.contract import json_body, tracklet_body
+from service.http.problems import Problem
+from service.http.query import NO_QUERY
+from service.http.query_vector import check_embedding
+from service.http.schemas import (
     EmbedAnswer,
     EraseAnswer,
     EraseBody,
@@ -25,9 +23,11 @@ from service.schemas import (
     RecordAnswer,
     RecordQuery,
 )
+from service.http.tracklet_request import read_json, receive
+from service.ids import TrackletId, record_path, thumbnail_path
+from service.routes.embed import answer_of, record_of
 from service.startup import Loaded
 from service.state import state_of
-from service.vectors import check_embedding
 
 __all__ = ["router"]
 
@@ -138,7 +138,7 @@ async def _embed(
     if footage is not None:
         if body.embedding_space is not None:
             raise Problem.of_field("embedding_space", "goes with embedding only")
-        return await while_connected(request, loaded.embedder.embed(footage, body.max_clips, thumbnail=thumbnail))
+        return await until_disconnected(request, loaded.embedder.embed(footage, body.max_clips, thumbnail=thumbnail))
     if body.max_clips is not None:
         raise Problem.of_field("max_clips", "goes with frames or a video only")
     vector = check_embedding(body.embedding or [], body.embedding_space, loaded)

@@ -4,10 +4,9 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
 
-from service.metrics import CONTENT_TYPE
-from service.problems import Problem
-from service.query import NO_QUERY
-from service.schemas import (
+from service.http.problems import Problem
+from service.http.query import NO_QUERY
+from service.http.schemas import (
     EngineFacts,
     GalleryFacts,
     InfoAnswer,
@@ -15,6 +14,7 @@ from service.schemas import (
     StatusAnswer,
 )
 from service.state import state_of
+from service.telemetry.metrics import CONTENT_TYPE
 from service.version import read_version
 
 __all__ = ["open_router", "router"]

@@ -7,18 +7,18 @@ from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 
 from model.ranking import k_reciprocal_rerank
-from service.connection import while_connected
-from service.contract import tracklet_body
-from service.footage import Footage
+from service.embedding.footage import Footage
 from service.gallery.records import Filter, Hit, SearchResult
+from service.http.cancellation import until_disconnected
+from service.http.contract import tracklet_body
+from service.http.problems import Problem
+from service.http.query import NO_QUERY
+from service.http.query_vector import check_embedding
+from service.http.schemas import SearchAnswer, SearchBody, SearchHit
+from service.http.tracklet_request import receive
 from service.ids import thumbnail_path
-from service.intake import receive
-from service.problems import Problem
-from service.query import NO_QUERY
-from service.schemas import SearchAnswer, SearchBody, SearchHit
 from service.startup import Loaded
 from service.state import State, state_of
-from service.vectors import check_embedding
 
 __all__ = ["router"]
 
@@ -77,7 +77,7 @@ async def _find_query(
 ) -> tuple[NDArray[np.float32], str | None]:
     """The query's embedding `[D]` and its camera."""
     if footage is not None:
-        embedded = await while_connected(request, loaded.embedder.embed(footage, body.max_clips))
+        embedded = await until_disconnected(request, loaded.embedder.embed(footage, body.max_clips))
         return embedded.embedding, body.camera_id
     if body.embedding is not None:
         return check_embedding(body.embedding, body.embedding_space, loaded), body.camera_id

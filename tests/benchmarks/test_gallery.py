@@ -15,7 +15,7 @@ from benchmarks.gallery.embeddings import CHUNK, SPREAD, Drawing, Spread, camera
 from benchmarks.gallery.population import Population, id_of, number_of
 from benchmarks.gallery.process import Process
 from benchmarks.gallery.spread import Covariances, camera_share, cosines
-from service.gallery.embedded import EmbeddedGallery
+from service.gallery.embedded.gallery import EmbeddedGallery
 
 ROOT = Path(__file__).parents[2]
 

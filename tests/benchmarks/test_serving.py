@@ -20,7 +20,7 @@ from benchmarks.serving.service import COMPUTE
 from benchmarks.serving.soak import fit_slope, soak
 from model.bundle import Bundle
 from tests.bundles import make_bundle
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 
 ROOT = Path(__file__).parents[2]
 

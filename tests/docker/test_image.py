@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.docker.compose import IMAGE, Project, run
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 
 MEGABYTE = 1_000_000
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.memory_limit import memory_limit
-from service.metrics import Metrics
+from model.memory_limit import memory_limit
+from service.telemetry.metrics import Metrics
 from tests.docker.compose import REPOSITORY, find_compose, run
 
 PROMETHEUS = REPOSITORY / "docker/prometheus"

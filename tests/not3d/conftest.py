@@ -10,7 +10,7 @@ from not3d.commands import run_app
 from not3d.commands.app import app
 from not3d.demo import running_service
 from tests.bundles import make_bundle
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
 
 Run = Callable[..., tuple[int, str, str]]

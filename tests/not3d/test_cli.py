@@ -237,7 +237,7 @@ def test_without_ray_the_extra_is_named(
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         monkeypatch.setenv(name, "0")  # put back as they were
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "not3d.ray_enrolment", raising=False)
+    monkeypatch.delitem(sys.modules, "not3d.enrol.ray_enrolment", raising=False)
     status, out, err = run("enroll", people, "--ray", "auto", "--url", client.url)
     assert (status, out) == (1, "")
     assert "not3d[ray]" in err

@@ -12,9 +12,9 @@ import pytest
 from not3d.client import Client
 from not3d.commands import Failure
 from not3d.demo import DRAWN, _last_words, running_service, split_tracklets
-from not3d.footage import FootageError
+from not3d.enrol.footage import FootageError
 from tests.not3d.pictures import shows_frames
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 
 COMMAND = (sys.executable, "-m", "not3d", "demo")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -188,7 +188,7 @@ def test_an_address_in_use(bundle: Path, tmp_path: Path) -> None:
 
 STUCK_COMMAND = """
 import threading, time
-import service.footage
+import service.embedding.footage
 from service.server import serve
 from service.settings import Settings
 
@@ -196,7 +196,7 @@ def stuck(data, settings, size=None):
     print("decoding", flush=True)
     time.sleep(600)
 
-service.footage._decode = stuck
+service.embedding.footage._decode = stuck
 serve(Settings())
 """
 

@@ -123,7 +123,7 @@ def test_expected_errors_are_those_of_the_contract(
 
 def test_an_int8_bundle_that_ranks_alike_goes_on_with_the_float_bundle_s_gallery(bundle: Path, tmp_path: Path) -> None:
     """The quantised network is a real one; that it ranks alike is told, since four drawn people cannot show it."""
-    quantisation = pytest.importorskip("training.quantisation", reason="needs the extras train and quantize")
+    quantisation = pytest.importorskip("training.export.quantise", reason="needs the extras train and quantize")
     floats = Bundle.load(bundle)
     clips = np.stack([[read_frame(data, 64, 32) for data in tracklet(person, 4)] for person in range(16)])
     calibration = quantisation.Calibration(clips, "drawn people")

@@ -129,7 +129,7 @@ def test_a_gallery_that_is_broken(live: Live, monkeypatch: pytest.MonkeyPatch) -
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.gallery.embedded.Entry", no_memory)
+        patch.setattr("service.gallery.embedded.gallery.Entry", no_memory)
         put(live, "a")  # it is on the disk
     for path in ("/livez", "/readyz", "/info", "/gallery/a"):
         answer = live.client.get(path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from training.loop.run_log import LOG
+from training.loop.trainer import train
 from training.recipe import find_recipe
-from training.run_log import LOG
-from training.trainer import train
 
 TINY = {
     "network.frame_height": "64",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import folders_in, images_in
-from training.datasets.places import only_root, roots
+from training.datasets.places import find_dataset_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 _PARTS = ("train", "query", "gallery")
@@ -33,7 +33,7 @@ def read_duke(path: Path) -> Benchmark:
     Raises:
         DukeError: names the file that is missing or foreign and where it belongs.
     """
-    root = only_root(path, _fits, DukeError, "train/, query/ and gallery/, as DukeMTMC-VideoReID has")
+    root = find_dataset_root(path, _fits, DukeError, "train/, query/ and gallery/, as DukeMTMC-VideoReID has")
     train, query, gallery = (_read(root / part) for part in _PARTS)
     asked = {tracklet.name for tracklet in query}
     return Benchmark("duke", train, query, [tracklet for tracklet in gallery if tracklet.name not in asked])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import folders_in, images_in
 from training.datasets.matfile import MatFileError, read_mat
-from training.datasets.places import only_root, roots
+from training.datasets.places import find_dataset_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 SPLITS = 10
@@ -39,7 +39,9 @@ def read_ilids_vid(path: Path, split: int) -> Benchmark:
     Raises:
         IlidsVidError: names the file that is missing or foreign and where it belongs.
     """
-    around = only_root(path, _fits, IlidsVidError, "i-LIDS-VID/sequences/ with cam1/ and cam2/, as iLIDS-VID has")
+    around = find_dataset_root(
+        path, _fits, IlidsVidError, "i-LIDS-VID/sequences/ with cam1/ and cam2/, as iLIDS-VID has"
+    )
     root = around if _has_cameras(around) else around / "sequences"
     if not 0 <= split < SPLITS:
         raise IlidsVidError(f"iLIDS-VID has splits 0 to {SPLITS - 1}, not {split}")

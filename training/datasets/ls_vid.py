@@ -12,7 +12,7 @@ import numpy as np
 
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import images_in
-from training.datasets.places import only_root, roots
+from training.datasets.places import find_dataset_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 _LISTS = ("list_seq_train.txt", "list_seq_test.txt")
@@ -34,7 +34,7 @@ def read_ls_vid(path: Path) -> Benchmark:
     Raises:
         LsVidError: names the file that is missing or foreign and where it belongs.
     """
-    root = only_root(path, _fits, LsVidError, f"list_sequence/ with {' and '.join(_LISTS)}, as LS-VID has")
+    root = find_dataset_root(path, _fits, LsVidError, f"list_sequence/ with {' and '.join(_LISTS)}, as LS-VID has")
     train, test = (_read_list(root, root / "list_sequence" / name) for name in _LISTS)
     places = root / "test" / "data" / _QUERY, root / "list_sequence" / _QUERY, root / _QUERY
     file = next((place for place in places if place.is_file()), None)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from training.datasets.images import images_in
-from training.datasets.places import only_root, roots
+from training.datasets.places import find_dataset_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 _NAME = re.compile(r"^(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg$", re.IGNORECASE)
@@ -38,7 +38,7 @@ def read_market1501(path: Path) -> list[Tracklet]:
         Market1501Error: there is no ``bounding_box_train``, or a file in it is named otherwise.
     """
     wanted = f"{_TRAIN}/ with Market-1501's crops (IIII_cCsS_FFFFFF_DD.jpg)"
-    folder = only_root(_unpacked(path) if path.is_file() else path, _fits, Market1501Error, wanted) / _TRAIN
+    folder = find_dataset_root(_unpacked(path) if path.is_file() else path, _fits, Market1501Error, wanted) / _TRAIN
     groups: dict[tuple[str, str], list[tuple[str, Path]]] = defaultdict(list)
     for file in images_in(folder):
         match = _NAME.match(file.name)

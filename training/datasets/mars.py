@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.matfile import MatFileError, read_mat
-from training.datasets.places import only_root
+from training.datasets.places import find_dataset_root
 from training.datasets.tracklet import DatasetError, Tracklet
 
 JUNK_PERSON = -1
@@ -54,7 +54,7 @@ def read_mars(path: Path) -> MarsDataset:
     Raises:
         MarsError: names the file that is missing or foreign and where it belongs.
     """
-    root = only_root(path, is_mars, MarsError, "bbox_train/, bbox_test/ and info/, as MARS has")
+    root = find_dataset_root(path, is_mars, MarsError, "bbox_train/, bbox_test/ and info/, as MARS has")
     missing = [root / folder for folder in _FOLDERS if not (root / folder).is_dir()]
     missing += [root / "info" / name for name in _FILES if not (root / "info" / name).is_file()]
     if missing:

@@ -14,7 +14,7 @@ def roots(path: Path, fits: Callable[[Path], bool]) -> list[Path]:
     return [path] if fits(path) else [folder for folder in folders_in(path) if fits(folder)]
 
 
-def only_root(path: Path, fits: Callable[[Path], bool], error: type[DatasetError], wanted: str) -> Path:
+def find_dataset_root(path: Path, fits: Callable[[Path], bool], error: type[DatasetError], wanted: str) -> Path:
     """The one folder that fits, at a path or just below it.
 
     Args:

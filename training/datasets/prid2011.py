@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.datasets.benchmark import Benchmark
 from training.datasets.images import images_in
-from training.datasets.places import only_root, roots
+from training.datasets.places import find_dataset_root, roots
 from training.datasets.tracklet import DatasetError, Tracklet
 
 SPLITS = 10
@@ -35,7 +35,7 @@ def read_prid2011(path: Path, split: int) -> Benchmark:
     Raises:
         Prid2011Error: names the file that is missing or foreign and where it belongs.
     """
-    around = only_root(path, _fits, Prid2011Error, "multi_shot/ with cam_a/ and cam_b/, as PRID2011 has")
+    around = find_dataset_root(path, _fits, Prid2011Error, "multi_shot/ with cam_a/ and cam_b/, as PRID2011 has")
     root = around if _has_cameras(around) else around / "multi_shot"
     if not 0 <= split < SPLITS:
         raise Prid2011Error(f"PRID2011 has splits 0 to {SPLITS - 1}, not {split}")

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.bundle import Bundle
-from model.engines import divide_calls, open_engine
+from model.engines import embed_in_parallel, open_engine
 from model.network import VideoReID
-from training.checkpoint import load_checkpoint
-from training.clips import Normalise
+from training.batches.clips import Normalise
 from training.datasets.catalog import split_count
 from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import EmbedClips, embed_tracklets, read_clips
@@ -22,7 +21,8 @@ from training.evaluation.protocols import EvaluationError, select
 from training.evaluation.result import EvaluationResult, FrameWeights
 from training.evaluation.scoring import score, summarise_splits
 from training.evaluation.settings import EvaluationSettings
-from training.validation import network_embedder
+from training.evaluation.validation import network_embedder
+from training.loop.checkpoint import load_checkpoint
 
 __all__ = ["EvaluationError", "evaluate", "evaluate_splits", "summarise_splits"]
 
@@ -137,7 +137,7 @@ def _open(path: Path, options: Mapping[str, Any]) -> _Model:
             raise EvaluationError(f"the bundle gives its {spec.feature} feature only; measure a checkpoint instead")
         described = f"{spec.name} ({bundle.embedding_space}) on {engine.name} {engine.precision}"
         size = (spec.frame_height, spec.frame_width)
-        return _Model(divide_calls(engine), size, spec.clip_length, spec.recipe, described, settings)
+        return _Model(embed_in_parallel(engine), size, spec.clip_length, spec.recipe, described, settings)
     checkpoint = load_checkpoint(path)
     settings = _settings(checkpoint.recipe.get("evaluation", {}), options)
     network = checkpoint.build()

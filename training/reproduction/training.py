@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from training.datasets.catalog import SPLITS, DatasetKind, kind_of
+from training.importing.weights import WeightsError
+from training.loop.run import BEST, LAST
+from training.loop.trainer import train
 from training.recipe import Recipe, find_recipe, load_recipe
 from training.reproduction.papers import ReproductionError, Source
 from training.reproduction.smoke import smoke_overrides
-from training.run import BEST, LAST
-from training.trainer import train
-from training.weights import WeightsError
 
 FINISHED = "finished.json"
 """Written into a run's folder after its last epoch; what it was, and what it needed."""
@@ -110,7 +110,7 @@ class Training:
 
         Raises:
             ReproductionError: the weights to start from cannot be had.
-            RecipeError, DatasetError, TrainingError, CheckpointError, WeightsError: see :func:`training.trainer.train`.
+            RecipeError, DatasetError, TrainingError, CheckpointError, WeightsError: see :func:`training.loop.trainer.train`.
             KeyboardInterrupt: by Ctrl-C; calling again goes on from there.
         """
         folder = self.folder

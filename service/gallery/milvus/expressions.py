@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from service.gallery import encoding, rows
+from service.gallery import checks
+from service.gallery.embedded import rows
 from service.gallery.milvus.schema import camera_text, term_text
 from service.gallery.records import Filter
 
@@ -28,11 +29,11 @@ def condition(filter: Filter, now: int | None) -> str:  # noqa: A002 (the field'
         parts.append(f"last >= {after}")
     if before is not None:
         parts.append(f"first <= {before}")
-    if terms := [term_text(term) for term in encoding.terms_of(dict(filter.metadata))]:
+    if terms := [term_text(term) for term in checks.terms_of(dict(filter.metadata))]:
         parts.append(f"ARRAY_CONTAINS_ALL(terms, {quoted_list(terms)})")
     if filter.exclude_ids:
         for one in filter.exclude_ids:
-            encoding.check_text(one, "exclude_ids")
+            checks.check_text(one, "exclude_ids")
         parts.append(f"id not in {quoted_list(filter.exclude_ids)}")
     return " and ".join(parts)
 
@@ -50,6 +51,6 @@ def quoted_list(texts: Iterable[str]) -> str:
 def _cameras(cameras: Iterable[str], name: str) -> str:
     stored = []
     for one in cameras:
-        encoding.check_text(one, name)
+        checks.check_text(one, name)
         stored.append(camera_text(one))
     return quoted_list(stored)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import audit, cursors, encoding, rows
+from service.gallery import checks, cursors
 from service.gallery.address import MilvusAddress
-from service.gallery.milvus.claims import Claims
+from service.gallery.embedded import audit, rows
 from service.gallery.milvus.connection import MAX_ROWS, Connection
+from service.gallery.milvus.distributed_locks import DistributedLocks
 from service.gallery.milvus.expressions import condition, quoted, quoted_list
 from service.gallery.milvus.index import IndexKeeper, index_params
 from service.gallery.milvus.journal import Journal
@@ -52,7 +53,7 @@ class MilvusGallery:
 
     Records of another space are in other collections, so that vectors of two models never meet. What was acknowledged
     is in the server's write-ahead log. Reads are strongly consistent: they see all that any replica had acknowledged
-    before. Changes of the same record take turns (`Claims`), also those of several replicas, so that of two `add` of
+    before. Changes of the same record take turns (`DistributedLocks`), also those of several replicas, so that of two `add` of
     one id exactly one wins.
 
     Where a call raises `GalleryUnavailable`, the change may still have been made, if the server got it and the answer
@@ -68,7 +69,7 @@ class MilvusGallery:
         self._connection = connection
         self._address = address
         self._records = f"not3d_{embedding_space}"
-        self._claims = Claims(connection, f"{self._records}_claims")
+        self._claims = DistributedLocks(connection, f"{self._records}_claims")
         self._journal = Journal(connection, f"{self._records}_audit")
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="milvus")
         self._index = IndexKeeper(connection, self._records, self._claims, gpu=gpu)
@@ -146,8 +147,8 @@ class MilvusGallery:
 
     def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
         """Remove one record, with an entry in the audit log before that. False where there was none."""
-        encoding.check_text(id, "id")
-        encoding.check_text(by, "by")
+        checks.check_text(id, "id")
+        checks.check_text(by, "by")
         self._check()
         now = rows.now()
         with self._holding([id]) as existing:
@@ -200,7 +201,7 @@ class MilvusGallery:
         Equal scores rank by id, at the cut-off too. Records below `min_score` are left out but counted as searched.
         """
         self._check()
-        query = encoding.check_vector(embedding, self.dimension, "embedding")
+        query = checks.check_vector(embedding, self.dimension, "embedding")
         if not query.any():
             raise InvalidArgument("embedding is all zeros, which has no direction")
         if not 1 <= top_k <= MAX_ROWS:
@@ -226,7 +227,7 @@ class MilvusGallery:
 
         What is enrolled while it runs may be removed or stay. Raises `EmptyFilter` where all would go.
         """
-        encoding.check_text(by, "by")
+        checks.check_text(by, "by")
         self._check()
         if filter.is_empty:
             raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
@@ -259,7 +260,7 @@ class MilvusGallery:
         self._check()
         if limit < 1:
             raise InvalidArgument(f"limit is {limit}, not a positive number")
-        encoding.check_text(before, "before")
+        checks.check_text(before, "before")
         return self._journal.read(limit, before)
 
     def check(self) -> None:
@@ -284,7 +285,7 @@ class MilvusGallery:
 
     def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
         """Enrol in one step; the ids that were taken."""
-        new = encoding.encode_all(records, lambda record: encode(record, self.dimension))
+        new = checks.encode_all(records, lambda record: encode(record, self.dimension))
         self._check()
         if not new:
             return set()
@@ -329,7 +330,7 @@ class MilvusGallery:
         return found
 
     def _one(self, id: str, fields: Sequence[str]) -> Mapping[str, Any] | None:  # noqa: A002
-        encoding.check_text(id, "id")
+        checks.check_text(id, "id")
         self._check()
         where = f"id in {quoted_list([id])} and expires_at > {rows.now()}"
         found = self._connection.query(self._records, where, fields)

@@ -8,8 +8,8 @@ from typing import Any
 from pymilvus import MilvusClient
 from pymilvus.milvus_client.index import IndexParams
 
-from service.gallery.milvus.claims import Claims
 from service.gallery.milvus.connection import Connection
+from service.gallery.milvus.distributed_locks import DistributedLocks
 from service.gallery.records import GalleryError, GalleryUnavailable
 
 __all__ = ["IndexKeeper", "index_params"]
@@ -48,7 +48,7 @@ class IndexKeeper:
     raise `GalleryUnavailable`.
     """
 
-    def __init__(self, connection: Connection, collection: str, claims: Claims, *, gpu: bool) -> None:
+    def __init__(self, connection: Connection, collection: str, claims: DistributedLocks, *, gpu: bool) -> None:
         self._connection = connection
         self._collection = collection
         self._claims = claims

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from service.gallery import audit, rows
+from service.gallery.embedded import audit, rows
 from service.gallery.milvus.connection import MAX_ROWS, Connection
 from service.gallery.milvus.expressions import quoted
 from service.gallery.milvus.schema import split

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
-from service.gallery import encoding, rows
+from service.gallery import checks
+from service.gallery.embedded import rows
 from service.gallery.records import InvalidArgument, Record
 
 __all__ = [
@@ -62,7 +63,7 @@ def records_schema(dimension: int, description: str) -> CollectionSchema:
 
 
 def claims_schema() -> CollectionSchema:
-    """Of the claims by which replicas take turns; see `Claims`."""
+    """Of the claims by which replicas take turns; see `DistributedLocks`."""
     schema = _bare_schema("claim")
     schema.add_field("name", DataType.VARCHAR, max_length=2 * _LONGEST_ID)
     for name in ("number", "made_at"):
@@ -111,7 +112,7 @@ def term_text(term: bytes) -> str:
 
 def encode(record: Record, dimension: int) -> dict[str, Any]:
     """Check a record and turn it into a row. Raises `InvalidArgument` naming the field that is wrong."""
-    row = encoding.encode(record, dimension)
+    row = checks.encode(record, dimension)
     first = row.start_time if row.start_time is not None else row.end_time
     last = row.end_time if row.end_time is not None else row.start_time
     for name, text, longest in (

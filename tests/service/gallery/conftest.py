@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import EmbeddedGallery, Gallery, rows
+from service.gallery import EmbeddedGallery, Gallery
+from service.gallery.embedded import rows
 from tests.service.gallery.engines import ENGINES, MilvusPlace, milvus_place
 from tests.service.gallery.samples import at, open_gallery
 

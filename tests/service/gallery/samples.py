@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery import JSON, EmbeddedGallery, Filter, Gallery, Record
-from service.gallery.rebuild import EXACT_BYTES
+from service.gallery.embedded.index.rebuild import EXACT_BYTES
 
 SPACE = "0123456789abcdef"
 DIMENSION = 8

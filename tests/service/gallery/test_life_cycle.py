@@ -15,9 +15,9 @@ from service.gallery import (
     Filter,
     GalleryError,
     InvalidArgument,
-    rows,
 )
-from service.gallery.database import connect
+from service.gallery.embedded import rows
+from service.gallery.embedded.database import connect
 from tests.service.gallery.samples import JPEG, at, enrol, open_gallery, record, vector
 
 
@@ -59,7 +59,7 @@ def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Pa
 def test_expire_removes_step_by_step(
     gallery: EmbeddedGallery, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.embedded._EXPIRED_AT_ONCE", 4)
+    monkeypatch.setattr("service.gallery.embedded.gallery._EXPIRED_AT_ONCE", 4)
     gallery.put_many([record(f"r{number}", expires_at=at(number)) for number in range(1, 21)])
     assert gallery.expire() == 0
     assert gallery.audit() == []

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from numpy.typing import NDArray
 
-from service.gallery import JSON, DuplicateId, EmbeddedGallery, Filter, Record, index_file, rows
-from service.gallery.rebuild import EXACT_BYTES
+from service.gallery import JSON, DuplicateId, EmbeddedGallery, Filter, Record
+from service.gallery.embedded import rows
+from service.gallery.embedded.index import file as index_file
+from service.gallery.embedded.index.rebuild import EXACT_BYTES
 from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, open_gallery, record, vector
 
 ids = st.sampled_from([f"id{number}" for number in range(12)])

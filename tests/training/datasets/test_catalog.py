@@ -11,7 +11,7 @@ from training.datasets.catalog import (
     set_aside,
     split_count,
 )
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import DatasetError, Tracklet
 
 

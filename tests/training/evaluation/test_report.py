@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
 from training.evaluation.protocols import Selection
 from training.evaluation.report import write_report

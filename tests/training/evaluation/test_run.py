@@ -7,10 +7,10 @@ from rich.console import Console
 
 from tests.bundles import make_bundle
 from tests.training.datasets.layouts import write_prid2011
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
 from training.evaluation.run import EvaluationError, evaluate, evaluate_splits
+from training.loop.trainer import train
 from training.recipe import find_recipe
-from training.trainer import train
 
 QUIET = Console(quiet=True)
 

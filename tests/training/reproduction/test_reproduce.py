@@ -14,12 +14,12 @@ from not3d.commands import Interrupted
 from not3d.commands.app import app
 from tests.training.datasets.layouts import write_prid2011
 from training import trainer
-from training.datasets.synthetic import write_synthetic
+from training.datasets.synthetic.dataset import write_synthetic
+from training.loop.run import BEST, LAST
 from training.reproduction.measurement import Measurement, average
 from training.reproduction.papers import ReproductionError, select_rows
 from training.reproduction.reproduce import find_data, run_row
 from training.reproduction.training import FINISHED, Setting, Training
-from training.run import BEST, LAST
 
 savemat = pytest.importorskip("scipy.io").savemat
 CHOICES = {

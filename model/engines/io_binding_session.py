@@ -1,0 +1,143 @@
+"""A session whose inputs and outputs stay where they are: IO binding, and CUDA graphs, which need fixed addresses.
+
+For each batch size there is one input and one output buffer on the device, bound once. A call copies its clips into the
+input, runs, and copies the output back; nothing is allocated. With CUDA graphs the kernels of a size are recorded once
+and launched as one from then on. On the CPU the same code runs without graphs, which is how it is tested.
+
+There is no page-locked staging buffer: clips come in ordinary memory, so it would be one more copy, and CUDA's own copy
+from ordinary memory goes through page-locked memory anyway. ONNX Runtime 1.26 offers none in Python either.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model.bundle import INPUT_NAME, OUTPUT_NAME
+from model.engines.onnx_runtime import ORT_ERRORS
+from model.engines.protocol import EngineError
+from model.spec import BundleSpec
+
+__all__ = ["IoBindingSession"]
+
+_LOG = logging.getLogger(__name__)
+_GRAPH_ID: Final = "gpu_graph_id"
+_NO_GRAPH: Final = "-1"
+_RUN_ERRORS: Final = (*ORT_ERRORS, RuntimeError)
+"""What a run with bound buffers raises: Python's own RuntimeError, where a plain run raises ONNX Runtime's."""
+_SAME: Final = 1e-2
+"""Largest difference, relative to the largest component, between a replayed graph and a plain run: the same kernels."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """What one batch size has: buffers at fixed addresses, their binding, and how a call of it is run."""
+
+    clips: Any
+    embeddings: Any
+    binding: Any
+    plain: Any
+    replay: Any
+
+
+class IoBindingSession:
+    """Runs a session on clips uint8 ``[N, T, H, W, 3]`` of any N, as calls of the sizes that were prepared.
+
+    One thread of its own makes all calls. Buffers are shared, so calls must take turns; and the CUDA provider keeps
+    captured graphs per thread: another thread would capture them anew, in the middle of a request.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        spec: BundleSpec,
+        *,
+        device: Literal["cpu", "cuda"],
+        sizes: Sequence[int],
+        graphs: bool,
+    ) -> None:
+        """Allocate, bind and run once for each of ``sizes``, of which 1 is one; with ``graphs``, capture as well.
+
+        Raises:
+            EngineError: no memory, a run fails, or a captured graph does not compute what a plain run does.
+        """
+        self.sizes: Final = tuple(sorted(sizes, reverse=True))
+        if not self.sizes or self.sizes[-1] != 1:
+            raise EngineError(f"the batch sizes {list(sizes)} lack 1, which a lone clip needs")
+        self._session, self._spec, self._device, self._graphs = session, spec, device, graphs
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="not3d-engine")
+        # Largest first: what it allocates is room enough for all others.
+        self._slots: dict[int, _Slot] = {}
+        self._thread.submit(self._prepare).result()
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed clips as float32 ``[N, D]``. Any thread may call.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        return self._thread.submit(self._embed, clips).result()
+
+    def _prepare(self) -> None:
+        rng = np.random.default_rng(0)
+        for number, size in enumerate(self.sizes, start=1):
+            try:
+                slot = self._slots[size] = self._bind(size, number)
+                clips = rng.integers(0, 256, (size, *self._spec.clip_shape), dtype=np.uint8)
+                # Twice: the second run may still allocate, which is forbidden while a graph is captured.
+                for _ in range(2):
+                    expected = self._run(slot, clips, slot.plain)
+                if self._graphs:
+                    self._run(slot, 255 - clips, slot.replay)
+                    replayed = self._run(slot, clips, slot.replay)
+            except _RUN_ERRORS as error:
+                raise EngineError(f"ONNX Runtime cannot prepare for {size} clips a call: {error}") from error
+            if self._graphs:
+                self._check_replay(size, replayed, expected)
+
+    def _bind(self, size: int, number: int) -> _Slot:
+        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        clips = make([size, *self._spec.clip_shape], np.uint8, self._device, 0)
+        embeddings = make([size, self._spec.dimension], np.float32, self._device, 0)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(INPUT_NAME, clips)
+        binding.bind_ortvalue_output(OUTPUT_NAME, embeddings)
+        plain, replay = onnxruntime.RunOptions(), onnxruntime.RunOptions()
+        if self._graphs:
+            plain.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
+            # One number for each size: replayed under another shape, a graph would compute the captured one.
+            replay.add_run_config_entry(_GRAPH_ID, str(number))
+        return _Slot(clips, embeddings, binding, plain, replay)
+
+    def _embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        rows: list[NDArray[np.float32]] = []
+        done = 0
+        try:
+            while done < len(clips):
+                size = next(size for size in self.sizes if size <= len(clips) - done)
+                slot = self._slots[size]
+                rows.append(self._run(slot, clips[done : done + size], slot.replay))
+                done += size
+        except _RUN_ERRORS as error:
+            raise EngineError(f"ONNX Runtime failed on {len(clips)} clips: {error}") from error
+        return np.concatenate(rows)
+
+    def _run(self, slot: _Slot, clips: NDArray[np.uint8], options: Any) -> NDArray[np.float32]:
+        slot.clips.update_inplace(np.ascontiguousarray(clips))
+        self._session.run_with_iobinding(slot.binding, options)
+        # On the CPU the buffer itself may be what comes back.
+        return np.array(slot.embeddings.numpy(), dtype=np.float32)
+
+    def _check_replay(self, size: int, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        largest = float(np.abs(expected).max())
+        difference = float(np.abs(found - expected).max())
+        if not difference <= _SAME * largest:
+            raise EngineError(
+                f"the CUDA graph of {size} clips computes something else than a plain run: "
+                f"{difference:.2g} away, of components up to {largest:.2g}"
+            )

@@ -1,0 +1,5 @@
+"""The Python client of the service."""
+
+from not3d.client.client import Box, Client, ClientError, Frame, ProblemError, UnreachableError
+
+__all__ = ["Box", "Client", "ClientError", "Frame", "ProblemError", "UnreachableError"]

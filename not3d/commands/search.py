@@ -1,0 +1,245 @@
+"""``not3d search`` and ``info``: what asks a running service."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from not3d.client import Client
+from not3d.client.responses import Json
+from not3d.commands import messages, results
+from not3d.enrol.footage import Footage, cut_tracks, is_video, read_footage, read_pictures, read_tracks
+from not3d.enrol.local_frames import find_local_frames
+from not3d.picture import Card, write_picture
+from not3d.ranked import make_cards, make_picture, make_table
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time; without an offset nobody could say which instant is meant."""
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not an RFC 3339 time such as 2026-05-01T12:00:00Z") from None
+    if value.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no time zone; add Z or an offset such as +02:00")
+    return value
+
+
+Url = Annotated[str, typer.Option("--url", envvar="NOT3D_URL", help="Where the service listens.", metavar="URL")]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="NOT3D_API_KEY", help="Where the service asks for one.", metavar="KEY")
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for one answer.", metavar="SECONDS")]
+Tracks = Annotated[
+    Path | None,
+    typer.Option(
+        "--tracks",
+        metavar="CSV",
+        help="The tracks of a full video, rows [cyan]frame,track,x,y,w,h,confidence[/] as in MOT, frames from 1.",
+    ),
+]
+MaxClips = Annotated[
+    int | None,
+    typer.Option(
+        "--max-clips",
+        min=1,
+        metavar="N",
+        help="Compute at most N evenly spaced clips of a tracklet: sooner, less exact.",
+    ),
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def search(
+    footage: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER_OR_VIDEO", help="The query: a folder of one tracklet's images, or a video."),
+    ] = None,
+    *,
+    enrolled: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="In place of footage: an enrolled tracklet.")
+    ] = None,
+    tracks: Tracks = None,
+    tracklet: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which one, where the folder or the tracks hold several.")
+    ] = None,
+    max_clips: MaxClips = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Hits wanted.")] = 5,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write the query and the first five as .png, .jpg or .webp."),
+    ] = None,
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--pictures",
+            envvar="NOT3D_PICTURES",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="For --picture: the folder that was enrolled, or the one around it; nothing else is opened. "
+            "May be repeated. [dim]Default: the current folder.[/]",
+        ),
+    ] = None,
+    camera: Annotated[str | None, typer.Option(metavar="ID", help="The query's own camera.")] = None,
+    person: Annotated[
+        str | None, typer.Option(metavar="ID", help="Who it is, where that is known: hits are marked right or wrong.")
+    ] = None,
+    exclude_same_camera: Annotated[
+        bool, typer.Option("--exclude-same-camera", help="Leave out the query's own camera.")
+    ] = False,
+    camera_ids: Annotated[
+        list[str] | None, typer.Option("--camera-ids", metavar="ID", help="Search these cameras only; may be repeated.")
+    ] = None,
+    after: Annotated[
+        datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or after (RFC 3339).")
+    ] = None,
+    before: Annotated[
+        datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or before (RFC 3339).")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out hits below this score.")] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Order the best hits anew (k-reciprocal).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Find where else a person was seen.
+
+    Ranks the gallery of a running service by likeness to a query: footage, as
+    in [cyan]not3d search FOLDER --top-k 5[/], or a tracklet that is enrolled,
+    as in [cyan]not3d search --id ID[/].
+
+    [cyan]--picture ranked.png[/] draws the query beside its first five hits;
+    green is the same person and red another, where the truth is known. The
+    frames of hits are looked for below [cyan]--pictures[/].
+    """
+    if (footage is None) == (enrolled is None):
+        raise typer.BadParameter("give either a folder, a video, or --id", param_hint="query")
+    if max_clips is not None and footage is None:
+        raise typer.BadParameter("goes with footage; an enrolled tracklet is not computed", param_hint="--max-clips")
+    folders = pictures or [Path()]
+    with Client(url, api_key, timeout) as client:
+        if enrolled is not None:
+            record = client.get(enrolled)
+            query = Footage(record.id, person=str(record.metadata.get("person", "")), camera=record.camera_id or "")
+            frames = find_local_frames(record.metadata, folders) if picture else []
+        else:
+            query = _choose(footage or Path(), tracks, tracklet)
+            frames = read_pictures(query) if picture else []
+        query = replace(query, camera=camera or query.camera, person=person or query.person)
+        if exclude_same_camera and not query.camera:
+            raise typer.BadParameter(
+                "the query's camera is not known; give --camera", param_hint="--exclude-same-camera"
+            )
+        with messages.status("Searching"):
+            result = client.search(
+                query.frames or None,
+                video=query.video,
+                id=enrolled,
+                camera_id=query.camera or None,
+                max_clips=max_clips,
+                top_k=max(top_k, 5) if picture else top_k,
+                min_score=min_score,
+                camera_ids=camera_ids or None,
+                after=after,
+                before=before,
+                exclude_same_camera=exclude_same_camera,
+                rerank=rerank,
+            )
+    shown = replace(result, hits=result.hits[:top_k])
+    if as_json:
+        results.print_json(json.dumps(asdict(shown), default=_as_json))
+    else:
+        results.print(make_table(shown, query.person, reranked=rerank))
+        results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
+    if picture:
+        at = f" at camera {query.camera}" if query.camera else ""
+        order = "; ordered by re-ranking" if rerank else ""
+        subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
+        card = Card(frames, query.id, query.camera or None)
+        cards = make_cards(result, query.person, folders)
+        try:
+            write_picture(picture, make_picture(card, cards, subtitle=subtitle))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--picture") from error
+        messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True, markup=False)
+        if bare := sum(not each.frames for each in (card, *cards)):
+            places = ", ".join(str(folder.resolve()) for folder in folders)
+            messages.print(
+                f"No frames of {bare} of its {1 + len(cards)} tracklets below {places}; --pictures DIR adds a folder.",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Show what a running service is: model, engine, gallery, limits."""
+    with Client(url, api_key, timeout) as client:
+        facts = client.info()
+    if as_json:
+        results.print_json(json.dumps(asdict(facts)))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    table.add_row("service", Text(f"{client.url}, version {facts.version}"))
+    model = facts.model
+    table.add_row("model", Text(f"{model['name']}, {model['dimension']} dimensions, clips of {model['clip_length']}"))
+    for measured in model["accuracy"]:
+        table.add_row("", Text(f"{measured['dataset']}: rank-1 {measured['rank1']:.2f}, mAP {measured['map']:.2f}"))
+    table.add_row("embedding space", Text(facts.embedding_space))
+    table.add_row("engine", Text(_listed(facts.engine)))
+    table.add_row("gallery", Text(_listed(facts.gallery)))
+    table.add_row("limits", Text(_listed(facts.limits, separator="\n")))
+    results.print(table)
+
+
+def read_all(footage: Path, tracks: Path | None, start: datetime | None) -> tuple[int, Iterable[Footage]]:
+    """How many tracklets there are, and they themselves: of a folder, or of a video with its tracks.
+
+    Raises:
+        FootageError: they cannot be read.
+        typer.BadParameter: tracks without a video.
+    """
+    if tracks is None:
+        found = read_footage(footage)
+        return len(found), found
+    if not is_video(footage):
+        raise typer.BadParameter("goes with a video", param_hint="--tracks")
+    return len(read_tracks(tracks)), cut_tracks(footage, tracks, start)
+
+
+def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> Footage:
+    """The one tracklet of the footage, or the one that is wanted, by its name, its track or its id."""
+    count, items = read_all(footage, tracks, None)
+    names = []
+    for item in items:
+        aliases = (item.id, item.origin.get("tracklet"), item.origin.get("track"))
+        if count == 1 if wanted is None else wanted in aliases:
+            return item
+        names.append(item.id)
+        if wanted is None and len(names) == 8:
+            break
+    some = ", ".join(names[:8]) + (", ..." if count > 8 else "")
+    if wanted is None:
+        raise typer.BadParameter(f"{footage} holds {count} tracklets ({some}); choose one", param_hint="--tracklet")
+    raise typer.BadParameter(f"{footage} has no tracklet {wanted}, but {some}", param_hint="--tracklet")
+
+
+def _listed(facts: Json, separator: str = ", ") -> str:
+    return separator.join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+
+
+def _as_json(value: object) -> str:
+    assert isinstance(value, datetime)  # noqa: S101 - the only type here that json does not know
+    return value.isoformat()

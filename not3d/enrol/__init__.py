@@ -1,0 +1,1 @@
+"""Finding footage on disk and sending it to the service."""

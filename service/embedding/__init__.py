@@ -1,0 +1,1 @@
+"""Frames in, one vector out. Nothing here knows HTTP."""

@@ -1,0 +1,180 @@
+"""The micro-batcher: clips of concurrent requests share a call of the engine; nobody waits while it is idle."""
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engines import Engine
+from model.engines.protocol import batch_sizes
+from service.telemetry.metrics import Metrics
+from service.telemetry.request_cost import Cost, current_cost
+
+__all__ = ["Batcher"]
+
+Clips = NDArray[np.uint8]
+Embeddings = NDArray[np.float32]
+
+
+@dataclass(eq=False)  # compared by identity: arrays have no single truth value
+class _Job:
+    clips: Clips
+    future: "Future[Embeddings]"
+    since: float
+    cost: Cost | None
+    taken: int = 0
+    rows: dict[int, Embeddings] = field(default_factory=dict)
+    """Embeddings by the place of their first clip; calls that run side by side end in any order."""
+
+
+@dataclass(eq=False)
+class _Share:
+    """The clips of one job that are in a batch, from place `start` on."""
+
+    job: _Job
+    start: int
+    clips: Clips
+
+
+class Batcher:
+    """A thread for each of the engine's streams, which between them use as many CPU threads as the engine was given.
+
+    How much can wait is bounded by those who submit: each request has two pieces in the queue at most.
+    """
+
+    def __init__(self, engine: Engine, max_batch: int, metrics: Metrics) -> None:
+        self._engine = engine
+        self._sizes = batch_sizes(max_batch)
+        self._metrics = metrics
+        self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batcher-{number}", daemon=True)
+            for number in range(engine.streams)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, clips: Clips) -> "Future[Embeddings]":
+        """Queue clips `[N, T, H, W, 3]`, N at least 1; the future gives embeddings `[N, D]` or the engine's error.
+
+        Cancelling the future before its first clip is taken takes them all out of the queue.
+        """
+        job = _Job(clips, Future(), time.perf_counter(), current_cost.get())
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
+            self._jobs.append(job)
+            self._count(len(clips))
+            self._changed.notify_all()
+        return job.future
+
+    def close(self) -> None:
+        """Finish what is queued and stop the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while shares := self._next_batch():
+            batch = shares[0].clips if len(shares) == 1 else np.concatenate([share.clips for share in shares])
+            self._metrics.batches.observe(len(batch))
+            start = time.perf_counter()
+            try:
+                rows = self._engine.embed(batch)
+            except Exception as error:  # noqa: BLE001 - it belongs to those who wait for it; the thread serves the next
+                self._observe(shares, time.perf_counter() - start)
+                self._fail(shares, error)
+            else:
+                self._observe(shares, time.perf_counter() - start)
+                self._hand_out(shares, rows)
+
+    def _observe(self, shares: list[_Share], seconds: float) -> None:
+        """Count one call; each request in it took all of its time."""
+        self._metrics.observe_stage("infer", seconds)
+        for share in shares:
+            if share.job.cost is not None:
+                share.job.cost.add("infer", seconds)
+
+    def _next_batch(self) -> list[_Share]:
+        """Wait for clips and take a batch of them; empty when closed and done."""
+        with self._changed:
+            while True:
+                self._drop_cancelled()
+                size = self._next_size()
+                if size and self._begin(size):
+                    return self._take(size)
+                if not size and self._closed:
+                    return []
+                if not size:
+                    self._changed.wait()
+
+    def _next_size(self) -> int:
+        """The largest size that one stream's share of the waiting clips fills; the others are idle, or will be soon."""
+        share = -(-self._waiting // len(self._threads))
+        return next((size for size in self._sizes if size <= share), 0)
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._jobs if job.future.cancelled()]:
+            self._jobs.remove(job)
+            self._count(job.taken - len(job.clips))
+
+    def _begin(self, size: int) -> bool:
+        """Mark the jobs of the next `size` clips as begun; False where one was cancelled at this very moment."""
+        for job in self._jobs:
+            if not job.future.running() and not job.future.set_running_or_notify_cancel():
+                return False
+            size -= len(job.clips) - job.taken
+            if size <= 0:
+                break
+        return True
+
+    def _take(self, size: int) -> list[_Share]:
+        shares = []
+        while size:
+            job = self._jobs[0]
+            if not job.taken:
+                self._metrics.observe_stage("queue", time.perf_counter() - job.since, job.cost)
+            share = _Share(job, job.taken, job.clips[job.taken : job.taken + size])
+            job.taken += len(share.clips)
+            size -= len(share.clips)
+            shares.append(share)
+            if job.taken == len(job.clips):
+                self._jobs.popleft()
+            self._count(-len(share.clips))
+        return shares
+
+    def _fail(self, shares: list[_Share], error: Exception) -> None:
+        with self._changed:
+            for share in shares:
+                job = share.job
+                if job in self._jobs:
+                    self._jobs.remove(job)
+                    self._count(job.taken - len(job.clips))
+                if not job.future.done():  # another of its calls may have failed as well
+                    job.future.set_exception(error)
+
+    def _hand_out(self, shares: list[_Share], rows: Embeddings) -> None:
+        at = 0
+        finished = []
+        with self._changed:
+            for share in shares:
+                job = share.job
+                job.rows[share.start] = rows[at : at + len(share.clips)]
+                at += len(share.clips)
+                if sum(map(len, job.rows.values())) == len(job.clips):
+                    finished.append(job)
+        for job in finished:
+            job.future.set_result(np.concatenate([job.rows[start] for start in sorted(job.rows)]))
+
+    def _count(self, clips: int) -> None:
+        self._waiting += clips
+        self._metrics.queued_clips.set(self._waiting)

@@ -1,0 +1,1 @@
+"""Work on the files of a gallery: snapshot, verify, compact, replay of erasures, Parquet."""

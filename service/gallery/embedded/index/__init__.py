@@ -1,0 +1,1 @@
+"""The vector index of the embedded gallery: flat, IVF, and their files."""

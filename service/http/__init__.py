@@ -1,0 +1,1 @@
+"""The HTTP side of the service: request bodies, fields, errors, keys and limits."""

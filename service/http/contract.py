@@ -1,0 +1,68 @@
+"""What the OpenAPI document says beyond what the framework sees: routes read bodies from the stream themselves."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.http.problems import MEDIA_TYPE, ProblemDocument
+from service.http.schemas import EmbedBody, EraseBody, FootageBody, PutBody, SearchBody
+
+__all__ = ["PROBLEMS", "describe", "json_body", "tracklet_body"]
+
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    "default": {
+        "description": "Any error: a problem document that names the field or the frame at fault",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}},
+    }
+}
+"""What every call may answer."""
+
+
+def describe(app: FastAPI) -> None:
+    """Add to the application's document the schemas that the framework cannot see."""
+    generate = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = generate()
+            models = [(schema, "validation") for schema in SCHEMAS]
+            _, definitions = models_json_schema(
+                [*models, (ProblemDocument, "serialization")],  # type: ignore[list-item]
+                ref_template="#/components/schemas/{model}",
+            )
+            made["components"]["schemas"] |= definitions["$defs"]
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # as the framework documents it
+
+
+SCHEMAS: tuple[type[BaseModel], ...] = (EmbedBody, PutBody, SearchBody, EraseBody)
+"""Bodies whose schemas belong into the document's components."""
+
+
+def json_body(schema: type[BaseModel]) -> dict[str, Any]:
+    """The `openapi_extra` of a call with a JSON body."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _reference(schema)}}}}
+
+
+def tracklet_body(schema: type[FootageBody]) -> dict[str, Any]:
+    """The `openapi_extra` of a call that takes a tracklet, as a form or as JSON."""
+    binary = {"type": "string", "format": "binary"}
+    properties: dict[str, Any] = {
+        "frames": {"type": "array", "items": binary, "description": "JPEG, PNG or WebP, in time order; or `video`"},
+        "video": binary | {"description": "MP4, Matroska or AVI"},
+    }
+    for name in schema.model_fields:
+        if name not in schema.NOT_IN_FORMS:
+            text = "JSON, as in the JSON body" if name in schema.FORM_JSON else "text of the value in the JSON body"
+            properties[name] = {"type": "string", "description": text}
+    form = {"type": "object", "properties": properties, "additionalProperties": False}
+    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": _reference(schema)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _reference(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema.__name__}"}

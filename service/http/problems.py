@@ -1,0 +1,184 @@
+"""Every error as a problem document (RFC 9457) that names the field or the frame at fault."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+__all__ = ["Fault", "Problem", "ProblemDocument", "add_problem_handlers", "faults_of", "field_name"]
+
+MEDIA_TYPE: Final = "application/problem+json"
+MAX_FAULTS: Final = 2000
+MAX_SCHEMA_FAULTS: Final = 200
+"""Of a body that does not fit its schema; pydantic makes an object of each, and a body can have a million."""
+
+_REASONS: Final[dict[str, str]] = {
+    "extra_forbidden": "the field is unknown",
+    "missing": "is missing",
+    "list_type": "should be an array",
+    "tuple_type": "should be an array",
+    "dict_type": "should be an object",
+    "model_type": "should be an object",
+}
+"""Pydantic's kinds of error that it tells in terms of Python or of itself."""
+_PYTHON: Final = re.compile("^Value error, |^(List|Tuple|Dictionary) (?=should)| after validation")
+
+KINDS: Final[dict[str, tuple[int, str]]] = {
+    "malformed": (400, "The request is malformed"),
+    "key-missing": (401, "An API key is needed"),
+    "key-refused": (403, "The API key is not valid"),
+    "not-found": (404, "Not found"),
+    "method-not-allowed": (405, "The method is not allowed here"),
+    "too-slow": (408, "The request's body did not arrive in time"),
+    "duplicate-id": (409, "The id is taken"),
+    "other-embedding-space": (409, "The embedding is of another embedding space"),
+    "too-large": (413, "The request is over a limit"),
+    "unsupported-content": (415, "The content is of a kind that is not read here"),
+    "unusable-frames": (422, "Too few frames can be used"),
+    "internal": (500, "The service failed"),
+    "busy": (503, "The service is at its limit"),
+    "not-ready": (503, "The service is not ready"),
+    "gallery-unavailable": (503, "The gallery does not answer at the moment"),
+    "disk-full": (507, "The disk is full"),
+}
+"""Kind of problem to status and title. The kind is the last part of the document's `type` and never changes."""
+
+
+class Fault(BaseModel):
+    """One thing that is wrong: a field by its name (`boxes[3]`), or a frame by its 0-based index, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    field: str | None = None
+    frame: Annotated[int | None, Field(ge=0)] = None
+    reason: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. `errors` names each field or frame at fault; `pending` is there while the service is starting."""
+
+    type: str = Field(examples=["urn:not3d:problem:malformed"])
+    title: str
+    status: int
+    detail: str
+    errors: list[Fault] | None = None
+    pending: list[str] | None = None
+    request_id: str | None = None
+
+
+class Problem(Exception):  # noqa: N818 - the name of RFC 9457
+    """An answer that is an error. `kind` is a key of `KINDS`."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        *,
+        errors: Sequence[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+        pending: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.status, self.title = KINDS[kind]
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+        self.pending = pending
+
+    @classmethod
+    def of_field(cls, field: str, reason: str, kind: str = "malformed") -> "Problem":
+        """A problem with one field."""
+        return cls(kind, f"{field}: {reason}", errors=[Fault(field=field, reason=reason)])
+
+    @classmethod
+    def of_frame(cls, frame: int, reason: str, kind: str) -> "Problem":
+        """A problem with one frame of the tracklet, by its 0-based index."""
+        return cls(kind, f"frame {frame}: {reason}", errors=[Fault(frame=frame, reason=reason)])
+
+    def answer(self, request: Request) -> JSONResponse:
+        """The HTTP response."""
+        document = ProblemDocument(
+            type=f"urn:not3d:problem:{self.kind}",
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            errors=list(self.errors[:MAX_FAULTS]) or None,
+            pending=None if self.pending is None else list(self.pending),
+            request_id=request.scope.get("state", {}).get("request_id"),
+        )
+        body = document.model_dump(exclude_none=True)
+        return JSONResponse(body, self.status, self.headers, media_type=MEDIA_TYPE)
+
+
+def field_name(location: Sequence[str | int]) -> str:
+    """Pydantic's location as people write it: `("boxes", 3, 1)` is `boxes[3][1]`."""
+    name = ""
+    for part in location:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    return name
+
+
+def faults_of(errors: Sequence[Any], skip: int = 0, elsewhere: Mapping[str, str] | None = None) -> list[Fault]:
+    """Pydantic's list of errors as faults.
+
+    `skip` leaves out the first parts of each location ("query", "path"); `elsewhere` says of some fields that are
+    unknown where they belong.
+    """
+    faults = []
+    for error in errors:
+        field = field_name(error["loc"][skip:]) or "body"
+        reason = _REASONS.get(error["type"]) or _PYTHON.sub("", error["msg"])
+        if error["type"] == "extra_forbidden" and elsewhere:
+            reason = elsewhere.get(field, reason)
+        faults.append(Fault(field=field, reason=reason))
+    return faults
+
+
+def malformed(error: ValidationError, elsewhere: Mapping[str, str]) -> Problem:
+    """The problem of a body that does not fit its schema; `elsewhere` as of `faults_of`."""
+    if error.error_count() > MAX_SCHEMA_FAULTS:
+        return _malformed([Fault(field="body", reason=f"{error.error_count()} faults, too many to list")])
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return _malformed(faults_of(errors, elsewhere=elsewhere))
+
+
+def _malformed(faults: Sequence[Fault]) -> Problem:
+    shown = "; ".join(f"{fault.field}: {fault.reason}" for fault in faults[:3])
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return Problem("malformed", shown + more, errors=faults)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make every refusal of `app` a problem document, those of the framework included; `RequestLog` sees to failures."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)  # noqa: S101 - the handler's registration says so; mypy cannot know
+    return error.answer(request)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return _malformed(faults_of(error.errors(), skip=1)).answer(request)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "malformed")
+    return Problem(kind, f"{request.method} {request.url.path}", headers=error.headers).answer(request)
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    # Nobody reads this answer; 499 is what proxies log for it.
+    return Response(status_code=499)

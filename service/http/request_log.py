@@ -1,0 +1,90 @@
+"""Around every request: its id, its line in the log, its place in the metrics, and the answer where all else failed."""
+
+import asyncio
+import logging
+import re
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.problems import Problem
+from service.ids import ID_PATTERN, new_id
+from service.telemetry.logs import request_id
+from service.telemetry.metrics import Metrics
+from service.telemetry.request_cost import Cost, current_cost
+
+__all__ = ["RequestLog"]
+
+STOPPING_RETRY_SECONDS = 5
+
+log = logging.getLogger("not3d.access")
+
+
+class RequestLog:
+    """ASGI middleware. Takes the client's `X-Request-Id` if it is well formed, else makes one, and answers with it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        current = given if re.fullmatch(ID_PATTERN, given) else new_id()
+        scope.setdefault("state", {})["request_id"] = current
+        token = request_id.set(current)
+        cost = Cost()
+        cost_token = current_cost.set(cost)
+        status: int | None = None
+        start = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = current
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server ends what it cannot finish in time when it stops; the client hears so.
+            if status is not None:
+                raise
+            header = {"Retry-After": str(STOPPING_RETRY_SECONDS)}
+            problem = Problem("not-ready", "the service stopped before it had an answer; send it again", headers=header)
+            await problem.answer(Request(scope))(scope, receive, send_with_id)
+        except Exception:
+            # The last line: what nobody expected is logged under the request's id, and the client is told no more.
+            log.exception("the request failed")
+            if status is not None:  # half an answer is out; only closing the connection tells that it is not whole
+                raise
+            problem = Problem("internal", "see the service's log, where the request id finds the entry")
+            await problem.answer(Request(scope))(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status or 500, time.perf_counter() - start, cost)
+            current_cost.reset(cost_token)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float, cost: Cost) -> None:
+        # The route's pattern, not the path: ids of tracklets belong neither in metrics nor in logs.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        # A client may invent methods; each would be a new time series.
+        method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "DELETE", "HEAD"} else "other"
+        self.metrics.requests.labels(method, route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        facts: dict[str, Any] = {"method": method, "route": route, "status": status, "ms": _milliseconds(seconds)}
+        facts |= {"bytes": cost.bytes, "frames": cost.frames, "clips": cost.clips}
+        facts["stages"] = {name: _milliseconds(spent) for name, spent in cost.seconds.items()}
+        quiet = route in {"/livez", "/readyz", "/metrics"} and status in {200, 503}  # 503: not ready yet
+        log.log(logging.DEBUG if quiet else logging.INFO, "answered", extra={"facts": facts})
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)

@@ -1,0 +1,235 @@
+"""Bodies as bytes arrive: limits are checked on each chunk, so no client decides how much memory or disk is used."""
+
+import asyncio
+import errno
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from service.http.admission import RequestSlot
+from service.http.problems import Problem
+from service.settings import Settings
+from service.telemetry.request_cost import current_cost
+
+__all__ = ["FormReader", "Upload", "content_type", "read_body", "read_form"]
+
+MAX_OTHER_PARTS = 64
+"""Parts of a form beside frames; there are about a dozen field names."""
+FLUSH_BYTES = 1024 * 1024
+SLOWEST = 16 * 1024
+"""Bytes per second that a body must average once it has taken `read_seconds`; a byte a minute holds no place."""
+
+
+@dataclass
+class Upload:
+    """What a form carried: encoded frames in their order, or the file a video was written to, and the text fields."""
+
+    frames: list[bytes] = field(default_factory=list)
+    video: Path | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+def content_type(request: Request) -> tuple[str, bytes | None]:
+    """The media type in lower case, and a multipart body's boundary."""
+    name, options = parse_options_header(request.headers.get("content-type"))
+    return name.decode("latin-1").lower(), options.get(b"boundary")
+
+
+async def read_body(request: Request, settings: Settings, place: RequestSlot, weight: int = 1) -> bytearray:
+    """The whole body in memory, where each of its bytes will take `weight`.
+
+    Raises:
+        Problem: 413 over the request's limit, 408 from a client that stalls, 503 where memory set aside is used up.
+    """
+    body = bytearray()
+    async for chunk in _chunks(request, settings, place, weight):
+        body += chunk
+    return body
+
+
+@contextmanager
+def read_form(names: Collection[str], settings: Settings) -> Iterator["FormReader"]:
+    """A reader for one form with text fields of these `names`; a video's file is removed when the context ends."""
+    reader = FormReader(names, settings)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+class FormReader:
+    """Collects the parts of one `multipart/form-data` body as the parser calls back."""
+
+    def __init__(self, names: Collection[str], settings: Settings) -> None:
+        self._names, self._settings = names, settings
+        self._upload = Upload()
+        self._headers: dict[bytes, bytes] = {}
+        self._header_name = self._header_value = b""
+        self._name = ""
+        self._part = bytearray()
+        self._parts = 0
+        self.parsing = 0.0
+        self._ended = False
+        self._file: BinaryIO | None = None
+        self._video = bytearray()
+
+    async def read(self, request: Request, boundary: bytes, place: RequestSlot) -> Upload:
+        """Read the whole form; `parsing` adds up the seconds that the parser took of it.
+
+        Raises:
+            Problem: 400 for a form that is malformed or has an unknown field, 413 over a limit, 408 from a client that
+                stalls, 503 where memory set aside is used up, 507 where a video does not fit on the disk.
+        """
+        try:
+            parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
+            async for chunk in _chunks(request, self._settings, place):
+                start = time.perf_counter()
+                parser.write(chunk)
+                self.parsing += time.perf_counter() - start
+                if len(self._video) >= FLUSH_BYTES:
+                    await asyncio.to_thread(self._flush)
+            if not self._ended:
+                raise Problem("malformed", "the form ends before its closing boundary")
+            await asyncio.to_thread(self._flush)
+        except FormParserError as error:
+            raise Problem("malformed", f"the form is malformed: {error}") from error
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise Problem("disk-full", "no room for the video while it is read") from error
+            raise
+        return self._upload
+
+    def close(self) -> None:
+        """Remove the video's file, if there is one."""
+        if self._file:
+            self._file.close()
+            self._file = None
+        if self._upload.video:
+            self._upload.video.unlink(missing_ok=True)
+
+    def _callbacks(self) -> dict[str, object]:
+        return {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._add_header_name,
+            "on_header_value": self._add_header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _begin_part(self) -> None:
+        self._headers = {}
+        self._header_name = self._header_value = b""
+
+    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if b"name" not in options:
+            raise Problem("malformed", "a part of the form has no name in its Content-Disposition")
+        name = options[b"name"].decode("utf-8", "replace")
+        limits = self._settings
+        if name == "frames":
+            if len(self._upload.frames) >= limits.max_frames:
+                raise Problem.of_field("frames", f"at most {limits.max_frames} frames are allowed", "too-large")
+        else:
+            self._parts += 1
+            if self._parts > MAX_OTHER_PARTS:
+                raise Problem("too-large", f"the form has more than {MAX_OTHER_PARTS} parts beside frames")
+        if name == "video":
+            if self._upload.video:
+                raise Problem.of_field("video", "only one video is read")
+            self._open_video()
+        elif name != "frames" and name not in self._names:
+            raise Problem.of_field(name[:100], "the field is unknown")
+        elif name in self._upload.fields:
+            raise Problem.of_field(name, "the field is there twice")
+        if (name == "frames" and self._upload.video) or (name == "video" and self._upload.frames):
+            raise Problem.of_field(name, "send either frames or a video")
+        self._name = name
+        self._part = bytearray()
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        piece = memoryview(data)[start:end]
+        limits = self._settings
+        if self._name == "video":
+            self._video += piece
+            return
+        self._part += piece
+        if self._name == "frames":
+            if len(self._part) > limits.max_frame_bytes:
+                index = len(self._upload.frames)
+                raise Problem.of_frame(index, f"over {limits.max_frame_bytes} bytes", "too-large")
+        elif len(self._part) > limits.max_field_bytes:
+            raise Problem.of_field(self._name, f"over {limits.max_field_bytes} bytes", "too-large")
+
+    def _end_part(self) -> None:
+        if self._name == "frames":
+            self._upload.frames.append(bytes(self._part))
+        elif self._name != "video":
+            try:
+                self._upload.fields[self._name] = self._part.decode("utf-8")
+            except UnicodeDecodeError:
+                raise Problem.of_field(self._name, "not UTF-8 text") from None
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def _open_video(self) -> None:
+        # The name is the server's own; what the client calls its file is never looked at.
+        handle, name = tempfile.mkstemp(prefix="not3d-", suffix=".video", dir=self._settings.temp_dir)
+        self._upload.video = Path(name)
+        self._file = os.fdopen(handle, "wb")
+
+    def _flush(self) -> None:
+        if self._file:
+            self._file.write(self._video)
+            self._file.flush()
+            self._video.clear()
+
+
+async def _chunks(request: Request, settings: Settings, place: RequestSlot, weight: int = 1) -> AsyncIterator[bytes]:
+    limit = settings.max_request_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise Problem("too-large", f"the request has {declared} bytes, at most {limit} are allowed")
+    total, start = 0, time.monotonic()
+    stream = request.stream()
+    cost = current_cost.get()
+    while True:
+        try:
+            async with asyncio.timeout(settings.read_seconds):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise Problem("too-slow", f"nothing arrived for {settings.read_seconds:g} seconds") from None
+        if chunk is None:
+            return
+        total += len(chunk)
+        if total > limit:
+            raise Problem("too-large", f"the request has over {limit} bytes")
+        seconds = time.monotonic() - start
+        if seconds > settings.read_seconds and total < seconds * SLOWEST:
+            raise Problem("too-slow", f"{total} bytes in {seconds:.0f} seconds")
+        place.grow(weight * len(chunk))
+        if cost:
+            cost.bytes += len(chunk)
+        yield chunk

@@ -1,0 +1,95 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from model.bundle import Bundle
+from model.network import NetworkSpec, build_network
+from not3d.commands import Failure
+from not3d.commands.app import app
+from training.loop.checkpoint import load_checkpoint
+
+RUN = CliRunner()
+
+
+@pytest.fixture
+def model(tmp_path):
+    """The mean of each channel: as small as a frame-level model can be."""
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"])],
+        "mean",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 32, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 1, 1])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "mean.onnx"
+    )
+    return tmp_path / "mean.onnx"
+
+
+def test_options_reach_the_bundle(model, tmp_path):
+    options = [
+        "--colour",
+        "bgr",
+        "--mean",
+        "0,0,0",
+        "--std",
+        "1,1,1",
+        "--scale",
+        "1",
+        "--clip-length",
+        "2",
+        "--name",
+        "m",
+    ]
+    result = RUN.invoke(app, ["import", str(model), "--out", str(tmp_path / "out"), *options])
+    assert result.exit_code == 0, result.output
+    spec = Bundle.load(tmp_path / "out").spec
+    assert (spec.name, spec.clip_length, spec.dimension) == ("m", 2, 3)
+    assert spec.preprocessing.mean == (0, 0, 0)
+    np.testing.assert_allclose(spec.preprocessing.std, 1 / 255)
+    assert "mean.onnx frame by frame" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--colour", "grey"], "--colour grey: rgb or bgr"),
+        (["--scale", "3"], "--scale 3: 1 or 255"),
+        (["--mean", "1,2"], "--mean 1,2: three numbers"),
+        (["--height", "64"], "frames of height 32, not 64"),
+    ],
+)
+def test_options_that_make_no_sense(model, tmp_path, options, message):
+    result = RUN.invoke(app, ["import", str(model), "--out", str(tmp_path / "out"), *options])
+    assert isinstance(result.exception, Failure)
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_published_checkpoint_becomes_one_of_ours(tmp_path):
+    spec = NetworkSpec(backbone="resnet50", frame_height=64, frame_width=32, attention_channels=8, classes=3)
+    torch.save({"state_dict": build_network(spec).state_dict()}, tmp_path / "published.pth.tar")
+    out = tmp_path / "runs" / "imported.pt"
+    result = RUN.invoke(app, ["import", str(tmp_path / "published.pth.tar"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(out).network_spec == spec
+    again = RUN.invoke(app, ["import", str(tmp_path / "published.pth.tar"), "--out", str(out)])
+    assert "exists" in str(again.exception)
+    ours = RUN.invoke(app, ["import", str(out), "--out", str(tmp_path / "ours.pt")])
+    assert "a checkpoint of not3d already" in str(ours.exception)
+    bundle = RUN.invoke(app, ["export", str(out), "--out", str(tmp_path / "bundle")])
+    assert bundle.exit_code == 0, bundle.output
+    assert Bundle.load(tmp_path / "bundle").spec.recipe == {}
+
+
+def test_a_file_is_known_by_its_content(model, tmp_path):
+    model.rename(tmp_path / "model.dat")
+    result = RUN.invoke(app, ["import", str(tmp_path / "model.dat"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    (tmp_path / "ir.xml").write_text("<net/>")
+    (tmp_path / "ir.bin").write_bytes(b"")
+    result = RUN.invoke(app, ["import", str(tmp_path / "ir.bin"), "--out", str(tmp_path / "other")])
+    assert str(result.exception).endswith("ir.xml")

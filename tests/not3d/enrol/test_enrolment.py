@@ -1,0 +1,204 @@
+"""Enrolling many tracklets at a time."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from not3d.client import Client, ProblemError, UnreachableError
+from not3d.demo import running_service
+from not3d.enrol.discovery import list_tracklets
+from not3d.enrol.enrolment import Outcome, Result, Terms, enroll_all, find_enrolled
+from not3d.enrol.footage import Footage, read_footage
+
+ENROLLED, SKIPPED, REFUSED = Result
+
+
+def collect(client: Client, items: object, **options: object) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+
+    def report(outcome: Outcome) -> None:
+        assert outcome.id not in outcomes
+        outcomes[outcome.id] = outcome
+
+    enroll_all(client, items, report=report, **options)  # type: ignore[arg-type]
+    return outcomes
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_everything_is_enrolled_and_reported_once(client: Client, people: Path, workers: int) -> None:
+    items = list_tracklets(people)
+    outcomes = collect(client, items, workers=workers)
+    assert set(outcomes) == {item.id for item in items} == {record.id for record in client.records()}
+    assert {outcome.result for outcome in outcomes.values()} == {ENROLLED}
+    record = client.get("0002-c1-t1")
+    assert (record.camera_id, record.metadata["person"]) == ("c1", "0002")
+
+
+def test_a_refused_tracklet_does_not_stop_the_others(client: Client, people: Path, tmp_path: Path) -> None:
+    good, bad, gone, empty = (*read_footage(people)[:3], Footage("empty"))
+    bad, gone = replace(bad, frames=(b"text",)), replace(gone, frames=(tmp_path / "1.jpg",))
+    outcomes = collect(client, [bad, empty, gone, good])
+    assert outcomes[good.id].result is ENROLLED
+    assert {outcomes[item.id].result for item in (bad, gone, empty)} == {REFUSED}
+    assert outcomes[bad.id].status in {415, 422}
+    assert "not" in outcomes[bad.id].reason
+    assert outcomes["empty"].reason == "no box of it lies inside the video's frames"
+    assert outcomes[gone.id].reason.startswith("cannot be read: ")
+    assert outcomes[gone.id].source == str(tmp_path)
+    assert [record.id for record in client.records()] == [good.id]
+
+
+def test_an_enrolled_id_is_skipped_unless_replaced(client: Client, people: Path) -> None:
+    (item, *_) = read_footage(people)
+    collect(client, [item])
+    outcome = collect(client, [item])[item.id]
+    assert (outcome.result, outcome.status) == (SKIPPED, 409)
+    changed = collect(client, [item], terms=Terms(replace=True, camera="other"))
+    assert changed[item.id].result is ENROLLED
+    assert client.get(item.id).camera_id == "other"
+
+
+def test_what_is_enrolled_is_found_by_pages_and_one_by_one(
+    client: Client, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, *_ = list_tracklets(people)
+    collect(client, [first, third])
+    ids = [item.id for item in (first, second, third)]
+    for each in (1, 0):  # each asked for, all listed
+        monkeypatch.setattr("not3d.enrol.enrolment.ASK_EACH", 0 if each else 200)
+        counts: list[int] = []
+        assert find_enrolled(client, ids, counts.append) == {first.id, third.id}
+        assert counts[-1] == 2
+
+
+def test_footage_is_read_only_a_little_ahead(client: Client, people: Path) -> None:
+    (item, *_) = read_footage(people)
+    done = 0
+    furthest = 0
+
+    def read() -> Iterator[Footage]:
+        nonlocal furthest
+        for number in range(20):
+            furthest = max(furthest, number - done)
+            yield replace(item, id=f"t{number}")
+
+    def report(_outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+
+    enroll_all(client, read(), workers=2, report=report)
+    assert done == 20
+    assert furthest <= 4
+
+
+def test_a_service_that_stays_away_ends_it(people: Path) -> None:
+    with Client("http://127.0.0.1:9") as nowhere, pytest.raises(UnreachableError, match=r"for 0\.3 seconds"):
+        collect(nowhere, list_tracklets(people), terms=Terms(patience=0.3))
+
+
+def test_a_service_that_starts_anew_does_not_end_it(bundle: Path, people: Path, tmp_path: Path) -> None:
+    (item, *_) = read_footage(people)
+    items = [replace(item, id=f"t{number}") for number in range(60)]
+    outcomes: list[Outcome] = []
+    options = ("--engine", "onnxruntime")
+    ended: list[BaseException] = []
+
+    def run(url: str) -> None:
+        try:
+            with Client(url, attempts=1) as client:
+                enroll_all(client, items, terms=Terms(patience=60), workers=4, report=outcomes.append)
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            ended.append(error)
+
+    with running_service(bundle, tmp_path, *options) as first:
+        thread = threading.Thread(target=run, args=[first.url])
+        thread.start()
+        until = time.monotonic() + 30
+        while len(outcomes) < 5 and time.monotonic() < until:
+            time.sleep(0.005)
+    assert len(outcomes) < len(items)
+    with running_service(bundle, tmp_path, *options, port=int(first.url.rpartition(":")[2])) as second:
+        thread.join(60)
+        assert not thread.is_alive()
+        assert not ended
+        assert sorted(outcome.id for outcome in outcomes) == sorted(item.id for item in items)
+        assert {outcome.result for outcome in outcomes} <= {ENROLLED, SKIPPED}
+        assert {record.id for record in second.records()} == {item.id for item in items}
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers each upload with the next of the statuses; none at all for 0. It is always ready."""
+
+    statuses: Iterator[int]
+
+    def do_GET(self) -> None:
+        self._answer(200)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        status = next(self.statuses)
+        if status:
+            self._answer(status)
+
+    def _answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        self.send_header("retry-after", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def serve(statuses: list[int], people: Path) -> dict[str, Outcome]:
+    """What becomes of one tracklet, and of another one after it where there are statuses left."""
+    (item, *_) = read_footage(people)
+    handler = type("Handler", (Scripted,), {"statuses": iter(statuses)})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            with closing(Client(f"http://127.0.0.1:{server.server_port}", attempts=1)) as client:
+                return collect(client, [item], terms=Terms(patience=20), workers=1)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_busy_service_is_asked_again(people: Path) -> None:
+    (outcome,) = serve([503, 502, 429, 409], people).values()
+    assert outcome.result is SKIPPED
+
+
+def test_one_call_that_is_broken_off_again_and_again_is_refused(people: Path) -> None:
+    (outcome,) = serve([0, 0, 0], people).values()
+    assert outcome.result is REFUSED
+    assert outcome.reason.endswith(", 3 times")
+
+
+@pytest.mark.parametrize("status", [401, 507])
+def test_a_refusal_that_all_would_get_ends_it(people: Path, status: int) -> None:
+    with pytest.raises(ProblemError) as refused:
+        serve([status], people)
+    assert refused.value.status == status
+
+
+def test_giving_up_does_not_wait_for_the_patience_of_the_others(people: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    def read() -> Iterator[Footage]:
+        yield from read_footage(people)[:1]
+        raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(KeyboardInterrupt):
+        collect(client, read(), terms=Terms(patience=600))
+    assert time.monotonic() - begun < 30

@@ -1,0 +1,67 @@
+"""What runs on a Ray cluster, without one; `tests.benchmarks.test_bulk` has one."""
+
+import importlib
+import pickle
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from not3d.client import Client, ClientError
+from not3d.enrol.discovery import list_tracklets
+from not3d.enrol.enrolment import Outcome, Result, Terms
+from not3d.enrol.ray_environment import prepare
+
+
+@pytest.fixture
+def ray_enrolment(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        monkeypatch.setenv(name, "0")  # put back as they were
+    prepare("auto")
+    pytest.importorskip("ray.data")
+    module = importlib.import_module("not3d.enrol.ray_enrolment")
+    with ExitStack() as clients:
+        # The workers' own live as long as their process.
+        monkeypatch.setattr(
+            module,
+            "_client",
+            lambda url, key, timeout: clients.enter_context(Client(url, key, timeout, attempts=1)),
+        )
+        yield module
+
+
+def enroll(module: ModuleType, url: str, folder: Path, patience: float = 5) -> list[Outcome]:
+    batch = {"tracklet": np.array([pickle.dumps(item) for item in list_tracklets(folder)], dtype=object)}
+    columns = module._enroll_block(batch, [url, url], None, 30.0, Terms(patience=patience), 2)
+    return [module._outcome(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+def test_a_block_that_is_done_again_is_skipped(ray_enrolment: ModuleType, client: Client, people: Path) -> None:
+    first = enroll(ray_enrolment, client.url, people)
+    again = enroll(ray_enrolment, client.url, people)
+    assert {outcome.result for outcome in first} == {Result.ENROLLED}
+    assert {(outcome.result, outcome.status) for outcome in again} == {(Result.SKIPPED, 409)}
+    assert sorted(outcome.id for outcome in first) == sorted(record.id for record in client.records())
+
+
+def test_a_service_that_stays_away_is_a_row_of_its_own(ray_enrolment: ModuleType, people: Path) -> None:
+    batch = {"tracklet": [pickle.dumps(item) for item in list_tracklets(people)]}
+    columns = ray_enrolment._enroll_block(batch, ["http://127.0.0.1:9"], None, 5.0, Terms(patience=0.1), 1)
+    assert columns["result"] == ["ended"]
+    assert "no service answers" in columns["reason"][0]
+    assert {len(column) for column in columns.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("address", "message"), [("ray://127.0.0.1:9", "ray job submit"), ("127.0.0.1:9", "no Ray cluster answers at")]
+)
+def test_a_cluster_that_cannot_be_used_is_named(
+    ray_enrolment: ModuleType, people: Path, address: str, message: str
+) -> None:
+    with pytest.raises(ClientError, match=message):
+        ray_enrolment.enroll_on_ray(
+            address, list_tracklets(people), ["http://127.0.0.1:9"], None, 5.0, terms=Terms(), workers=1, report=print
+        )

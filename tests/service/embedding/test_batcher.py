@@ -1,0 +1,167 @@
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.engines import EngineError, EngineInfo
+from model.engines.protocol import EngineName, batch_sizes
+from service.embedding.batcher import Batcher
+from service.telemetry.metrics import Metrics
+
+
+class Sums:
+    """An engine whose embedding of a clip is the sum of its pixels. It can be held, and it fails on a clip of 255s."""
+
+    name: EngineName = "onnxruntime"
+    device = "cpu"
+    precision = "f32"
+    threads = 1
+    streams = 1
+    info = EngineInfo("onnxruntime", "cpu", "f32", 1, "0", "CPUExecutionProvider")
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.may_run = threading.Event()
+        self.may_run.set()
+        self.running = threading.Event()
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.sizes.append(len(clips))
+        self.running.set()
+        assert self.may_run.wait(10)
+        if (clips == 255).all(axis=(1, 2, 3, 4)).any():
+            raise EngineError("broken")
+        return np.asarray(clips.reshape(len(clips), -1).sum(axis=1)[:, None], np.float32)
+
+
+@pytest.fixture
+def engine() -> Sums:
+    return Sums()
+
+
+@pytest.fixture
+def batcher(engine: Sums) -> Iterator[Batcher]:
+    batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]  # its class attributes are no literals
+    yield batcher
+    engine.may_run.set()
+    batcher.close()
+
+
+def clips(*values: int) -> NDArray[np.uint8]:
+    return np.stack([np.full((1, 1, 1, 3), value, np.uint8) for value in values])
+
+
+def test_sizes_are_the_largest_and_the_powers_of_two_below() -> None:
+    assert batch_sizes(8) == (8, 4, 2, 1)
+    assert batch_sizes(1) == (1,)
+    assert batch_sizes(20) == (20, 16, 8, 4, 2, 1)
+
+
+def test_one_clip_does_not_wait_for_others(batcher: Batcher, engine: Sums) -> None:
+    assert batcher.submit(clips(7)).result(5).tolist() == [[21]]
+    assert engine.sizes == [1]
+
+
+def test_clips_of_concurrent_requests_share_calls(batcher: Batcher, engine: Sums) -> None:
+    engine.may_run.clear()
+    first = batcher.submit(clips(1))
+    assert engine.running.wait(5)
+    others = [batcher.submit(clips(2, 3, 4)), batcher.submit(clips(5)), batcher.submit(clips(*range(10, 20)))]
+    engine.may_run.set()
+    assert first.result(5).tolist() == [[3]]
+    assert others[0].result(5).ravel().tolist() == [6, 9, 12]
+    assert others[1].result(5).ravel().tolist() == [15]
+    assert others[2].result(5).ravel().tolist() == [3 * value for value in range(10, 20)]
+    assert engine.sizes == [1, 8, 4, 2]  # 14 clips of three requests, nothing computed for padding
+
+
+def test_an_error_reaches_those_in_the_batch_and_nobody_else(batcher: Batcher, engine: Sums) -> None:
+    engine.may_run.clear()
+    first = batcher.submit(clips(1))
+    assert engine.running.wait(5)
+    bad = batcher.submit(clips(255, *range(12)))
+    engine.may_run.set()
+    with pytest.raises(EngineError, match="broken"):
+        bad.result(5)
+    assert first.result(5).tolist() == [[3]]
+    assert batcher.submit(clips(2)).result(5).tolist() == [[6]]
+    assert engine.sizes == [1, 8, 1]  # the rest of the failed job was taken out of the queue
+
+
+def test_a_cancelled_request_leaves_the_queue(batcher: Batcher, engine: Sums) -> None:
+    engine.may_run.clear()
+    first = batcher.submit(clips(1))
+    assert engine.running.wait(5)
+    cancelled, kept = batcher.submit(clips(2, 3)), batcher.submit(clips(4))
+    assert cancelled.cancel()
+    engine.may_run.set()
+    assert kept.result(5).tolist() == [[12]]
+    assert first.result(5).tolist() == [[3]]
+    assert engine.sizes == [1, 1]
+
+
+def test_many_threads(batcher: Batcher) -> None:
+    answers: dict[int, list[float]] = {}
+
+    def ask(value: int) -> None:
+        answers[value] = batcher.submit(clips(*[value] * (value % 11 + 1))).result(10).ravel().tolist()
+
+    threads = [threading.Thread(target=ask, args=(value,)) for value in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {value: [3.0 * value] * (value % 11 + 1) for value in range(60)}
+
+
+def test_closing_finishes_what_is_queued(engine: Sums) -> None:
+    batcher = Batcher(engine, 4, Metrics())  # type: ignore[arg-type]
+    engine.may_run.clear()
+    futures = [batcher.submit(clips(value)) for value in range(10)]
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    time.sleep(0.05)
+    engine.may_run.set()
+    closer.join(5)
+    assert not closer.is_alive()
+    assert not wait(futures, 0).not_done
+    with pytest.raises(RuntimeError):
+        batcher.submit(clips(1))
+
+
+class SideBySide(Sums):
+    """Two streams; each call waits until a second one is under way, and says which clips it had."""
+
+    streams = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = threading.Barrier(2)
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.both.wait(10)
+        if clips[0, 0, 0, 0, 0] < 2:  # the later clips are ready first
+            time.sleep(0.05)
+        return super().embed(clips)
+
+
+def test_streams_work_side_by_side_on_one_request() -> None:
+    engine = SideBySide()
+    batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
+    answer = batcher.submit(clips(*range(8))).result(5)
+    assert answer.ravel().tolist() == [3 * value for value in range(8)]
+    assert sorted(engine.sizes) == [1, 1, 2, 4]  # each takes its share of what is left, until both are done
+    batcher.close()
+
+
+def test_a_request_of_which_both_calls_fail_is_told_once() -> None:
+    engine = SideBySide()
+    batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="broken"):
+        batcher.submit(clips(255, 255)).result(5)
+    assert batcher.submit(clips(2, 3)).result(5).ravel().tolist() == [6, 9]
+    batcher.close()

@@ -1,0 +1,161 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import service.embedding.footage
+from model.bundle import Bundle
+from model.engines import Engine, EngineError, open_engine
+from service.embedding.embedder import Embedder
+from service.embedding.footage import Footage
+from service.http.problems import Problem
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.service.pictures import draw, encode, tracklet
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Parts:
+    """An embedder on a real engine, and what it counts."""
+
+    def __init__(self, bundle: Path, **settings: int) -> None:
+        self.metrics = Metrics()
+        loaded = Bundle.load(bundle)
+        self.engine: Engine = open_engine(loaded, "cpu", engine="onnxruntime", threads=1)
+        self.embedder = Embedder(self.engine, loaded.spec, Settings(**settings), self.metrics)  # type: ignore[arg-type]
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def parts(bundle: Path) -> Iterator[Parts]:
+    parts = Parts(bundle, max_batch=2)
+    yield parts
+    parts.embedder.close()
+
+
+async def test_it_embeds(parts: Parts) -> None:
+    embedded = await parts.embedder.embed(Footage(tracklet(1, 9)))
+    assert (embedded.frames, embedded.clips, embedded.rejected) == (9, 3, ())
+    assert np.linalg.norm(embedded.embedding) == pytest.approx(1, abs=1e-6)
+
+
+async def test_rejected_frames_are_not_in_the_embedding(parts: Parts) -> None:
+    good = tracklet(1, 9)
+    mixed = [*good[:3], b"text", *good[3:8], b"", good[8]]
+    embedded = await parts.embedder.embed(Footage(mixed))
+    whole = await parts.embedder.embed(Footage(good))
+    assert [index for index, _ in embedded.rejected] == [3, 9]
+    np.testing.assert_allclose(embedded.embedding, whole.embedding, atol=1e-6)
+
+
+async def test_a_lost_tracklet_does_not_cost_engine_time(parts: Parts) -> None:
+    """After eleven bad frames of twenty nothing can save it: the rest is only looked at for its faults."""
+    frames = [b"text"] * 11 + tracklet(1, 9)
+    with pytest.raises(Problem) as problem:
+        await parts.embedder.embed(Footage(frames))
+    assert problem.value.status == 422
+    assert [fault.frame for fault in problem.value.errors] == list(range(11))
+    assert parts.count("not3d_batch_clips_count") == 0
+
+
+async def test_just_enough_frames(parts: Parts) -> None:
+    embedded = await parts.embedder.embed(Footage([*tracklet(1, 3), b"", b"", b""]))
+    assert embedded.frames == 3
+
+
+async def test_one_frame_is_enough(parts: Parts) -> None:
+    embedded = await parts.embedder.embed(Footage(tracklet(1, 1)))
+    assert (embedded.frames, embedded.clips) == (1, 1)
+
+
+async def test_many_at_once_get_the_answers_they_would_get_alone(parts: Parts) -> None:
+    people = [Footage(tracklet(person, 1 + person)) for person in range(12)]
+    together = await asyncio.gather(*(parts.embedder.embed(footage) for footage in people))
+    for footage, embedded in zip(people, together, strict=True):
+        alone = await parts.embedder.embed(footage)
+        np.testing.assert_allclose(embedded.embedding, alone.embedding, atol=1e-6)
+
+
+async def test_an_answer_that_is_no_number_is_an_error(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_self: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.full((len(clips), 32), np.nan, np.float32)
+
+    monkeypatch.setattr(type(parts.engine), "embed", broken)
+    with pytest.raises(EngineError, match="no number"):
+        await parts.embedder.embed(Footage(tracklet(1, 2)))
+
+
+async def test_a_cancelled_tracklet_leaves_nothing_behind(parts: Parts) -> None:
+    frames = [encode(draw(1, seed, 512, 512), ".png") for seed in range(40)]
+    task = asyncio.create_task(parts.embedder.embed(Footage(frames)))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert parts.count("not3d_queued_clips") == 0
+    assert (await parts.embedder.embed(Footage(tracklet(1, 1)))).frames == 1
+
+
+async def test_a_request_that_is_given_up_decodes_no_further_frame(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, may_go_on = 0, threading.Event()
+
+    def counted(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> object:
+        nonlocal decoded
+        decoded += 1
+        assert may_go_on.wait(20)
+        return decode(data, settings, size)
+
+    decode = service.embedding.footage._decode
+    monkeypatch.setattr(service.embedding.footage, "_decode", counted)
+    task = asyncio.create_task(parts.embedder.embed(Footage(tracklet(1, 8))))
+    while not decoded:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0)  # so that it has heard of it
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert decoded == 1
+
+
+async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the tracklets are, and however many: what is decoded has a bound."""
+    decoded, may_go_on = 0, threading.Event()
+    embed, decode = type(parts.engine).embed, service.embedding.footage._decode
+
+    def counted(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> object:
+        nonlocal decoded
+        decoded += 1
+        return decode(data, settings, size)
+
+    def held(engine: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert may_go_on.wait(20)
+        return embed(engine, clips)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.embedding.footage, "_decode", counted)
+    monkeypatch.setattr(type(parts.engine), "embed", held)
+    tracklets = [Footage(tracklet(person, 6) * 20) for person in range(6)]
+    tasks = [asyncio.create_task(parts.embedder.embed(footage)) for footage in tracklets]
+    await asyncio.sleep(0.5)
+    before = decoded
+    may_go_on.set()
+    answers = await asyncio.gather(*tasks)
+    settings = Settings(max_batch=2)
+    most = 2 * (3 * parts.engine.streams + settings.decoders)  # clips
+    assert 0 < before <= 4 * most < decoded == 720
+    assert {answer.clips for answer in answers} == {30}
+    assert parts.embedder._room._free == most

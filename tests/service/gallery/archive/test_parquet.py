@@ -1,0 +1,352 @@
+"""Export and import: the same records to the bit, in a form that other programs read."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from service.gallery import EmbeddedGallery, GalleryError, Record
+from service.gallery.archive.parquet import Archive, export_records, gallery_records, import_records, stored_records
+from service.gallery.archive.read_only import open_stored
+from tests.service.gallery.engines import MILVUS, milvus_place
+from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, enrol, open_gallery, record, vector
+
+pa: Any = pytest.importorskip("pyarrow")
+pq: Any = pytest.importorskip("pyarrow.parquet")
+
+SOON = datetime.now(UTC).replace(microsecond=123457) + timedelta(days=1)
+RECORDS = [
+    record("a.b:c_d-1", camera_id="käse", start_time=at(0), end_time=at(0.000001), thumbnail=JPEG, expires_at=SOON),
+    record("bare", camera_id=None),
+    record("odd", metadata={"nested": {"x": [1, 2.5, None, True]}, "": "\ud83d", "big": 2**70, "1.0": 1.0, "f": 0.1}),
+    record("old", start_time=datetime(1, 1, 1, tzinfo=UTC), end_time=datetime(9999, 12, 31, 23, 59, tzinfo=UTC)),
+    # Close to unit length, and with zeros of both signs and a subnormal number: nothing is made unit length again.
+    record("bits", embedding=np.array([0.9999, -0.0, 0.0, 1e-44, 0.01, 0, 0, 0], np.float32)),
+    *(record(f"r{number:03}") for number in range(100)),
+]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A closed gallery of RECORDS."""
+    gallery = open_gallery(tmp_path / "data")
+    enrol(gallery, RECORDS)
+    gallery.close()
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def archive(directory: Path, tmp_path: Path) -> Path:
+    with open_stored(directory) as stored:
+        assert export_records(stored_records(stored), stored.stamp, tmp_path / "out.parquet") == len(RECORDS)
+    return tmp_path / "out.parquet"
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[EmbeddedGallery]:
+    opened = open_gallery(tmp_path / "new")
+    yield opened
+    opened.close()
+
+
+def check(gallery: EmbeddedGallery, expected: list[Record]) -> None:
+    assert gallery.count() == len(expected)
+    for one in expected:
+        assert_same(found := gallery.get(one.id), one)
+        assert found is not None
+        assert found.embedding.tobytes() == one.embedding.tobytes()  # zeros of both signs are equal as numbers
+        assert gallery.thumbnail(one.id) == one.thumbnail
+
+
+def rewrite(path: Path, table: Any) -> Path:
+    pq.write_table(table, path)
+    return path
+
+
+def test_the_round_trip_is_exact_to_the_bit(archive: Path, empty: EmbeddedGallery) -> None:
+    outcome = import_records(Archive(archive), empty)
+    assert (outcome.enrolled, outcome.replaced, outcome.skipped, outcome.expired) == (len(RECORDS), 0, 0, 0)
+    check(empty, RECORDS)
+
+
+def test_a_gallery_of_any_engine_is_exported_page_by_page(
+    directory: Path, archive: Path, empty: EmbeddedGallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.gallery.archive.parquet._BYTES_OF_A_GROUP", 4 * DIMENSION * 7)
+    gallery = open_gallery(directory)
+    export_records(gallery_records(gallery), Archive(archive).stamp, tmp_path / "pages.parquet")
+    gallery.close()
+    assert pq.ParquetFile(tmp_path / "pages.parquet").num_row_groups == 15
+    import_records(Archive(tmp_path / "pages.parquet"), empty)
+    check(empty, RECORDS)
+
+
+@pytest.mark.parametrize("name", MILVUS)
+def test_records_move_to_milvus_and_back(archive: Path, tmp_path: Path, name: str) -> None:
+    with milvus_place(name) as place:
+        there = place.open()
+        table = pq.read_table(archive)
+        facts = table.schema.metadata | {b"not3d.embedding_space": place.space.encode()}
+        path = rewrite(tmp_path / "there.parquet", table.replace_schema_metadata(facts))
+        assert import_records(Archive(path), there).enrolled == len(RECORDS)
+        assert import_records(Archive(path), there, "skip").skipped == len(RECORDS)
+        export_records(gallery_records(there), Archive(path).stamp, tmp_path / "back.parquet")
+        there.close()
+        back = open_gallery(tmp_path / "back", embedding_space=place.space)
+    import_records(Archive(tmp_path / "back.parquet"), back)
+    check(back, RECORDS)
+    back.close()
+
+
+def test_other_programs_read_it(archive: Path) -> None:
+    assert archive.stat().st_mode & 0o777 == 0o600
+    table = pq.read_table(archive)
+    assert table.num_rows == len(RECORDS)
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types == {
+        "id": "string",
+        "embedding": f"fixed_size_list<element: float>[{DIMENSION}]",
+        "camera_id": "string",
+        **dict.fromkeys(("start_time", "end_time", "expires_at", "created_at"), "timestamp[us, tz=UTC]"),
+        "metadata": "string",
+        "frames": "int32",
+        "clips": "int32",
+        "thumbnail": "binary",
+    }
+    facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert facts == {
+        "not3d.format": "1",
+        "not3d.embedding_space": SPACE,
+        "not3d.dimension": str(DIMENSION),
+        "not3d.model": "sample",
+    }
+    rows = {row["id"]: row for row in table.to_pylist()}
+    assert rows["a.b:c_d-1"]["thumbnail"] == JPEG
+    assert rows["a.b:c_d-1"]["expires_at"] == SOON
+    assert json.loads(rows["odd"]["metadata"])["big"] == 2**70
+    np.testing.assert_array_equal(np.array(rows["r007"]["embedding"], np.float32), vector("r007"))
+
+
+def test_what_has_expired_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: EmbeddedGallery) -> None:
+    gallery = open_gallery(tmp_path / "data")
+    gallery.add(record("kept"))
+    gallery.add(record("expiring", expires_at=SOON))
+    gallery.close()
+    with open_stored(tmp_path / "data") as stored:
+        export_records(stored_records(stored), stored.stamp, tmp_path / "before.parquet")
+    later = int((SOON + timedelta(seconds=1)).timestamp() * 1e6)
+    monkeypatch.setattr("service.gallery.embedded.rows.now", lambda: later)
+    with open_stored(tmp_path / "data") as stored:
+        assert export_records(stored_records(stored), stored.stamp, tmp_path / "after.parquet") == 1
+    outcome = import_records(Archive(tmp_path / "before.parquet"), empty)
+    assert (outcome.enrolled, outcome.expired) == (1, 1)
+    check(empty, [record("kept")])
+
+
+def test_an_export_is_one_moment_beside_a_writer(directory: Path, tmp_path: Path) -> None:
+    gallery = open_gallery(directory)
+    with open_stored(directory) as stored:
+        pieces = stored_records(stored)
+        first = next(pieces)
+        gallery.delete("r050")
+        gallery.add(record("later"))
+        names = [one.id for one in first] + [one.id for piece in pieces for one in piece]
+    gallery.close()
+    assert sorted(names) == sorted(one.id for one in RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("existing", "expected"),
+    [("skip", (len(RECORDS) - 2, 0, 2)), ("replace", (len(RECORDS) - 2, 2, 0))],
+)
+def test_taken_ids(
+    archive: Path,
+    empty: EmbeddedGallery,
+    existing: Literal["skip", "replace"],
+    expected: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_OF_A_CHANGE", 7)
+    mine = [record("r003", camera_id="mine"), record("bare", camera_id="mine", thumbnail=JPEG)]
+    empty.put_many(mine)
+    with pytest.raises(GalleryError, match="2 of the file's 105 ids are enrolled already"):
+        import_records(Archive(archive), empty)
+    check(empty, mine)
+    seen: list[int] = []
+    outcome = import_records(Archive(archive), empty, existing, seen.append)
+    assert (outcome.enrolled, outcome.replaced, outcome.skipped) == expected
+    assert seen == [*range(7, 105, 7), 105]
+    kept = [one for one in RECORDS if one.id not in {"r003", "bare"}]
+    check(empty, [*kept, *mine] if existing == "skip" else RECORDS)
+    again = import_records(Archive(archive), empty, "skip")
+    assert (again.enrolled, again.skipped) == (0, 105)
+
+
+@pytest.mark.parametrize("existing", ["fail", "skip"])
+def test_what_somebody_else_enrols_meanwhile_stays(
+    archive: Path,
+    empty: EmbeddedGallery,
+    existing: Literal["fail", "skip"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a server others enrol as well, between any look at the ids and the writing."""
+    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_OF_A_CHANGE", 50)
+    theirs = record("r060", camera_id="theirs")
+
+    def enrol_one(rows: int) -> None:
+        if rows == 50:
+            empty.add(theirs)
+
+    if existing == "skip":
+        outcome = import_records(Archive(archive), empty, "skip", enrol_one)
+        assert (outcome.enrolled, outcome.replaced, outcome.skipped) == (104, 0, 1)
+    else:
+        with pytest.raises(GalleryError, match=r"'r060' was enrolled by somebody else meanwhile .* first 100 rows"):
+            import_records(Archive(archive), empty, "fail", enrol_one)
+    assert_same(empty.get("r060"), theirs)
+
+
+def test_an_import_that_was_interrupted_goes_on(
+    archive: Path, empty: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_OF_A_CHANGE", 10)
+
+    def stop(rows: int) -> None:
+        if rows == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_records(Archive(archive), empty, "fail", stop)
+    assert empty.count() == 50
+    outcome = import_records(Archive(archive), empty, "skip")
+    assert (outcome.enrolled, outcome.skipped) == (55, 50)
+    check(empty, RECORDS)
+
+
+@pytest.mark.parametrize("change", ["space", "dimension"])
+def test_vectors_of_another_model_stay_out(archive: Path, tmp_path: Path, change: str) -> None:
+    space, dimension = ("f" * 16, DIMENSION) if change == "space" else (SPACE, 16)
+    gallery = open_gallery(tmp_path / "other", embedding_space=space, dimension=dimension)
+    with pytest.raises(GalleryError, match="different models cannot be compared"):
+        import_records(Archive(archive), gallery, "replace")
+    assert gallery.count() == 0
+    gallery.close()
+
+
+def test_other_types_of_text_and_time_are_taken(archive: Path, tmp_path: Path, empty: EmbeddedGallery) -> None:
+    """As polars and pandas write them: large strings, dictionaries, lists of any length, columns in another order."""
+    table = pq.read_table(archive)
+    facts = table.schema.metadata
+    changed = {
+        "id": table["id"].cast(pa.large_string()),
+        "embedding": table["embedding"].cast(pa.list_(pa.float32())),
+        "camera_id": table["camera_id"].dictionary_encode(),
+        "frames": table["frames"].cast(pa.int64()),
+        "thumbnail": table["thumbnail"].cast(pa.large_binary()),
+    }
+    columns = {name: changed.get(name, table[name]) for name in reversed(table.column_names)}
+    path = rewrite(tmp_path / "other.parquet", pa.table(columns | {"more": table["id"]}).replace_schema_metadata(facts))
+    import_records(Archive(path), empty)
+    check(empty, RECORDS)
+
+
+def without_facts(table: Any) -> Any:
+    return table.replace_schema_metadata({})
+
+
+def of_another_format(table: Any) -> Any:
+    return table.replace_schema_metadata(table.schema.metadata | {b"not3d.format": b"9"})
+
+
+def with_a_short_vector(table: Any) -> Any:
+    lists = [row["embedding"][: 7 if row["id"] == "bare" else 8] for row in table.to_pylist()]
+    return table.set_column(1, "embedding", pa.array(lists, pa.list_(pa.float32())))
+
+
+def with_text(table: Any) -> Any:
+    return table.set_column(table.column_names.index("metadata"), "metadata", pa.array(["{"] * table.num_rows))
+
+
+def with_deep_text(table: Any) -> Any:
+    deep = "[" * 100_000 + "]" * 100_000
+    return table.set_column(table.column_names.index("metadata"), "metadata", pa.array([deep] * table.num_rows))
+
+
+def with_an_empty_thumbnail(table: Any) -> Any:
+    pictures = [b"" if row["id"] == "bare" else None for row in table.to_pylist()]
+    return table.set_column(table.column_names.index("thumbnail"), "thumbnail", pa.array(pictures, pa.binary()))
+
+
+def with_naive_times(table: Any) -> Any:
+    place = table.column_names.index("created_at")
+    return table.set_column(place, "created_at", table["created_at"].cast(pa.timestamp("us")))
+
+
+def with_a_lost_id(table: Any) -> Any:
+    return table.set_column(0, "id", pa.array([None, *table["id"].to_pylist()[1:]], pa.string()))
+
+
+def with_an_id_twice(table: Any) -> Any:
+    return pa.concat_tables([table, table.slice(3, 1)])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without_facts, "not say of which embedding space"),
+        (of_another_format, "format 9"),
+        (with_a_short_vector, "cannot be read"),
+        (with_text, r"row 0 \(id '.*'\): metadata is no JSON"),
+        (with_deep_text, r"row 0 \(id '.*'\): metadata is nested too deeply"),
+        (with_an_empty_thumbnail, r"thumbnail is not a JPEG file \(record 'bare'\)"),
+        (with_naive_times, "without a time zone in the column created_at"),
+        (with_a_lost_id, "'id' with null values"),
+        (with_an_id_twice, "twice"),
+        (lambda table: table.drop_columns(["clips"]), "lacks the column clips"),
+    ],
+)
+def test_what_is_not_right_is_told(
+    archive: Path, tmp_path: Path, empty: EmbeddedGallery, change: Any, reason: str
+) -> None:
+    path = rewrite(tmp_path / "wrong.parquet", change(pq.read_table(archive)))
+    with pytest.raises(GalleryError, match=reason):
+        import_records(Archive(path), empty)
+    assert empty.count() == 0
+
+
+def test_a_damaged_file_is_told(archive: Path, tmp_path: Path, empty: EmbeddedGallery) -> None:
+    with pytest.raises(GalleryError, match="there is no file"):
+        Archive(tmp_path / "absent.parquet")
+    data = bytearray(archive.read_bytes())
+    (tmp_path / "cut.parquet").write_bytes(data[:-5])
+    with pytest.raises(GalleryError, match="no Parquet file, or damaged"):
+        Archive(tmp_path / "cut.parquet")
+
+
+def test_an_export_overwrites_nothing_and_leaves_nothing_half(archive: Path, directory: Path, tmp_path: Path) -> None:
+    def broken() -> Iterator[list[Record]]:
+        yield RECORDS
+        raise GalleryError("the rest cannot be read")
+
+    stamp = Archive(archive).stamp
+    with pytest.raises(GalleryError, match="exists"):
+        export_records(iter([RECORDS]), stamp, archive)
+    with pytest.raises(GalleryError, match="the rest"):
+        export_records(broken(), stamp, tmp_path / "half.parquet")
+    assert not list(tmp_path.glob("half*"))
+    (tmp_path / "taken.parquet.part").touch()
+    with pytest.raises(GalleryError, match="being written by another"):
+        export_records(iter([RECORDS]), stamp, tmp_path / "taken.parquet")
+    assert (tmp_path / "taken.parquet.part").exists()
+
+
+def test_an_empty_gallery_is_an_empty_file(tmp_path: Path, empty: EmbeddedGallery) -> None:
+    open_gallery(tmp_path / "data").close()
+    with open_stored(tmp_path / "data") as stored:
+        assert export_records(stored_records(stored), stored.stamp, tmp_path / "none.parquet") == 0
+    assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
+    assert import_records(Archive(tmp_path / "none.parquet"), empty).enrolled == 0

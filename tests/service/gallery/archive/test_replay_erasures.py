@@ -1,0 +1,72 @@
+"""What was erased after a snapshot is erased again after it was restored."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.gallery import AuditEntry, Filter, GalleryError
+from service.gallery.archive.replay_erasures import dump, erase_again, read_log
+from service.gallery.archive.snapshot import restore, take_snapshot
+from service.gallery.embedded.audit import condition_of
+from tests.service.gallery.samples import at, enrol, open_gallery, record
+
+
+@pytest.mark.parametrize("kept_as", ["directory", "lines"])
+def test_every_erasure_since_the_snapshot_is_made_again(tmp_path: Path, kept_as: str) -> None:
+    gallery = open_gallery(tmp_path / "data")
+    enrol(gallery, [record(f"c{number}", camera_id=f"camera-{number}") for number in range(6)])
+    enrol(gallery, [record(f"t{number}", start_time=at(number), metadata={"n": number}) for number in range(6)])
+    gallery.delete("c0")
+    gallery.add(record("c0", camera_id="camera-0"))  # again, before the snapshot: stays
+    take_snapshot(tmp_path / "data", tmp_path / "snapshot")
+    gallery.delete("c1")
+    gallery.erase(Filter(camera_ids=("camera-2", "camera-3"), exclude_ids=("c3",)), dry_run=False)
+    gallery.erase(Filter(after=at(4), before=at(10)), dry_run=False)
+    gallery.erase(Filter(metadata={"n": 1}), dry_run=False)
+    gallery.add(record("later"))
+    expected = sorted({item.id for item in gallery.list().items} - {"later"})
+    source = tmp_path / "data"
+    if kept_as == "lines":
+        source = tmp_path / "audit.jsonl"
+        source.write_text("".join(dump(entry) + "\n" for entry in gallery.audit()))
+    entries = read_log(source)  # beside the gallery that is open
+    assert entries == list(gallery.audit())
+    gallery.close()
+    restore(tmp_path / "snapshot", tmp_path / "again")
+    gallery = open_gallery(tmp_path / "again")
+    assert gallery.count() == 12
+    assert erase_again(gallery, entries) == 5
+    assert [item.id for item in gallery.list().items] == expected
+    assert [entry.by for entry in gallery.audit()[:4]] == ["restore"] * 4
+    assert erase_again(gallery, entries) == 0
+    gallery.close()
+
+
+def entry(action: str, condition: Filter | str) -> AuditEntry:
+    given = {"id": condition} if isinstance(condition, str) else condition_of(condition)
+    return AuditEntry("r", datetime.now(UTC), action, "me", given, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("hello", "line 1 is no entry"),
+        ("{}", "no entry"),
+        ("[]", "no entry"),
+        (dump(entry("erase", Filter())), "no condition"),
+        (dump(entry("erase", "an id")), "cannot be made again"),
+        (dump(entry("delete", Filter(camera_ids=("c",)))), "cannot be made again"),
+    ],
+)
+def test_a_log_that_is_not_understood_is_told_before_anything_is_done(tmp_path: Path, line: str, reason: str) -> None:
+    (tmp_path / "audit.jsonl").write_text(line)
+    with pytest.raises(GalleryError, match=reason):
+        read_log(tmp_path / "audit.jsonl")
+
+
+def test_a_log_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match="cannot be read"):
+        read_log(tmp_path / "audit.jsonl")
+    with pytest.raises(GalleryError, match="there is no gallery"):
+        read_log(tmp_path)

@@ -1,0 +1,111 @@
+"""A GPU's copy, which knows no filter, never gives an answer that a filter forbids, nor a worse one than the CPU's.
+
+FAISS's CPU index stands for the GPU's, and is given no filter either.
+"""
+
+from typing import Any
+
+import faiss as untyped_faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.gallery.embedded.index import gpu
+from service.gallery.embedded.index.columns import Columns, Entry, RowFilter
+from service.gallery.embedded.index.flat import FlatVectors, unit_rows
+from service.gallery.embedded.index.gpu import GpuMirror, open_mirror
+from service.gallery.embedded.index.index import Index
+
+faiss: Any = untyped_faiss
+D, ROWS = 24, 3000
+
+
+def half_precision() -> Any:
+    return faiss.IndexScalarQuantizer(D, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+class Large(FlatVectors):
+    """Vectors that pass for too many to compare exactly."""
+
+    exact = False
+
+
+class Refusing(Large):
+    """The CPU's vectors where the GPU must answer."""
+
+    def nearest(self, *_: object) -> Any:
+        raise AssertionError("the CPU was asked")
+
+
+@pytest.fixture
+def rows() -> NDArray[np.float32]:
+    return unit_rows(np.random.default_rng(1).standard_normal((ROWS, D)).astype(np.float32))
+
+
+def build(rows: NDArray[np.float32], mirror: GpuMirror, kind: type[FlatVectors] = Large) -> Index:
+    index = Index(kind(D), Columns(), 0, mirror)
+    index.apply(1, [Entry(number, f"c{number % 3}", None, None) for number in range(len(rows))], rows, [])
+    return index
+
+
+def search(
+    index: Index, rows: NDArray[np.float32], query: NDArray[np.float32], selection: RowFilter
+) -> tuple[list[int], int]:
+    found = index.search(query, 10, selection, index._version, lambda numbers: rows[numbers])
+    assert found is not None
+    return found.numbers[:10].tolist(), found.searched
+
+
+@pytest.mark.parametrize("only", [ROWS, ROWS // 2, 200, 15, 3])
+def test_it_answers_as_the_cpu_does(rows: NDArray[np.float32], only: int) -> None:
+    mirror = GpuMirror(half_precision, D, 10**9)
+    index, plain = build(rows, mirror), build(rows, GpuMirror(half_precision, D, 0))
+    assert mirror.in_use
+    random = np.random.default_rng(only)
+    for query in unit_rows(random.standard_normal((20, D)).astype(np.float32)):
+        chosen = RowFilter(0, only=(np.sort(random.choice(ROWS, only, replace=False)),))
+        assert search(index, rows, query, chosen) == search(plain, rows, query, chosen)
+
+
+def test_it_answers_alone_without_a_filter_and_after_removals(rows: NDArray[np.float32]) -> None:
+    index = build(rows, GpuMirror(half_precision, D, 10**9), Refusing)
+    index.apply(2, [], np.empty((0, D), np.float32), list(range(0, ROWS, 3)))
+    for query in rows[:6]:
+        scores = rows @ query
+        scores[::3] = -2
+        assert search(index, rows, query, RowFilter(0))[0] == np.argsort(-scores)[:10].tolist()
+
+
+def test_rows_swept_out_are_forgotten(rows: NDArray[np.float32]) -> None:
+    mirror = GpuMirror(half_precision, D, 10**9)
+    index = build(rows, mirror)
+    index.apply(2, [], np.empty((0, D), np.float32), list(range(2000)))
+    vectors, alive, numbers = index.living()
+    index.replace(vectors.kept(alive, index.hold), numbers)
+    assert len(mirror._numbers) == 1000
+    assert "GPU" in index.description
+    assert search(index, rows, rows[2500], RowFilter(0))[0][0] == 2500
+
+
+def test_it_is_given_up_where_its_memory_does_not_suffice_or_it_fails(
+    rows: NDArray[np.float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    small = GpuMirror(half_precision, D, 2 * D * 2999)
+    index = build(rows, small)
+    assert not small.in_use
+    assert "room for 2999 records" in caplog.text
+    assert "GPU" not in index.description
+    assert search(index, rows, rows[5], RowFilter(0))[0][0] == 5
+
+    class Failing:
+        def add(self, rows: object) -> None:
+            raise RuntimeError("out of memory")
+
+    assert not (failing := GpuMirror(Failing, D, 10**9)).in_use or build(rows, failing)
+    assert not failing.in_use
+    assert "out of memory" in caplog.text
+
+
+def test_without_a_gpu_there_is_no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.faiss, "get_num_gpus", lambda: 0, raising=False)
+    assert open_mirror(D, 10**9) is None

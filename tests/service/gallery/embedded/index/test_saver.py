@@ -1,0 +1,377 @@
+"""A saved index is used where it is right, made up to date where it is old, and built anew where it is wrong."""
+
+import logging
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.gallery import EmbeddedGallery, Filter, GalleryError
+from service.gallery.embedded.index import file as index_file
+from service.gallery.embedded.index.file import Header
+from service.gallery.embedded.index.flat import FlatVectors
+from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, enrol, open_gallery, record, vector
+
+NAMES = [f"r{number:02}" for number in range(40)]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A closed gallery of NAMES with its saved index."""
+    gallery = open_gallery(tmp_path / "data")
+    enrol(gallery, map(record, NAMES))
+    gallery.close()
+    return tmp_path / "data"
+
+
+def check(gallery: EmbeddedGallery, names: list[str]) -> None:
+    """Every record is there, and the index has its vector and no other."""
+    assert gallery.count() == len(names)
+    for name in names:
+        assert_same(gallery.get(name), record(name))
+        found = gallery.search(vector(name), 1)
+        assert [hit.record.id for hit in found.hits] == [name]
+        assert found.hits[0].score == pytest.approx(1, abs=1e-6)
+        assert found.searched == len(names)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
+
+
+def kill(gallery: EmbeddedGallery, directory: Path, copy: Path) -> Path:
+    """What a SIGKILL would leave: the files as they are while the gallery is open."""
+    shutil.copytree(directory, copy)
+    gallery.close()
+    return copy
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def save_foreign(path: Path, *, token: str, embedding_space: str = SPACE, rows: int = 0) -> None:
+    header = Header(token, embedding_space, DIMENSION, rows)
+    pieces = FlatVectors(DIMENSION).pieces(np.empty(0, np.bool_), nullcontext)
+    index_file.save(path.parent, header, np.arange(rows, dtype=np.int64), pieces)
+
+
+def token_of(path: Path) -> str:
+    with sqlite3.connect(path.parent / "gallery.sqlite") as connection:
+        token = str(connection.execute("SELECT next_index_token FROM gallery").fetchone()[0])
+    connection.close()
+    return token
+
+
+def replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: path.unlink(), "missing"),
+    "empty": (lambda path: cut(path, 0), "not an index file"),
+    "cut in its first bytes": (lambda path: cut(path, 20), "not an index file"),
+    "cut in its header": (lambda path: cut(path, 80), "checksum"),
+    "cut in the middle": (lambda path: cut(path, path.stat().st_size // 2), "checksum"),
+    "short of one byte": (lambda path: cut(path, path.stat().st_size - 1), "checksum"),
+    "with a byte too many": (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "checksum"),
+    "with a flipped bit in the header": (lambda path: flip(path, 30), "checksum"),
+    "with a flipped bit in a vector": (lambda path: flip(path, path.stat().st_size - 100), "checksum"),
+    "with a flipped bit in the checksum": (lambda path: flip(path, path.stat().st_size - 1), "checksum"),
+    "text": (lambda path: path.write_text("hello " * 100), "not an index file"),
+    "a directory": (replace_by_directory, "cannot be read"),
+    "of another gallery": (lambda path: save_foreign(path, token="1" * 32), "last one saved"),
+    "of another space": (
+        lambda path: save_foreign(path, token=token_of(path), embedding_space="f" * 16),
+        "space ffffffffffffffff",
+    ),
+    "with fewer vectors than rows": (
+        lambda path: save_foreign(path, token=token_of(path), rows=3),
+        "do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_an_unusable_index_is_built_anew(
+    directory: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], reason: str
+) -> None:
+    path = directory / index_file.FILE_NAME
+    damage(path)
+    gallery = open_gallery(directory)
+    (message,) = warnings(caplog)
+    assert reason in message
+    assert "40 records" in message
+    assert not path.is_file()  # for all one knows it has what was erased
+    check(gallery, NAMES)
+    gallery.close()
+    if path.is_dir():
+        path.rmdir()
+        return
+    caplog.clear()
+    gallery = open_gallery(directory)
+    assert warnings(caplog) == []
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_a_right_index_is_used(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_vector_read(self: FlatVectors, rows: object) -> None:
+        raise AssertionError("a vector was read from the database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FlatVectors, "append", no_vector_read)
+        gallery = open_gallery(directory)
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_an_index_that_is_behind_is_made_up_to_date(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery = open_gallery(directory)
+    for name in NAMES[:5]:
+        gallery.delete(name)
+    gallery.add(record("new"))
+    gallery.put(record(NAMES[10]))
+    left = kill(gallery, directory, tmp_path / "killed")
+    gallery = open_gallery(left)
+    assert warnings(caplog) == []
+    check(gallery, [*NAMES[5:], "new"])
+    # The deleted ones do not wait in the old file for the next save.
+    assert not (left / index_file.FILE_NAME).exists()
+    gallery.close()
+
+
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_a_crash_while_the_index_is_saved_leaves_a_right_one(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    """Killed with the new token in the database, before or after the new file is in place."""
+    save, left = index_file.save, tmp_path / "killed"
+
+    def copy_files_and_save(*arguments: Any) -> None:
+        if step == "before":
+            shutil.copytree(directory, left)
+        save(*arguments)
+        if step == "after":
+            shutil.copytree(directory, left)
+
+    gallery = open_gallery(directory)
+    gallery.add(record("new"))
+    with monkeypatch.context() as patched:
+        patched.setattr(index_file, "save", copy_files_and_save)
+        gallery.close()
+    gallery = open_gallery(left)
+    assert warnings(caplog) == []
+    check(gallery, [*NAMES, "new"])
+    gallery.close()
+
+
+def test_an_index_from_the_future_of_a_restored_backup_is_not_used(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backup = tmp_path / "backup"
+    shutil.copytree(directory, backup)
+    gallery = open_gallery(directory)
+    gallery.add(record("lost"))
+    gallery.close()
+    shutil.copy(backup / "gallery.sqlite", directory / "gallery.sqlite")
+    gallery = open_gallery(directory)
+    assert "last one saved" in warnings(caplog)[0]
+    # Gets the number that "lost" had.
+    gallery.add(record("found"))
+    check(gallery, [*NAMES, "found"])
+    gallery.close()
+
+
+def test_a_gallery_killed_before_its_first_save_opens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gallery = open_gallery(tmp_path / "data")
+    enrol(gallery, map(record, NAMES))
+    gallery = open_gallery(kill(gallery, tmp_path / "data", tmp_path / "killed"))
+    assert warnings(caplog) == []
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.gallery.embedded.index.saver._FEWEST_CHANGES_TO_SAVE", 30)
+    gallery = open_gallery(tmp_path)
+    enrol(gallery, map(record, NAMES[:29]))
+    assert not (tmp_path / index_file.FILE_NAME).exists()
+    gallery.add(record(NAMES[29]))
+    for _ in range(1000):
+        if (tmp_path / index_file.FILE_NAME).exists():
+            break
+        gallery.search(vector("q"), 1)
+    assert (tmp_path / index_file.FILE_NAME).exists()
+    gallery.close()
+
+
+def test_a_kill_finds_most_rows_of_a_bulk_in_the_saved_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a save takes: to read the vectors of a million rows anew would take the next start half a minute."""
+    monkeypatch.setattr("service.gallery.embedded.index.saver._FEWEST_CHANGES_TO_SAVE", 30)
+    save, done = index_file.save, []
+
+    def slow_save(*args: Any) -> None:
+        time.sleep(0.2)  # ten seconds until one that is not urgent
+        save(*args)
+        done.append(len(args[2]))
+
+    monkeypatch.setattr(index_file, "save", slow_save)
+    gallery = open_gallery(tmp_path / "data")
+    for start in range(0, 400, 40):
+        gallery.put_many([record(f"r{number:03}") for number in range(start, start + 40)])
+        time.sleep(0.05)
+    deadline = time.monotonic() + 8
+    while done[-1:] < [321] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    again = open_gallery(kill(gallery, tmp_path / "data", tmp_path / "killed"))
+    assert again._saver._unsaved < 80
+    check(again, [f"r{number:03}" for number in range(400)])
+    again.close()
+
+
+def test_while_saving_fails_it_is_not_tried_with_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.gallery.embedded.index.saver._FEWEST_CHANGES_TO_SAVE", 5)
+    tried: list[str] = []
+
+    def fail(*_args: Any) -> None:
+        tried.append("tried")
+        time.sleep(0.05)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(index_file, "save", fail)
+    gallery = open_gallery(tmp_path)
+    for name in NAMES:
+        gallery.add(record(name))
+        time.sleep(0.01)
+    assert len(tried) == 1
+    monkeypatch.undo()
+    gallery.close()
+    assert (tmp_path / index_file.FILE_NAME).exists()
+
+
+def test_an_index_that_cannot_be_saved_is_only_a_warning(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_space(self: FlatVectors, mask: object, hold: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    gallery = open_gallery(directory)
+    gallery.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(FlatVectors, "pieces", no_space)
+        gallery.add(record("new"))
+        gallery.close()
+    assert any("No space left" in message for message in warnings(caplog))
+    assert not list(directory.glob("index*"))
+    gallery = open_gallery(directory)
+    check(gallery, [*NAMES[1:], "new"])
+    gallery.close()
+
+
+def test_a_row_without_its_vector_is_not_passed_over(directory: Path) -> None:
+    (directory / index_file.FILE_NAME).unlink()
+    with sqlite3.connect(directory / "gallery.sqlite") as connection:
+        connection.execute("DELETE FROM embeddings WHERE number = 7")
+    connection.close()
+    with pytest.raises(GalleryError, match="damaged"):
+        open_gallery(directory)
+
+
+def test_records_that_expire_one_by_one_do_not_keep_the_disk_busy_and_an_erasure_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves: list[str] = []
+    save = index_file.save
+
+    def slow_save(*args: Any) -> None:
+        saves.append("saved")
+        time.sleep(0.05)  # two and a half seconds until the next one
+        save(*args)
+
+    monkeypatch.setattr(index_file, "save", slow_save)
+    gallery = open_gallery(tmp_path)
+    enrol(gallery, map(record, NAMES))
+    for name in NAMES[:10]:
+        gallery.delete(name)
+        gallery.expire()
+        time.sleep(0.02)
+    assert len(saves) <= 1
+    gallery.erase(Filter(exclude_ids=tuple(NAMES[20:])), dry_run=False)
+    for _ in range(100):
+        if len(saves) == 2:
+            break
+        time.sleep(0.02)
+    assert len(saves) == 2
+    gallery.close()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), MemoryError()], ids=["no space", "no memory"]
+)
+def test_a_save_that_failed_is_made_up_for(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """By the next one in the same thread, and by the closing; nothing of what was erased stays meanwhile."""
+    path = directory / index_file.FILE_NAME
+
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert condition()
+
+    gallery = open_gallery(directory)
+    for again in (gallery.expire, gallery.close):
+        caplog.clear()
+        name = f"of {again.__name__}"
+        gallery.add(record(name, camera_id=name))
+        with monkeypatch.context() as patched:
+            patched.setattr(index_file, "save", fail)
+            gallery.erase(Filter(camera_ids=(name,)), dry_run=False)
+            until(lambda: len(warnings(caplog)) == 1 and not path.exists())
+        again()
+        until(path.exists)
+    gallery = open_gallery(directory)
+    check(gallery, NAMES)
+    gallery.close()
+
+
+def test_an_erasure_for_which_no_thread_can_be_started_is_done_and_the_next_sweep_saves(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gallery = open_gallery(directory)
+    before = (directory / index_file.FILE_NAME).read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        assert gallery.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False).erased == 1
+    assert "can't start new thread" in caplog.text
+    gallery.expire()
+    deadline = time.monotonic() + 30
+    while (directory / index_file.FILE_NAME).read_bytes() == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (directory / index_file.FILE_NAME).read_bytes() != before
+    check(gallery, NAMES[1:])
+    gallery.close()

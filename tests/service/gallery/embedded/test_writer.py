@@ -1,0 +1,212 @@
+"""Concurrent changes share a commit, and one that fails does not take along what it should not."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from service.gallery import DiskFull, DuplicateId, GalleryError
+from service.gallery.embedded.database import Stamp, connect, prepare
+from service.gallery.embedded.writer import Change, Writer, _Call
+from tests.service.gallery.samples import SPACE
+
+
+class Desk:
+    """A writer on a real file, with what it told the index."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.connection = connect(directory, read_only=False)
+        prepare(self.connection, directory, Stamp(SPACE, 8, "sample"))
+        self.connection.execute("CREATE TABLE notes (text TEXT UNIQUE)")
+        self.versions: list[int] = []
+        self.writer = Writer(self.connection, directory, self.follow)
+
+    def follow(self, version: int, change: Change) -> None:
+        # What is told must be on the disk: another connection sees it.
+        assert self.read("SELECT version FROM gallery") == [version]
+        self.versions.append(version)
+
+    def read(self, query: str) -> list[object]:
+        other = sqlite3.connect(self.directory / "gallery.sqlite")
+        try:
+            return [row[0] for row in other.execute(query)]
+        finally:
+            other.close()
+
+    def notes(self) -> set[object]:
+        return set(self.read("SELECT text FROM notes"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.writer.close()
+
+
+def note(text: str, change: Change, connection: sqlite3.Connection) -> str:
+    connection.execute("INSERT INTO notes VALUES (?)", (text,))
+    change.other = True
+    return text.upper()
+
+
+def run_together(desk: Desk, pool: ThreadPoolExecutor, texts: list[str]) -> list[Future[str]]:
+    """Have work for all these texts wait until the writer is free, so that it is one group."""
+    leading, waiting = threading.Event(), threading.Event()
+
+    def hold(connection: sqlite3.Connection, change: Change) -> None:
+        leading.set()
+        assert waiting.wait(10)
+
+    def work(text: str) -> str:
+        def write(connection: sqlite3.Connection, change: Change) -> str:
+            if text == "duplicate":
+                raise DuplicateId(text)
+            return note(text, change, connection)
+
+        return desk.writer.run(write)
+
+    held = pool.submit(desk.writer.run, hold)
+    assert leading.wait(10)
+    futures = [pool.submit(work, text) for text in texts]
+    while len(desk.writer._waiting) < len(texts):
+        time.sleep(0.001)
+    waiting.set()
+    held.result(10)
+    return futures
+
+
+def test_who_waits_together_is_committed_together(desk: Desk) -> None:
+    texts = [f"t{number}" for number in range(12)]
+    with ThreadPoolExecutor(20) as pool:
+        futures = run_together(desk, pool, texts)
+        assert [future.result(10) for future in futures] == [text.upper() for text in texts]
+    assert desk.versions == [1]
+    assert desk.notes() == set(texts)
+
+
+def test_a_refused_change_fails_alone(desk: Desk) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        before, refused, after = run_together(desk, pool, ["a", "duplicate", "b"])
+        with pytest.raises(DuplicateId):
+            refused.result(10)
+        assert (before.result(10), after.result(10)) == ("A", "B")
+    assert desk.notes() == {"a", "b"}
+
+
+def test_where_nothing_changed_nothing_is_committed(desk: Desk) -> None:
+    assert desk.writer.run(lambda connection, change: 5) == 5
+    assert desk.versions == []
+
+
+def test_an_error_of_the_database_fails_the_group_and_keeps_nothing_of_it(desk: Desk) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        futures = run_together(desk, pool, ["a", "b", "a", "c"])  # the second "a" breaks the UNIQUE rule
+        for future in futures:
+            with pytest.raises(GalleryError, match="UNIQUE"):
+                future.result(10)
+    assert desk.notes() == set()
+    assert desk.versions == []
+    desk.writer.run(lambda connection, change: note("later", change, connection))
+    assert desk.notes() == {"later"}
+
+
+def test_an_unforeseen_exception_reaches_its_caller_and_lets_the_others_go(desk: Desk) -> None:
+    def fail(connection: sqlite3.Connection, change: Change) -> None:
+        note("half", change, connection)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        desk.writer.run(fail)
+    desk.writer.run(lambda connection, change: note("later", change, connection))
+    assert desk.notes() == {"later"}
+
+
+def test_what_is_on_the_disk_is_acknowledged_whatever_follows(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a client would send it once more."""
+
+    def fail(_version: int, _change: Change) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(desk.writer, "_committed", fail)
+    group = [_Call(lambda connection, change, name=name: note(name, change, connection)) for name in "abc"]
+    with pytest.raises(ZeroDivisionError):
+        desk.writer._lead(group)
+    assert desk.notes() == {"a", "b", "c"}
+    assert all(call.finished and call.error is None for call in group)
+
+
+def test_a_full_database_says_so_and_goes_on_when_there_is_room(desk: Desk) -> None:
+    (pages,) = desk.connection.execute("PRAGMA page_count").fetchone()
+    desk.connection.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall()
+    with pytest.raises(DiskFull, match=str(desk.directory)):
+        desk.writer.run(lambda connection, change: note("x" * 100_000, change, connection))
+    desk.writer.run(lambda connection, change: note("small", change, connection))
+    assert desk.notes() == {"small"}
+
+
+def test_the_log_is_emptied_or_it_is_told_that_a_reader_is_in_the_way(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_file = desk.directory / "gallery.sqlite-wal"
+    with closing(connect(desk.directory, read_only=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM notes").fetchall()
+        desk.writer.run(lambda connection, change: note("a", change, connection))
+        begin = time.monotonic()
+        assert not desk.writer.empty_log()
+        assert time.monotonic() - begin < 5  # writers wait for it
+        assert "readers kept" in caplog.text
+        assert log_file.stat().st_size > 0
+    assert desk.writer.empty_log()
+    assert log_file.stat().st_size == 0
+    assert desk.notes() == {"a"}
+
+
+def test_closing_waits_for_the_work_under_way(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        futures = run_together(desk, pool, ["a", "b"])
+        desk.writer.close()
+        assert [future.result(10) for future in futures] == ["A", "B"]
+    assert desk.notes() == {"a", "b"}
+    with pytest.raises(GalleryError, match="closed"):
+        desk.writer.run(lambda connection, change: None)
+
+
+def test_nobody_uses_the_connection_while_it_is_being_closed(tmp_path: Path) -> None:
+    """Else SQLite would end the process."""
+    desk = Desk(tmp_path)
+
+    class Closing:
+        """A connection that takes its time to close."""
+
+        def __init__(self) -> None:
+            self.begun, self.end = threading.Event(), threading.Event()
+            self.used: list[str] = []
+
+        def execute(self, statement: str) -> None:
+            self.used.append(statement)
+
+        def close(self) -> None:
+            self.begun.set()
+            assert self.end.wait(10)
+
+    slow = Closing()
+    desk.writer._connection = slow  # type: ignore[assignment]
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(desk.writer.close)
+        assert slow.begun.wait(10)
+        assert not desk.writer.empty_log()
+        with pytest.raises(GalleryError, match="closed"), desk.writer.paused():
+            pass
+        slow.end.set()
+        closed.result(10)
+    assert slow.used == []
+    desk.connection.close()

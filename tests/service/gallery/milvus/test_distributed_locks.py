@@ -1,0 +1,184 @@
+"""Two replicas, as two galleries of one collection, that change the same records at once."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pymilvus")
+
+from service.gallery import DuplicateId, Filter, GalleryUnavailable
+from service.gallery.embedded import rows
+from service.gallery.milvus import distributed_locks
+from service.gallery.milvus import gallery as milvus_gallery
+from tests.service.gallery.engines import MILVUS, MilvusPlace, milvus_place
+from tests.service.gallery.samples import at, record
+
+
+@pytest.fixture(scope="module", params=MILVUS)
+def place(request: pytest.FixtureRequest) -> Iterator[MilvusPlace]:
+    with milvus_place(request.param) as place:
+        place.open().close()
+        yield place
+
+
+@pytest.fixture
+def replicas(place: MilvusPlace) -> Iterator[list[Any]]:
+    place.empty()
+    opened = [place.open() for _ in range(3)]
+    yield opened
+    for one in opened:
+        one.close()
+
+
+def at_once(calls: list[Any]) -> list[Any]:
+    """What each gave, or the error it raised; all begin together."""
+    together = threading.Barrier(len(calls))
+
+    def run(call: Any) -> Any:
+        together.wait()
+        try:
+            return call()
+        except DuplicateId as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+@pytest.mark.parametrize("name", [f"n{number}" for number in range(5)])
+def test_of_replicas_adding_one_id_at_once_exactly_one_wins(replicas: list[Any], name: str) -> None:
+    answers = at_once([partial(one.add, record(name, camera_id=f"r{i}")) for i, one in enumerate(replicas)])
+    won = [i for i, answer in enumerate(answers) if answer is None]
+    assert len(won) == 1, answers
+    assert all(one.get(name).camera_id == f"r{won[0]}" for one in replicas)
+    assert replicas[0].count() == 1
+
+
+@pytest.mark.parametrize("name", [f"n{number}" for number in range(3)])
+def test_of_replicas_putting_one_id_at_once_exactly_one_made_it(replicas: list[Any], name: str) -> None:
+    assert sorted(at_once([partial(one.put, record(name)) for one in replicas])) == [False, False, True]
+    assert sorted(at_once([partial(one.delete, name) for one in replicas])) == [False, False, True]
+    assert [entry.action for entry in replicas[0].audit()] == ["delete"]
+
+
+def test_overlapping_bulks_do_not_wait_in_a_circle(replicas: list[Any]) -> None:
+    names = [f"n{number}" for number in range(20)]
+    orders = (names, names[::-1], names[7:] + names[:7])
+    calls = [
+        partial(one.put_many, [record(name) for name in order]) for one, order in zip(replicas, orders, strict=True)
+    ]
+    assert sorted(at_once(calls)) == [0, 0, 20]
+
+
+def test_of_bulks_that_replace_nothing_exactly_one_enrols_an_id(replicas: list[Any]) -> None:
+    names = [f"n{number}" for number in range(20)]
+    calls = [
+        partial(one.add_many, [record(name, camera_id=f"c{number}") for name in names])
+        for number, one in enumerate(replicas)
+    ]
+    taken = at_once(calls)
+    assert sorted(map(len, taken)) == [0, 20, 20]
+    winner = f"c{[len(one) for one in taken].index(0)}"
+    assert {replicas[0].get(name).camera_id for name in names} == {winner}
+
+
+def test_an_erasure_is_counted_once(replicas: list[Any]) -> None:
+    replicas[0].put_many([record(f"n{number}") for number in range(10)])
+    wanted = Filter(camera_ids=("c1",))
+    erasures = at_once([partial(one.erase, wanted, dry_run=False) for one in replicas])
+    assert sorted(erasure.erased for erasure in erasures) == [0, 0, 10]
+    assert sorted(entry.erased for entry in replicas[0].audit()) == [0, 0, 10]
+    replicas[0].put_many([record(f"n{number}", expires_at=at(number)) for number in range(10)])
+    assert sorted(at_once([one.expire for one in replicas])) == [0, 0, 10]
+
+
+def remove(gallery: Any, how: str) -> None:
+    if how == "expire":
+        gallery.expire()
+    else:
+        gallery.erase(Filter(camera_ids=("c1",)), dry_run=False)
+
+
+@pytest.mark.parametrize("how", ["expire", "erase"])
+def test_what_is_enrolled_anew_before_the_removal_stays(
+    replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    remover, other, _ = replicas
+    remover.put_many([record(name, expires_at=at(1) if how == "expire" else None) for name in ("a", "b", "c")])
+    place = remover._claims.place
+    held = []
+
+    def put_then_place(names: list[str]) -> Any:
+        if "id a" in names:  # what goes has been looked for, and is not held yet
+            held.append(sorted(names))
+            other.put(record("a", camera_id="c2"))
+        return place(names)
+
+    monkeypatch.setattr(remover._claims, "place", put_then_place)
+    remove(remover, how)
+    assert held == [["id a", "id b", "id c"]]
+    assert [one.id for one in other.list().items] == ["a"]
+    assert other._connection.count(other._records, 'id > ""') == 1
+
+
+@pytest.mark.parametrize("how", ["expire", "erase"])
+def test_who_enrolls_anew_waits_for_the_removal(replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    remover, other, _ = replicas
+    remover.put(record("a", expires_at=at(1) if how == "expire" else None))
+    delete = remover._connection.delete
+    with ThreadPoolExecutor(1) as pool:
+        puts: list[Any] = []
+
+        def begin_put_then_delete(collection: str, where: str) -> None:
+            puts.append(pool.submit(other.put, record("a", camera_id="c2")))
+            with pytest.raises(TimeoutError):  # as nobody lets go of the id before it is gone
+                puts[0].result(timeout=0.5)
+            delete(collection, where)
+
+        monkeypatch.setattr(remover._connection, "delete", begin_put_then_delete)
+        remove(remover, how)
+        assert [put.result() for put in puts] == [True]
+    assert other.get("a").camera_id == "c2"
+
+
+def test_more_is_removed_than_goes_at_once(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milvus_gallery, "_IDS_AT_ONCE", 3)
+    replicas[0].put_many([record(f"n{number}", camera_id="c2" if number == 4 else "c1") for number in range(10)])
+    assert replicas[0].erase(Filter(camera_ids=("c1",)), dry_run=False).erased == 9
+    assert [one.id for one in replicas[1].list().items] == ["n4"]
+
+
+def test_a_dead_replicas_claim_is_waited_for_and_runs_out(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    dead, living, _ = replicas
+    claim = distributed_locks.Claim(dead._connection, dead._claims._collection, "dead", 1, ["id a"])
+    claim.write(0)
+    monkeypatch.setattr(distributed_locks, "_LONGEST_WAIT_SECONDS", 0.5)
+    with pytest.raises(GalleryUnavailable, match="another replica"):
+        living.put(record("a"))
+    assert living.put(record("b")) is True  # others are free
+    later = rows.now() + 61 * 10**6
+    monkeypatch.setattr(rows, "now", lambda: later)
+    assert living.put(record("a")) is True
+
+
+def test_who_took_too_long_does_not_write(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed_locks, "_LONGEST_TURN_SECONDS", 0.0)
+    with pytest.raises(GalleryUnavailable, match="too slowly"):
+        replicas[0].put(record("a"))
+    assert replicas[1].get("a") is None
+
+
+def test_old_claims_are_swept_out(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = replicas[0]
+    gallery.put(record("a"))
+    collection = gallery._claims._collection
+    assert gallery._connection.count(collection, "") == 1
+    monkeypatch.setattr(distributed_locks, "_SWEEP_SECONDS", 0.0)
+    now = rows.now()
+    monkeypatch.setattr(rows, "now", lambda: now + 200 * 10**6)
+    gallery.put(record("b"))
+    assert [row["name"] for row in gallery._connection.query(collection, "state >= 0", ["name"])] == ["id b"]

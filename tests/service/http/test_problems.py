@@ -1,0 +1,95 @@
+import errno
+import logging
+import os
+from typing import Any
+
+import pytest
+
+from service.gallery.records import DiskFull
+from service.http.problems import KINDS, Fault, Problem, field_name
+from tests.service.live import Live
+from tests.service.pictures import form, tracklet
+from tests.service.problem import check_problem
+
+
+def test_fields_are_named_as_people_write_them() -> None:
+    assert field_name(("boxes", 3, 1)) == "boxes[3][1]"
+    assert field_name(("filter", "camera_ids", 0)) == "filter.camera_ids[0]"
+    assert field_name(()) == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"boxes": [1]},
+        {"boxes": {}},
+        {"boxes": []},
+        {"boxes": [[0, 0, 0, 9]]},
+        {"boxes": [[0, 0, 0, 9, 9, 9]]},
+        {"metadata": []},
+        {"metadata": {"a": 2**64}},
+        {"end_time": "noon"},
+        {"filter": 1},
+    ],
+)
+def test_faults_are_told_in_the_words_of_json(shared: Live, body: dict[str, Any]) -> None:
+    path = "/search" if "filter" in body else "/embed"
+    errors = check_problem(shared.client.post(path, json=body), 400, "malformed")["errors"]
+    assert {fault["field"].partition("[")[0] for fault in errors} == set(body)
+    text = " ".join(fault["reason"] for fault in errors)
+    for word in ("Value error", "uple", "list", "List", "ictionary", "validation", "Body", "instance"):
+        assert word not in text
+
+
+def test_every_kind_has_an_error_status() -> None:
+    assert all(400 <= status < 600 and title for status, title in KINDS.values())
+
+
+def test_a_problem_of_a_frame() -> None:
+    problem = Problem.of_frame(3, "is dark", "unusable-frames")
+    assert problem.status == 422
+    assert problem.errors == (Fault(frame=3, reason="is dark"),)
+    assert "frame 3" in problem.detail
+
+
+def test_an_engine_that_fails_is_a_500_without_its_inner_life(
+    live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not bad input, so 500 is right; what went wrong is in the log and not in the answer."""
+    caplog.set_level(logging.ERROR)
+    engine = live.app.state.service.startup.loaded.embedder._batcher._engine
+
+    def fail(clips: Any) -> None:
+        raise RuntimeError("device lost at 0xdead")
+
+    monkeypatch.setattr(type(engine), "embed", lambda self, clips: fail(clips))
+    answer = live.client.post("/embed", files=form(tracklet(1, 2)), data={"id": "x"})
+    document = check_problem(answer, 500, "internal")
+    assert "0xdead" not in answer.text
+    assert "0xdead" in caplog.text
+    monkeypatch.undo()
+    assert live.client.get("/gallery/x").status_code == 404
+    assert live.client.post("/embed", files=form(tracklet(1, 2)), data={"id": "x"}).status_code == 201
+    assert document["request_id"]
+
+
+def test_a_full_disk_is_a_507_and_nothing_is_kept(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkstemp", full)
+        answer = live.client.post("/embed", files={"video": ("v.mp4", b"data")})
+    check_problem(answer, 507, "disk-full")
+    assert live.client.get("/gallery").json()["items"] == []
+
+
+def test_a_gallery_on_a_full_disk_is_a_507(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: Any) -> None:
+        raise DiskFull("no space left for the gallery")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(live.app.state.service.startup.loaded.gallery), "add", full)
+        answer = live.client.post("/embed", files=form(tracklet(1, 1)), data={"id": "later"})
+    check_problem(answer, 507, "disk-full")
+    assert live.client.post("/embed", files=form(tracklet(1, 1)), data={"id": "later"}).status_code == 201

@@ -1,0 +1,150 @@
+import asyncio
+import base64
+import json
+import logging
+import signal
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from service.http.request_log import RequestLog
+from service.telemetry.logs import JsonFormatter, request_id
+from service.telemetry.metrics import Metrics
+from tests.service.live import Live, wait_for
+from tests.service.pictures import form, tracklet
+from tests.service.test_server import running
+
+
+def test_a_request_gets_an_id(shared: Live) -> None:
+    assert UUID(shared.client.get("/livez").headers["x-request-id"]).version == 7
+
+
+def test_a_clients_own_id_is_kept_where_it_is_well_formed(shared: Live) -> None:
+    assert shared.client.get("/livez", headers={"x-request-id": "trace-7"}).headers["x-request-id"] == "trace-7"
+    given = shared.client.get("/livez", headers={"x-request-id": 'a" b'}).headers["x-request-id"]
+    assert UUID(given).version == 7
+
+
+def test_the_access_log_has_the_route_and_no_content(shared: Live, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    data = {"id": "secret-name", "camera_id": "secret-camera", "metadata": '{"secret": "person"}'}
+    shared.client.post("/embed?include_embedding=true", files=form(tracklet(1, 2)), data=data)
+    shared.client.get("/gallery/secret-name")
+    # The line is written once the answer is out, so that the client may be here first.
+    wait_for(lambda: [record.getMessage() for record in caplog.records].count("answered") >= 2)
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("not3d")]
+    answered = [json.loads(line) for line in lines if '"answered"' in line]
+    assert [(line["method"], line["route"], line["status"]) for line in answered] == [
+        ("POST", "/embed", 201),
+        ("GET", "/gallery/{id}", 200),
+    ]
+    assert all(line["ms"] >= 0 and line["level"] == "info" for line in answered)
+    assert "secret" not in "".join(lines)
+
+
+def test_the_access_log_tells_what_the_request_took(shared: Live, caplog: pytest.LogCaptureFixture) -> None:
+    """A tracklet of two calls of the engine, one frame of which is no image; a search; a call that needs no body."""
+    caplog.set_level(logging.INFO)
+    frames = [*tracklet(2, 9), b"text"]
+    request = shared.client.build_request("POST", "/embed", files=form(frames), data={"id": "costly"})
+    size = len(request.read())
+    assert shared.client.send(request).status_code == 201
+    assert shared.client.post("/search", json={"id": "costly"}).status_code == 200
+    assert shared.client.get("/info").status_code == 200
+    wait_for(lambda: [record.getMessage() for record in caplog.records].count("answered") >= 3)
+    answered = [record.facts for record in caplog.records if record.getMessage() == "answered"]  # type: ignore[attr-defined]
+    embed, search, info = answered
+    clip_length = shared.app.state.service.startup.loaded.bundle.spec.clip_length
+    assert (embed["bytes"], embed["frames"], embed["clips"]) == (size, 9, -(-9 // clip_length))
+    assert set(embed["stages"]) == {"read", "parse", "decode", "queue", "infer", "index"}
+    assert all(0 < embed["stages"][name] < embed["ms"] for name in ("decode", "infer"))
+    assert (search["frames"], search["clips"]) == (0, 0)
+    assert search["bytes"] == len('{"id":"costly"}')
+    assert set(search["stages"]) == {"read", "parse", "index"}
+    assert (info["bytes"], info["stages"]) == (0, {})
+
+
+def test_the_whole_log_of_a_process_is_free_of_what_clients_sent(bundle: Path, tmp_path: Path) -> None:
+    """At the level that logs most, over good, bad and refused requests alike."""
+    secrets = {name: f"recognisable-{name}" for name in ("id", "camera", "metadata", "file", "query", "field")}
+    key, wrong_key = "key-of-recognisable-characters", "another-recognisable-key"
+    frames = tracklet(3, 4)
+    data = {"id": secrets["id"], "camera_id": secrets["camera"], "metadata": json.dumps({"note": secrets["metadata"]})}
+    files = [("frames", (f"{secrets['file']}.jpg", frame, "image/jpeg")) for frame in frames]
+    headers = {"authorization": f"Bearer {key}"}
+    with running(bundle, tmp_path / "data", LOG_LEVEL="debug", API_KEYS=key) as (process, url):
+        with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
+            answer = client.post("/embed?include_embedding=true", files=files, data=data)
+            statuses = [answer.status_code, client.post("/embed", files=files, data=data).status_code]
+            texts = [base64.b64encode(frame).decode() for frame in frames]
+            statuses += [
+                client.post("/embed", json={"id": f"{secrets['id']}-2", "frames": texts}).status_code,
+                client.post("/search", json={"embedding": answer.json()["embedding"]}).status_code,
+                client.post("/search", json={"id": secrets["id"], secrets["field"]: 1}).status_code,
+                client.post("/embed", files=[("frames", (secrets["file"], b"no image", "image/jpeg"))]).status_code,
+                client.get(f"/gallery/{secrets['id']}").status_code,
+                client.get(f"/gallery/{secrets['id']}-absent").status_code,
+                client.get(f"/readyz?{secrets['query']}=1").status_code,
+                client.get(f"/{secrets['query']}").status_code,
+                client.get("/info", headers={"authorization": f"Bearer {wrong_key}"}).status_code,
+            ]
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert statuses == [201, 409, 201, 200, 400, 415, 200, 404, 400, 404, 403]
+    lines = [json.loads(line) for line in log.splitlines()]
+    answered = [line for line in lines if line["message"] == "answered"]
+    assert all(UUID(line["request_id"]).version == 7 for line in answered)
+    assert [line["status"] for line in answered if line["status"] not in {200, 503}] == [
+        status for status in statuses if status != 200
+    ]
+    found = [word for word in ("recognisable", *texts, str(answer.json()["embedding"][0])) if word in log]
+    assert not found
+
+
+def test_a_line_is_one_json_object_with_the_request_id() -> None:
+    token = request_id.set("r-1")
+    try:
+        record = logging.makeLogRecord({"name": "n", "levelname": "INFO", "msg": "a\n%s", "args": ("b",)})
+        line = JsonFormatter().format(record)
+    finally:
+        request_id.reset(token)
+    assert "\n" not in line
+    assert json.loads(line)["message"] == "a\nb"
+    assert json.loads(line)["request_id"] == "r-1"
+
+
+def test_an_exception_is_logged_with_its_traceback() -> None:
+    try:
+        raise ValueError("why")
+    except ValueError as error:
+        record = logging.makeLogRecord({"msg": "m", "exc_info": (ValueError, error, error.__traceback__)})
+    assert "ValueError: why" in json.loads(JsonFormatter().format(record))["exception"]
+
+
+def test_a_request_cut_off_by_the_end_of_the_service_is_told_so() -> None:
+    async def never(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.sleep(60)
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def cut_off() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": [], "state": {}}
+        task = asyncio.create_task(RequestLog(never, Metrics())(scope, receive, send))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await task
+
+    asyncio.run(cut_off())
+    assert sent[0]["status"] == 503
+    assert Headers(raw=sent[0]["headers"])["retry-after"] == "5"
+    assert b"send it again" in sent[1]["body"]

@@ -1,0 +1,78 @@
+import time
+
+import pytest
+
+from model.engines import EngineInfo
+from service.telemetry.metrics import OUTCOMES, REASONS, STAGES, Metrics
+from service.telemetry.request_cost import Cost, current_cost
+from service.version import read_version
+
+INFO = EngineInfo("onnxruntime", "cuda", "f16", 1, "1.23", "CUDAExecutionProvider")
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_every_series_of_a_known_label_is_there_from_the_start() -> None:
+    metrics = Metrics()
+    assert [value(metrics, "not3d_stage_seconds_count", stage=stage) for stage in STAGES] == [0] * 7
+    assert [value(metrics, "not3d_refused_total", reason=reason) for reason in REASONS] == [0] * 3
+    assert [value(metrics, "not3d_frames_total", outcome=outcome) for outcome in OUTCOMES] == [0] * 2
+    assert value(metrics, "not3d_build", version=read_version()) == 1
+
+
+def test_a_stage_is_timed_whether_it_succeeds_or_not_and_for_its_request() -> None:
+    metrics, cost = Metrics(), Cost()
+    token = current_cost.set(cost)
+    try:
+        with metrics.stage("decode"):
+            time.sleep(0.01)
+        with pytest.raises(OSError), metrics.stage("decode"):  # noqa: PT011 - any will do
+            raise OSError
+    finally:
+        current_cost.reset(token)
+    with metrics.stage("decode"):
+        pass
+    assert value(metrics, "not3d_stage_seconds_count", stage="decode") == 3
+    assert 0.01 <= cost.seconds["decode"] <= (value(metrics, "not3d_stage_seconds_sum", stage="decode") or 0)
+    assert cost.seconds.keys() == {"decode"}
+
+
+def test_a_stage_of_another_name_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        Metrics().observe_stage("gallery", 1)
+
+
+def test_short_and_long_stages_fall_into_buckets_of_their_own() -> None:
+    metrics = Metrics()
+    for seconds in (0.00004, 0.00007, 0.004, 0.006, 29, 59):
+        metrics.observe_stage("infer", seconds)
+    bounds = ["5e-05", "0.0001", "0.005", "0.01", "30.0", "60.0"]
+    counts = [value(metrics, "not3d_stage_seconds_bucket", stage="infer", le=bound) for bound in bounds]
+    assert counts == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_engine_is_described_by_what_really_computes() -> None:
+    metrics = Metrics()
+    metrics.describe_engine(INFO, "abc")
+    labels = {"engine": "onnxruntime", "version": "1.23", "device": "cuda", "precision": "f16", "threads": "1"}
+    labels |= {"embedding_space": "abc", "provider": "CUDAExecutionProvider"}
+    assert value(metrics, "not3d_engine", **labels) == 1
+    assert value(metrics, "not3d_engine_degraded") == 0
+
+
+def test_an_engine_that_lacks_what_was_asked_for_says_so() -> None:
+    metrics = Metrics()
+    metrics.describe_engine(EngineInfo("onnxruntime", "cuda", "f32", 1, "1.23", "CUDA", warning="no f16"), "abc")
+    assert value(metrics, "not3d_engine_degraded") == 1
+
+
+def test_the_process_is_measured_and_two_applications_do_not_mix() -> None:
+    one, other = Metrics(), Metrics()
+    one.observe_stage("index", 1)
+    assert value(other, "not3d_stage_seconds_count", stage="index") == 0
+    assert (value(other, "process_resident_memory_bytes") or 0) > 1e6
+    assert (value(other, "process_cpu_seconds_total") or 0) > 0
+    assert (value(other, "process_open_fds") or 0) > 0
+    assert abs(time.time() - (value(other, "process_start_time_seconds") or 0)) < 86_400

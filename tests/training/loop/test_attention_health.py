@@ -1,0 +1,34 @@
+import math
+
+import pytest
+import torch
+
+from training.loop.attention_health import attention_health, attention_warning
+
+
+def test_all_zero_logits_count_as_dead_and_their_weights_are_equal():
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    figures = attention_health(logits)
+    assert figures["dead_attention"] == pytest.approx(1 / 3)
+    weights = [math.exp(v) / (3 + math.exp(2)) for v in (0, 0, 0, 2)]
+    entropy = -sum(w * math.log(w) for w in weights) / math.log(4)
+    assert figures["attention_entropy"] == pytest.approx((1 + entropy + 1) / 3)
+
+
+def test_one_frame_has_nothing_to_weigh():
+    assert attention_health(torch.zeros(3, 1)) == {}
+    assert attention_warning({}) is None
+
+
+@pytest.mark.parametrize(
+    ("dead", "entropy", "says"),
+    [(0.0, 0.98, None), (0.49, 0.99, None), (0.97, 0.998, "97 % of the clips"), (0.0, 0.9999, "0.9999 of log T")],
+)
+def test_the_warning_says_what_was_found_and_what_to_do(dead, entropy, says):
+    warning = attention_warning({"dead_attention": dead, "attention_entropy": entropy})
+    if says is None:
+        assert warning is None
+    else:
+        assert says in warning
+        assert "network.attention_bias" in warning
+        assert 'losses.erasing_attention_form = "scores"' in warning

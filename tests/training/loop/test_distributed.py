@@ -1,0 +1,116 @@
+"""Two processes, started by torchrun, against one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import multiprocessing, nn
+
+from tests.training.runs import arguments, rows, run
+from training.loop.checkpoint import load_checkpoint
+from training.loop.distributed import SharedBatchNorm, joined
+from training.loop.run import LAST
+
+ROOT = Path(__file__).parents[3]
+LOSSES = {
+    "network.frame_height": "32",
+    "schedule.evaluate_every": "2",
+    "losses.osm_caa": "1.0",
+    "losses.osm_caa_vectors": "classifier",
+    "losses.ranked_list": "1.0",
+}
+"""With the recipe's own: identity of clips and frames, triplet, ranked list, centers, OSM-CAA, erasing attention."""
+
+
+DOUBLE = """
+import torch
+torch.set_default_dtype(torch.float64)
+from not3d.cli import main
+main()
+"""
+"""``not3d`` in double precision: Adam's first steps are as long for gradients that are nothing but rounding."""
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("one_thread", "double")
+def test_two_processes_train_as_one(data, tmp_path):
+    run(data, tmp_path / "one", 2, overrides=LOSSES)
+    program = tmp_path / "double.py"
+    program.write_text(DOUBLE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(program)]
+    done = subprocess.run(
+        launch + arguments(data, tmp_path / "two", 2, overrides=LOSSES),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    # One process speaks.
+    assert "2 processes" in done.stderr
+    assert done.stdout.count("best.pt") == 1
+
+    one_log, two_log = rows(tmp_path / "one"), rows(tmp_path / "two")
+    one, two = load_checkpoint(tmp_path / "one" / LAST), load_checkpoint(tmp_path / "two" / LAST)
+    assert [row["epoch"] for row in two_log] == ["1", "2"]
+    for a, b in zip(one_log, two_log, strict=True):
+        parts = [name for name in a if a[name] and name not in ("seconds", "waiting")]
+        assert {"identity", "frame_identity", "triplet", "ranked_list", "center", "osm_caa"} <= set(parts)
+        for name in parts:
+            assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-5), (a["epoch"], name)
+    assert {value.dtype for value in one.state_dict.values()} == {torch.float64, torch.int64}
+    assert one.state_dict.keys() == two.state_dict.keys()
+    for name, value in one.state_dict.items():
+        torch.testing.assert_close(two.state_dict[name], value, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    centers = [checkpoint.progress["objective"]["centers"] for checkpoint in (one, two)]
+    torch.testing.assert_close(*centers)
+
+
+def batch_norm_of_a_part(rank, port, features, folder):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with joined("cpu") as ranks:
+        norm = nn.Sequential(nn.BatchNorm2d(3))
+        ranks.share(norm)
+        assert isinstance(norm[0], SharedBatchNorm)
+        part = features[2 * rank : 2 * rank + 2].clone().requires_grad_()
+        out = norm(part)
+        out.square().mul(torch.arange(out.numel()).view_as(out) + out.numel() * rank).sum().backward()
+        assert ranks.any(rank == 1)
+        assert not ranks.any(False)
+        content = {
+            "out": out.detach(),
+            "gradient": part.grad,
+            "state": norm.state_dict(),
+            "weight": norm[0].weight.grad,
+        }
+        torch.save(content, folder / f"{rank}.pt")
+
+
+def test_batch_norm_and_its_gradient_are_those_of_the_whole_batch(tmp_path):
+    features = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(1)) * 3 + 5
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(batch_norm_of_a_part, (port, features, tmp_path), nprocs=2)
+    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+
+    norm, whole = nn.Sequential(nn.BatchNorm2d(3)), features.clone().requires_grad_()
+    out = norm(whole)
+    out.square().mul(torch.arange(out.numel()).view_as(out)).sum().backward()
+    torch.testing.assert_close(torch.cat([half["out"] for half in halves]), out.detach())
+    torch.testing.assert_close(torch.cat([half["gradient"] for half in halves]), whole.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(halves[0]["weight"] + halves[1]["weight"], norm[0].weight.grad, rtol=1e-4, atol=1e-3)
+    for name, value in norm.state_dict().items():
+        for half in halves:
+            torch.testing.assert_close(half["state"][name], value, msg=name)

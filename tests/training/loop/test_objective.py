@@ -1,0 +1,198 @@
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model.network import NetworkOutput, NetworkSpec, build_network
+from training import losses
+from training.loop.objective import Objective, Weights
+
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+ERASED = torch.tensor([[True, False], [False, False], [False, True]]).repeat(2, 1)
+
+EVERY = Weights(frame_identity=1.0, ranked_list=1.0, triplet=1.0, center=5e-4, osm_caa=1.0, erasing_attention=1.0)
+
+
+@pytest.fixture
+def output() -> NetworkOutput:
+    torch.manual_seed(1)
+    feature, raw, attention = torch.randn(6, 8), torch.randn(6, 8) + 1, torch.rand(6, 2)
+    return NetworkOutput(
+        torch.randn(6, 3), feature.requires_grad_(), raw.requires_grad_(), attention, torch.randn(12, 3)
+    )
+
+
+@pytest.fixture
+def classifier() -> torch.Tensor:
+    return torch.randn(3, 8, generator=torch.Generator().manual_seed(2), requires_grad=True)
+
+
+def test_the_total_is_the_weighted_sum_of_every_part(output, classifier):
+    parts = Objective(EVERY, classes=3, dimension=8)(output, LABELS, ERASED, classifier=classifier)
+    assert set(parts) == {*Objective.PARTS, "total"}
+    torch.testing.assert_close(parts["total"], sum(parts[name] for name in Objective.PARTS))
+    doubled = EVERY.model_copy(update={name: 2 * getattr(EVERY, name) for name in ("identity", "osm_caa", "triplet")})
+    again = Objective(doubled, classes=3, dimension=8)(output, LABELS, ERASED, classifier=classifier)
+    for name in ("identity", "osm_caa", "triplet"):
+        torch.testing.assert_close(again[name], 2 * parts[name])
+
+
+def test_options_reach_the_losses(output, classifier):
+    """System B on PRID: beta splits between triplet and OSM-CAA."""
+    sigma, alpha, balance, margin, beta = 0.877, 1.575, 0.524, 0.0405, 0.71
+    weights = Weights(
+        triplet=1 - beta,
+        triplet_margin=margin,
+        osm_caa=beta,
+        osm_caa_sigma=sigma,
+        osm_caa_alpha=alpha,
+        osm_caa_balance=balance,
+        ranked_list=0.4,
+        ranked_list_margin=0.5,
+        ranked_list_alpha=1.1,
+        ranked_list_temperature=3.0,
+        ranked_list_balance=0.5,
+        ranked_list_form="paper",
+        center=5e-5,
+        center_form="paper",
+        erasing_attention=1.0,
+        erasing_attention_form="scores",
+    )
+    objective = Objective(weights, classes=3, dimension=8)
+    parts = objective(output, LABELS, ERASED, classifier=classifier)
+    f = output.feature
+    expected = {
+        "identity": losses.label_smoothing_loss(output.logits, LABELS, 0.1),
+        "triplet": (1 - beta) * losses.batch_hard_triplet_loss(f, LABELS, margin),
+        "osm_caa": beta * losses.osm_caa_loss(f, LABELS, classifier, sigma=sigma, alpha=alpha, balance=balance),
+        "ranked_list": 0.4
+        * losses.ranked_list_loss(f, LABELS, margin=0.5, alpha=1.1, temperature=3.0, balance=0.5, form="paper"),
+        "center": 5e-5 * losses.center_loss(f, LABELS, objective.centers, form="paper"),
+        "erasing_attention": losses.erasing_attention_loss(output.attention, ERASED, "scores"),
+    }
+    assert set(parts) == {*expected, "total"}
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[name], value)
+
+
+@pytest.mark.parametrize(("side", "field"), [("raw", "raw"), ("batch_normed", "feature")])
+def test_the_triplet_works_on_either_side_of_the_neck(output, side, field):
+    weights = Weights(triplet=1.0, triplet_metric="euclidean", triplet_feature=side)
+    parts = Objective(weights, classes=3, dimension=8)(output, LABELS, ERASED)
+    expected = losses.batch_hard_triplet_loss(getattr(output, field), LABELS, 0.3, "euclidean")
+    torch.testing.assert_close(parts["triplet"], expected)
+
+
+class TestCenters:
+    WEIGHTS = Weights(identity=0.0, center=5e-4, osm_caa=1.0, osm_caa_vectors="centers")
+
+    def gradients(self, output: NetworkOutput, **update: object) -> torch.Tensor:
+        torch.manual_seed(3)
+        objective = Objective(self.WEIGHTS.model_copy(update=update), classes=3, dimension=8)
+        objective(output, LABELS, ERASED)["total"].backward()
+        objective.unscale_centers()
+        assert objective.centers is not None
+        assert objective.centers.grad is not None
+        return objective.centers.grad
+
+    def test_osm_caa_leaves_them_where_they_are(self, output):
+        torch.testing.assert_close(self.gradients(output), self.gradients(output, osm_caa=0.0))
+
+    def test_with_the_published_code_it_moves_them_by_its_gradient_times_2000(self, output):
+        torch.manual_seed(3)
+        centers = torch.randn(3, 8, requires_grad=True)
+        losses.osm_caa_loss(output.feature.detach(), LABELS, centers, sigma=0.8, alpha=1.2, balance=0.5).backward()
+        extra = self.gradients(output, detach_centers=False) - self.gradients(output)
+        torch.testing.assert_close(extra, 2000 * centers.grad, rtol=1e-3, atol=1e-5)
+
+    def test_rows_without_people_are_in_the_softmax_and_never_move(self, output):
+        gradient = self.gradients(output, num_centers=751)
+        assert gradient.shape == (751, 8)
+        assert gradient[:3].any()
+        assert not gradient[3:].any()
+
+    def test_too_few_rows_are_an_error(self):
+        with pytest.raises(ValueError, match=r"num_centers is 2.*3 people"):
+            Objective(self.WEIGHTS.model_copy(update={"num_centers": 2}), classes=3, dimension=8)
+
+    def test_their_pace_does_not_depend_on_the_weight(self, output):
+        moved = []
+        for weight in (5e-4, 1.0):
+            torch.manual_seed(3)
+            objective = Objective(Weights(center=weight), classes=3, dimension=8)
+            optimiser = objective.center_optimiser()
+            objective(output, LABELS, ERASED)["total"].backward()
+            objective.unscale_centers()
+            optimiser.step()
+            moved.append(objective.centers.detach().clone())
+        torch.testing.assert_close(*moved)
+
+
+def test_class_vectors_from_the_classifier_get_their_gradient(output, classifier):
+    objective = Objective(Weights(identity=0.0, osm_caa=1.0), classes=3, dimension=8)
+    assert objective.centers is None
+    objective(output, LABELS, ERASED, classifier=classifier)["total"].backward()
+    assert classifier.grad.any()
+
+
+class TestErrors:
+    def test_without_any_loss(self):
+        with pytest.raises(ValidationError, match="every loss has weight 0"):
+            Weights(identity=0.0)
+
+    def test_centers_as_class_vectors_without_center_loss(self):
+        with pytest.raises(ValidationError, match="needs center loss"):
+            Weights(osm_caa=1.0, osm_caa_vectors="centers")
+
+    def test_osm_caa_without_the_classifier(self, output):
+        with pytest.raises(ValueError, match="classifier"):
+            Objective(Weights(osm_caa=1.0), classes=3, dimension=8)(output, LABELS, ERASED)
+
+    @pytest.mark.parametrize(
+        ("part", "missing"), [("erasing_attention", "attention"), ("frame_identity", "frame_logits")]
+    )
+    def test_a_loss_that_the_network_gives_nothing_for(self, output, part, missing):
+        objective = Objective(Weights.model_validate({part: 1.0}), classes=3, dimension=8)
+        with pytest.raises(ValueError, match=part):
+            objective(output._replace(**{missing: None}), LABELS, ERASED)
+
+    @pytest.mark.parametrize("attention", ["mean", "max", "sta"])
+    def test_erasing_attention_on_a_network_without_logits(self, attention):
+        with pytest.raises(ValueError, match=attention):
+            Weights(erasing_attention=1.0).check_network(NetworkSpec(attention=attention))
+        Weights(erasing_attention=1.0).check_network(NetworkSpec())
+        Weights().check_network(NetworkSpec(attention=attention))
+
+
+LIGHT = {"backbone": "resnet18_x0_75", "frame_height": 64, "frame_width": 32, "clip_length": 2, "classes": 3}
+
+
+@pytest.mark.parametrize(
+    ("fields", "weights"),
+    [
+        ({"attention_bias": 1.0}, EVERY),
+        ({"attention": "sta", "embedding": 16}, Weights(triplet=1.0, triplet_feature="raw")),
+        ({"last_stride": 2, "neck": "none", "classifier_bias": True, "attention_bias": 1.0}, Weights(triplet=1.0)),
+        ({"attention": "max", "neck": "none"}, Weights(center=5e-4, osm_caa=1.0, osm_caa_vectors="centers")),
+    ],
+    ids=["all losses", "system C", "temporal attention", "maximum pooling"],
+)
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_the_loss_of_each_network_falls_and_every_weight_takes_part(fields, weights, precision):
+    torch.manual_seed(4)
+    network = build_network(NetworkSpec.model_validate(LIGHT | fields))
+    weights.check_network(network.spec)
+    objective = Objective(weights, network.spec.classes, network.dimension)
+    clips = torch.randn(6, 2, 3, 64, 32) + torch.randn(3, 1, 3, 1, 1)[LABELS]
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], 3e-4)
+    seen = []
+    for _ in range(6):
+        with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
+            output = network.train_forward(clips, frames=weights.frame_identity > 0)
+        total = objective(output, LABELS, ERASED, classifier=network.classifier.weight)["total"]
+        optimiser.zero_grad()
+        total.backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None or not parameter.requires_grad, name
+        optimiser.step()
+        seen.append(total.item())
+    assert seen[-1] < 0.9 * seen[0]

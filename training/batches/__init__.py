@@ -1,0 +1,1 @@
+"""From tracklets to batches of training clips."""

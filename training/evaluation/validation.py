@@ -1,0 +1,49 @@
+"""Held-out accuracy of a network while it trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.network import VideoReID
+from model.ranking import cosine_scores
+from training.batches.clips import Normalise
+from training.datasets.tracklet import Tracklet
+from training.evaluation.embed import EmbedClips, embed_tracklets
+from training.evaluation.metrics import RankMetrics, rank_metrics
+
+
+def network_embedder(network: VideoReID, device: torch.device) -> EmbedClips:
+    """The network in eval mode and fp32, as a function of ``uint8`` clips."""
+    normalise = Normalise(network.spec.mean, network.spec.std, device)
+    network.eval()
+
+    def embed(clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(network(normalise(torch.from_numpy(clips))).float().cpu().numpy())
+
+    return embed
+
+
+def validate(embed: EmbedClips, tracklets: Sequence[Tracklet], frame_size: tuple[int, int], length: int) -> RankMetrics:
+    """Every tracklet is a query against all the others under other cameras, by cosine."""
+    features = embed_tracklets(embed, tracklets, frame_size=frame_size, clip_length=length)
+    people, cameras = [t.person for t in tracklets], [t.camera for t in tracklets]
+    return rank_metrics(1 - cosine_scores(features, features), people, people, cameras, cameras)
+
+
+def accuracy(metrics: RankMetrics, tracklets: Sequence[Tracklet], seed: int) -> dict[str, Any]:
+    """What a checkpoint says of its held-out accuracy: the fields of :class:`model.spec.Accuracy`, in percent."""
+    people = len({tracklet.person for tracklet in tracklets})
+    return {
+        "dataset": f"{people} training people set aside (seed {seed})",
+        "protocol": "one tracklet per person and camera, cross-camera, cosine, all clips; "
+        "epoch chosen on the same people",
+        "people": people,
+        "queries": metrics.valid_queries,
+        "gallery": len(tracklets),
+        "rank1": round(100 * metrics.rank1, 2),
+        "map": round(100 * metrics.mean_ap, 2),
+    }
