@@ -147,8 +147,8 @@ def skip(client: Client, footage: Path, log: Path, count: int) -> None:
 
 def skip_filled(bundle: Path, count: int, home: Path) -> None:
     """Fill a gallery directly, then enrol footage of the same ids."""
-    from service.gallery.embedded.gallery import EmbeddedGallery  # noqa: PLC0415 - needs the extra cpu
-    from service.gallery.records import Record  # noqa: PLC0415
+    from service.gallery.embedded.gallery import EmbeddedGallery
+    from service.gallery.records import Record
 
     footage = home / "footage"
     names = [f"t{number:06}" for number in range(count)]
@@ -185,7 +185,7 @@ def skip_filled(bundle: Path, count: int, home: Path) -> None:
 def ray_cluster() -> Iterator[tuple[str, list[Any]]]:
     """A head that takes no tasks and two worker nodes on the loopback; the address and the nodes."""
     prepare("local")
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - prepared first, and an extra
+    from ray.cluster_utils import Cluster
 
     small: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     # A dead node's port refuses, so it is known after some tries; how long a slow one has to answer is left as it is.

@@ -143,7 +143,8 @@ class PlainLoop:
 @dataclass
 class Course:
     """What a loop did: the loss of every step; of each turn its seconds, those of the processor (of this process: a
-    DataLoader's workers are not counted) and those spent waiting for batches."""
+    DataLoader's workers are not counted) and those spent waiting for batches.
+    """
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

@@ -24,21 +24,6 @@ from model.ir_signature import IrFileError, read_ir_signature
 from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxFileError, TensorSignature, read_signature
 from model.spec import BundleSpec, Preprocessing
 
-__all__ = [
-    "BUNDLED",
-    "CARD_FILE",
-    "GOLDEN_FILE",
-    "INPUT_NAME",
-    "IR_FILES",
-    "ONNX_FILE",
-    "OUTPUT_NAME",
-    "SPEC_FILE",
-    "Bundle",
-    "BundleError",
-    "GoldenVectors",
-    "compute_embedding_space",
-]
-
 BUNDLED = Path(__file__).parent / "bundled"
 """The bundle that ships with the package."""
 

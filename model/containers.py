@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-__all__ = ["Container", "find_container", "is_complete"]
-
 Container = Literal["mp4", "matroska", "avi"]
 
 _EBML = b"\x1a\x45\xdf\xa3"

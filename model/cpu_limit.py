@@ -8,8 +8,6 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["available_cpus"]
-
 
 def available_cpus(root: Path = Path("/")) -> int:
     """Count the CPUs that affinity (cpusets included) and the cgroup quota (v1 or v2) leave, at least 1.

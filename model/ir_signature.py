@@ -8,8 +8,6 @@ from xml.etree import ElementTree
 
 from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxSignature, TensorSignature
 
-__all__ = ["IrFileError", "read_ir_signature"]
-
 _ELEMENTS = {"FP32": ELEMENT_FLOAT32, "U8": ELEMENT_UINT8}
 _OTHER = -1
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-__all__ = ["memory_limit"]
-
 UNLIMITED = 2**60
 """Version 1 writes a number near 2^63 where there is no limit."""
 

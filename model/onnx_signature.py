@@ -8,8 +8,6 @@ are those of ``onnx.proto3``, which ONNX never renumbers.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["ELEMENT_FLOAT32", "ELEMENT_UINT8", "OnnxFileError", "OnnxSignature", "TensorSignature", "read_signature"]
-
 ELEMENT_FLOAT32 = 1
 ELEMENT_UINT8 = 2
 

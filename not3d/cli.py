@@ -11,8 +11,8 @@ def main() -> None:
     """Run the command line; ends the process."""
     try:
         # Not at the top: these imports take a moment, in which Ctrl-C shall not print a traceback either.
-        from not3d.commands import run_app  # noqa: PLC0415
-        from not3d.commands.app import app  # noqa: PLC0415
+        from not3d.commands import run_app
+        from not3d.commands.app import app
 
         run_app(app)
     except KeyboardInterrupt:

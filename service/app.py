@@ -14,8 +14,6 @@ from service.settings import Settings
 from service.state import State
 from service.version import API_VERSION
 
-__all__ = ["create_app"]
-
 
 def create_app(settings: Settings) -> FastAPI:
     """Make the application. Loading the model begins with its lifespan and goes on while `/readyz` answers 503."""

@@ -7,8 +7,6 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field
 
-__all__ = ["ID_PATTERN", "TrackletId", "new_id", "record_path", "thumbnail_path"]
-
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 
 

@@ -7,8 +7,6 @@ from typing import Final
 from service.app import create_app
 from service.settings import Settings
 
-__all__ = ["DOCUMENT", "render"]
-
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "openapi.json"
 """The committed copy, in a checkout."""
 

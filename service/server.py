@@ -13,8 +13,6 @@ from service.settings import Settings, find_unknown_variables
 from service.state import State
 from service.telemetry.logs import configure_logs
 
-__all__ = ["serve"]
-
 log = logging.getLogger("not3d.service")
 
 

@@ -13,8 +13,6 @@ from model.cpu_limit import available_cpus
 from model.frames import FrameLimits
 from service.gallery.address import EMBEDDED, MilvusAddress, parse_gallery
 
-__all__ = ["CLIENT_VARIABLES", "Settings", "find_unknown_variables"]
-
 PREFIX = "NOT3D_"
 CLIENT_VARIABLES = frozenset({"NOT3D_URL", "NOT3D_API_KEY", "NOT3D_PICTURES", "NOT3D_SHARED_DATA"})
 """Variables with the service's prefix that the command line's client and the tests read."""

@@ -20,8 +20,6 @@ from service.gallery.records import GalleryError, GalleryUnavailable
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-__all__ = ["STAGES", "Loaded", "Startup"]
-
 STAGES = ("bundle", "gallery", "engine", "self_test")
 GALLERY_RETRY_SECONDS = 2.0
 """Between two attempts to reach a gallery's server."""

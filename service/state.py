@@ -24,8 +24,6 @@ from service.settings import Settings
 from service.startup import Loaded, Startup
 from service.telemetry.metrics import Metrics
 
-__all__ = ["State", "state_of"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -2,8 +2,6 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["API_VERSION", "read_version"]
-
 API_VERSION = "1"
 """Of the HTTP contract; changes with it and not with every release."""
 

@@ -8,8 +8,6 @@ import sys
 import threading
 from dataclasses import dataclass
 
-__all__ = ["Usage", "gpu_name", "measure_peak", "sheet_peak"]
-
 _SHEETS = (
     ("B200", 2250.0),
     ("H200 NVL", 835.5),

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import onnx
 
-__all__ = ["count_macs"]
-
 
 def count_macs(network: Path) -> int:
     """Multiply-accumulates of the convolutions and matrix products for one clip; a GPU's peak counts two FLOPs each.

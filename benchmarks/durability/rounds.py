@@ -33,7 +33,7 @@ LONGEST = 120.0
 Moment = Literal["writing", "starting", "closing", "saving"]
 
 
-class Lost(AssertionError):  # noqa: N818 (it says what happened)
+class Lost(AssertionError):
     """Something acknowledged is missing, or something half is there."""
 
 

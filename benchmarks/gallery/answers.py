@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TOP", "Answers", "Truth", "recall_of", "spoilt"]
-
 TOP = 10
 _EQUAL = 1e-6
 """Scores that differ by less are the same: single precision sums in any order."""

@@ -15,8 +15,6 @@ from benchmarks.gallery.population import TEAM, Population
 from service.gallery.embedded.index.flat import faiss
 from service.gallery.records import Filter
 
-__all__ = ["CONTENDERS", "Contender"]
-
 _EFFORTS = (16, 32, 64, 128, 256, 512, 1024)
 _COLLECTION = "tracklets"
 _PROBES = 20

@@ -15,8 +15,6 @@ from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index.rebuild import EXACT_BYTES
 from service.gallery.records import Filter
 
-__all__ = ["SPACE", "Embedded", "ask"]
-
 SPACE = "0123456789abcdef"
 BATCH = 1024
 """Records of one call: those of a chunk are enrolled in some calls."""
@@ -65,7 +63,7 @@ class Embedded:
             list(pool.map(self._gallery.add, records))
             return time.perf_counter() - began
 
-    def search(self, queries: NDArray[np.float32], filter: Filter, threads: int, seconds: float) -> Answers:  # noqa: A002
+    def search(self, queries: NDArray[np.float32], filter: Filter, threads: int, seconds: float) -> Answers:
         """Ask in turns until all are answered, or until ``seconds`` are over and twenty are."""
         return ask(lambda query: self.find(query, filter), queries, threads, seconds)
 
@@ -101,7 +99,7 @@ class Embedded:
         self._gallery.close()
         return time.perf_counter() - began
 
-    def find(self, query: NDArray[np.float32], filter: Filter) -> tuple[list[int], bool]:  # noqa: A002
+    def find(self, query: NDArray[np.float32], filter: Filter) -> tuple[list[int], bool]:
         """Numbers of the ten best, and whether the gallery calls them exact."""
         result = self._gallery.search(query, TOP, filter)
         return [number_of(hit.record.id) for hit in result.hits], result.exact

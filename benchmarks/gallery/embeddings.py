@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CAMERAS", "CHUNK", "SPREAD", "Drawing", "Spread", "cameras_of", "draw"]
-
 SPREAD = Path(__file__).with_name("spread.json")
 CHUNK = 4096
 """Rows that are drawn together, from a seed of their own: any part of a million can be drawn again."""

@@ -7,8 +7,6 @@ from benchmarks.gallery.answers import TOP, Answers, Truth
 from benchmarks.gallery.embedded import ask
 from service.gallery.embedded.index.flat import faiss
 
-__all__ = ["Flat"]
-
 
 class Flat:
     """FAISS's ``IndexFlatIP``, which uses all cores for a query, and the truth about the same rows."""

@@ -7,8 +7,6 @@ from benchmarks.gallery.embeddings import SPREAD, Drawing
 from benchmarks.gallery.spread import cosines
 from benchmarks.serving.report import Report
 
-__all__ = ["show_likeness"]
-
 _PEOPLE, _TRACKLETS = 655, 2828
 
 

@@ -15,11 +15,10 @@ from benchmarks.gallery.contenders import CONTENDERS, Contender
 from benchmarks.gallery.embeddings import draw
 from benchmarks.gallery.exact import Flat
 from benchmarks.gallery.population import TEAM, Population
-from benchmarks.gallery.process import MB, Process, disk_bytes
+from benchmarks.gallery.process import Process, disk_bytes
 from benchmarks.gallery.scale import Effort, ahead, progress, until_quiet
+from benchmarks.serving.process import MB
 from benchmarks.serving.report import Report
-
-__all__ = ["measure_peers"]
 
 _WANTED = 0.99
 

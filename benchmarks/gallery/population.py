@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from benchmarks.gallery.embeddings import CAMERAS, CHUNK, cameras_of
 from service.gallery.records import JSON, Filter, Record
 
-__all__ = ["TEAM", "Condition", "Population", "id_of", "number_of"]
-
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 DAYS = 30
 TEAM = 7

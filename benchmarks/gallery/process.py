@@ -11,9 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.process import MB, cpu_seconds
-
-__all__ = ["MB", "Memory", "Process", "disk_bytes", "forget_files"]
+from benchmarks.serving.process import cpu_seconds
 
 _STOP_SECONDS = 60.0
 
@@ -108,7 +106,6 @@ def disk_bytes(folder: Path) -> int:
 
 def forget_files(folder: Path) -> None:
     """Ask the system to drop what it caches of the files below a folder, as after a restart of the machine."""
-
     for path in folder.rglob("*"):
         if path.is_file():
             handle = os.open(path, os.O_RDONLY)

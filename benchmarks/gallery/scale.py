@@ -19,8 +19,6 @@ from benchmarks.gallery.population import Condition, Population
 from benchmarks.gallery.process import Memory, Process, disk_bytes, forget_files
 from service.gallery.records import Filter
 
-__all__ = ["Effort", "Filtered", "Measured", "ahead", "measure_scale", "progress", "until_quiet"]
-
 _QUIET_SHARE, _QUIET_SECONDS, _QUIET_AT_MOST = 0.5, 2.0, 900.0
 """The index is at rest where its process takes so little of a core, which is what the watching client causes."""
 

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.gallery.process import MB
 from benchmarks.gallery.scale import Measured
+from benchmarks.serving.process import MB
 from benchmarks.serving.report import Report
-
-__all__ = ["judge", "show_scale"]
 
 _LARGE, _LARGE_DIMENSION = 1_000_000, 2048
 _GB = 1e9

@@ -19,8 +19,6 @@ from benchmarks.full_size import eager_network
 from benchmarks.peers import answer_of, clips_of
 from model.bundle import Bundle
 
-__all__ = ["create_app"]
-
 
 def create_app(bundle: Bundle, *, lock: bool) -> FastAPI:
     """The route around the network."""

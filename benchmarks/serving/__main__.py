@@ -106,7 +106,7 @@ def _options() -> argparse.Namespace:
 
 
 def _quantise(bundle: Bundle, out: Path, clips: NDArray[np.uint8], crops: Crops) -> Bundle:
-    from training.export.quantise import Calibration, quantise  # noqa: PLC0415 - needs extras that the service does without
+    from training.export.quantise import Calibration, quantise
 
     return quantise(bundle, out, Calibration(clips, crops.described), None).bundle
 
@@ -116,7 +116,7 @@ def _bundle(path: Path, folder: Path, *, full_size: bool) -> Iterator[Bundle]:
     if not full_size:
         yield Bundle.load(path)
         return
-    from benchmarks.full_size import write_full_size  # noqa: PLC0415 - needs torch, which the service does without
+    from benchmarks.full_size import write_full_size
 
     yield write_full_size(folder / "bundle")
 

@@ -52,7 +52,7 @@ def _candidates(report: Report, bundle: Bundle, quantised: Bundle | None) -> Map
     threads = available_cpus()
     found: dict[str, Candidate] = {}
     try:
-        from benchmarks.full_size import eager_network  # noqa: PLC0415 - needs torch
+        from benchmarks.full_size import eager_network
 
         found["PyTorch eager fp32"] = Candidate(eager_network(bundle))
     except ImportError:

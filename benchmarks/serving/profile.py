@@ -18,8 +18,6 @@ from benchmarks.serving.report import describe_machine
 from benchmarks.serving.service import COMPUTE, Effort, Plans
 from model.bundle import Bundle
 
-__all__ = ["find_sampler", "profile"]
-
 WARM_UP, SAMPLES_PER_SECOND, LINES = 2.0, 50, 12
 PARSING = ("python_multipart/", "service/http/uploads.py", "service/http/tracklet_request.py")
 THREADS = {"MainThread": "event loop", "decode": "decoders", "gallery": "gallery", "asyncio": "other threads"}

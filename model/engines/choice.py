@@ -18,8 +18,6 @@ from model.engines.cuda_options import CudaOptions
 from model.engines.protocol import Engine, EngineError, EngineName
 from model.engines.self_test import SelfTestError, run_self_test
 
-__all__ = ["installed_engines", "open_engine"]
-
 _LOG = logging.getLogger(__name__)
 _MODULES: Mapping[EngineName, str] = {
     "onnxruntime": "model.engines.onnx_runtime",

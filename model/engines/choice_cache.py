@@ -11,8 +11,6 @@ from typing import get_args
 from model.bundle import Bundle
 from model.engines.protocol import EngineName
 
-__all__ = ["CHOICE_FILE", "choice_key", "cpu_model", "recall_choice", "remember_choice"]
-
 CHOICE_FILE = "engine-choice.json"
 
 _LOG = logging.getLogger(__name__)

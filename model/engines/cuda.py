@@ -20,17 +20,6 @@ from model.engines.onnx_runtime import ORT_ERRORS, VERSION, cuda_provider_instal
 from model.engines.protocol import EngineError, EngineInfo, batch_sizes, check_clips
 from model.engines.self_test import SelfTestError, run_self_test
 
-__all__ = [
-    "CUDA",
-    "TENSORRT",
-    "CudaEngine",
-    "CudaPlan",
-    "ProviderError",
-    "cuda_plans",
-    "open_cuda",
-    "session_providers",
-]
-
 CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"

@@ -29,8 +29,6 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.engines.protocol import EngineError
 
-__all__ = ["half_network"]
-
 _LOG = logging.getLogger(__name__)
 _REVISION: Final = 1
 """Counts what this module writes: another number makes cached files of earlier releases worthless."""

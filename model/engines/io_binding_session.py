@@ -23,8 +23,6 @@ from model.engines.onnx_runtime import ORT_ERRORS
 from model.engines.protocol import EngineError
 from model.spec import BundleSpec
 
-__all__ = ["IoBindingSession"]
-
 _LOG = logging.getLogger(__name__)
 _GRAPH_ID: Final = "gpu_graph_id"
 _NO_GRAPH: Final = "-1"

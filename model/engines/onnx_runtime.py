@@ -10,8 +10,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from model.bundle import INPUT_NAME, OUTPUT_NAME, Bundle
 from model.engines.protocol import EngineError, EngineInfo, check_clips
 
-__all__ = ["ORT_ERRORS", "VERSION", "OnnxRuntimeEngine", "cuda_provider_installed"]
-
 VERSION: Final[str] = onnxruntime.__version__
 
 _CUDA = "CUDAExecutionProvider"

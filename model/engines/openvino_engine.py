@@ -13,8 +13,6 @@ from model.bundle import INPUT_NAME, Bundle
 from model.engines.protocol import EngineError, EngineInfo, check_clips
 from model.engines.signal_stack import kept_signal_stack
 
-__all__ = ["VERSION", "OpenVinoEngine"]
-
 VERSION: Final[str] = openvino.__version__
 
 _PRECISIONS = {openvino.Type.f32: "f32", openvino.Type.bf16: "bf16", openvino.Type.f16: "f16"}

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from model.engines.protocol import Engine
 
-__all__ = ["embed_in_parallel"]
-
 
 def embed_in_parallel(engine: Engine) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """``engine.embed``, with the clips of each call divided among the engine's streams. Its errors are passed on."""

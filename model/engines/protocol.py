@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from model.spec import BundleSpec
 
-__all__ = ["Engine", "EngineError", "EngineInfo", "EngineName", "batch_sizes", "check_clips"]
-
 EngineName = Literal["onnxruntime", "openvino"]
 
 

@@ -8,8 +8,6 @@ import numpy as np
 from model.bundle import Bundle
 from model.engines.protocol import Engine
 
-__all__ = ["TOLERANCES", "SelfTest", "SelfTestError", "Tolerance", "run_self_test"]
-
 
 class SelfTestError(RuntimeError):
     """An engine's answers to the golden clips are too far from the network's."""

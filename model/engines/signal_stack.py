@@ -20,7 +20,8 @@ class _Stack(ctypes.Structure):
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
     """Puts back, at the end, the calling thread's alternate signal stack of the beginning; elsewhere than on Linux:
-    nothing."""
+    nothing.
+    """
     if not sys.platform.startswith("linux"):
         yield
         return

@@ -101,7 +101,7 @@ class Client:
         *,
         video: Path | None = None,
         boxes: Sequence[Box] | None = None,
-        id: str | None = None,  # noqa: A002 - the field's name in the API
+        id: str | None = None,
         camera_id: str | None = None,
         start_time: datetime | None = None,
         end_time: datetime | None = None,
@@ -133,7 +133,7 @@ class Client:
 
     def put(
         self,
-        id: str,  # noqa: A002
+        id: str,
         frames: Sequence[Frame] | None = None,
         *,
         video: Path | None = None,
@@ -169,7 +169,7 @@ class Client:
         *,
         video: Path | None = None,
         boxes: Sequence[Box] | None = None,
-        id: str | None = None,  # noqa: A002
+        id: str | None = None,
         embedding: Sequence[float] | None = None,
         embedding_space: str | None = None,
         camera_id: str | None = None,
@@ -210,17 +210,17 @@ class Client:
         fields |= {name: value for name, value in options.items() if value is not None}
         return SearchResult.read(self._send("POST", "/search", fields=fields, frames=frames, video=video))
 
-    def get(self, id: str, *, include_embedding: bool = False) -> Record:  # noqa: A002
+    def get(self, id: str, *, include_embedding: bool = False) -> Record:
         """One record; `ProblemError` 404 where there is none."""
         return Record.read(
             self._call("GET", _record_path(id), params={"include_embedding": flag(include_embedding)}).json()
         )
 
-    def thumbnail(self, id: str) -> bytes:  # noqa: A002
+    def thumbnail(self, id: str) -> bytes:
         """The small picture (a JPEG) kept with a record; `ProblemError` 404 where there is none."""
         return self._call("GET", f"{_record_path(id)}/thumbnail").content
 
-    def delete(self, id: str) -> None:  # noqa: A002
+    def delete(self, id: str) -> None:
         """Take a record out of the gallery; nothing happens where there is none."""
         self._call("DELETE", _record_path(id))
 

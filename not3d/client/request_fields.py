@@ -24,7 +24,7 @@ def tracklet_fields(
     camera_id: str | None,
     boxes: Sequence[tuple[int, float, float, float, float]] | None,
     max_clips: int | None,
-    id: str | None = None,  # noqa: A002
+    id: str | None = None,
     start_time: datetime | None = None,
     end_time: datetime | None = None,
     metadata: Json | None = None,

@@ -21,11 +21,11 @@ messages = Console(stderr=True)
 """Standard error: progress and remarks."""
 
 
-class Failure(Exception):  # noqa: N818 - it ends a command, the message is all there is to it
+class Failure(Exception):
     """A command cannot do what was asked; the message is for the user."""
 
 
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+class Interrupted(Exception):
     """The user pressed Ctrl-C; the message, if there is one, says how to go on."""
 
 

@@ -81,7 +81,7 @@ def reproduce(
     overrides = dict(_parse_change(change) for change in changes or [])
     files = dict(_parse_weights(weight) for weight in weights or [])
     with training_module("reproduction.reproduce") as module:
-        from training.reproduction.papers import ReproductionError, select_rows  # noqa: PLC0415 - needs the extra
+        from training.reproduction.papers import ReproductionError, select_rows
 
         try:
             selected = select_rows(paper, table, row)

@@ -196,17 +196,17 @@ def training_module(name: str) -> Iterator[ModuleType]:
         Failure: one of them, or an extra that is missing.
     """
     module = load(f"training.{name}", "train")
-    from model.bundle import BundleError  # noqa: PLC0415 - what follows needs the extra that was just loaded
-    from model.engines import EngineError  # noqa: PLC0415
-    from model.frames import FrameError  # noqa: PLC0415
-    from training.datasets.tracklet import DatasetError  # noqa: PLC0415
-    from training.evaluation.run import EvaluationError  # noqa: PLC0415
-    from training.export.export import ExportError  # noqa: PLC0415
-    from training.importing.weights import WeightsError  # noqa: PLC0415
-    from training.loop.checkpoint import CheckpointError  # noqa: PLC0415
-    from training.loop.trainer import TrainingError  # noqa: PLC0415
-    from training.recipe import RecipeError  # noqa: PLC0415
-    from training.tuning.search import TuningError  # noqa: PLC0415
+    from model.bundle import BundleError
+    from model.engines import EngineError
+    from model.frames import FrameError
+    from training.datasets.tracklet import DatasetError
+    from training.evaluation.protocols import EvaluationError
+    from training.export.bundle_assembly import ExportError
+    from training.importing.third_party_weights import WeightsError
+    from training.loop.checkpoint import CheckpointError
+    from training.loop.trainer import TrainingError
+    from training.recipe import RecipeError
+    from training.tuning.search import TuningError
 
     expected = (
         BundleError,

@@ -191,7 +191,7 @@ def open_video(video: Path) -> Iterator[cv2.VideoCapture]:
     """
     # FFmpeg also opens playlists, which name other files and addresses; the import tells OpenCV to refuse those inside
     # of a video, too. It is here because it takes a moment that most commands need not wait.
-    import service.embedding.video  # noqa: F401, PLC0415
+    import service.embedding.video  # noqa: F401
 
     if not video.is_file() or find_container(video) is None:
         raise FootageError(f"{video} cannot be read as a video: it is neither MP4, Matroska nor AVI")

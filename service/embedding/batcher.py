@@ -14,8 +14,6 @@ from model.engines.protocol import batch_sizes
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_cost import Cost, current_cost
 
-__all__ = ["Batcher"]
-
 Clips = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]
 

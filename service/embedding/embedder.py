@@ -28,8 +28,6 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_cost import current_cost
 
-__all__ = ["Embedded", "Embedder"]
-
 T = TypeVar("T")
 
 MAX_HEADERS = 64

@@ -15,8 +15,6 @@ from service.http.fields import Box
 from service.http.problems import Fault, Problem
 from service.settings import Settings
 
-__all__ = ["Footage", "Sample", "check_footage", "read_samples"]
-
 Frame = NDArray[np.uint8]
 Sample = tuple[int, Frame | FrameError]
 """Index of a tracklet frame as it was sent (of the box, where there are boxes), and the frame or why it is none."""

@@ -3,8 +3,6 @@
 import asyncio
 from collections import deque
 
-__all__ = ["FrameBudget"]
-
 
 class FrameBudget:
     """Counts decoded clips, all requests together. Used from the event loop's thread only.

@@ -4,8 +4,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MiddleFrame", "encode_thumbnail"]
-
 Frame = NDArray[np.uint8]
 
 LONGEST_SIDE = 128

@@ -18,8 +18,6 @@ from model.frames import FrameError, check_size
 from service.http.problems import Problem
 from service.settings import Settings
 
-__all__ = ["VideoEnd", "check_video", "count_frames", "read_frames"]
-
 # OpenCV reads this whenever it opens a file. The container was looked at before; this holds for what it refers to too.
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
     "protocol_whitelist;file|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
@@ -28,7 +26,7 @@ os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
-class VideoEnd(Exception):  # noqa: N818 - not an error by itself
+class VideoEnd(Exception):
     """The video ended after `frames` frames, before all the wanted ones; `damaged` says that there should be more."""
 
     def __init__(self, frames: int, *, damaged: bool) -> None:

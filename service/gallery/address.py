@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["EMBEDDED", "MilvusAddress", "parse_gallery"]
-
 EMBEDDED = "embedded"
 _SCHEMES = {"milvus": "http", "milvus+tls": "https"}
 _PORT = 19530

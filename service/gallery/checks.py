@@ -12,18 +12,6 @@ from numpy.typing import NDArray
 
 from service.gallery.records import InvalidArgument, Record
 
-__all__ = [
-    "EPOCH",
-    "LENGTH_TOLERANCE",
-    "Row",
-    "check_text",
-    "check_vector",
-    "encode",
-    "encode_all",
-    "microseconds",
-    "terms_of",
-]
-
 R = TypeVar("R")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

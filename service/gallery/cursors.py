@@ -6,8 +6,6 @@ import binascii
 from service.gallery import checks
 from service.gallery.records import InvalidArgument
 
-__all__ = ["decode", "encode"]
-
 _MARK = b"after:"
 
 

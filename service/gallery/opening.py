@@ -9,8 +9,6 @@ from service.gallery.protocol import Gallery
 from service.gallery.records import GalleryError
 from service.settings import MIB, Settings
 
-__all__ = ["open_gallery"]
-
 
 def open_gallery(settings: Settings, bundle: Bundle) -> Gallery:
     """Open the gallery of this bundle's embedding space, or create it.

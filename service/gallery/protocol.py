@@ -58,15 +58,15 @@ class Gallery(Protocol):
         """
         ...
 
-    def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
+    def get(self, id: str) -> Record | None:
         """The record of this id."""
         ...
 
-    def thumbnail(self, id: str) -> bytes | None:  # noqa: A002
+    def thumbnail(self, id: str) -> bytes | None:
         """The JPEG kept with this record."""
         ...
 
-    def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
+    def delete(self, id: str, *, by: str = "") -> bool:
         """Remove one record, with an entry in the audit log. False where there was none."""
         ...
 
@@ -89,7 +89,7 @@ class Gallery(Protocol):
         self,
         embedding: NDArray[np.float32],
         top_k: int,
-        filter: Filter = Filter(),  # noqa: A002, B008 (frozen, so a shared default is safe)
+        filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
     ) -> SearchResult:
         """The `top_k` records nearest to `embedding` `[D]` by cosine, of those that pass `filter`.
@@ -98,7 +98,7 @@ class Gallery(Protocol):
         """
         ...
 
-    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:  # noqa: A002
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
         """Remove every record that passes `filter`, with an entry in the audit log, also where there was none.
 
         Raises `EmptyFilter` where that would be all of them.

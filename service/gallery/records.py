@@ -129,7 +129,7 @@ class GalleryError(Exception):
     """The gallery could not do what was asked; the message is meant for its operator."""
 
 
-class InvalidArgument(GalleryError, ValueError):  # noqa: N818
+class InvalidArgument(GalleryError, ValueError):
     """The caller passed something no gallery accepts: a vector of another length, NaN, a broken cursor.
 
     The message begins with the argument's name.
@@ -145,29 +145,29 @@ class EmptyFilter(InvalidArgument):
     """An erasure without any condition, which would erase everything."""
 
 
-class DuplicateId(GalleryError):  # noqa: N818
+class DuplicateId(GalleryError):
     """A record of this id is enrolled already."""
 
-    def __init__(self, id: str) -> None:  # noqa: A002 (the field's name everywhere)
+    def __init__(self, id: str) -> None:
         super().__init__(f"id {id!r} is enrolled already")
         self.id = id
 
 
-class SpaceMismatch(GalleryError):  # noqa: N818
+class SpaceMismatch(GalleryError):
     """The stored embeddings are of another model: they cannot be compared with this one's."""
 
 
-class GalleryLocked(GalleryError):  # noqa: N818
+class GalleryLocked(GalleryError):
     """Another process, or another gallery of this one, has the data directory open."""
 
 
-class GalleryUnavailable(GalleryError):  # noqa: N818
+class GalleryUnavailable(GalleryError):
     """The engine does not answer now and may soon: nothing is known to have been changed, and asking again is right."""
 
 
-class GalleryBroken(GalleryError):  # noqa: N818
+class GalleryBroken(GalleryError):
     """This process can no longer answer from its gallery: all that was acknowledged is whole, and a new start helps."""
 
 
-class DiskFull(GalleryError):  # noqa: N818
+class DiskFull(GalleryError):
     """No space left; nothing of the refused call was kept."""

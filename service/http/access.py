@@ -7,8 +7,6 @@ from fastapi import Request
 
 from service.http.problems import Problem
 
-__all__ = ["ANONYMOUS", "check_key", "name_caller", "require_key"]
-
 ANONYMOUS = "anonymous"
 """Who asks a service that has no keys."""
 FINGERPRINT_DIGITS = 12

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from service.http.problems import Problem
 from service.telemetry.metrics import Metrics
 
-__all__ = ["Admission", "RequestSlot"]
-
 RETRY_SECONDS = 1
 READERS = 16
 """Bodies that may be on their way, for each request that may be answered."""

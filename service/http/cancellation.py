@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-__all__ = ["until_disconnected"]
-
 T = TypeVar("T")
 
 

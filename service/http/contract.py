@@ -9,8 +9,6 @@ from pydantic.json_schema import models_json_schema
 from service.http.problems import MEDIA_TYPE, ProblemDocument
 from service.http.schemas import EmbedBody, EraseBody, FootageBody, PutBody, SearchBody
 
-__all__ = ["PROBLEMS", "describe", "json_body", "tracklet_body"]
-
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
         "description": "Any error: a problem document that names the field or the frame at fault",

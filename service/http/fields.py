@@ -17,8 +17,6 @@ from pydantic import (
     WithJsonSchema,
 )
 
-__all__ = ["Answer", "Body", "Box", "CameraId", "Embedding", "Metadata", "Parameters", "Timestamp", "format_timestamp"]
-
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )

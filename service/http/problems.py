@@ -11,8 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-__all__ = ["Fault", "Problem", "ProblemDocument", "add_problem_handlers", "faults_of", "field_name"]
-
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_FAULTS: Final = 2000
 MAX_SCHEMA_FAULTS: Final = 200
@@ -72,7 +70,7 @@ class ProblemDocument(BaseModel):
     request_id: str | None = None
 
 
-class Problem(Exception):  # noqa: N818 - the name of RFC 9457
+class Problem(Exception):
     """An answer that is an error. `kind` is a key of `KINDS`."""
 
     def __init__(

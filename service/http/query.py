@@ -4,8 +4,6 @@ from fastapi import Depends, Request
 
 from service.http.problems import Fault, Problem
 
-__all__ = ["NO_QUERY"]
-
 
 async def _refuse_query(request: Request) -> None:
     if names := list(request.query_params):

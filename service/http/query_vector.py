@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 from service.http.problems import Problem
 from service.startup import Loaded
 
-__all__ = ["check_embedding"]
-
 
 def check_embedding(values: list[float], space: str | None, loaded: Loaded) -> NDArray[np.float32]:
     """The embedding as float32 `[D]` of unit length.

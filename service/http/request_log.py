@@ -16,8 +16,6 @@ from service.telemetry.logs import request_id
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_cost import Cost, current_cost
 
-__all__ = ["RequestLog"]
-
 STOPPING_RETRY_SECONDS = 5
 
 log = logging.getLogger("not3d.access")

@@ -22,8 +22,6 @@ from service.settings import JSON_WEIGHT, Settings
 from service.state import State
 from service.telemetry.request_cost import current_cost
 
-__all__ = ["read_json", "receive"]
-
 FootageT = TypeVar("FootageT", bound=FootageBody)
 BodyT = TypeVar("BodyT", bound=Body)
 T = TypeVar("T")

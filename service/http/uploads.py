@@ -20,8 +20,6 @@ from service.http.problems import Problem
 from service.settings import Settings
 from service.telemetry.request_cost import current_cost
 
-__all__ = ["FormReader", "Upload", "content_type", "read_body", "read_form"]
-
 MAX_OTHER_PARTS = 64
 """Parts of a form beside frames; there are about a dozen field names."""
 FLUSH_BYTES = 1024 * 1024

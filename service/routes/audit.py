@@ -8,8 +8,6 @@ from service.http.problems import Problem
 from service.http.schemas import AuditAnswer, AuditEntryAnswer, AuditQuery
 from service.state import state_of
 
-__all__ = ["router"]
-
 router = APIRouter()
 
 

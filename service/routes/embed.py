@@ -16,8 +16,6 @@ from service.ids import new_id, record_path
 from service.startup import Loaded
 from service.state import state_of
 
-__all__ = ["answer_of", "record_of", "router"]
-
 router = APIRouter()
 
 

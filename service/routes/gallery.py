@@ -29,8 +29,6 @@ from service.routes.embed import answer_of, record_of
 from service.startup import Loaded
 from service.state import state_of
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/gallery")
 
 PathId = Annotated[TrackletId, Path(alias="id")]

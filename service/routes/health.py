@@ -17,8 +17,6 @@ from service.state import state_of
 from service.telemetry.metrics import CONTENT_TYPE
 from service.version import read_version
 
-__all__ = ["open_router", "router"]
-
 open_router = APIRouter()
 """Calls that never need a key: orchestrators make them."""
 router = APIRouter()

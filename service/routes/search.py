@@ -20,8 +20,6 @@ from service.ids import thumbnail_path
 from service.startup import Loaded
 from service.state import State, state_of
 
-__all__ = ["router"]
-
 router = APIRouter()
 
 

@@ -7,8 +7,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["JsonFormatter", "configure_logs", "request_id"]
-
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that the current task is answering."""
 

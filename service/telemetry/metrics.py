@@ -21,8 +21,6 @@ from model.memory_limit import memory_limit
 from service.telemetry.request_cost import Cost, current_cost
 from service.version import read_version
 
-__all__ = ["CONTENT_TYPE", "OUTCOMES", "REASONS", "STAGES", "Metrics"]
-
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
 
@@ -46,7 +44,8 @@ _STAGE_SECONDS = (
 
 class Metrics:
     """The service's counters, gauges and histograms, and the process's own. Every series of a known label is there
-    from the start at 0, so that a rate sees the first event."""
+    from the start at 0, so that a rate sees the first event.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -4,8 +4,6 @@ import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-__all__ = ["Cost", "current_cost"]
-
 
 @dataclass
 class Cost:

@@ -82,7 +82,7 @@ def _read_list(root: Path, file: Path) -> list[Tracklet]:
 def _query_rows(file: Path, test_rows: int) -> set[int]:
     """0-based rows of the queries."""
     try:
-        import h5py  # noqa: PLC0415 - for this dataset only
+        import h5py
     except ModuleNotFoundError:
         raise LsVidError(
             "LS-VID's info_test.mat needs h5py, which comes with the extra: pip install 'not3d[train]'"

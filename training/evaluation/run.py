@@ -19,12 +19,10 @@ from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import EmbedClips, embed_tracklets, read_clips
 from training.evaluation.protocols import EvaluationError, select
 from training.evaluation.result import EvaluationResult, FrameWeights
-from training.evaluation.scoring import score, summarise_splits
+from training.evaluation.scoring import score
 from training.evaluation.settings import EvaluationSettings
 from training.evaluation.validation import network_embedder
 from training.loop.checkpoint import load_checkpoint
-
-__all__ = ["EvaluationError", "evaluate", "evaluate_splits", "summarise_splits"]
 
 
 @dataclass(frozen=True)

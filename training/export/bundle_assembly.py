@@ -22,16 +22,6 @@ from model.tracklet import normalise
 from training.export.model_card import Difference, describe_bundle
 from training.export.reference_clips import draw_clips
 
-__all__ = [
-    "MAX_DIFFERENCE",
-    "ExportError",
-    "ExportReport",
-    "Reference",
-    "assemble_bundle",
-    "batches",
-    "refuse_occupied",
-]
-
 MAX_DIFFERENCE = 1e-3
 """Largest difference of any component of a unit-length embedding between the bundle and what it was made from."""
 

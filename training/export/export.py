@@ -12,7 +12,6 @@ from model.frames import PREPROCESSING_VERSION
 from model.spec import Accuracy, BundleSpec, Preprocessing
 from model.tracklet import normalise
 from training.export.bundle_assembly import (
-    MAX_DIFFERENCE,
     ExportError,
     ExportReport,
     Reference,
@@ -24,8 +23,6 @@ from training.export.onnx_graph import FrameNetwork, WeightError, WeightStorage,
 from training.export.reference_clips import draw_clips, read_clips
 from training.loop.checkpoint import Checkpoint, load_checkpoint
 from training.recipe import Recipe
-
-__all__ = ["MAX_DIFFERENCE", "ExportError", "ExportReport", "export_bundle", "write_bundle"]
 
 ARCHITECTURE = "2D residual trunk, attention over a clip's frames, BNNeck (after Not 3D Re-ID, arXiv 2008.06318)"
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from model.bundle import Bundle
 from model.spec import BundleSpec
 
-__all__ = ["Difference", "describe_bundle"]
-
 
 @dataclass(frozen=True)
 class Difference:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from model.bundle import INPUT_NAME, OUTPUT_NAME
 from model.spec import BundleSpec, Preprocessing
 
-__all__ = ["OPSET", "FrameNetwork", "WeightError", "WeightStorage", "drop_notes", "write_onnx"]
-
 OPSET = 18
 """The exporter's own; converting down to 17 would only add steps that can fail."""
 

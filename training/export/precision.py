@@ -13,8 +13,6 @@ from training.evaluation.embed import embed_tracklets
 from training.evaluation.metrics import rank_metrics
 from training.evaluation.protocols import Selection
 
-__all__ = ["Comparison", "Ranking", "compare_arithmetics"]
-
 Features = NDArray[np.float32]
 
 
@@ -29,7 +27,8 @@ class Ranking:
 @dataclass(frozen=True)
 class Comparison:
     """Rankings within each arithmetic, of each one's queries in the other's gallery, and the cosines between the two
-    video features of one tracklet."""
+    video features of one tracklet.
+    """
 
     exact: Ranking
     other: Ranking

@@ -38,8 +38,6 @@ from training.export.bundle_assembly import refuse_occupied
 from training.export.model_card import Difference, describe_bundle
 from training.export.precision import compare_arithmetics
 
-__all__ = ["Calibration", "QuantisationError", "QuantisationReport", "choose_calibration", "quantise", "select_people"]
-
 CLIPS, SEED = 300, 1
 KEPT_IN_FLOAT = (
     *("ReduceMean", "ReduceSum", "Softmax", "Multiply", "BatchNormInference"),
@@ -181,7 +179,7 @@ def _insert_quantisers(bundle: Bundle, clips: NDArray[np.uint8]) -> Any:
 def _quiet_nncf() -> Iterator[Any]:
     """NNCF without its bars on standard output."""
     try:
-        import nncf  # noqa: PLC0415 - an extra of its own, and slow
+        import nncf
     except ImportError as error:
         raise QuantisationError(f"NNCF is not installed ({error}): pip install 'not3d[quantize]'") from error
     nncf.set_log_level(logging.ERROR)

@@ -17,8 +17,6 @@ from training.datasets.mars import is_mars
 from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
 
-__all__ = ["draw_clips", "read_clips"]
-
 
 def read_clips(source: Path, spec: BundleSpec, *, limit: int) -> NDArray[np.uint8]:
     """Read the first clip of up to ``limit`` tracklets spread evenly over a dataset: uint8 ``[N, T, H, W, 3]``.

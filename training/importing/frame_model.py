@@ -29,8 +29,6 @@ from training.export.bundle_assembly import (
 )
 from training.export.reference_clips import draw_clips, read_clips
 
-__all__ = ["FrameInput", "FrameModel", "ImportOptions", "first_line", "import_frame_model"]
-
 NOT_STATED = "not stated by whoever imported the model"
 
 _CLIPS, _PEOPLE, _SEED = 48, 16, 1
@@ -201,10 +199,10 @@ def _describe(model: Path, options: ImportOptions, expects: FrameInput) -> dict[
 def _open(model: Path, options: ImportOptions) -> FrameModel:
     # Each needs a library of its own, and the other's may be absent.
     if model.suffix == ".xml":
-        from training.importing.from_ir import open_ir  # noqa: PLC0415
+        from training.importing.from_ir import open_ir
 
         return open_ir(model, options)
-    from training.importing.from_onnx import open_onnx  # noqa: PLC0415
+    from training.importing.from_onnx import open_onnx
 
     return open_onnx(model, options)
 

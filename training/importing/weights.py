@@ -15,8 +15,6 @@ from model.network import VideoReID
 from training.importing.third_party_weights import WeightReport, WeightsError, read_state_dict, shorten
 from training.loop.checkpoint import CheckpointError, load_checkpoint
 
-__all__ = ["PUBLISHED", "WeightReport", "WeightsError", "load_trunk", "transfer_weights"]
-
 _TORCHVISION = "https://download.pytorch.org/models/"
 _IBN_NET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/"
 

@@ -105,11 +105,11 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     Variance by two passes, as exact as one process's. Every process must hold as many clips as the others.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"needs [N, C, ...], not {list(input.shape)}")
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: Tensor) -> Tensor:
         """``[N, C, ...]`` to the same shape."""
         if not self.training:
             return super().forward(input)

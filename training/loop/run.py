@@ -49,7 +49,7 @@ class Run:
         ranks: Ranks,
         console: Console,
         *,
-        compile: bool = False,  # noqa: A002 - torch's name
+        compile: bool = False,
         crops_source: str | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)

@@ -39,7 +39,7 @@ def train(
     console: Console | None = None,
     split: int | None = None,
     transfer: Path | None = None,
-    compile: bool = False,  # noqa: A002 - torch's name
+    compile: bool = False,
 ) -> Path:
     """Trains a recipe on datasets and returns the checkpoint with the best held-out mAP, ``out/best.pt``.
 

@@ -7,8 +7,6 @@ are differences of nearly equal numbers, where half precision, and TF32 on GPUs,
 import torch
 from torch import Tensor
 
-__all__ = ["SMALLEST_SQUARE", "at_least_float32", "euclidean_distances", "pairs", "similarities", "unit_length"]
-
 SMALLEST_SQUARE = 1e-12
 """Squared distances are kept from zero, where the square root has no gradient (as in the published code)."""
 

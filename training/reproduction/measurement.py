@@ -54,7 +54,7 @@ def measure(setting: Setting, recipe_name: str, kind: DatasetKind, protocol: str
     file = training.folder / "evaluations" / f"{hashlib.sha256(named.encode()).hexdigest()[:12]}.json"
     if training.finished and file.is_file():
         return _read(file.read_text(encoding="utf-8"))
-    checkpoint = training.loop.checkpoint()
+    checkpoint = training.checkpoint()
     result = evaluate(checkpoint, [path], options=options, split=training.split, seed=SEED, console=setting.console)
     measures = [name for name in result.figures if name.startswith("rank-") or name in ("mAP", "mINP")]
     measurement = Measurement(

@@ -11,8 +11,6 @@ from training.reproduction.measurement import average, measure
 from training.reproduction.papers import Paper, ReproductionError, Row, Table
 from training.reproduction.training import Setting, row_training
 
-__all__ = ["Setting", "drop_models", "find_data", "run_row"]
-
 Selected = tuple[Paper, Table, Row]
 Split = int | Literal["all"] | None
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from training.datasets.catalog import SPLITS, DatasetKind, kind_of
-from training.importing.weights import WeightsError
+from training.importing.third_party_weights import WeightsError
 from training.loop.run import BEST, LAST
 from training.loop.trainer import train
 from training.recipe import Recipe, find_recipe, load_recipe

@@ -269,8 +269,8 @@ def _import_ax() -> tuple[Any, Any]:
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            from ax.api.client import Client  # noqa: PLC0415 - with the extra `tune` only
-            from ax.api.configs import RangeParameterConfig  # noqa: PLC0415
+            from ax.api.client import Client
+            from ax.api.configs import RangeParameterConfig
         except ModuleNotFoundError as error:
             raise TuningError(
                 f"this needs Ax ({error}), which comes with the extra: pip install 'not3d[tune]'"

@@ -13,8 +13,6 @@ from service.gallery.embedded.database import FILE_NAME, connect, sync_directory
 from service.gallery.embedded.lock import DirectoryLock
 from service.gallery.records import GalleryError
 
-__all__ = ["compact"]
-
 _PATIENCE_MS = 1000
 """For whoever is reading."""
 

@@ -61,7 +61,7 @@ def read(connection: sqlite3.Connection, limit: int, before: str | None) -> list
     ]
 
 
-def condition_of(filter: Filter) -> dict[str, JSON]:  # noqa: A002 (the field's name everywhere)
+def condition_of(filter: Filter) -> dict[str, JSON]:
     """A filter as an entry keeps it: the conditions that were given, under the names of the HTTP contract."""
     given: dict[str, JSON] = {}
     if filter.camera_ids is not None:

@@ -161,19 +161,19 @@ class EmbeddedGallery:
         """
         return self._enrol(records, "leave")
 
-    def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
+    def get(self, id: str) -> Record | None:
         """The record of this id."""
         checks.check_text(id, "id")
         with self._readers.snapshot() as connection:
             return rows.by_id(connection, id, rows.now())
 
-    def thumbnail(self, id: str) -> bytes | None:  # noqa: A002
+    def thumbnail(self, id: str) -> bytes | None:
         """The JPEG kept with this record."""
         checks.check_text(id, "id")
         with self._readers.snapshot() as connection:
             return rows.thumbnail_of(connection, id, rows.now())
 
-    def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
+    def delete(self, id: str, *, by: str = "") -> bool:
         """Remove one record, with an entry in the audit log. False where there was none.
 
         What is left of it in the files goes with the next `erase` or `expire`.
@@ -207,7 +207,7 @@ class EmbeddedGallery:
         self,
         embedding: NDArray[np.float32],
         top_k: int,
-        filter: Filter = Filter(),  # noqa: A002, B008 (frozen, so a shared default is safe)
+        filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
     ) -> SearchResult:
         """The `top_k` records nearest to `embedding` `[D]` by cosine, of those that pass `filter`.
@@ -227,7 +227,7 @@ class EmbeddedGallery:
                 return found
         raise GalleryBroken("the search index is ahead of the database: restart the service")
 
-    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:  # noqa: A002
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
         """Remove every record that passes `filter`, with an entry in the audit log, also where there was none.
 
         Their vectors do not stay behind on the disk: SQLite overwrites what it frees, its log is emptied, and the
@@ -302,7 +302,7 @@ class EmbeddedGallery:
         self,
         query: NDArray[np.float32],
         top_k: int,
-        filter: Filter,  # noqa: A002
+        filter: Filter,
         min_score: float | None,
     ) -> SearchResult | None:
         """Search one snapshot of the database; `None` where a commit overtook it, so that the index is newer."""
@@ -323,7 +323,7 @@ class EmbeddedGallery:
         hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
         return SearchResult(hits, candidates.searched, candidates.exact)
 
-    def _select(self, connection: sqlite3.Connection, filter: Filter, version: int) -> RowFilter:  # noqa: A002
+    def _select(self, connection: sqlite3.Connection, filter: Filter, version: int) -> RowFilter:
         """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
         after, before = rows.interval(filter)
         terms = checks.terms_of(dict(filter.metadata))

@@ -106,13 +106,13 @@ def delete(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
     connection.executemany("DELETE FROM tracklets WHERE number = ?", [(number,) for number in numbers])
 
 
-def by_id(connection: sqlite3.Connection, id: str, at: int) -> Record | None:  # noqa: A002 (the field's name everywhere)
+def by_id(connection: sqlite3.Connection, id: str, at: int) -> Record | None:
     """The record of an id, unless it has expired."""
     found = connection.execute(f"SELECT {_COLUMNS} WHERE t.id = ? AND {_ENROLLED}", (id, at)).fetchone()
     return None if found is None else _decode(found)
 
 
-def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | None:  # noqa: A002
+def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | None:
     """The picture kept with a record, unless that has expired."""
     found = connection.execute(
         f"SELECT h.jpeg FROM thumbnails h JOIN tracklets t USING (number) WHERE t.id = ? AND {_ENROLLED}",  # noqa: S608
@@ -153,7 +153,7 @@ def ids_of(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, 
 
 def by_page(
     connection: sqlite3.Connection,
-    filter: Filter,  # noqa: A002
+    filter: Filter,
     after_id: str,
     limit: int,
     at: int,
@@ -175,7 +175,7 @@ def numbers_of(connection: sqlite3.Connection, ids: Sequence[str]) -> NDArray[np
     return np.array(found, dtype=np.int64).reshape(-1)
 
 
-def numbers_where(connection: sqlite3.Connection, filter: Filter, at: int) -> NDArray[np.int64]:  # noqa: A002
+def numbers_where(connection: sqlite3.Connection, filter: Filter, at: int) -> NDArray[np.int64]:
     """The numbers of all matching rows that have not expired at the moment `at`, ascending."""
     condition, values = where(filter, at)
     found = connection.execute(
@@ -185,7 +185,7 @@ def numbers_where(connection: sqlite3.Connection, filter: Filter, at: int) -> ND
     return np.array(found, dtype=np.int64).reshape(-1)
 
 
-def split_where(connection: sqlite3.Connection, filter: Filter, at: int) -> tuple[list[int], list[int]]:  # noqa: A002
+def split_where(connection: sqlite3.Connection, filter: Filter, at: int) -> tuple[list[int], list[int]]:
     """The numbers of all matching rows, in two parts: the enrolled ones, and those that had expired at `at`."""
     condition, values = where(filter)
     found = connection.execute(
@@ -196,7 +196,7 @@ def split_where(connection: sqlite3.Connection, filter: Filter, at: int) -> tupl
     return enrolled, [number for number, lasting in found if not lasting]
 
 
-def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:  # noqa: A002
+def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:
     """A condition on `tracklets t` with the values of its parameters; "1" where everything matches.
 
     With `at` only what has not expired at that moment matches.
@@ -232,7 +232,7 @@ def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:  #
     return " AND ".join(conditions) or "1", values
 
 
-def interval(filter: Filter) -> tuple[int | None, int | None]:  # noqa: A002
+def interval(filter: Filter) -> tuple[int | None, int | None]:
     """`after` and `before` in microseconds. Raises `InvalidArgument` where they are no interval."""
     after = None if filter.after is None else microseconds(filter.after, "after")
     before = None if filter.before is None else microseconds(filter.before, "before")

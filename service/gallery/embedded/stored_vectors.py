@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from service.gallery.embedded.rows import ROWS_LACK_VECTORS
 from service.gallery.records import GalleryError
 
-__all__ = ["read_after", "read_some"]
-
 Rows = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 

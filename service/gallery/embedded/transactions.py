@@ -11,8 +11,6 @@ from service.gallery.embedded import audit, rows
 from service.gallery.embedded.writer import Change
 from service.gallery.records import DuplicateId, Existing, Filter
 
-__all__ = ["delete", "enrol", "erase", "expire"]
-
 
 def enrol(
     connection: sqlite3.Connection, change: Change, new: Mapping[str, Row], space: str, existing: Existing, now: int
@@ -32,7 +30,7 @@ def enrol(
     return taken
 
 
-def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now: int) -> bool:  # noqa: A002
+def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now: int) -> bool:
     """Remove one record, with an entry; false where there was none."""
     place = rows.places_of(connection, [id], now).get(id)
     if place is None:
@@ -48,7 +46,7 @@ def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now
 def erase(
     connection: sqlite3.Connection,
     change: Change,
-    filter: Filter,  # noqa: A002 (the field's name everywhere)
+    filter: Filter,
     by: str,
     now: int,
 ) -> tuple[int, int, str]:

@@ -12,8 +12,6 @@ from pymilvus.milvus_client.index import IndexParams
 from service.gallery.address import MilvusAddress
 from service.gallery.records import DiskFull, GalleryError, GalleryUnavailable
 
-__all__ = ["MAX_ROWS", "Connection"]
-
 # Its library logs every error with a traceback before it raises it; ours are told once, where they are handled.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 

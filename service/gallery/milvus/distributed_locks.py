@@ -15,8 +15,6 @@ from service.gallery.milvus.connection import Connection
 from service.gallery.milvus.expressions import quoted, quoted_list
 from service.gallery.records import GalleryError, GalleryUnavailable
 
-__all__ = ["Claim", "DistributedLocks"]
-
 log = logging.getLogger(__name__)
 
 _CHOOSING, _WAITING, _DONE = 0, 1, 2

@@ -7,13 +7,11 @@ from service.gallery.embedded import rows
 from service.gallery.milvus.schema import camera_text, term_text
 from service.gallery.records import Filter
 
-__all__ = ["condition", "quoted", "quoted_list"]
-
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 """What the language does not take as it is, within quotes."""
 
 
-def condition(filter: Filter, now: int | None) -> str:  # noqa: A002 (the field's name everywhere)
+def condition(filter: Filter, now: int | None) -> str:
     """What a row must fulfil to pass `filter`, and not to have expired at `now`, in microseconds since 1970.
 
     Without `now`, expired rows pass as well. Raises `InvalidArgument` for times without a zone, an interval that ends

@@ -36,8 +36,6 @@ from service.gallery.records import (
     SpaceMismatch,
 )
 
-__all__ = ["MilvusGallery"]
-
 log = logging.getLogger(__name__)
 
 _SPARE = 32
@@ -135,17 +133,17 @@ class MilvusGallery:
         """
         return self._enrol(records, "leave")
 
-    def get(self, id: str) -> Record | None:  # noqa: A002 (the field's name everywhere)
+    def get(self, id: str) -> Record | None:
         """The record of this id."""
         found = self._one(id, FIELDS)
         return decode(found) if found else None
 
-    def thumbnail(self, id: str) -> bytes | None:  # noqa: A002
+    def thumbnail(self, id: str) -> bytes | None:
         """The JPEG kept with this record."""
         found = self._one(id, ["has_thumbnail", "thumbnail"])
         return base64.b64decode("".join(found["thumbnail"])) if found and found["has_thumbnail"] else None
 
-    def delete(self, id: str, *, by: str = "") -> bool:  # noqa: A002
+    def delete(self, id: str, *, by: str = "") -> bool:
         """Remove one record, with an entry in the audit log before that. False where there was none."""
         checks.check_text(id, "id")
         checks.check_text(by, "by")
@@ -193,7 +191,7 @@ class MilvusGallery:
         self,
         embedding: NDArray[np.float32],
         top_k: int,
-        filter: Filter = Filter(),  # noqa: A002, B008 (frozen, so a shared default is safe)
+        filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
     ) -> SearchResult:
         """The `top_k` records nearest to `embedding` `[D]` by cosine, of those that pass `filter`.
@@ -222,7 +220,7 @@ class MilvusGallery:
         hits = [hit for hit in ranked[:top_k] if min_score is None or hit.score >= min_score]
         return SearchResult(hits, counting.result(), index.exact)
 
-    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:  # noqa: A002
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
         """Remove every record that passes `filter`, with an entry in the audit log before that.
 
         What is enrolled while it runs may be removed or stay. Raises `EmptyFilter` where all would go.
@@ -329,7 +327,7 @@ class MilvusGallery:
             found |= {row["id"]: row["expires_at"] for row in part}
         return found
 
-    def _one(self, id: str, fields: Sequence[str]) -> Mapping[str, Any] | None:  # noqa: A002
+    def _one(self, id: str, fields: Sequence[str]) -> Mapping[str, Any] | None:
         checks.check_text(id, "id")
         self._check()
         where = f"id in {quoted_list([id])} and expires_at > {rows.now()}"

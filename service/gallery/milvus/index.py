@@ -12,8 +12,6 @@ from service.gallery.milvus.connection import Connection
 from service.gallery.milvus.distributed_locks import DistributedLocks
 from service.gallery.records import GalleryError, GalleryUnavailable
 
-__all__ = ["IndexKeeper", "index_params"]
-
 log = logging.getLogger(__name__)
 
 EXACT_ROWS = 50_000

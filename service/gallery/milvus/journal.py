@@ -13,8 +13,6 @@ from service.gallery.milvus.schema import split
 from service.gallery.records import JSON, AuditEntry, InvalidArgument
 from service.ids import new_id
 
-__all__ = ["Journal"]
-
 _LAST = 10**20 - 1
 
 

@@ -12,18 +12,6 @@ from service.gallery import checks
 from service.gallery.embedded import rows
 from service.gallery.records import InvalidArgument, Record
 
-__all__ = [
-    "FIELDS",
-    "camera_text",
-    "claims_schema",
-    "decode",
-    "encode",
-    "log_schema",
-    "records_schema",
-    "split",
-    "term_text",
-]
-
 NEVER = 2**62
 """Of a time that is not given: later than every time, its negative earlier."""
 _LONGEST_ID = 128

@@ -101,7 +101,7 @@ def test_an_unknown_backbone_is_an_error_that_lists_the_known():
 
 
 def test_plain_resnet50_has_torchvisions_names():
-    import torchvision  # noqa: PLC0415 - slow to import, and only this test needs it
+    import torchvision
 
     theirs = {k: v.shape for k, v in torchvision.models.resnet50().state_dict().items() if not k.startswith("fc.")}
     assert {k: v.shape for k, v in BACKBONES["resnet50"]().state_dict().items()} == theirs
@@ -163,7 +163,7 @@ class TestOtherSystems:
         }
 
     def test_last_stride_2_is_torchvisions_resnet50(self):
-        import torchvision  # noqa: PLC0415 - slow to import
+        import torchvision
 
         torch.manual_seed(0)
         ours = BACKBONES["resnet50"](last_stride=2).eval()

@@ -238,7 +238,7 @@ def busy_server(busy: int, retry_after: str | None) -> Iterator[tuple[str, list[
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

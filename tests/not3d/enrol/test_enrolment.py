@@ -153,7 +153,7 @@ class Scripted(BaseHTTPRequestHandler):
         self.send_header("retry-after", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

@@ -35,7 +35,7 @@ class MilvusPlace:
         self.space = uuid4().hex[:16]
 
     def open(self) -> Gallery:
-        from service.gallery.milvus import MilvusGallery  # noqa: PLC0415 (an extra)
+        from service.gallery.milvus import MilvusGallery
 
         return MilvusGallery.open(self.address, embedding_space=self.space, dimension=DIMENSION, model_name="sample")
 
@@ -43,7 +43,7 @@ class MilvusPlace:
         return [f"not3d_{self.space}{suffix}" for suffix in ("", "_audit", "_claims")]
 
     def empty(self) -> None:
-        from service.gallery.milvus.connection import Connection  # noqa: PLC0415 (an extra)
+        from service.gallery.milvus.connection import Connection
 
         connection = Connection(self.address)
         for name, key in zip(self.collections(), ("id", "position", "claim"), strict=True):
@@ -51,7 +51,7 @@ class MilvusPlace:
         connection.close()
 
     def drop(self) -> None:
-        from service.gallery.milvus.connection import Connection  # noqa: PLC0415 (an extra)
+        from service.gallery.milvus.connection import Connection
 
         connection = Connection(self.address)
         for name in self.collections():

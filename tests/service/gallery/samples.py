@@ -30,7 +30,7 @@ def vector(seed: str, dimension: int = DIMENSION) -> NDArray[np.float32]:
 
 
 def record(
-    id: str,  # noqa: A002
+    id: str,
     *,
     embedding: NDArray[np.float32] | None = None,
     camera_id: str | None = "c1",

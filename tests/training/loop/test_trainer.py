@@ -168,7 +168,7 @@ def test_dead_attention_is_said_once_and_logged(data, tmp_path, capsys):
 
 
 def test_the_log_has_time_spent_waiting_and_goes_to_tensorboard(data, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415 - slow
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(data, tmp_path, 2)
     log = rows(tmp_path)

@@ -9,8 +9,6 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FlatVectors", "Found", "Hold", "Read", "Vectors", "faiss", "selector", "unit_rows"]
-
 # FAISS's own stubs lack most of its Python additions, such as arrays for pointers.
 faiss: Any = untyped_faiss
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from service.gallery.embedded.index.flat import faiss
 
-__all__ = ["GpuMirror", "open_mirror"]
-
 log = logging.getLogger(__name__)
 
 _BYTES_A_NUMBER = 2

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from service.gallery.embedded.index.flat import Found, Hold, Read, faiss, selector, unit_rows
 from service.gallery.embedded.index.malloc import map_large_blocks
 
-__all__ = ["IvfVectors", "Stopped", "list_count", "sample_size"]
-
 _ITERATIONS = 10
 _SAMPLE_PER_LIST = 40
 """k-means needs no more: FAISS warns below 39 points for a list."""
@@ -33,7 +31,7 @@ _TARGETS = (0.9975, 0.99)
 _PROBES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
-class Stopped(Exception):  # noqa: N818 (nothing went wrong)
+class Stopped(Exception):
     """The training was told to stop."""
 
 

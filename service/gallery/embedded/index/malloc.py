@@ -3,8 +3,6 @@
 import ctypes
 from functools import cache
 
-__all__ = ["give_back_freed", "map_large_blocks"]
-
 _LARGE = 256 * 1024
 _MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` of glibc's malloc.h."""

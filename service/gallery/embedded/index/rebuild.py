@@ -18,8 +18,6 @@ from service.gallery.embedded.stored_vectors import read_after, read_some
 from service.gallery.embedded.writer import Writer
 from service.gallery.records import GalleryError
 
-__all__ = ["EXACT_BYTES", "Rebuilder", "draw", "fits_exact", "make_vectors", "tune_vectors"]
-
 log = logging.getLogger(__name__)
 
 EXACT_BYTES = 128 * 2**20
