@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from model.errors import Not3dError
 from model.frames import PREPROCESSING_VERSION
 from model.ir_signature import IrFileError, read_ir_signature
 from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxFileError, TensorSignature, read_signature
@@ -32,7 +33,7 @@ IR_FILES = "model.xml", "model.bin"
 INPUT_NAME, OUTPUT_NAME = "clips", "embeddings"
 
 
-class BundleError(ValueError):
+class BundleError(Not3dError):
     """A bundle cannot be used; the message names the file and, inside it, the field."""
 
 

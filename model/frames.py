@@ -15,6 +15,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from model.errors import Not3dError
+
 PREPROCESSING_VERSION = "2"
 """Changes whenever the functions of this module give other pixels; part of the embedding space."""
 
@@ -25,7 +27,7 @@ decoder a pass over all pixels, however few bytes it has."""
 FrameStatus = Literal["not_an_image", "undecodable", "too_small", "too_large"]
 
 
-class FrameError(ValueError):
+class FrameError(Not3dError):
     """A frame that cannot be used; ``status`` says of which kind, ``reason`` says why in words."""
 
     def __init__(self, status: FrameStatus, reason: str) -> None:

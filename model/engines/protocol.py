@@ -6,12 +6,13 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import Not3dError
 from model.spec import BundleSpec
 
 EngineName = Literal["onnxruntime", "openvino"]
 
 
-class EngineError(RuntimeError):
+class EngineError(Not3dError):
     """An engine cannot be opened or cannot run; the message says what to install or to change."""
 
 

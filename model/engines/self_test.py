@@ -7,9 +7,10 @@ import numpy as np
 
 from model.bundle import Bundle
 from model.engines.protocol import Engine
+from model.errors import Not3dError
 
 
-class SelfTestError(RuntimeError):
+class SelfTestError(Not3dError):
     """An engine's answers to the golden clips are too far from the network's."""
 
 

@@ -7,6 +7,7 @@ follow: only what lies below the folders that the user named is opened, and only
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from model.errors import Not3dError
 from model.frames import crop_box, decode_frame
 from not3d.enrol.footage import Footage, open_video, read_frames, read_pictures, read_tracks
 from not3d.picture import Image, pick_evenly
@@ -35,9 +36,9 @@ def find_local_frames(metadata: Mapping[str, object], folders: Sequence[Path]) -
         if isinstance(tracklet, str):
             return _read_images(place, source, tracklet, folders)
         return read_pictures(Footage("", video=place))
-    except (OSError, RuntimeError, ValueError):
-        # ValueError: frames or tracks that cannot be read, or no possible path; RuntimeError: links that go round in
-        # circles. The picture shows the hit without frames; the search itself has succeeded.
+    except (OSError, RuntimeError, ValueError, Not3dError):
+        # Not3dError: frames or tracks that cannot be read; ValueError: no possible path; RuntimeError: links that go
+        # round in circles. The picture shows the hit without frames; the search itself has succeeded.
         return []
 
 
