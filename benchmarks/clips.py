@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import BUNDLED, Bundle
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines import open_engine
 from model.tracklet import normalise, split_into_clips
 from not3d.demo import running_service

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from model.bundle import Bundle
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines import Engine, EngineError
 from model.engines.openvino_engine import OpenVinoEngine
 from training.evaluation.protocols import select

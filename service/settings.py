@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import BUNDLED
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.frames import FrameLimits
 from service.gallery.address import EMBEDDED, MilvusAddress, parse_gallery
 

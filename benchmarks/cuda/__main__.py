@@ -25,7 +25,7 @@ from benchmarks.serving.footage import Crops, read_crops, ready_clips, write_pla
 from benchmarks.serving.process import load, running_service
 from benchmarks.serving.report import Report, describe_machine
 from model.bundle import BUNDLED, Bundle
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines.cuda import TENSORRT, CudaEngine, CudaPlan
 from model.engines.cuda_options import CudaOptions
 from model.engines.onnx_runtime import OnnxRuntimeEngine

@@ -13,7 +13,7 @@ from benchmarks.serving.process import Load, load, running, running_service
 from benchmarks.serving.report import Report
 from benchmarks.serving.service import COMPUTE, Effort, Measured, Plans
 from model.bundle import Bundle
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 
 LEAST_COSINE = 0.98
 """Between the answers of the service, in int8 perhaps, and of a peer in fp32."""

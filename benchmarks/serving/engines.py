@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serving.report import Report
 from model.bundle import Bundle
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines import Engine, EngineError
 from model.engines.onnx_runtime import OnnxRuntimeEngine
 from model.engines.openvino_engine import OpenVinoEngine

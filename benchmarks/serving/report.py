@@ -5,7 +5,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 
 _FLAGS = {"amx_bf16": "AMX BF16", "amx_int8": "AMX INT8", "avx512_bf16": "AVX-512 BF16", "avx512_vnni": "AVX-512 VNNI"}
 _FLAGS |= {"avx512f": "AVX-512", "avx_vnni": "AVX VNNI", "avx2": "AVX2"}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines.choice_cache import choice_key, recall_choice, remember_choice
 from model.engines.cuda_options import CudaOptions
 from model.engines.protocol import Engine, EngineError, EngineName

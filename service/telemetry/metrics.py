@@ -16,8 +16,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from model.cgroups import memory_limit
 from model.engines import EngineInfo
-from model.memory_limit import memory_limit
 from service.telemetry.request_cost import Cost, current_cost
 from service.version import read_version
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model.memory_limit import memory_limit
+from model.cgroups import memory_limit
 from service.telemetry.metrics import Metrics
 from tests.docker.compose import REPOSITORY, find_compose, run
 

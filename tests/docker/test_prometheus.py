@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.memory_limit import memory_limit
+from model.cgroups import memory_limit
 from tests.bundles import make_bundle
 from tests.docker.compose import REPOSITORY, run
 from tests.docker.test_monitoring import ALERTS, METRIC, PROMETHEUS, dashboard_queries

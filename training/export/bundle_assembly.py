@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import CARD_FILE, GOLDEN_FILE, SPEC_FILE, Bundle, BundleError
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines import Engine, EngineError, open_engine
 from model.engines.choice import installed_engines
 from model.engines.self_test import SelfTestError, run_self_test

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from openvino._offline_transformations import apply_moc_transformations
 
 from model.bundle import CARD_FILE, GOLDEN_FILE, INPUT_NAME, IR_FILES, SPEC_FILE, Bundle, compute_embedding_space
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines import Engine, EngineError
 from model.engines.openvino_engine import OpenVinoEngine
 from model.engines.self_test import SelfTestError, run_self_test

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from model.bundle import Bundle
-from model.cpu_limit import available_cpus
+from model.cgroups import available_cpus
 from model.engines import EngineError, open_engine
 from model.engines.choice import installed_engines
 from model.engines.choice_cache import CHOICE_FILE, choice_key, cpu_model, recall_choice, remember_choice
