@@ -161,7 +161,7 @@ class Settings(BaseSettings):
         return self
 
     def largest_batch(self, device: Literal["cpu", "cuda"]) -> int:
-        """Most clips in one call. On a CPU four are as fast as 32 (docs/performance.md), and take less memory."""
+        """Most clips in one call. On a CPU four are as fast as 32 (docs/figures/serving.md), and take less memory."""
         return self.max_batch or {"cpu": 4, "cuda": 64}[device]
 
     @property

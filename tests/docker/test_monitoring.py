@@ -59,7 +59,7 @@ def test_what_is_taken_for_granted_exists_once_it_happens() -> None:
 
 
 def test_every_metric_is_in_the_operators_table() -> None:
-    guide = (REPOSITORY / "docs/operations.md").read_text()
+    guide = (REPOSITORY / "docs/operate.md").read_text()
     listed = set(re.findall(r"^\| `((?:not3d|process|python)_[a-z0-9_]+)", guide, re.MULTILINE))
     kinds = re.findall(r"^# TYPE (\S+) ", Metrics().exposition().decode(), re.MULTILINE)
     assert listed == {*kinds, "not3d_memory_limit_bytes"}
@@ -68,7 +68,7 @@ def test_every_metric_is_in_the_operators_table() -> None:
 def test_every_alert_is_tried_and_explained() -> None:
     names = set(re.findall(r"alert: (\w+)", ALERTS))
     tried = (REPOSITORY / "tests/docker/alerts.test.yml").read_text()
-    guide = (REPOSITORY / "docs/operations.md").read_text()
+    guide = (REPOSITORY / "docs/operate.md").read_text()
     assert names == set(re.findall(r'alertname="(\w+)"', tried))
     assert names == set(re.findall(r"^\| `(Not3d\w+)`", guide, re.MULTILINE))
 

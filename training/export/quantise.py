@@ -1,7 +1,7 @@
 """A float bundle's network in int8, after training, judged on people that neither has seen.
 
 NNCF inserts the quantisers and sets their ranges on calibration clips (post-training quantisation). Two things decide
-whether the result is any good, both measured on the light model (docs/precision.md): OpenVINO's common transformations
+whether the result is any good, both measured on the light model (docs/figures/precision.md): OpenVINO's common transformations
 come first, which fold batch normalisation into convolutions, and the attention over frames and the batch-normed neck,
 a thousandth of the work, stay in float.
 """
