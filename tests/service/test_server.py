@@ -163,7 +163,7 @@ def refused(bundle: Path, data_dir: Path, **settings: str) -> str:
 def test_a_service_that_cannot_start_says_why_and_exits_with_1(bundle: Path, tmp_path: Path) -> None:
     missing = refused(tmp_path / "nowhere", tmp_path / "data")
     assert re.fullmatch(r"not3d: cannot start: .*nowhere.*", missing)
-    assert "NOT3D_MAX_FRAME is no setting" in refused(bundle, tmp_path / "data", MAX_FRAME="3")
+    assert "NOT3D_MAX_FRAME is not a setting" in refused(bundle, tmp_path / "data", MAX_FRAME="3")
 
 
 def test_a_gallery_of_another_model_is_not_opened(bundle: Path, tmp_path: Path) -> None:

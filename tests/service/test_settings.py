@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, find_unknown_variables
+from service.settings import SERVE_OPTIONS, Settings, find_unknown_variables, variable_name
 
 
 def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +70,12 @@ def test_keys_are_not_shown() -> None:
 def test_unknown_variables_are_found_and_the_likely_name_is_told() -> None:
     environment = {"NOT3D_MAX_FRAME": "3", "NOT3D_XYZZY": "1", "NOT3D_URL": "u", "NOT3D_PORT": "1", "HOME": "/"}
     assert find_unknown_variables(environment) == [
-        "NOT3D_MAX_FRAME is no setting; did you mean NOT3D_MAX_FRAMES?",
-        "NOT3D_XYZZY is no setting",
+        "NOT3D_MAX_FRAME is not a setting; did you mean NOT3D_MAX_FRAMES?",
+        "NOT3D_XYZZY is not a setting",
     ]
+
+
+def test_every_setting_is_described_and_serve_has_options_of_settings_only() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+    assert set(SERVE_OPTIONS) <= Settings.model_fields.keys()
+    assert variable_name("data_dir") == "NOT3D_DATA_DIR"
