@@ -53,6 +53,18 @@ import model.engines.onnx_runtime, model.engines.openvino_engine
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
+def test_the_milvus_gallery_imports_no_sql():
+    pytest.importorskip("pymilvus")
+    program = """
+import sys
+import service.gallery.milvus, service.gallery.milvus.gallery
+forbidden = ("sqlite3", "faiss", "service.gallery.embedded", "service.gallery.archive")
+found = [name for name in sys.modules if name.startswith(forbidden)]
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_modules_stay_small():
     sizes = {
         str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())

@@ -23,8 +23,9 @@ from benchmarks.durability.states import (
     thumbnail,
     vector,
 )
-from service.gallery import AuditEntry, EmbeddedGallery, Filter
+from service.gallery import AuditEntry, Filter
 from service.gallery.archive.verify import verify
+from service.gallery.embedded.gallery import EmbeddedGallery
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 120.0

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import JSON, EmbeddedGallery, Record
+from service.gallery import JSON, Record
+from service.gallery.embedded.gallery import EmbeddedGallery
 
 THREADS = 5
 IDS_OF_A_THREAD = 24

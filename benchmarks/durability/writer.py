@@ -24,7 +24,8 @@ from benchmarks.durability.states import (
     make_record,
     open_gallery,
 )
-from service.gallery import EmbeddedGallery, Filter
+from service.gallery import Filter
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index import rebuild
 from service.gallery.embedded.index import saver as index_store
 

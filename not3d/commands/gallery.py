@@ -66,7 +66,7 @@ def snapshot(
 
     Example: [bold]not3d gallery snapshot --data-dir data backups/monday[/]
     """
-    with gallery_module("snapshot") as snapshots, messages.status(f"Copying {escape(str(data_dir))}"):
+    with gallery_module("archive.snapshot") as snapshots, messages.status(f"Copying {escape(str(data_dir))}"):
         manifest = snapshots.take_snapshot(data_dir, out)
     results.print(
         f"{out}: {manifest.records:,} records of space {manifest.embedding_space}, {manifest.size / 1e6:,.1f} MB",
@@ -102,17 +102,17 @@ def restore(
 
     Example: [bold]not3d gallery restore backups/monday --data-dir data-new[/]
     """
-    with gallery_module("reapply") as reapply:
-        entries = [] if log is None else reapply.read_log(log)
+    with gallery_module("archive.replay_erasures") as replay_erasures:
+        entries = [] if log is None else replay_erasures.read_log(log)
     erased = 0
 
     def erase(folder: Path, stamp: Any) -> None:
         nonlocal erased
         if log is not None:
             with _opened(folder, stamp) as gallery:
-                erased = reapply.erase_again(gallery, entries)
+                erased = replay_erasures.erase_again(gallery, entries)
 
-    with gallery_module("snapshot") as snapshots, messages.status(f"Restoring {escape(str(source))}"):
+    with gallery_module("archive.snapshot") as snapshots, messages.status(f"Restoring {escape(str(source))}"):
         manifest = snapshots.restore(source, data_dir, erase)
     results.print(
         f"{data_dir}: {manifest.records:,} records of space {manifest.embedding_space} (model {manifest.model_name})",
@@ -139,7 +139,7 @@ def compact(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     Example: [bold]not3d gallery compact --data-dir data[/]
     """
-    with gallery_module("compact") as module, messages.status(f"Compacting {escape(str(data_dir))}"):
+    with gallery_module("archive.compact") as module, messages.status(f"Compacting {escape(str(data_dir))}"):
         before, after = module.compact(data_dir)
     results.print(
         f"{data_dir}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now",
@@ -161,7 +161,7 @@ def verify(
 
     Example: [bold]not3d gallery verify backups/monday[/]
     """
-    with gallery_module("verify") as module, messages.status(f"Reading {escape(str(folder))}"):
+    with gallery_module("archive.verify") as module, messages.status(f"Reading {escape(str(folder))}"):
         report = module.verify(folder)
     results.print(_table(folder, report))
     for remark in report.remarks:
@@ -276,11 +276,11 @@ def audit(
 
     Example: [bold]not3d gallery audit --data-dir data --json > audit.jsonl[/]
     """
-    with gallery_module("reapply") as reapply:
-        entries = reapply.read_log(data_dir)[: limit or (None if as_json else 20)]
+    with gallery_module("archive.replay_erasures") as replay_erasures:
+        entries = replay_erasures.read_log(data_dir)[: limit or (None if as_json else 20)]
     if as_json:
         for entry in entries:
-            results.print(reapply.dump(entry), highlight=False, markup=False, soft_wrap=True)
+            results.print(replay_erasures.dump(entry), highlight=False, markup=False, soft_wrap=True)
         return
     table = Table("time", "action", "by", "records", "condition", "receipt", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in entries:
@@ -293,7 +293,7 @@ def audit(
 @contextmanager
 def _parquet() -> Iterator[Any]:
     load("pyarrow", "parquet")
-    with gallery_module("parquet") as module:
+    with gallery_module("archive.parquet") as module:
         yield module
 
 
@@ -302,11 +302,11 @@ def _records(parquet: Any, data_dir: Path, address: str, bundle: Path | None) ->
     """The records of a gallery in pieces, what they have in common, and about how many they are."""
     if address != EMBEDDED:
         settings, model = _settings_and_model(address, bundle)
-        with gallery_module("database") as database, _on_server(settings, model) as gallery:
+        with gallery_module("embedded.database") as database, _on_server(settings, model) as gallery:
             stamp = database.Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
             yield parquet.gallery_records(gallery), stamp, gallery.count()
         return
-    with gallery_module("stored") as module, module.open_stored(data_dir) as stored:
+    with gallery_module("archive.read_only") as module, module.open_stored(data_dir) as stored:
         total = stored.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
         yield parquet.stored_records(stored), stored.stamp, total
 
@@ -314,7 +314,7 @@ def _records(parquet: Any, data_dir: Path, address: str, bundle: Path | None) ->
 @contextmanager
 def _opened(data_dir: Path, stamp: Any) -> Iterator[Any]:
     """The gallery of a stopped service, to write into; made where there is none."""
-    with gallery_module("embedded") as embedded:
+    with gallery_module("embedded.gallery") as embedded:
         gallery = embedded.EmbeddedGallery.open(
             data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
         )

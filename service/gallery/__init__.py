@@ -1,6 +1,5 @@
 """Where enrolled tracklets are kept and found again: the `Gallery` protocol and its engines."""
 
-from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.protocol import Gallery
 from service.gallery.records import (
     JSON,
@@ -27,7 +26,6 @@ __all__ = [
     "AuditEntry",
     "DiskFull",
     "DuplicateId",
-    "EmbeddedGallery",
     "EmptyFilter",
     "Erasure",
     "Filter",

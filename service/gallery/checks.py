@@ -4,17 +4,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import InvalidArgument, Record
+from service.gallery.clock import format_timestamp, to_datetime, to_microseconds
+from service.gallery.records import JSON, Filter, InvalidArgument, Record
 
 R = TypeVar("R")
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EXPIRY = "expiry"
+"""Who removes expired records, as the audit log names it."""
 LENGTH_TOLERANCE = 1e-3
 """What a normalised float32 vector may be off by after a trip through another program's decimals."""
 _DEEPEST_JSON = 64
@@ -40,13 +41,6 @@ class Row:
     thumbnail: bytes | None
 
 
-def microseconds(moment: datetime, name: str) -> int:
-    """Microseconds since 1970 UTC, exactly. Raises `InvalidArgument` for a time without a zone."""
-    if moment.tzinfo is None:
-        raise InvalidArgument(f"{name} has no time zone")
-    return (moment - EPOCH) // timedelta(microseconds=1)
-
-
 def check_vector(vector: NDArray[np.float32], dimension: int, name: str) -> NDArray[np.float32]:
     """The vector as float32 `[D]`, its own copy. Raises `InvalidArgument` for another shape, NaN or infinity."""
     array = np.array(vector, dtype=np.float32)
@@ -67,8 +61,8 @@ def encode(record: Record, dimension: int) -> Row:
         raise InvalidArgument("id is empty")
     for name, text in (("id", record.id), ("camera_id", record.camera_id)):
         check_text(text, name)
-    start = None if record.start_time is None else microseconds(record.start_time, "start_time")
-    end = None if record.end_time is None else microseconds(record.end_time, "end_time")
+    start = None if record.start_time is None else to_microseconds(record.start_time, "start_time")
+    end = None if record.end_time is None else to_microseconds(record.end_time, "end_time")
     if start is not None and end is not None and start > end:
         raise InvalidArgument("start_time is later than end_time")
     terms = tuple(terms_of(record.metadata))
@@ -81,8 +75,8 @@ def encode(record: Record, dimension: int) -> Row:
         terms=terms,
         frames=_count(record.frames, "frames"),
         clips=_count(record.clips, "clips"),
-        created_at=microseconds(record.created_at, "created_at"),
-        expires_at=None if record.expires_at is None else microseconds(record.expires_at, "expires_at"),
+        created_at=to_microseconds(record.created_at, "created_at"),
+        expires_at=None if record.expires_at is None else to_microseconds(record.expires_at, "expires_at"),
         vector=vector,
         thumbnail=_picture(record.thumbnail),
     )
@@ -164,3 +158,35 @@ def _canonical(value: Any, depth: int) -> Any:
             raise InvalidArgument("metadata has a key that is not text")
         return {key: _canonical(item, depth + 1) for key, item in value.items()}
     raise InvalidArgument(f"metadata contains a {type(value).__name__}, which is not JSON")
+
+
+def interval_of(filter: Filter) -> tuple[int | None, int | None]:
+    """Return a filter's `after` and `before` in microseconds. Raises `InvalidArgument` if they are no interval."""
+    after = None if filter.after is None else to_microseconds(filter.after, "after")
+    before = None if filter.before is None else to_microseconds(filter.before, "before")
+    if after is not None and before is not None and after > before:
+        raise InvalidArgument("after is later than before")
+    return after, before
+
+
+def audit_condition(filter: Filter) -> dict[str, JSON]:
+    """Return a filter as the audit log keeps it: the given conditions, under their names in the HTTP contract."""
+    given: dict[str, JSON] = {}
+    if filter.camera_ids is not None:
+        given["camera_ids"] = list(filter.camera_ids)
+    if filter.exclude_camera_ids:
+        given["exclude_camera_ids"] = list(filter.exclude_camera_ids)
+    if filter.after is not None:
+        given["after"] = format_timestamp(filter.after)
+    if filter.before is not None:
+        given["before"] = format_timestamp(filter.before)
+    if filter.metadata:
+        given["metadata"] = dict(filter.metadata)
+    if filter.exclude_ids:
+        given["exclude_ids"] = list(filter.exclude_ids)
+    return given
+
+
+def audit_condition_of_expiry(at: int) -> dict[str, JSON]:
+    """Return the condition of the audit log's entry about records that had expired at `at`, in microseconds."""
+    return {"expired_until": format_timestamp(to_datetime(at))}

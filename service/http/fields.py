@@ -17,6 +17,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from service.gallery.clock import format_timestamp
+
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -55,11 +57,6 @@ def _parse_timestamp(value: Any) -> datetime:
         return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"no such time: {error}") from None
-
-
-def format_timestamp(value: datetime) -> str:
-    """RFC 3339 in UTC, with as many fractional digits as there are: `2024-05-01T12:00:00Z`."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _check_printable(value: str) -> str:

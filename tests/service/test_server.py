@@ -236,7 +236,7 @@ def test_the_service_does_not_load_torch() -> None:
 def test_a_broken_gallery_ends_the_process_and_the_next_one_has_everything(bundle: Path, tmp_path: Path) -> None:
     """Whatever restarts it, such as Compose, mends it: only the index in memory had lost a commit."""
     command = f"""
-from service.gallery import embedded
+from service.gallery.embedded import gallery as embedded
 whole = embedded.Entry
 def no_memory(number, camera_id, *more):
     if camera_id == "b":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import EmbeddedGallery, GalleryError, GalleryUnavailable
+from service.gallery import GalleryError, GalleryUnavailable
+from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.live import Live, run_service, wait_for
 from tests.service.problem import check_problem
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as untyped_pyarrow
 import pyarrow.parquet as untyped_parquet
 
+from service.gallery import clock
 from service.gallery.archive.read_only import Stored
 from service.gallery.embedded import rows
 from service.gallery.embedded.database import Stamp, owner_only, sync_directory, translate
@@ -50,7 +51,7 @@ def stored_records(stored: Stored) -> Iterator[list[Record]]:
     """All records of a gallery's files as they are at one moment, with thumbnails, in pieces, oldest first."""
     connection = stored.connection
     connection.execute("BEGIN")
-    numbers = rows.numbers_where(connection, Filter(), rows.now()).tolist()
+    numbers = rows.numbers_where(connection, Filter(), clock.now()).tolist()
     size = _rows_of_a_group(stored.stamp.dimension)
     for start in range(0, len(numbers), size):
         piece = numbers[start : start + size]
@@ -227,7 +228,7 @@ def import_records(
         _refuse_taken(archive, gallery)
     outcome, done = Imported(), 0
     for piece in archive.pieces():
-        now = rows.moment(rows.now())
+        now = clock.to_datetime(clock.now())
         wanted = [record for record in piece if record.expires_at is None or record.expires_at > now]
         outcome.expired += len(piece) - len(wanted)
         try:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from service.gallery import clock
 from service.gallery.archive.read_only import Stored, open_stored
 from service.gallery.archive.snapshot import MANIFEST_NAME, Manifest, check_files, read_manifest
 from service.gallery.checks import LENGTH_TOLERANCE, terms_of
 from service.gallery.embedded.database import Stamp
 from service.gallery.embedded.index import file as index_file
 from service.gallery.embedded.index.file import IndexFileError
-from service.gallery.embedded.rows import now
 from service.gallery.records import GalleryError, InvalidArgument
 
 _ROWS_AT_ONCE = 1000
@@ -138,7 +138,7 @@ def _count(connection: sqlite3.Connection, report: Report) -> None:
 
     report.counts["records"] = one("SELECT count(*) FROM tracklets")
     expired = "SELECT count(*) FROM tracklets WHERE expires_at <= ?"
-    report.counts["of them expired"] = int(connection.execute(expired, (now(),)).fetchone()[0])
+    report.counts["of them expired"] = int(connection.execute(expired, (clock.now(),)).fetchone()[0])
     report.counts["cameras"] = one("SELECT count(DISTINCT camera_id) FROM tracklets")
     report.counts["thumbnails"] = one("SELECT count(*) FROM thumbnails")
     report.counts["entries of the audit log"] = one("SELECT count(*) FROM audit")

@@ -2,16 +2,12 @@
 
 import json
 import sqlite3
-from datetime import datetime
 from typing import Literal
 
-from service.gallery.embedded.rows import moment
-from service.gallery.records import JSON, AuditEntry, Filter, InvalidArgument
-from service.http.fields import format_timestamp
+from service.gallery.checks import EXPIRY, audit_condition_of_expiry
+from service.gallery.clock import to_datetime
+from service.gallery.records import JSON, AuditEntry, InvalidArgument
 from service.ids import new_id
-
-EXPIRY = "expiry"
-"""Who removed what had expired."""
 
 
 def write(
@@ -34,7 +30,7 @@ def write(
 
 def write_expiry(connection: sqlite3.Connection, count: int, at: int) -> str:
     """Add an entry on `count` records that had expired at the moment `at`, in microseconds; its receipt."""
-    return write(connection, "expire", by=EXPIRY, condition=condition_of_expiry(moment(at)), erased=count, at=at)
+    return write(connection, "expire", by=EXPIRY, condition=audit_condition_of_expiry(at), erased=count, at=at)
 
 
 def read(connection: sqlite3.Connection, limit: int, before: str | None) -> list[AuditEntry]:
@@ -55,30 +51,7 @@ def read(connection: sqlite3.Connection, limit: int, before: str | None) -> list
     )
     return [
         AuditEntry(
-            receipt=receipt, time=moment(time), action=action, by=by, filter=json.loads(condition), erased=erased
+            receipt=receipt, time=to_datetime(time), action=action, by=by, filter=json.loads(condition), erased=erased
         )
         for receipt, time, action, by, condition, erased in entries
     ]
-
-
-def condition_of(filter: Filter) -> dict[str, JSON]:
-    """A filter as an entry keeps it: the conditions that were given, under the names of the HTTP contract."""
-    given: dict[str, JSON] = {}
-    if filter.camera_ids is not None:
-        given["camera_ids"] = list(filter.camera_ids)
-    if filter.exclude_camera_ids:
-        given["exclude_camera_ids"] = list(filter.exclude_camera_ids)
-    if filter.after is not None:
-        given["after"] = format_timestamp(filter.after)
-    if filter.before is not None:
-        given["before"] = format_timestamp(filter.before)
-    if filter.metadata:
-        given["metadata"] = dict(filter.metadata)
-    if filter.exclude_ids:
-        given["exclude_ids"] = list(filter.exclude_ids)
-    return given
-
-
-def condition_of_expiry(until: datetime) -> dict[str, JSON]:
-    """The condition of what has expired at a moment."""
-    return {"expired_until": format_timestamp(until)}

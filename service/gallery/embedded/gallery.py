@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import checks, cursors
+from service.gallery import checks, clock, cursors
 from service.gallery.embedded import audit, rows, transactions
 from service.gallery.embedded.database import (
     OWNER_ONLY_DIRECTORY,
@@ -165,13 +165,13 @@ class EmbeddedGallery:
         """The record of this id."""
         checks.check_text(id, "id")
         with self._readers.snapshot() as connection:
-            return rows.by_id(connection, id, rows.now())
+            return rows.by_id(connection, id, clock.now())
 
     def thumbnail(self, id: str) -> bytes | None:
         """The JPEG kept with this record."""
         checks.check_text(id, "id")
         with self._readers.snapshot() as connection:
-            return rows.thumbnail_of(connection, id, rows.now())
+            return rows.thumbnail_of(connection, id, clock.now())
 
     def delete(self, id: str, *, by: str = "") -> bool:
         """Remove one record, with an entry in the audit log. False where there was none.
@@ -180,7 +180,7 @@ class EmbeddedGallery:
         """
         checks.check_text(id, "id")
         checks.check_text(by, "by")
-        now = rows.now()
+        now = clock.now()
         return self._change(lambda connection, change: transactions.delete(connection, change, id, by, now))
 
     def list(
@@ -199,7 +199,7 @@ class EmbeddedGallery:
         wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
         with self._readers.snapshot() as connection:
             # One more than asked for tells whether there is another page.
-            found = rows.by_page(connection, wanted, last_seen, limit + 1, rows.now())
+            found = rows.by_page(connection, wanted, last_seen, limit + 1, clock.now())
         items = found[:limit]
         return Page(items, cursors.encode(items[-1].id) if len(found) > limit else None)
 
@@ -236,7 +236,7 @@ class EmbeddedGallery:
         if filter.is_empty:
             raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
         checks.check_text(by, "by")
-        now = rows.now()
+        now = clock.now()
         if dry_run:
             with self._readers.snapshot() as connection:
                 return Erasure(matched=len(rows.numbers_where(connection, filter, now)), erased=0)
@@ -253,7 +253,7 @@ class EmbeddedGallery:
 
         What `delete` and replaced records have left on the disk goes as well.
         """
-        now = rows.now()
+        now = clock.now()
 
         def work(connection: sqlite3.Connection, change: Change) -> int:
             return transactions.expire(connection, change, _EXPIRED_AT_ONCE, now)
@@ -283,7 +283,7 @@ class EmbeddedGallery:
         """How many records are enrolled."""
         if self._closed:
             raise GalleryError("the gallery is closed")
-        return self._index.count(rows.now())
+        return self._index.count(clock.now())
 
     def close(self) -> None:
         """Save the index and let go of files and locks; a second call does nothing."""
@@ -325,18 +325,18 @@ class EmbeddedGallery:
 
     def _select(self, connection: sqlite3.Connection, filter: Filter, version: int) -> RowFilter:
         """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
-        after, before = rows.interval(filter)
+        after, before = checks.interval_of(filter)
         terms = checks.terms_of(dict(filter.metadata))
         only = tuple(self._terms.numbers(connection, term, version) for term in terms)
         without = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
-        return RowFilter(rows.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
+        return RowFilter(clock.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
 
     def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
         """Enrol in one step; the ids that were taken."""
         new = checks.encode_all(records, lambda record: checks.encode(record, self.dimension))
         if not new:
             return set()
-        now = rows.now()
+        now = clock.now()
         return self._change(
             lambda connection, change: transactions.enrol(connection, change, new, self.embedding_space, existing, now)
         )

@@ -2,17 +2,17 @@
 
 import json
 import sqlite3
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.checks import EPOCH, Row, check_text, microseconds, terms_of
-from service.gallery.records import Filter, GalleryBroken, GalleryError, InvalidArgument, Record
+from service.gallery.checks import Row, check_text, interval_of, terms_of
+from service.gallery.clock import to_datetime
+from service.gallery.records import Filter, GalleryBroken, GalleryError, Record
 
 ROWS_LACK_VECTORS = "the database is damaged: some rows lack their vector. Restore it from a backup"
 
@@ -32,11 +32,6 @@ class RequestSlot:
 
     number: int
     expired: bool
-
-
-def now() -> int:
-    """The present moment in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row], embedding_space: str) -> list[int]:
@@ -216,7 +211,7 @@ def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:
     if filter.exclude_camera_ids:
         conditions.append("(t.camera_id IS NULL OR t.camera_id NOT IN (SELECT value FROM json_each(?)))")
         values.append(_texts(filter.exclude_camera_ids, "exclude_camera_ids"))
-    after, before = interval(filter)
+    after, before = interval_of(filter)
     if after is not None:
         conditions.append("coalesce(t.end_time, t.start_time) >= ?")
         values.append(after)
@@ -230,15 +225,6 @@ def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:
         conditions.append("t.id NOT IN (SELECT value FROM json_each(?))")
         values.append(_texts(filter.exclude_ids, "exclude_ids"))
     return " AND ".join(conditions) or "1", values
-
-
-def interval(filter: Filter) -> tuple[int | None, int | None]:
-    """`after` and `before` in microseconds. Raises `InvalidArgument` where they are no interval."""
-    after = None if filter.after is None else microseconds(filter.after, "after")
-    before = None if filter.before is None else microseconds(filter.before, "before")
-    if after is not None and before is not None and after > before:
-        raise InvalidArgument("after is later than before")
-    return after, before
 
 
 def _texts(texts: Sequence[str], name: str) -> str:
@@ -258,16 +244,11 @@ def _decode(columns: Sequence[Any]) -> Record:
         metadata=json.loads(metadata),
         frames=frames,
         clips=clips,
-        created_at=moment(created),
+        created_at=to_datetime(created),
         expires_at=_moment(expires),
         has_thumbnail=bool(has_thumbnail),
     )
 
 
-def moment(microseconds: int) -> datetime:
-    """Microseconds since 1970 as an aware time."""
-    return EPOCH + timedelta(microseconds=microseconds)
-
-
 def _moment(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else moment(microseconds)
+    return None if microseconds is None else to_datetime(microseconds)

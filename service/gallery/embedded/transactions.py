@@ -6,7 +6,7 @@ Each is the work of a `Writer`; `now` is the moment, in microseconds, that its c
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from service.gallery.checks import Row
+from service.gallery.checks import Row, audit_condition
 from service.gallery.embedded import audit, rows
 from service.gallery.embedded.writer import Change
 from service.gallery.records import DuplicateId, Existing, Filter
@@ -55,7 +55,7 @@ def erase(
     _remove(connection, change, [*enrolled, *expired])
     if expired:
         audit.write_expiry(connection, len(expired), now)
-    condition = audit.condition_of(filter)
+    condition = audit_condition(filter)
     receipt = audit.write(connection, "erase", by=by, condition=condition, erased=len(enrolled), at=now)
     change.other = True
     return len(enrolled), len(expired), receipt

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-from service.gallery.embedded import rows
+from service.gallery import clock
 from service.gallery.milvus.connection import Connection
 from service.gallery.milvus.expressions import quoted, quoted_list
 from service.gallery.records import GalleryError, GalleryUnavailable
@@ -92,7 +92,7 @@ class DistributedLocks:
             return
         self._swept = time.monotonic()
         try:
-            old = rows.now() - int(2 * _LEASE_SECONDS * 1e6)
+            old = clock.now() - int(2 * _LEASE_SECONDS * 1e6)
             self._connection.delete(self._collection, f"made_at < {old}")
         except GalleryError as error:
             log.debug("old claims are left for the next time: %s", error)
@@ -110,7 +110,7 @@ class Claim:
         self._key = f"{process}-{serial:x}"
         self._names = names
         self._number = 0
-        self._made_at = rows.now()
+        self._made_at = clock.now()
         self._begun = time.monotonic()
 
     def write(self, state: int) -> None:
@@ -162,7 +162,7 @@ class Claim:
 
     def _others(self) -> list[Mapping[str, Any]]:
         """The claims of other processes that still bind. Those of this one took their turns before this was written."""
-        since = rows.now() - int(_LEASE_SECONDS * 1e6)
+        since = clock.now() - int(_LEASE_SECONDS * 1e6)
         found: list[Mapping[str, Any]] = []
         for start in range(0, len(self._names), _AT_ONCE):
             names = quoted_list(self._names[start : start + _AT_ONCE])

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from service.gallery import checks
-from service.gallery.embedded import rows
 from service.gallery.milvus.schema import camera_text, term_text
 from service.gallery.records import Filter
 
@@ -22,7 +21,7 @@ def condition(filter: Filter, now: int | None) -> str:
         parts.append(f"camera_id in {_cameras(filter.camera_ids, 'camera_ids')}")
     if filter.exclude_camera_ids:
         parts.append(f"camera_id not in {_cameras(filter.exclude_camera_ids, 'exclude_camera_ids')}")
-    after, before = rows.interval(filter)
+    after, before = checks.interval_of(filter)
     if after is not None:
         parts.append(f"last >= {after}")
     if before is not None:

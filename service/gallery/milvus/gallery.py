@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import checks, cursors
+from service.gallery import checks, clock, cursors
 from service.gallery.address import MilvusAddress
-from service.gallery.embedded import audit, rows
 from service.gallery.milvus.connection import MAX_ROWS, Connection
 from service.gallery.milvus.distributed_locks import DistributedLocks
 from service.gallery.milvus.expressions import condition, quoted, quoted_list
@@ -51,8 +50,8 @@ class MilvusGallery:
 
     Records of another space are in other collections, so that vectors of two models never meet. What was acknowledged
     is in the server's write-ahead log. Reads are strongly consistent: they see all that any replica had acknowledged
-    before. Changes of the same record take turns (`DistributedLocks`), also those of several replicas, so that of two `add` of
-    one id exactly one wins.
+    before. Changes of the same record take turns (`DistributedLocks`), also those of several replicas, so that of two
+    `add` of one id exactly one wins.
 
     Where a call raises `GalleryUnavailable`, the change may still have been made, if the server got it and the answer
     was lost. To ask again is right: `put` and `delete` come to the same, and `add` then raises `DuplicateId`.
@@ -148,7 +147,7 @@ class MilvusGallery:
         checks.check_text(id, "id")
         checks.check_text(by, "by")
         self._check()
-        now = rows.now()
+        now = clock.now()
         with self._holding([id]) as existing:
             if id not in existing:
                 return False
@@ -174,7 +173,7 @@ class MilvusGallery:
             raise InvalidArgument(f"limit is {limit}, not a positive number")
         last_seen = "" if cursor is None else cursors.decode(cursor)
         wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
-        where = condition(wanted, rows.now())
+        where = condition(wanted, clock.now())
         found: list[Mapping[str, Any]] = []
         # One more than asked for tells whether there is another page.
         while len(found) <= limit:
@@ -204,7 +203,7 @@ class MilvusGallery:
             raise InvalidArgument("embedding is all zeros, which has no direction")
         if not 1 <= top_k <= MAX_ROWS:
             raise InvalidArgument(f"top_k is {top_k}, not a number from 1 to {MAX_ROWS}")
-        where = condition(filter, rows.now())
+        where = condition(filter, clock.now())
         index = self._index
         counting = self._pool.submit(self._connection.count, self._records, where)
         share = 1.0 if index.exact or filter.is_empty else self._share(where)
@@ -229,7 +228,7 @@ class MilvusGallery:
         self._check()
         if filter.is_empty:
             raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
-        now = rows.now()
+        now = clock.now()
         where, every = condition(filter, now), condition(filter, None)
         if dry_run:
             return Erasure(matched=self._connection.count(self._records, where), erased=0)
@@ -237,14 +236,16 @@ class MilvusGallery:
             matched = self._connection.count(self._records, where)
             if expired := self._connection.count(self._records, every) - matched:
                 self._journal.write_expiry(expired, now)
-            receipt = self._journal.write("erase", by=by, condition=audit.condition_of(filter), erased=matched, at=now)
+            receipt = self._journal.write(
+                "erase", by=by, condition=checks.audit_condition(filter), erased=matched, at=now
+            )
             self._remove(every)
         return Erasure(matched=matched, erased=matched, receipt=receipt)
 
     def expire(self) -> int:
         """Remove what has expired; how many. Those are one entry of the audit log, unless there were none."""
         self._check()
-        now = rows.now()
+        now = clock.now()
         where = f"expires_at <= {now}"
         with self._alone("expire"):
             count = self._connection.count(self._records, where)
@@ -267,7 +268,7 @@ class MilvusGallery:
     def count(self) -> int:
         """How many records are enrolled."""
         self._check()
-        return self._connection.count(self._records, f"expires_at > {rows.now()}")
+        return self._connection.count(self._records, f"expires_at > {clock.now()}")
 
     def close(self) -> None:
         """Let go of the connection; a second call does nothing."""
@@ -287,7 +288,7 @@ class MilvusGallery:
         self._check()
         if not new:
             return set()
-        now = rows.now()
+        now = clock.now()
         with self._holding(list(new)) as found:
             taken = {id_ for id_, expires in found.items() if expires > now}
             if taken and existing == "refuse":
@@ -330,7 +331,7 @@ class MilvusGallery:
     def _one(self, id: str, fields: Sequence[str]) -> Mapping[str, Any] | None:
         checks.check_text(id, "id")
         self._check()
-        where = f"id in {quoted_list([id])} and expires_at > {rows.now()}"
+        where = f"id in {quoted_list([id])} and expires_at > {clock.now()}"
         found = self._connection.query(self._records, where, fields)
         return found[0] if found else None
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from service.gallery.embedded import audit, rows
+from service.gallery import checks, clock
 from service.gallery.milvus.connection import MAX_ROWS, Connection
 from service.gallery.milvus.expressions import quoted
 from service.gallery.milvus.schema import split
@@ -43,8 +43,8 @@ class Journal:
 
     def write_expiry(self, count: int, at: int) -> str:
         """Add an entry on `count` records that had expired at the moment `at`, in microseconds; its receipt."""
-        condition = audit.condition_of_expiry(rows.moment(at))
-        return self.write("expire", by=audit.EXPIRY, condition=condition, erased=count, at=at)
+        condition = checks.audit_condition_of_expiry(at)
+        return self.write("expire", by=checks.EXPIRY, condition=condition, erased=count, at=at)
 
     def read(self, limit: int, before: str | None) -> Sequence[AuditEntry]:
         """At most `limit` entries, newest first, older than the receipt `before`.
@@ -65,7 +65,7 @@ class Journal:
             )
             for row in part:
                 entry = json.loads("".join(row["entry"]))
-                entries.append(AuditEntry(row["receipt"], **(entry | {"time": rows.moment(entry["time"])})))
+                entries.append(AuditEntry(row["receipt"], **(entry | {"time": clock.to_datetime(entry["time"])})))
             if len(part) < step:
                 break
             last = part[-1]["position"]

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
 
-from service.gallery import checks
-from service.gallery.embedded import rows
+from service.gallery import checks, clock
 from service.gallery.records import InvalidArgument, Record
 
 NEVER = 2**62
@@ -137,12 +136,12 @@ def decode(row: Mapping[str, Any]) -> Record:
         id=row["id"],
         embedding=np.array(row["vector"], np.float32),
         camera_id=row["camera_id"][1:] if row["camera_id"] else None,
-        start_time=rows.moment(row["first"]) if times & _HAS_START else None,
-        end_time=rows.moment(row["last"]) if times & _HAS_END else None,
+        start_time=clock.to_datetime(row["first"]) if times & _HAS_START else None,
+        end_time=clock.to_datetime(row["last"]) if times & _HAS_END else None,
         metadata=json.loads(row["metadata"]),
         frames=row["frames"],
         clips=row["clips"],
-        created_at=rows.moment(row["created_at"]),
-        expires_at=None if row["expires_at"] == NEVER else rows.moment(row["expires_at"]),
+        created_at=clock.to_datetime(row["created_at"]),
+        expires_at=None if row["expires_at"] == NEVER else clock.to_datetime(row["expires_at"]),
         has_thumbnail=row["has_thumbnail"],
     )

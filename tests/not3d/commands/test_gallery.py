@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from model.bundle import Bundle
 from not3d.commands import Failure
 from not3d.commands.app import app
-from service.gallery import EmbeddedGallery, Filter
+from service.gallery import Filter
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.settings import Settings
 from tests.bundles import make_bundle
 from tests.service.gallery.samples import enrol, open_gallery, record, vector

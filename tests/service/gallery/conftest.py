@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import EmbeddedGallery, Gallery
-from service.gallery.embedded import rows
+from service.gallery import Gallery
+from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.gallery.engines import ENGINES, MilvusPlace, milvus_place
 from tests.service.gallery.samples import at, open_gallery
 
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the time to so many minutes after noon; it is noon until then."""
 
     def turn(minutes: float) -> None:
-        monkeypatch.setattr(rows, "now", lambda: int(at(minutes).timestamp() * 10**6))
+        monkeypatch.setattr("service.gallery.clock.now", lambda: int(at(minutes).timestamp() * 10**6))
 
     turn(0)
     return turn

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery import JSON, EmbeddedGallery, Filter, Gallery, Record
+from service.gallery import JSON, Filter, Gallery, Record
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index.rebuild import EXACT_BYTES
 
 SPACE = "0123456789abcdef"

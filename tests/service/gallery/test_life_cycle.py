@@ -11,31 +11,13 @@ from pathlib import Path
 import pytest
 
 from service.gallery import (
-    EmbeddedGallery,
     Filter,
     GalleryError,
     InvalidArgument,
 )
-from service.gallery.embedded import rows
 from service.gallery.embedded.database import connect
-from tests.service.gallery.samples import JPEG, at, enrol, open_gallery, record, vector
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets the time to so many minutes after noon; it is noon until then."""
-
-    def turn(minutes: float) -> None:
-        monkeypatch.setattr(rows, "now", lambda: int(at(minutes).timestamp() * 10**6))
-
-    turn(0)
-    return turn
-
-
-def found(gallery: EmbeddedGallery, wanted: Filter = Filter()) -> set[str]:  # noqa: B008
-    result = gallery.search(vector("query"), 100, wanted)
-    assert result.searched == len(result.hits)
-    return {hit.record.id for hit in result.hits}
+from service.gallery.embedded.gallery import EmbeddedGallery
+from tests.service.gallery.samples import JPEG, at, enrol, found, open_gallery, record, vector
 
 
 def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from numpy.typing import NDArray
 
-from service.gallery import JSON, DuplicateId, EmbeddedGallery, Filter, Record
-from service.gallery.embedded import rows
+from service.gallery import JSON, DuplicateId, Filter, Record, clock
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index import file as index_file
 from service.gallery.embedded.index.rebuild import EXACT_BYTES
 from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, open_gallery, record, vector
@@ -99,7 +99,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.minutes = 0
-        self.clock = patch.object(rows, "now", lambda: int(at(self.minutes).timestamp() * 10**6))
+        self.clock = patch.object(clock, "now", lambda: int(at(self.minutes).timestamp() * 10**6))
         self.clock.start()
         self.directory = new_directory()
         self.gallery: EmbeddedGallery = open_gallery(self.directory, exact_bytes=self.exact_bytes)

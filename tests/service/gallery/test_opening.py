@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from model.bundle import Bundle
-from service.gallery import EmbeddedGallery, GalleryError, GalleryUnavailable
+from service.gallery import GalleryError, GalleryUnavailable
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.opening import open_gallery
 from service.settings import Settings
 from tests.service.gallery.engines import HAS_LITE

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from service.http.fields import CameraId, Metadata, Timestamp, format_timestamp
+from service.gallery.clock import format_timestamp
+from service.http.fields import CameraId, Metadata, Timestamp
 
 TIMES: TypeAdapter[datetime] = TypeAdapter(Timestamp)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from service.gallery import EmbeddedGallery, GalleryError, Record
+from service.gallery import GalleryError, Record
 from service.gallery.archive.parquet import Archive, export_records, gallery_records, import_records, stored_records
 from service.gallery.archive.read_only import open_stored
+from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.gallery.engines import MILVUS, milvus_place
 from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, enrol, open_gallery, record, vector
 
@@ -139,7 +140,7 @@ def test_what_has_expired_stays_behind(tmp_path: Path, monkeypatch: pytest.Monke
     with open_stored(tmp_path / "data") as stored:
         export_records(stored_records(stored), stored.stamp, tmp_path / "before.parquet")
     later = int((SOON + timedelta(seconds=1)).timestamp() * 1e6)
-    monkeypatch.setattr("service.gallery.embedded.rows.now", lambda: later)
+    monkeypatch.setattr("service.gallery.clock.now", lambda: later)
     with open_stored(tmp_path / "data") as stored:
         assert export_records(stored_records(stored), stored.stamp, tmp_path / "after.parquet") == 1
     outcome = import_records(Archive(tmp_path / "before.parquet"), empty)

@@ -8,7 +8,7 @@ import pytest
 from service.gallery import AuditEntry, Filter, GalleryError
 from service.gallery.archive.replay_erasures import dump, erase_again, read_log
 from service.gallery.archive.snapshot import restore, take_snapshot
-from service.gallery.embedded.audit import condition_of
+from service.gallery.checks import audit_condition
 from tests.service.gallery.samples import at, enrol, open_gallery, record
 
 
@@ -44,7 +44,7 @@ def test_every_erasure_since_the_snapshot_is_made_again(tmp_path: Path, kept_as:
 
 
 def entry(action: str, condition: Filter | str) -> AuditEntry:
-    given = {"id": condition} if isinstance(condition, str) else condition_of(condition)
+    given = {"id": condition} if isinstance(condition, str) else audit_condition(condition)
     return AuditEntry("r", datetime.now(UTC), action, "me", given, 1)  # type: ignore[arg-type]
 
 

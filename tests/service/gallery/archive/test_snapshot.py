@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import JSON, EmbeddedGallery, Filter, GalleryError, GalleryLocked
+from service.gallery import JSON, Filter, GalleryError, GalleryLocked
 from service.gallery.archive.read_only import open_stored
 from service.gallery.archive.snapshot import read_manifest, restore, take_snapshot
 from service.gallery.archive.verify import verify
 from service.gallery.embedded.database import Stamp
+from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, enrol, open_gallery, record, vector
 
 NAMES = [f"r{number:02}" for number in range(30)]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import EmbeddedGallery, GalleryError
+from service.gallery import GalleryError
 from service.gallery.archive.snapshot import take_snapshot
 from service.gallery.archive.verify import verify
+from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.gallery.samples import DIMENSION, SPACE, at, enrol, open_gallery, record
 
 NAMES = [f"r{number:02}" for number in range(30)]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from service.gallery import (
-    EmbeddedGallery,
     Filter,
     GalleryBroken,
     GalleryError,
 )
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index.index import Index
 from tests.service.gallery.samples import assert_same, at, enrol, open_gallery, record, vector
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.gallery import EmbeddedGallery, Filter
+from service.gallery import Filter
 from service.gallery.embedded import metadata_terms as terms
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.metadata_terms import Terms
 from tests.service.gallery.samples import open_gallery, record, vector
 

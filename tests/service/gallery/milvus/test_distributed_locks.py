@@ -10,8 +10,7 @@ import pytest
 
 pytest.importorskip("pymilvus")
 
-from service.gallery import DuplicateId, Filter, GalleryUnavailable
-from service.gallery.embedded import rows
+from service.gallery import DuplicateId, Filter, GalleryUnavailable, clock
 from service.gallery.milvus import distributed_locks
 from service.gallery.milvus import gallery as milvus_gallery
 from tests.service.gallery.engines import MILVUS, MilvusPlace, milvus_place
@@ -160,8 +159,8 @@ def test_a_dead_replicas_claim_is_waited_for_and_runs_out(replicas: list[Any], m
     with pytest.raises(GalleryUnavailable, match="another replica"):
         living.put(record("a"))
     assert living.put(record("b")) is True  # others are free
-    later = rows.now() + 61 * 10**6
-    monkeypatch.setattr(rows, "now", lambda: later)
+    later = clock.now() + 61 * 10**6
+    monkeypatch.setattr(clock, "now", lambda: later)
     assert living.put(record("a")) is True
 
 
@@ -178,7 +177,7 @@ def test_old_claims_are_swept_out(replicas: list[Any], monkeypatch: pytest.Monke
     collection = gallery._claims._collection
     assert gallery._connection.count(collection, "") == 1
     monkeypatch.setattr(distributed_locks, "_SWEEP_SECONDS", 0.0)
-    now = rows.now()
-    monkeypatch.setattr(rows, "now", lambda: now + 200 * 10**6)
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + 200 * 10**6)
     gallery.put(record("b"))
     assert [row["name"] for row in gallery._connection.query(collection, "state >= 0", ["name"])] == ["id b"]

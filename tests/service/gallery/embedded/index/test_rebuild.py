@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.gallery import EmbeddedGallery, Filter, GalleryError, Record
+from service.gallery import Filter, GalleryError, Record
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index import rebuild
 from service.gallery.embedded.index.flat import FlatVectors
 from service.gallery.embedded.index.ivf import IvfVectors
@@ -142,7 +143,7 @@ def test_a_large_gallery_without_its_index_opens_with_a_new_one(tmp_path: Path) 
 
 def test_expired_rows_are_left_out_by_the_approximate_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = [NOON]
-    monkeypatch.setattr("service.gallery.embedded.rows.now", lambda: int(moment[0].timestamp() * 1e6))
+    monkeypatch.setattr("service.gallery.clock.now", lambda: int(moment[0].timestamp() * 1e6))
     gallery = open_small(tmp_path)
     gallery.put_many(records(range(1500)))
     settle(gallery)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.gallery import EmbeddedGallery, Filter, GalleryError
+from service.gallery import Filter, GalleryError
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index import file as index_file
 from service.gallery.embedded.index.file import Header
 from service.gallery.embedded.index.flat import FlatVectors

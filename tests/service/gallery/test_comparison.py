@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from service.gallery import Filter, Gallery, GalleryError, Record
-from service.gallery.embedded import rows
 from tests.service.gallery.engines import MILVUS, milvus_place
 from tests.service.gallery.samples import JPEG, at, open_gallery, record, vector
 
@@ -181,7 +180,9 @@ def test_milvus_answers_as_the_embedded_gallery(name: str, tmp_path: Path, monke
         one, other = open_gallery(tmp_path), place.open()
         for number in range(STEPS):
             minutes = number * len(MINUTES) / STEPS
-            monkeypatch.setattr(rows, "now", lambda minutes=minutes: int(at(minutes).timestamp() * 10**6))
+            monkeypatch.setattr(
+                "service.gallery.clock.now", lambda minutes=minutes: int(at(minutes).timestamp() * 10**6)
+            )
             step = steps.draw()
             assert outcome(step, one) == outcome(step, other), f"step {number}: {step.__qualname__}"
         assert one.count() > 5
