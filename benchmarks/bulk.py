@@ -169,11 +169,12 @@ def skip_filled(bundle: Path, count: int, home: Path) -> None:
         vectors = rng.standard_normal((len(chunk), dimension), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         now = datetime.now(UTC)
-        gallery.put_many(
+        gallery.enrol(
             [
                 Record(name, vector, None, None, None, {"source": f"footage/{name}", "tracklet": name}, 2, 1, now)
                 for name, vector in zip(chunk, vectors, strict=True)
-            ]
+            ],
+            "replace",
         )
     gallery.close()
     print(f"filled with {count} records in {time.monotonic() - started:.1f} s")

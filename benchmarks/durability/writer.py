@@ -66,7 +66,7 @@ class Thread:
         names = {self._name() for _ in range(self._dice.randrange(2, 9))}
         changes = {name: self._state(name, number) for name in sorted(names)}
         self._begin(changes)
-        self._gallery.put_many([make_record(name, state) for name, state in changes.items()])
+        self._gallery.enrol([make_record(name, state) for name, state in changes.items()], "replace")
         self._done(changes)
 
     def _delete(self, _number: int) -> None:
@@ -99,7 +99,7 @@ class Thread:
 def pass_by(gallery: EmbeddedGallery, dice: random.Random) -> None:
     """Erase what nobody asks for, again and again, so that the index file is being written much of the time."""
     for number in range(10**9):
-        gallery.put_many([make_passing(1000 * number + one) for one in range(dice.randrange(1, 30))])
+        gallery.enrol([make_passing(1000 * number + one) for one in range(dice.randrange(1, 30))], "replace")
         gallery.erase(Filter(camera_ids=(PASSING,)), dry_run=False)
 
 

@@ -52,7 +52,7 @@ class Embedded:
         records = self._population.records(start, rows)
         began = time.perf_counter()
         for place in range(0, len(records), BATCH):
-            self._gallery.put_many(records[place : place + BATCH])
+            self._gallery.enrol(records[place : place + BATCH], "replace")
         return time.perf_counter() - began
 
     def add(self, start: int, rows: NDArray[np.float32], threads: int) -> float:

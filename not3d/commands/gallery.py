@@ -234,7 +234,7 @@ def import_records(
     """
     if skip and replace:
         raise typer.BadParameter("--skip-existing and --replace exclude each other")
-    existing = "skip" if skip else "replace" if replace else "fail"
+    on_conflict = "skip" if skip else "replace" if replace else "error"
     with _parquet() as parquet:
         archive = parquet.Archive(source)
         with (
@@ -248,10 +248,10 @@ def import_records(
             task = progress.add_task("Importing", total=archive.records)
             try:
                 outcome = parquet.import_records(
-                    archive, target, existing, lambda done: progress.update(task, completed=done)
+                    archive, target, on_conflict, lambda done: progress.update(task, completed=done)
                 )
             except KeyboardInterrupt:
-                again = "with --skip-existing it goes on where it was" if existing != "replace" else "run it again"
+                again = "with --skip-existing it goes on where it was" if on_conflict != "replace" else "run it again"
                 raise Interrupted(f"what was enrolled stays; {again}") from None
     counts = [f"{outcome.enrolled:,} enrolled"]
     for count, word in ((outcome.replaced, "replaced"), (outcome.skipped, "skipped"), (outcome.expired, "expired")):

@@ -1,4 +1,4 @@
-"""What the service needs of a gallery, whichever engine keeps it."""
+"""The `Gallery` protocol: what the service needs of a gallery, whichever engine keeps it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,67 +7,72 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import AuditEntry, Erasure, Filter, Page, Record, SearchResult
+from service.gallery.records import AuditEntry, Erasure, Filter, OnConflict, Page, Record, SearchResult
 
 
 class Gallery(Protocol):
-    """A searchable store of embedded tracklets, all of one embedding space.
+    """A searchable store of tracklet embeddings, all of one embedding space.
 
-    Every method is synchronous and may be called from any thread. Once a changing method has returned, its change
-    survives the death of the process and is seen by every later call. All raise `GalleryError` when the engine fails,
-    `GalleryUnavailable` where it will be back, `GalleryBroken` where only a new start of the process helps, `DiskFull`
-    when there is no space left, and `InvalidArgument` for values no gallery accepts. A record whose `expires_at` has
-    passed is enrolled no more, whether or not `expire` has been called since: no method finds or counts it, and its id
-    is free.
+    Every method is synchronous and may be called from any thread. When a method that changes records returns, the
+    change survives the end of the process and every later call sees it. An expired record (`expires_at` has passed)
+    is not enrolled: no method returns or counts it, and its id is free, even if `expire` has not been called.
+
+    Every method can raise these errors:
+
+    - `InvalidArgument`: a value that no gallery accepts.
+    - `GalleryUnavailable`: the engine does not answer now; call again later.
+    - `GalleryBroken`: this process cannot use its gallery any more; restart the process.
+    - `DiskFull`: no space is left.
+    - `GalleryError`, the base class of these: anything else that fails.
     """
 
-    @property
-    def embedding_space(self) -> str:
-        """The 16 hex digits of the model whose embeddings are kept here."""
-        ...
-
-    @property
-    def dimension(self) -> int:
-        """The length D of every embedding."""
-        ...
+    embedding_space: str
+    """The 16 hex digits that name the model of the embeddings."""
+    dimension: int
+    """The length D of every embedding."""
 
     @property
     def engine(self) -> str:
-        """What keeps and searches the records, for people to read."""
+        """What keeps and searches the records, as text for people."""
+        ...
+
+    def enrol(self, records: Sequence[Record], on_conflict: OnConflict) -> set[str]:
+        """Enrol records in one durable step: all that `on_conflict` allows, or none if this raises.
+
+        A search sees either the old or the new state of a record. If several calls enrol one free id at the same time,
+        only one of them finds it free.
+
+        Args:
+            records: hundreds to thousands at a time are right, since all of them are held in memory. An id may occur
+                only once.
+            on_conflict: what happens if an id exists: raise an error, replace the record, or skip the new one.
+
+        Returns:
+            The ids that existed.
+
+        Raises:
+            DuplicateId: an id exists and `on_conflict` is "error".
+        """
         ...
 
     def add(self, record: Record) -> None:
-        """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
-        ...
+        """Enrol a new record. Raises `DuplicateId` if its id exists."""
+        self.enrol([record], "error")
 
     def put(self, record: Record) -> bool:
-        """Enrol or replace, in one step that no search sees half of. True where the id was new."""
-        ...
-
-    def put_many(self, records: Sequence[Record]) -> int:
-        """Enrol or replace all of them in one durable step, or none; how many ids were new.
-
-        An id may be there once only. Some hundreds to thousands at a time are right.
-        """
-        ...
-
-    def add_many(self, records: Sequence[Record]) -> set[str]:
-        """Enrol all of them whose id is free in one durable step, or none; the ids that were taken.
-
-        Records that had these ids stay as they are. As for `put_many`, an id may be there once only.
-        """
-        ...
+        """Enrol a record, or replace the one with its id. Return whether the id is new."""
+        return not self.enrol([record], "replace")
 
     def get(self, id: str) -> Record | None:
-        """The record of this id."""
+        """Return the record with this id, or `None`."""
         ...
 
     def thumbnail(self, id: str) -> bytes | None:
-        """The JPEG kept with this record."""
+        """Return the JPEG of this record, or `None`."""
         ...
 
     def delete(self, id: str, *, by: str = "") -> bool:
-        """Remove one record, with an entry in the audit log. False where there was none."""
+        """Remove one record and write an entry to the audit log. Return whether the record existed."""
         ...
 
     def list(
@@ -79,9 +84,16 @@ class Gallery(Protocol):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        """Records in order of their ids. A record that stays enrolled meanwhile is on exactly one of the pages.
+        """Return one page of records in the order of their ids.
 
-        `after` and `before` mean what they mean in `Filter`. `cursor` is a page's `next_cursor`.
+        A record that stays enrolled during the listing is on exactly one of the pages.
+
+        Args:
+            camera_id: only records of this camera.
+            after: only records whose interval ends at or after this time, as in `Filter`.
+            before: only records whose interval starts at or before this time, as in `Filter`.
+            limit: the largest number of records on the page.
+            cursor: the `next_cursor` of the page before this one.
         """
         ...
 
@@ -92,35 +104,39 @@ class Gallery(Protocol):
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
     ) -> SearchResult:
-        """The `top_k` records nearest to `embedding` `[D]` by cosine, of those that pass `filter`.
+        """Return the `top_k` records that pass `filter` and are nearest to `embedding` `[D]` by cosine.
 
-        Equal scores rank by id, at the cut-off too. Records below `min_score` are left out but counted as searched.
+        Records with equal scores are ordered by id, also where `top_k` cuts them off. Records that score less than
+        `min_score` are left out, but counted in `searched`.
         """
         ...
 
     def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
-        """Remove every record that passes `filter`, with an entry in the audit log, also where there was none.
+        """Remove every record that passes `filter` and write an entry to the audit log, even if there are none.
 
-        Raises `EmptyFilter` where that would be all of them.
+        A dry run only counts. Raises `EmptyFilter` if the filter has no condition, since that would erase everything.
         """
         ...
 
     def expire(self) -> int:
-        """Remove what has expired; how many. Each step, of thousands at most, is an entry of the audit log."""
+        """Remove the expired records and return how many there were.
+
+        One step removes thousands of records at most and writes one entry to the audit log.
+        """
         ...
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
-        """The audit log, newest first, of entries older than the receipt `before`."""
+        """Return the newest entries of the audit log, newest first; with `before`, those older than this receipt."""
         ...
 
     def check(self) -> None:
-        """Raises `GalleryBroken` where only a new start of the process helps. Asks nobody, and never waits."""
+        """Raise `GalleryBroken` if the process has to be restarted. Returns at once and calls no server."""
         ...
 
     def count(self) -> int:
-        """How many records are enrolled."""
+        """Return how many records are enrolled."""
         ...
 
     def close(self) -> None:
-        """Let go of files and locks; a second call does nothing. Later calls of other methods raise `GalleryError`."""
+        """Release files, locks and connections. After that, other methods raise `GalleryError`; close does nothing."""
         ...

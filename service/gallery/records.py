@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-Existing: TypeAlias = Literal["refuse", "replace", "leave"]
-"""What enrolment does where an id is taken: nothing at all, take the new record, or keep the old one."""
+OnConflict: TypeAlias = Literal["error", "replace", "skip"]
+"""What happens if an id exists: nothing is enrolled, the new record replaces the old one, or the old one stays."""
 JSON: TypeAlias = Union[list["JSON"], dict[str, "JSON"], str, bool, int, float, None]  # noqa: UP007 (text has no |)
 
 

@@ -83,7 +83,7 @@ def test_conditions_are_what_the_gallery_means_by_their_filters(tmp_path):
     population, rows = Population(count), np.concatenate(list(Drawing(16, 60).rows(count)))
     gallery = EmbeddedGallery.open(tmp_path, embedding_space=SPACE, dimension=16, model_name="drawn")
     try:
-        gallery.put_many(population.records(0, rows))
+        gallery.enrol(population.records(0, rows), "replace")
         conditions = population.conditions(range(100, 130))
         for condition in conditions:
             result = gallery.search(rows[0], count, condition.filter)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as untyped_pyarrow
@@ -21,7 +21,7 @@ from service.gallery.archive.read_only import Stored
 from service.gallery.embedded import rows
 from service.gallery.embedded.database import Stamp, owner_only, sync_directory, translate
 from service.gallery.protocol import Gallery
-from service.gallery.records import Filter, GalleryError, InvalidArgument, Record
+from service.gallery.records import Filter, GalleryError, InvalidArgument, OnConflict, Record
 
 # Their stubs are incomplete.
 pa: Any = untyped_pyarrow
@@ -208,13 +208,13 @@ class Archive:
 def import_records(
     archive: Archive,
     gallery: Gallery,
-    existing: Literal["fail", "skip", "replace"] = "fail",
+    on_conflict: OnConflict = "error",
     report: Report = lambda _rows: None,
 ) -> Imported:
     """Enrol a file's records, about a thousand in a durable step; records that have expired are left out.
 
-    With `fail` nothing is enrolled where one of the ids is taken or there twice, and nothing is replaced that somebody
-    else enrols meanwhile. After an interruption, `skip` goes on where it ended. Raises `GalleryError`, before anything
+    With "error" nothing is enrolled where one of the ids is taken or there twice, and nothing is replaced that somebody
+    else enrols meanwhile. After an interruption, "skip" goes on where it ended. Raises `GalleryError`, before anything
     is changed where the spaces or dimensions differ.
     """
     found = Stamp(gallery.embedding_space, gallery.dimension, "")
@@ -224,7 +224,7 @@ def import_records(
             f"(model {archive.stamp.model_name}), and the gallery of space {found.embedding_space}, dimension "
             f"{found.dimension}: vectors of different models cannot be compared"
         )
-    if existing == "fail":
+    if on_conflict == "error":
         _refuse_taken(archive, gallery)
     outcome, done = Imported(), 0
     for piece in archive.pieces():
@@ -232,23 +232,21 @@ def import_records(
         wanted = [record for record in piece if record.expires_at is None or record.expires_at > now]
         outcome.expired += len(piece) - len(wanted)
         try:
-            if existing == "replace":
-                taken, enrolled = set[str](), gallery.put_many(wanted)
-                outcome.replaced += len(wanted) - enrolled
-            else:
-                taken = gallery.add_many(wanted)
-                enrolled = len(wanted) - len(taken)
+            existing = gallery.enrol(wanted, "replace" if on_conflict == "replace" else "skip")
         except InvalidArgument as error:
             raise GalleryError(
                 f"of the rows from {done} to {done + len(piece) - 1} of the file none was enrolled, those before were: "
                 f"{error}"
             ) from error
-        outcome.enrolled += enrolled
-        outcome.skipped += len(taken)
+        outcome.enrolled += len(wanted) - len(existing)
+        if on_conflict == "replace":
+            outcome.replaced += len(existing)
+        else:
+            outcome.skipped += len(existing)
         done += len(piece)
-        if taken and existing == "fail":
+        if existing and on_conflict == "error":
             raise GalleryError(
-                f"{min(taken)!r} was enrolled by somebody else meanwhile and is left as it is; of the file's first "
+                f"{min(existing)!r} was enrolled by somebody else meanwhile and is left as it is; of the file's first "
                 f"{done} rows all others are enrolled: skip or replace what is there"
             )
         report(done)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from service.gallery import checks, clock, cursors
 from service.gallery.embedded import audit, rows, transactions
@@ -32,16 +33,17 @@ from service.gallery.embedded.metadata_terms import Terms
 from service.gallery.embedded.readers import Readers
 from service.gallery.embedded.stored_vectors import read_some
 from service.gallery.embedded.writer import Change, Work, Writer
+from service.gallery.protocol import Gallery
 from service.gallery.records import (
     AuditEntry,
     EmptyFilter,
     Erasure,
-    Existing,
     Filter,
     GalleryBroken,
     GalleryError,
     Hit,
     InvalidArgument,
+    OnConflict,
     Page,
     Record,
     SearchResult,
@@ -57,7 +59,7 @@ _MAX_OVERTAKEN = 10
 """Snapshots that a search takes beside the writers, before it holds them up."""
 
 
-class EmbeddedGallery:
+class EmbeddedGallery(Gallery):
     """A `Gallery` in a directory: records in SQLite, committed before a call returns, and a FAISS index in memory.
 
     Up to `exact_bytes` of vectors the index compares every one with a query; above it reads a part of them, and
@@ -138,28 +140,17 @@ class EmbeddedGallery:
         """What keeps and searches the records, for people to read."""
         return f"embedded (SQLite, {self._index.description})"
 
-    def add(self, record: Record) -> None:
-        """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
-        self._enrol([record], "refuse")
-
-    def put(self, record: Record) -> bool:
-        """Enrol or replace, in one step that no search sees half of. True where the id was new."""
-        return not self._enrol([record], "replace")
-
-    def put_many(self, records: Sequence[Record]) -> int:
-        """Enrol or replace all of them in one durable step, or none; how many ids were new.
-
-        An id may be there once only. Some hundreds to thousands at a time are right: all of them are in memory, and
-        others wait for the transaction.
-        """
-        return len(records) - len(self._enrol(records, "replace"))
-
-    def add_many(self, records: Sequence[Record]) -> set[str]:
-        """Enrol all of them whose id is free in one durable step, or none; the ids that were taken.
-
-        Records that had these ids stay as they are. As for `put_many`, an id may be there once only.
-        """
-        return self._enrol(records, "leave")
+    @override
+    def enrol(self, records: Sequence[Record], on_conflict: OnConflict) -> set[str]:
+        new = checks.encode_all(records, lambda record: checks.encode(record, self.dimension))
+        if not new:
+            return set()
+        now = clock.now()
+        return self._change(
+            lambda connection, change: transactions.enrol(
+                connection, change, new, self.embedding_space, on_conflict, now
+            )
+        )
 
     def get(self, id: str) -> Record | None:
         """The record of this id."""
@@ -330,16 +321,6 @@ class EmbeddedGallery:
         only = tuple(self._terms.numbers(connection, term, version) for term in terms)
         without = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
         return RowFilter(clock.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
-
-    def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
-        """Enrol in one step; the ids that were taken."""
-        new = checks.encode_all(records, lambda record: checks.encode(record, self.dimension))
-        if not new:
-            return set()
-        now = clock.now()
-        return self._change(
-            lambda connection, change: transactions.enrol(connection, change, new, self.embedding_space, existing, now)
-        )
 
     def _wipe(self, *, urgent: bool) -> None:
         """Leave nothing of removed records in SQLite's files and, soon, in the saved index."""

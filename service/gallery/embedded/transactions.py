@@ -9,18 +9,23 @@ from collections.abc import Mapping, Sequence
 from service.gallery.checks import Row, audit_condition
 from service.gallery.embedded import audit, rows
 from service.gallery.embedded.writer import Change
-from service.gallery.records import DuplicateId, Existing, Filter
+from service.gallery.records import DuplicateId, Filter, OnConflict
 
 
 def enrol(
-    connection: sqlite3.Connection, change: Change, new: Mapping[str, Row], space: str, existing: Existing, now: int
+    connection: sqlite3.Connection,
+    change: Change,
+    new: Mapping[str, Row],
+    space: str,
+    on_conflict: OnConflict,
+    now: int,
 ) -> set[str]:
     """Write the rows of ids; which ids were taken. Raises `DuplicateId` where that is refused."""
     places = rows.places_of(connection, list(new), now)
     taken = {id_ for id_, place in places.items() if not place.expired}
-    if taken and existing == "refuse":
+    if taken and on_conflict == "error":
         raise DuplicateId(min(taken))
-    left = taken if existing == "leave" else set()
+    left = taken if on_conflict == "skip" else set()
     _remove(connection, change, [place.number for id_, place in places.items() if id_ not in left])
     if expired := len(places) - len(taken):
         audit.write_expiry(connection, expired, now)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from service.gallery import checks, clock, cursors
 from service.gallery.address import MilvusAddress
@@ -19,16 +20,17 @@ from service.gallery.milvus.expressions import condition, quoted, quoted_list
 from service.gallery.milvus.index import IndexKeeper, index_params
 from service.gallery.milvus.journal import Journal
 from service.gallery.milvus.schema import FIELDS, claims_schema, decode, encode, log_schema, records_schema
+from service.gallery.protocol import Gallery
 from service.gallery.records import (
     AuditEntry,
     DuplicateId,
     EmptyFilter,
     Erasure,
-    Existing,
     Filter,
     GalleryError,
     Hit,
     InvalidArgument,
+    OnConflict,
     Page,
     Record,
     SearchResult,
@@ -45,7 +47,7 @@ _THREADS = 16
 _IDS_AT_ONCE = 2000
 
 
-class MilvusGallery:
+class MilvusGallery(Gallery):
     """A `Gallery` in the collections `not3d_SPACE`, `not3d_SPACE_audit` and `not3d_SPACE_claims` of one database.
 
     Records of another space are in other collections, so that vectors of two models never meet. What was acknowledged
@@ -110,27 +112,23 @@ class MilvusGallery:
         """What keeps and searches the records, for people to read."""
         return f"Milvus {self._connection.version} at {self._address} ({self._index.kind})"
 
-    def add(self, record: Record) -> None:
-        """Enrol a new record. Raises `DuplicateId` where its id is taken; of two at once exactly one wins."""
-        self._enrol([record], "refuse")
-
-    def put(self, record: Record) -> bool:
-        """Enrol or replace, in one step that no search sees half of. True where the id was new."""
-        return not self._enrol([record], "replace")
-
-    def put_many(self, records: Sequence[Record]) -> int:
-        """Enrol or replace all of them in one durable step, or none; how many ids were new.
-
-        An id may be there once only. They go as one message of at most some 50 MB, which the server may cut.
-        """
-        return len(records) - len(self._enrol(records, "replace"))
-
-    def add_many(self, records: Sequence[Record]) -> set[str]:
-        """Enrol all of them whose id is free in one durable step, or none; the ids that were taken.
-
-        Records that had these ids stay as they are. As for `put_many`, an id may be there once only.
-        """
-        return self._enrol(records, "leave")
+    @override
+    def enrol(self, records: Sequence[Record], on_conflict: OnConflict) -> set[str]:
+        new = checks.encode_all(records, lambda record: encode(record, self.dimension))
+        self._check()
+        if not new:
+            return set()
+        now = clock.now()
+        with self._holding(list(new)) as found:
+            taken = {id_ for id_, expires in found.items() if expires > now}
+            if taken and on_conflict == "error":
+                raise DuplicateId(min(taken))
+            if expired := len(found) - len(taken):
+                self._journal.write_expiry(expired, now)
+            left = taken if on_conflict == "skip" else set()
+            if added := [row for id_, row in new.items() if id_ not in left]:
+                self._connection.upsert(self._records, added)
+        return taken
 
     def get(self, id: str) -> Record | None:
         """The record of this id."""
@@ -281,24 +279,6 @@ class MilvusGallery:
     def _check(self) -> None:
         if self._closed:
             raise GalleryError("the gallery is closed")
-
-    def _enrol(self, records: Sequence[Record], existing: Existing) -> set[str]:
-        """Enrol in one step; the ids that were taken."""
-        new = checks.encode_all(records, lambda record: encode(record, self.dimension))
-        self._check()
-        if not new:
-            return set()
-        now = clock.now()
-        with self._holding(list(new)) as found:
-            taken = {id_ for id_, expires in found.items() if expires > now}
-            if taken and existing == "refuse":
-                raise DuplicateId(min(taken))
-            if expired := len(found) - len(taken):
-                self._journal.write_expiry(expired, now)
-            left = taken if existing == "leave" else set()
-            if added := [row for id_, row in new.items() if id_ not in left]:
-                self._connection.upsert(self._records, added)
-        return taken
 
     @contextmanager
     def _holding(self, ids: Sequence[str]) -> Iterator[dict[str, int]]:

@@ -38,8 +38,8 @@ class Steps:
             self.add,
             self.put,
             self.put,
-            self.put_many,
-            self.add_many,
+            self.enrol_or_replace,
+            self.enrol_or_skip,
             self.delete,
             self.search,
             self.search,
@@ -56,13 +56,13 @@ class Steps:
         one = self.record()
         return lambda gallery: gallery.put(one)
 
-    def put_many(self) -> Callable[[Gallery], object]:
+    def enrol_or_replace(self) -> Callable[[Gallery], object]:
         many = [self.record() for _ in range(self.random.randint(0, 6))]
-        return lambda gallery: gallery.put_many(many)
+        return lambda gallery: gallery.enrol(many, "replace")
 
-    def add_many(self) -> Callable[[Gallery], object]:
+    def enrol_or_skip(self) -> Callable[[Gallery], object]:
         many = [self.record() for _ in range(self.random.randint(0, 6))]
-        return lambda gallery: gallery.add_many(many)
+        return lambda gallery: gallery.enrol(many, "skip")
 
     def delete(self) -> Callable[[Gallery], object]:
         name = self.id()

@@ -23,9 +23,9 @@ from tests.service.gallery.samples import JPEG, at, enrol, found, open_gallery, 
 def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:
     """All or none: one record that cannot be kept keeps out the others, whether that is seen before or in the midst."""
     with pytest.raises(InvalidArgument, match="the id 'a' twice"):
-        gallery.put_many([record("a"), record("b"), record("a")])
+        gallery.enrol([record("a"), record("b"), record("a")], "replace")
     with pytest.raises(InvalidArgument, match="thumbnail"):
-        gallery.put_many([record("a"), record("b", thumbnail=b"no picture")])
+        gallery.enrol([record("a"), record("b", thumbnail=b"no picture")], "replace")
     with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
         other.execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON embeddings WHEN NEW.number = 3 "
@@ -33,7 +33,7 @@ def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Pa
         )
     other.close()
     with pytest.raises(GalleryError, match="not the third"):
-        gallery.put_many([record(name) for name in "abcd"])
+        gallery.enrol([record(name) for name in "abcd"], "replace")
     assert gallery.count() == 0
     assert found(gallery) == set()
 
@@ -42,7 +42,7 @@ def test_expire_removes_step_by_step(
     gallery: EmbeddedGallery, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.gallery.embedded.gallery._EXPIRED_AT_ONCE", 4)
-    gallery.put_many([record(f"r{number}", expires_at=at(number)) for number in range(1, 21)])
+    gallery.enrol([record(f"r{number}", expires_at=at(number)) for number in range(1, 21)], "replace")
     assert gallery.expire() == 0
     assert gallery.audit() == []
     clock(10)
@@ -73,7 +73,7 @@ def test_the_audit_log_is_read_page_by_page_and_outlives_the_process(tmp_path: P
 
 
 def test_an_erasure_that_fails_leaves_records_and_no_entry(gallery: EmbeddedGallery, tmp_path: Path) -> None:
-    gallery.put_many([record("a"), record("b")])
+    gallery.enrol([record("a"), record("b")], "replace")
     with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
         other.execute("CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no room'); END")
     other.close()
@@ -141,7 +141,9 @@ def test_what_is_gone_is_nowhere_on_the_disk(tmp_path: Path, removal: str) -> No
 def test_a_reader_of_an_old_state_delays_no_change_and_what_it_holds_goes_later(tmp_path: Path) -> None:
     """Such as a copy that is being taken: the log is emptied as soon as it has gone, with the next sweep."""
     gallery = open_gallery(tmp_path)
-    gallery.put_many([record("a", metadata={"secret": "secret-a-"}), record("b", metadata={"secret": "secret-b-"})])
+    gallery.enrol(
+        [record("a", metadata={"secret": "secret-a-"}), record("b", metadata={"secret": "secret-b-"})], "replace"
+    )
     with closing(connect(tmp_path, read_only=True)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM tracklets").fetchall()
@@ -167,14 +169,14 @@ def wait_until_gone(trace: bytes, directory: Path) -> None:
     assert files_with(trace, directory) == []
 
 
-@pytest.mark.parametrize("removal", ["erase", "delete", "put", "put_many", "add"])
+@pytest.mark.parametrize("removal", ["erase", "delete", "put", "replace", "add"])
 @pytest.mark.parametrize("expired", [True, False])
 def test_a_removal_before_any_sweep_leaves_nothing_either(
     tmp_path: Path, clock: Callable[[float], None], removal: str, expired: bool
 ) -> None:
     """What had expired is no record any more for the caller, but its vector is there until it is wiped."""
     gallery = open_gallery(tmp_path, dimension=64)
-    gallery.put_many([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)])
+    gallery.enrol([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)], "replace")
     trace = vector("x", 64).tobytes()
     gallery.add(record("x", embedding=vector("x", 64), camera_id="c", expires_at=at(10)))
     gallery.close()
@@ -190,8 +192,8 @@ def test_a_removal_before_any_sweep_leaves_nothing_either(
         assert gallery.delete("x") is not expired
     elif removal == "put":
         assert gallery.put(new) is expired
-    elif removal == "put_many":
-        assert gallery.put_many([new]) == expired
+    elif removal == "replace":
+        assert gallery.enrol([new], "replace") == (set() if expired else {"x"})
     elif expired:
         gallery.add(new)
     else:
@@ -205,7 +207,7 @@ def test_a_removal_before_any_sweep_leaves_nothing_either(
 
 def test_what_was_deleted_before_a_kill_goes_with_the_first_sweep(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path / "data", dimension=64)
-    gallery.put_many([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)])
+    gallery.enrol([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)], "replace")
     gallery.delete("r7")
     shutil.copytree(tmp_path / "data", tmp_path / "killed")
     gallery.close()

@@ -148,16 +148,16 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         self.model[one.id] = one
 
     @rule(many=st.lists(records(), max_size=8, unique_by=lambda one: one.id))
-    def put_many(self, many: list[Record]) -> None:
+    def enrol_or_replace(self, many: list[Record]) -> None:
         names = {one.id for one in many}
-        assert self.gallery.put_many(many) == len(names - self.enrolled.keys())
+        assert self.gallery.enrol(many, "replace") == names & self.enrolled.keys()
         self.forget(names)
         self.model |= {one.id: one for one in many}
 
     @rule(many=st.lists(records(), max_size=8, unique_by=lambda one: one.id))
-    def add_many(self, many: list[Record]) -> None:
+    def enrol_or_skip(self, many: list[Record]) -> None:
         taken = {one.id for one in many} & self.enrolled.keys()
-        assert self.gallery.add_many(many) == taken
+        assert self.gallery.enrol(many, "skip") == taken
         self.forget({one.id for one in many} - taken)
         self.model |= {one.id: one for one in many if one.id not in taken}
 

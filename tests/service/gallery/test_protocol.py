@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from service.gallery import (
     Filter,
     Gallery,
     InvalidArgument,
+    OnConflict,
 )
 from tests.service.gallery.samples import DIMENSION, JPEG, assert_same, at, enrol, found, record, vector
 
@@ -271,8 +273,8 @@ def test_unusable_numbers_are_refused(gallery: Gallery) -> None:
 def test_many_at_once_are_enrolled_or_replaced(gallery: Gallery) -> None:
     gallery.add(record("r1", camera_id="before"))
     many = [record(f"r{number}", metadata={"n": number}, thumbnail=JPEG if number else None) for number in range(3)]
-    assert gallery.put_many(many) == 2
-    assert gallery.put_many([]) == 0
+    assert gallery.enrol(many, "replace") == {"r1"}
+    assert gallery.enrol([], "replace") == set()
     assert gallery.count() == 3
     for one in many:
         assert_same(gallery.get(one.id), one)
@@ -282,12 +284,12 @@ def test_many_at_once_are_enrolled_or_replaced(gallery: Gallery) -> None:
 
 def test_many_at_once_leave_what_is_enrolled(gallery: Gallery, clock: Callable[[float], None]) -> None:
     mine = [record("r1", camera_id="mine", thumbnail=JPEG), record("r2", camera_id="old", expires_at=at(10))]
-    gallery.put_many(mine)
+    gallery.enrol(mine, "replace")
     clock(10)
     many = [record(f"r{number}") for number in range(4)]
-    assert gallery.add_many(many) == {"r1"}
-    assert gallery.add_many(many) == {one.id for one in many}
-    assert gallery.add_many([]) == set()
+    assert gallery.enrol(many, "skip") == {"r1"}
+    assert gallery.enrol(many, "skip") == {one.id for one in many}
+    assert gallery.enrol([], "skip") == set()
     assert_same(gallery.get("r1"), mine[0])
     assert_same(gallery.get("r2"), many[2])
     assert gallery.thumbnail("r1") == JPEG
@@ -296,9 +298,9 @@ def test_many_at_once_leave_what_is_enrolled(gallery: Gallery, clock: Callable[[
 
 
 def test_of_many_the_one_at_fault_is_named_and_none_is_enrolled(gallery: Gallery) -> None:
-    for enrol_many in (gallery.add_many, gallery.put_many):
+    for on_conflict in get_args(OnConflict):
         with pytest.raises(InvalidArgument, match=r"^thumbnail is not a JPEG file \(record 'b'\)$"):
-            enrol_many([record("a"), record("b", thumbnail=b"")])
+            gallery.enrol([record("a"), record("b", thumbnail=b"")], on_conflict)
         with pytest.raises(InvalidArgument, match="'a' twice"):
-            enrol_many([record("a"), record("b"), record("a")])
+            gallery.enrol([record("a"), record("b"), record("a")], on_conflict)
     assert gallery.count() == 0

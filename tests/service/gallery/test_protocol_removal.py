@@ -1,6 +1,7 @@
 """What a user of any gallery relies on when records expire and are removed, on every engine."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -32,19 +33,17 @@ def test_what_has_expired_is_found_by_nothing(gallery: Gallery, clock: Callable[
     assert gallery.expire() == 0
 
 
-@pytest.mark.parametrize("enrolled_by", ["add", "put", "put_many", "add_many"])
-def test_the_id_of_what_has_expired_is_free(gallery: Gallery, clock: Callable[[float], None], enrolled_by: str) -> None:
+@pytest.mark.parametrize("enrolled_by", ["error", "put", "replace", "skip"])
+def test_the_id_of_what_has_expired_is_free(gallery: Gallery, clock: Callable[[float], None], enrolled_by: Any) -> None:
     gallery.add(record("a", expires_at=at(10), thumbnail=JPEG))
     with pytest.raises(DuplicateId):
         gallery.add(record("a"))
     clock(10)
     anew = record("a", camera_id="anew")
-    if enrolled_by == "add":
-        gallery.add(anew)
-    elif enrolled_by == "add_many":
-        assert gallery.add_many([anew]) == set()
+    if enrolled_by == "put":
+        assert gallery.put(anew) is True
     else:
-        assert (gallery.put(anew) if enrolled_by == "put" else gallery.put_many([anew])) == 1
+        assert gallery.enrol([anew], enrolled_by) == set()
     assert_same(gallery.get("a"), anew)
     assert gallery.count() == 1
     assert found(gallery) == {"a"}
@@ -60,7 +59,9 @@ def test_an_expiry_that_a_replacement_takes_back(gallery: Gallery, clock: Callab
 
 
 def test_the_audit_log_says_who_what_and_how_many(gallery: Gallery, clock: Callable[[float], None]) -> None:
-    gallery.put_many([record(f"r{number}", metadata={"who": "anna"}, camera_id=f"c{number}") for number in range(5)])
+    gallery.enrol(
+        [record(f"r{number}", metadata={"who": "anna"}, camera_id=f"c{number}") for number in range(5)], "replace"
+    )
     gallery.delete("r0", by="key:0123456789ab")
     gallery.delete("nobody", by="key:0123456789ab")
     clock(1)

@@ -41,7 +41,7 @@ def test_nothing_of_what_was_removed_is_left(tmp_path: Path) -> None:
             metadata: dict[str, JSON] = {"t": f"said-{serial:06}-" * rng.randint(1, 30)}
             embedding = vector(f"{serial}", DIMENSION)
             new.append(record(f"r{number}", embedding=embedding, thumbnail=picture, metadata=metadata))
-        gallery.put_many(new)
+        gallery.enrol(new, "replace")
 
     for start in (0, 200, 400):
         put(range(start, start + 200))

@@ -173,7 +173,7 @@ def test_taken_ids(
 ) -> None:
     monkeypatch.setattr("service.gallery.archive.parquet._ROWS_OF_A_CHANGE", 7)
     mine = [record("r003", camera_id="mine"), record("bare", camera_id="mine", thumbnail=JPEG)]
-    empty.put_many(mine)
+    empty.enrol(mine, "replace")
     with pytest.raises(GalleryError, match="2 of the file's 105 ids are enrolled already"):
         import_records(Archive(archive), empty)
     check(empty, mine)
@@ -187,11 +187,11 @@ def test_taken_ids(
     assert (again.enrolled, again.skipped) == (0, 105)
 
 
-@pytest.mark.parametrize("existing", ["fail", "skip"])
+@pytest.mark.parametrize("existing", ["error", "skip"])
 def test_what_somebody_else_enrols_meanwhile_stays(
     archive: Path,
     empty: EmbeddedGallery,
-    existing: Literal["fail", "skip"],
+    existing: Literal["error", "skip"],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a server others enrol as well, between any look at the ids and the writing."""
@@ -207,7 +207,7 @@ def test_what_somebody_else_enrols_meanwhile_stays(
         assert (outcome.enrolled, outcome.replaced, outcome.skipped) == (104, 0, 1)
     else:
         with pytest.raises(GalleryError, match=r"'r060' was enrolled by somebody else meanwhile .* first 100 rows"):
-            import_records(Archive(archive), empty, "fail", enrol_one)
+            import_records(Archive(archive), empty, "error", enrol_one)
     assert_same(empty.get("r060"), theirs)
 
 
@@ -221,7 +221,7 @@ def test_an_import_that_was_interrupted_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_records(Archive(archive), empty, "fail", stop)
+        import_records(Archive(archive), empty, "error", stop)
     assert empty.count() == 50
     outcome = import_records(Archive(archive), empty, "skip")
     assert (outcome.enrolled, outcome.skipped) == (55, 50)

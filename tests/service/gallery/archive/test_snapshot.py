@@ -72,7 +72,7 @@ def test_under_writers_it_is_one_moment_that_has_all_that_was_acknowledged(
     def write() -> None:
         nonlocal done
         while not stop.is_set():
-            filled.put_many([record(f"{side}{done:05}") for side in ("left", "right")])
+            filled.enrol([record(f"{side}{done:05}") for side in ("left", "right")], "replace")
             done += 1
 
     with ThreadPoolExecutor(1) as pool:
@@ -154,7 +154,7 @@ def test_the_index_comes_along_and_is_used(
 ) -> None:
     """An approximate one: it is not trained again."""
     gallery = open_approximate(tmp_path / "data")
-    gallery.put_many([record(f"r{number:03}") for number in range(200)])
+    gallery.enrol([record(f"r{number:03}") for number in range(200)], "replace")
     assert gallery._rebuilder.wait(60)
     gallery.close()
     gallery = open_approximate(tmp_path / "data")

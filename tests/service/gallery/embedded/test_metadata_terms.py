@@ -191,7 +191,7 @@ def test_a_filter_on_a_term_sees_whole_replacements(tmp_path: Path) -> None:
     """Through the gallery: a record that is replaced again and again is found by every search, once."""
     gallery: EmbeddedGallery = open_gallery(tmp_path)
     wanted = Filter(metadata={"site": 1})
-    gallery.put_many([record(f"r{number}", metadata={"site": number % 2}) for number in range(100)])
+    gallery.enrol([record(f"r{number}", metadata={"site": number % 2}) for number in range(100)], "replace")
     done = threading.Event()
 
     def write() -> None:

@@ -68,15 +68,17 @@ def test_overlapping_bulks_do_not_wait_in_a_circle(replicas: list[Any]) -> None:
     names = [f"n{number}" for number in range(20)]
     orders = (names, names[::-1], names[7:] + names[:7])
     calls = [
-        partial(one.put_many, [record(name) for name in order]) for one, order in zip(replicas, orders, strict=True)
+        partial(one.enrol, [record(name) for name in order], "replace")
+        for one, order in zip(replicas, orders, strict=True)
     ]
-    assert sorted(at_once(calls)) == [0, 0, 20]
+    taken = at_once(calls)
+    assert sorted(map(len, taken)) == [0, 20, 20]
 
 
 def test_of_bulks_that_replace_nothing_exactly_one_enrols_an_id(replicas: list[Any]) -> None:
     names = [f"n{number}" for number in range(20)]
     calls = [
-        partial(one.add_many, [record(name, camera_id=f"c{number}") for name in names])
+        partial(one.enrol, [record(name, camera_id=f"c{number}") for name in names], "skip")
         for number, one in enumerate(replicas)
     ]
     taken = at_once(calls)
@@ -86,12 +88,12 @@ def test_of_bulks_that_replace_nothing_exactly_one_enrols_an_id(replicas: list[A
 
 
 def test_an_erasure_is_counted_once(replicas: list[Any]) -> None:
-    replicas[0].put_many([record(f"n{number}") for number in range(10)])
+    replicas[0].enrol([record(f"n{number}") for number in range(10)], "replace")
     wanted = Filter(camera_ids=("c1",))
     erasures = at_once([partial(one.erase, wanted, dry_run=False) for one in replicas])
     assert sorted(erasure.erased for erasure in erasures) == [0, 0, 10]
     assert sorted(entry.erased for entry in replicas[0].audit()) == [0, 0, 10]
-    replicas[0].put_many([record(f"n{number}", expires_at=at(number)) for number in range(10)])
+    replicas[0].enrol([record(f"n{number}", expires_at=at(number)) for number in range(10)], "replace")
     assert sorted(at_once([one.expire for one in replicas])) == [0, 0, 10]
 
 
@@ -107,7 +109,7 @@ def test_what_is_enrolled_anew_before_the_removal_stays(
     replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     remover, other, _ = replicas
-    remover.put_many([record(name, expires_at=at(1) if how == "expire" else None) for name in ("a", "b", "c")])
+    remover.enrol([record(name, expires_at=at(1) if how == "expire" else None) for name in ("a", "b", "c")], "replace")
     place = remover._claims.place
     held = []
 
@@ -146,7 +148,9 @@ def test_who_enrolls_anew_waits_for_the_removal(replicas: list[Any], monkeypatch
 
 def test_more_is_removed_than_goes_at_once(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(milvus_gallery, "_IDS_AT_ONCE", 3)
-    replicas[0].put_many([record(f"n{number}", camera_id="c2" if number == 4 else "c1") for number in range(10)])
+    replicas[0].enrol(
+        [record(f"n{number}", camera_id="c2" if number == 4 else "c1") for number in range(10)], "replace"
+    )
     assert replicas[0].erase(Filter(camera_ids=("c1",)), dry_run=False).erased == 9
     assert [one.id for one in replicas[1].list().items] == ["n4"]
 

@@ -21,7 +21,7 @@ def test_a_large_collection_gets_an_approximate_index(name: str, monkeypatch: py
     with milvus_place(name) as place:
         gallery: Any = place.open()
         other: Any = place.open()
-        gallery.put_many([record(f"r{number}", camera_id=f"c{number % 100}") for number in range(3000)])
+        gallery.enrol([record(f"r{number}", camera_id=f"c{number % 100}") for number in range(3000)], "replace")
         gallery._index.check()
         assert (gallery._index.kind, gallery._index.exact) == ("IVF_SQ8", False)
         other._index.check()

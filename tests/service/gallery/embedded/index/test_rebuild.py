@@ -51,12 +51,12 @@ def check(gallery: EmbeddedGallery, numbers: range) -> None:
 
 def test_a_gallery_that_grows_and_shrinks_changes_its_index(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(500)))
+    gallery.enrol(records(range(500)), "replace")
     settle(gallery)
     assert gallery.search(embedding(3), 1).exact
     assert "exact" in gallery.engine
 
-    gallery.put_many(records(range(500, 1600)))
+    gallery.enrol(records(range(500, 1600)), "replace")
     settle(gallery)
     assert "approximate" in gallery.engine
     assert not gallery.search(embedding(3), 1).exact
@@ -66,7 +66,7 @@ def test_a_gallery_that_grows_and_shrinks_changes_its_index(tmp_path: Path) -> N
     assert made_for.made_for == 1600
 
     for start in range(1600, 14200, 900):
-        gallery.put_many(records(range(start, start + 900)))
+        gallery.enrol(records(range(start, start + 900)), "replace")
     settle(gallery)
     grown = gallery._index.vectors
     assert isinstance(grown, IvfVectors)
@@ -86,9 +86,9 @@ def test_dead_rows_are_swept_out_of_either_index(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(rebuild, "_FEWEST_DEAD_TO_SWEEP", 20)
     gallery = open_small(tmp_path)
     for size in (400, 1500):
-        gallery.put_many(records(range(size)))
+        gallery.enrol(records(range(size)), "replace")
         settle(gallery)
-        gallery.put_many(records(range(size)))  # replaced: as many dead as living
+        gallery.enrol(records(range(size)), "replace")  # replaced: as many dead as living
         settle(gallery)
         assert gallery._index.dead == 0
         check(gallery, range(size))
@@ -97,7 +97,7 @@ def test_dead_rows_are_swept_out_of_either_index(tmp_path: Path, monkeypatch: py
 
 def test_it_opens_with_the_index_it_was_closed_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(1500)))
+    gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
     gallery.close()
 
@@ -119,7 +119,7 @@ def test_it_opens_with_the_index_it_was_closed_with(tmp_path: Path, monkeypatch:
 
 def test_a_new_index_is_saved_before_a_kill_can_cost_it(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(1500)))
+    gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
     for _ in range(500):
         if (tmp_path / "index.faiss").exists():
@@ -131,7 +131,7 @@ def test_a_new_index_is_saved_before_a_kill_can_cost_it(tmp_path: Path) -> None:
 
 def test_a_large_gallery_without_its_index_opens_with_a_new_one(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(1500)))
+    gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
     gallery.close()
     (tmp_path / "index.faiss").unlink()
@@ -145,7 +145,7 @@ def test_expired_rows_are_left_out_by_the_approximate_index(tmp_path: Path, monk
     moment = [NOON]
     monkeypatch.setattr("service.gallery.clock.now", lambda: int(moment[0].timestamp() * 1e6))
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(1500)))
+    gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
     brief = record("brief", embedding=vector("brief", D), expires_at=NOON + timedelta(hours=1))
     gallery.add(brief)
@@ -167,10 +167,10 @@ def test_what_happens_while_it_is_rebuilt_is_in_the_new_index(tmp_path: Path, mo
 
     monkeypatch.setattr(IvfVectors, "tune", slow_tuning)
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(800)))
+    gallery.enrol(records(range(800)), "replace")
     assert entered.wait(60)
     assert "exact" in gallery.engine
-    gallery.put_many(records(range(800, 900)))
+    gallery.enrol(records(range(800, 900)), "replace")
     gallery.put(record("r00001", embedding=embedding(5001), camera_id="c1"))
     gallery.delete("r00002")
     check_before = gallery.search(embedding(850), 1)
@@ -187,7 +187,7 @@ def test_what_happens_while_it_is_rebuilt_is_in_the_new_index(tmp_path: Path, mo
 
 def test_searches_and_writers_go_on_while_indexes_change_places(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(300)))
+    gallery.enrol(records(range(300)), "replace")
     faults: list[str] = []
     over = threading.Event()
 
@@ -203,7 +203,7 @@ def test_searches_and_writers_go_on_while_indexes_change_places(tmp_path: Path) 
     for thread in searchers:
         thread.start()
     for start in range(300, 3300, 250):
-        gallery.put_many(records(range(start, start + 250)))
+        gallery.enrol(records(range(start, start + 250)), "replace")
     settle(gallery)
     over.set()
     for thread in searchers:
@@ -221,9 +221,9 @@ def test_a_failure_is_logged_and_the_old_index_goes_on(
 
     monkeypatch.setattr(IvfVectors, "train", fail)
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(800)))
+    gallery.enrol(records(range(800)), "replace")
     settle(gallery)
-    gallery.put_many(records(range(800, 810)))
+    gallery.enrol(records(range(800, 810)), "replace")
     settle(gallery)
     assert len([entry for entry in caplog.records if "could not be rebuilt" in entry.getMessage()]) == 1
     assert "exact" in gallery.engine
@@ -240,7 +240,7 @@ def test_without_a_thread_to_spare_the_old_index_goes_on(
     gallery = open_small(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        gallery.put_many(records(range(800)))
+        gallery.enrol(records(range(800)), "replace")
     assert "can't start new thread" in caplog.text
     check(gallery, range(800))
     gallery.close()
@@ -257,7 +257,7 @@ def test_closing_does_not_wait_for_the_end_of_a_rebuild(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(IvfVectors, "tune", endless)
     gallery = open_small(tmp_path)
-    gallery.put_many(records(range(800)))
+    gallery.enrol(records(range(800)), "replace")
     assert entered.wait(60)
     gallery.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "gallery-rebuilder"]

@@ -236,7 +236,7 @@ def test_a_kill_finds_most_rows_of_a_bulk_in_the_saved_index(tmp_path: Path, mon
     monkeypatch.setattr(index_file, "save", slow_save)
     gallery = open_gallery(tmp_path / "data")
     for start in range(0, 400, 40):
-        gallery.put_many([record(f"r{number:03}") for number in range(start, start + 40)])
+        gallery.enrol([record(f"r{number:03}") for number in range(start, start + 40)], "replace")
         time.sleep(0.05)
     deadline = time.monotonic() + 8
     while done[-1:] < [321] and time.monotonic() < deadline:
