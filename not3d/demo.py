@@ -28,8 +28,9 @@ from not3d.enrol.enrolment import Outcome, Result, enroll_all
 from not3d.enrol.footage import Footage, FootageError, as_footage, read_footage, read_pictures
 from not3d.picture import Card, write_picture
 from not3d.ranked import is_same_person, make_cards, make_picture, make_table
-from training.datasets.mars import MarsError, is_mars, read_mars
+from training.datasets.mars import is_mars, read_mars
 from training.datasets.synthetic.dataset import write_synthetic
+from training.datasets.tracklet import DatasetError
 
 PEOPLE, CAMERAS, FRAMES = 8, 3, 8
 # A seed whose picture, which is of the first query, shows the usual case: a right first answer. Over seeds 1 to 9 the
@@ -67,7 +68,7 @@ def split_tracklets(folder: Path) -> Split:
     if is_mars(folder):
         try:
             mars = read_mars(folder)
-        except MarsError as error:
+        except DatasetError as error:
             raise FootageError(str(error)) from error
         gallery, queries = ([as_footage(item, folder) for item in part] for part in (mars.gallery, mars.query))
         return Split(gallery, queries, "MARS's own lists")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from not3d.enrol.footage import Footage, FootageError, as_footage, as_id, is_video, read_footage
-from training.datasets.folder import LayoutError, is_mars_frame, name_place
-from training.datasets.images import IMAGE_SUFFIXES, images_in, natural_key
+from training.datasets.files import IMAGE_SUFFIXES, images_in, natural_key
+from training.datasets.folder import is_mars_frame, parse_tracklet_folder
 from training.datasets.mars import is_mars
-from training.datasets.tracklet import Tracklet
+from training.datasets.tracklet import DatasetError, Tracklet
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ def list_tracklets(path: Path, found: Callable[[int], None] = lambda _count: Non
     for place, names in _walk(path):
         mars = mars and all(map(is_mars_frame, names))
         try:
-            person, camera, name = name_place(path, place)
-        except LayoutError as error:
+            person, camera, name = parse_tracklet_folder(path, place)
+        except DatasetError as error:
             fault = fault or str(error)
         else:
             item = Listed(as_id(name), str(place), str(path), name, person, camera)

@@ -16,9 +16,8 @@ from model.containers import find_container
 from model.frames import FrameError, crop_box, decode_frame
 from not3d.client import Box, Frame
 from not3d.picture import Image, pick_evenly
-from training.datasets.folder import LayoutError, read_tracklets
-from training.datasets.mars import MarsError
-from training.datasets.tracklet import Tracklet
+from training.datasets.folder import read_tracklets
+from training.datasets.tracklet import DatasetError, Tracklet
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi"})
 _MAX_ID = 128
@@ -71,7 +70,7 @@ def read_footage(path: Path) -> list[Footage]:
         raise FootageError(f"{path} does not exist")
     try:
         tracklets = read_tracklets(path)
-    except (LayoutError, MarsError) as error:
+    except DatasetError as error:
         raise FootageError(str(error)) from error
     names: dict[str, str] = {}
     for tracklet in tracklets:

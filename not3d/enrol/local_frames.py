@@ -11,7 +11,7 @@ from model.errors import Not3dError
 from model.frames import crop_box, decode_frame
 from not3d.enrol.footage import Footage, open_video, read_frames, read_pictures, read_tracks
 from not3d.picture import Image, pick_evenly
-from training.datasets.images import images_in
+from training.datasets.files import images_in
 
 
 def find_local_frames(metadata: Mapping[str, object], folders: Sequence[Path]) -> list[Image]:

@@ -1,1 +1,1 @@
-"""Reading datasets into tracklets, and drawing a synthetic one. No torch here: the command line enrols with it."""
+"""Readers of datasets and a synthetic dataset; without torch, since the command line enrols with them."""

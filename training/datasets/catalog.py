@@ -1,4 +1,4 @@
-"""Which dataset lies at a path, and which of its people are set aside."""
+"""Recognise the dataset at a path, read its tracklets, and set people aside for validation."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -7,88 +7,88 @@ from pathlib import Path
 from typing import Literal
 
 from training.datasets import ilids_vid, prid2011
-from training.datasets.benchmark import Benchmark
 from training.datasets.duke import is_duke, read_duke
+from training.datasets.files import dataset_roots
 from training.datasets.folder import read_tracklets
-from training.datasets.ilids_vid import is_ilids_vid, read_ilids_vid
 from training.datasets.ls_vid import is_ls_vid, read_ls_vid
 from training.datasets.market1501 import is_market1501, read_market1501
 from training.datasets.mars import is_mars, read_mars
-from training.datasets.places import roots
-from training.datasets.prid2011 import is_prid2011, read_prid2011
-from training.datasets.tracklet import DatasetError, Tracklet
+from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 DatasetKind = Literal["mars", "prid2011", "ilids-vid", "ls-vid", "duke", "market1501", "folder"]
 
 SPLITS: dict[DatasetKind, int] = {"prid2011": prid2011.SPLITS, "ilids-vid": ilids_vid.SPLITS}
-"""Splits of the datasets that have several."""
+"""Number of splits of the datasets that have several."""
+
+_RECOGNISERS: dict[DatasetKind, Callable[[Path], bool]] = {
+    "mars": lambda path: bool(dataset_roots(path, is_mars)),
+    "prid2011": prid2011.is_prid2011,
+    "ilids-vid": ilids_vid.is_ilids_vid,
+    "ls-vid": is_ls_vid,
+    "duke": is_duke,
+    "market1501": is_market1501,
+}
+_READERS: dict[DatasetKind, Callable[[Path], Benchmark]] = {"mars": read_mars, "ls-vid": read_ls_vid, "duke": read_duke}
+_SPLIT_READERS: dict[DatasetKind, Callable[[Path, int], Benchmark]] = {
+    "prid2011": prid2011.read_prid2011,
+    "ilids-vid": ilids_vid.read_ilids_vid,
+}
 
 
 def kind_of(path: Path) -> DatasetKind:
-    """Which layout lies at a path or a level below; ``folder`` where it is none of the named ones.
+    """Return which layout a path, or a folder directly in it, has; `folder` if it is none of the named ones.
 
     Raises:
-        DatasetError: datasets of several kinds lie there.
+        DatasetError: the path contains datasets of several kinds.
     """
-    recognised: tuple[tuple[DatasetKind, Callable[[Path], bool]], ...] = (
-        ("mars", lambda place: bool(roots(place, is_mars))),
-        ("prid2011", is_prid2011),
-        ("ilids-vid", is_ilids_vid),
-        ("ls-vid", is_ls_vid),
-        ("duke", is_duke),
-        ("market1501", is_market1501),
-    )
-    kinds = [kind for kind, fits in recognised if fits(path)]
+    kinds = [kind for kind, fits in _RECOGNISERS.items() if fits(path)]
     if len(kinds) > 1:
-        raise DatasetError(f"{path} holds several datasets, {' and '.join(kinds)}: name each by its own folder")
+        raise DatasetError(f"{path} contains several datasets, {' and '.join(kinds)}: name the folder of one of them")
     return kinds[0] if kinds else "folder"
 
 
 def split_count(path: Path) -> int:
-    """How many splits of training and test people the dataset at a path has."""
+    """Return the number of splits into training and test people of the dataset at a path."""
     return SPLITS.get(kind_of(path), 1)
 
 
 def read_benchmark(path: Path, split: int | None = None) -> Benchmark:
-    """Training, query and gallery tracklets of a dataset that has test lists.
+    """Read training, query and gallery tracklets of a dataset that has test lists.
 
     Args:
         path: the dataset's folder
-        split: from 0; for PRID2011 and iLIDS-VID, and for no other
+        split: from 0; required for PRID2011 and iLIDS-VID, not allowed for others
 
     Raises:
-        DatasetError: it has no test lists, or not this split, or names what is missing.
+        DatasetError: the dataset has no test lists or no such split, or a file is missing.
     """
     if not path.exists():
         raise DatasetError(f"{path} does not exist")
     kind = kind_of(path)
     count = SPLITS.get(kind)
     if count and split is None:
-        raise DatasetError(f"{path} is {kind}, which has {count} splits: say which (0 to {count - 1})")
+        raise DatasetError(f"{path} is {kind}, which has {count} splits: choose one (0 to {count - 1})")
     if not count and split is not None:
-        raise DatasetError(f"{path} is {kind}, which has no splits; leave the split out")
-    if kind == "mars":
-        mars = read_mars(path)
-        return Benchmark(kind, mars.train, mars.query, mars.gallery, junk=mars.junk)
-    if kind in ("prid2011", "ilids-vid"):
-        return (read_prid2011 if kind == "prid2011" else read_ilids_vid)(path, split or 0)
-    if kind in ("ls-vid", "duke"):
-        return (read_ls_vid if kind == "ls-vid" else read_duke)(path)
-    raise DatasetError(f"{path} has no test lists of its own, as MARS, PRID2011, iLIDS-VID, LS-VID and Duke have")
+        raise DatasetError(f"{path} is {kind}, which has no splits: omit the split")
+    if kind in _SPLIT_READERS:
+        return _SPLIT_READERS[kind](path, split or 0)
+    if kind in _READERS:
+        return _READERS[kind](path)
+    raise DatasetError(f"{path} has no test lists; datasets with test lists: {', '.join((*_READERS, *_SPLIT_READERS))}")
 
 
 def read_training(paths: Iterable[Path], split: int | None = None) -> list[Tracklet]:
-    """Training tracklets of one or more datasets, whatever their layouts.
+    """Read the training tracklets of one or more datasets of any layout.
 
-    Folders, MARS and Market-1501 read together share their person ids: the same id is the same person, as it is in
-    these two. Those of other datasets are set apart by the dataset's name, since each numbers its own people from 1.
+    Folders, MARS and Market-1501 share their person ids: in these the same id is the same person. If several datasets
+    are read, the ids of the others get the dataset's name as a prefix, because each numbers its people from 1.
 
     Args:
         paths: of the datasets
-        split: of those that have several; the others have but one
+        split: used for the datasets that have several
 
     Raises:
-        DatasetError: names what is missing or not understood.
+        DatasetError: a file is missing or not understood.
     """
     tracklets: list[Tracklet] = []
     paths = list(paths)
@@ -100,8 +100,8 @@ def read_training(paths: Iterable[Path], split: int | None = None) -> list[Track
             tracklets += read_market1501(path)
         elif kind != "folder":
             found = read_benchmark(path, split if kind in SPLITS else None).train
-            apart = kind != "mars" and len(paths) > 1
-            tracklets += [replace(t, person=f"{kind}:{t.person}") for t in found] if apart else found
+            prefixed = kind != "mars" and len(paths) > 1
+            tracklets += [replace(t, person=f"{kind}:{t.person}") for t in found] if prefixed else found
         else:
             found = read_tracklets(path)
             if any(not (tracklet.person and tracklet.camera) for tracklet in found):
@@ -114,22 +114,27 @@ def read_training(paths: Iterable[Path], split: int | None = None) -> list[Track
 
 
 def set_aside(tracklets: Sequence[Tracklet], share: float, seed: int) -> tuple[list[Tracklet], list[Tracklet]]:
-    """Splits by person into training and validation tracklets.
+    """Split tracklets by person into training and validation tracklets.
 
-    Validation people are drawn from those whom two cameras saw, by a hash of seed and id: adding data moves nobody
-    from one side to the other.
+    Validation people are drawn, by a hash of seed and id, from those that two cameras saw. So more data never moves a
+    person from one side to the other.
+
+    Args:
+        tracklets: of all people
+        share: of the people of two cameras that are drawn, on average; 0 to 1
+        seed: of the hash
     """
     cameras: dict[str, set[str]] = {}
     for tracklet in tracklets:
         cameras.setdefault(tracklet.person, set()).add(tracklet.camera)
     candidates = sorted(person for person, seen in cameras.items() if len(seen) > 1)
-    aside = {person for person in candidates if _place(person, seed) < share}
+    aside = {person for person in candidates if _uniform(person, seed) < share}
     train = [tracklet for tracklet in tracklets if tracklet.person not in aside]
     return train, [tracklet for tracklet in tracklets if tracklet.person in aside]
 
 
 def one_per_person_and_camera(tracklets: Iterable[Tracklet]) -> list[Tracklet]:
-    """The longest tracklet of each person and camera, ordered by them; the validation set that models are chosen by."""
+    """Return the longest tracklet of each person and camera, ordered by them: the set on which epochs are compared."""
     best: dict[tuple[str, str], Tracklet] = {}
     for tracklet in tracklets:
         key = (tracklet.person, tracklet.camera)
@@ -138,6 +143,7 @@ def one_per_person_and_camera(tracklets: Iterable[Tracklet]) -> list[Tracklet]:
     return [best[key] for key in sorted(best)]
 
 
-def _place(person: str, seed: int) -> float:
+def _uniform(person: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on person and seed only."""
     digest = hashlib.sha256(f"{seed}:{person}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,9 +1,9 @@
-"""Tracklets from folders of images, whatever made them."""
+"""Tracklets from folders of images of any origin."""
 
 import re
 from pathlib import Path
 
-from training.datasets.images import folders_in, images_in
+from training.datasets.files import folders_in, images_in
 from training.datasets.mars import is_mars, read_mars
 from training.datasets.tracklet import DatasetError, Tracklet
 
@@ -13,41 +13,62 @@ LAYOUTS = """\
   people, cameras and tracklets:     FOLDER/<person>/<camera>/<tracklet>/*.jpg
   MARS:                              FOLDER/bbox_train, FOLDER/bbox_test and FOLDER/info,
                                      or any folder of files named like 0022C1T0001F001.jpg"""
-"""The layouts that `read_tracklets` understands, for help and error messages."""
+"""The layouts that `read_tracklets` reads, for help and error messages."""
 
 _MARS_FRAME = re.compile(r"(?P<tracklet>(?P<person>\d{4}|00-1)(?P<camera>C\d)T\d{4,})F\d{3,}\.jpg")
 
 
-class LayoutError(DatasetError):
-    """The folder holds no tracklets in a layout that is understood."""
-
-
 def read_tracklets(folder: Path) -> list[Tracklet]:
-    """Read the tracklets below the folder; which of `LAYOUTS` it has is seen from its content.
+    """Read the tracklets below a folder; the content decides which of the `LAYOUTS` it has.
 
-    Frames and tracklets come in natural order (``frame9`` before ``frame10``); hidden files and files that are no
-    images are passed over. In MARS's own root these are the tracklets of the test part, queries first.
+    Frames and tracklets are in natural order (`frame9` before `frame10`). Hidden files and files that are not images
+    are skipped. For the root of MARS these are the tracklets of the test part, queries first.
 
     Raises:
-        LayoutError: nothing was found, or the folders nest in another way; the message lists the layouts.
-        MarsError: MARS's root, but not all of it.
+        DatasetError: the folder has none of the layouts (the message lists them), or MARS is incomplete.
     """
     if not folder.is_dir():
-        raise LayoutError(f"{folder} is not a folder")
+        raise DatasetError(f"{folder} is not a folder")
     if is_mars(folder):
-        dataset = read_mars(folder)
-        return dataset.query + dataset.gallery
+        benchmark = read_mars(folder)
+        return benchmark.query + benchmark.gallery
     images = _images_by_folder(folder)
     if not images:
-        raise LayoutError(f"no images found in {folder}. Understood are\n{LAYOUTS}")
+        raise DatasetError(f"no images found in {folder}. Supported layouts are\n{LAYOUTS}")
     matches = [(image, _MARS_FRAME.fullmatch(image.name)) for files in images.values() for image in files]
     if all(match for _, match in matches):
         return _from_mars_names([(image, match) for image, match in matches if match])
-    return [_from_place(folder, place, files) for place, files in images.items()]
+    tracklets = []
+    for tracklet_folder, files in images.items():
+        person, camera, name = parse_tracklet_folder(folder, tracklet_folder)
+        tracklets.append(Tracklet(person, camera, tuple(files), name))
+    return tracklets
+
+
+def is_mars_frame(name: str) -> bool:
+    """Return whether an image's name gives person, camera and tracklet as in MARS."""
+    return _MARS_FRAME.fullmatch(name) is not None
+
+
+def parse_tracklet_folder(root: Path, folder: Path) -> tuple[str, str, str]:
+    """Return person, camera and name of the tracklet whose images are in `folder`, which is `root` or below it.
+
+    Raises:
+        DatasetError: the folder is at a depth that no layout has.
+    """
+    parts = folder.relative_to(root).parts
+    if len(parts) <= 1:
+        # `resolve` reads every part of the path from disk, which is slow for a hundred thousand folders.
+        return "", "", folder.resolve().name if not parts or folder.is_symlink() else parts[0]
+    if len(parts) == 3:
+        return parts[0], parts[1], "-".join(parts)
+    raise DatasetError(
+        f"{folder} is {len(parts)} folders below {root}, which fits no layout. Supported layouts are\n{LAYOUTS}"
+    )
 
 
 def _images_by_folder(folder: Path) -> dict[Path, list[Path]]:
-    """Folders that directly hold images, below and including the folder, and their images, all in natural order."""
+    """Return the images of each folder that directly contains images, at or below `folder`, all in natural order."""
     images = images_in(folder)
     found = {folder: images} if images else {}
     for child in folders_in(folder):
@@ -55,33 +76,8 @@ def _images_by_folder(folder: Path) -> dict[Path, list[Path]]:
     return found
 
 
-def is_mars_frame(name: str) -> bool:
-    """Whether an image's name says person, camera and tracklet as in MARS."""
-    return _MARS_FRAME.fullmatch(name) is not None
-
-
-def name_place(root: Path, place: Path) -> tuple[str, str, str]:
-    """Person, camera and name of the tracklet whose images lie in ``place``, below or at ``root``.
-
-    Raises:
-        LayoutError: that many folders below the root mean nothing.
-    """
-    parts = place.relative_to(root).parts
-    if len(parts) <= 1:
-        # Resolving asks the disk for every part of the path, which of a hundred thousand folders takes long.
-        return "", "", place.resolve().name if not parts or place.is_symlink() else parts[0]
-    if len(parts) == 3:
-        return parts[0], parts[1], "-".join(parts)
-    raise LayoutError(f"{place} lies {len(parts)} folders below {root}, which says nothing. Understood are\n{LAYOUTS}")
-
-
 def _from_mars_names(images: list[tuple[Path, re.Match[str]]]) -> list[Tracklet]:
     groups: dict[tuple[str, str, str], list[Path]] = {}
     for image, match in images:
         groups.setdefault((match["person"], match["camera"], match["tracklet"]), []).append(image)
     return [Tracklet(person, camera, tuple(files), name) for (person, camera, name), files in groups.items()]
-
-
-def _from_place(root: Path, place: Path, files: list[Path]) -> Tracklet:
-    person, camera, name = name_place(root, place)
-    return Tracklet(person, camera, tuple(files), name)

@@ -1,8 +1,8 @@
 """Market-1501 (Zheng et al., ICCV 2015) as tracklets: the crops of one person and one camera, in time order.
 
-``IIII_cCsS_FFFFFF_DD.jpg``: person, camera, sequence, frame, detection; person -1 is junk and 0000 a distractor. MARS
-was filmed in the same place and numbers the same people with the same ids, so both can be trained on together, and a
-person set aside in one must be set aside in the other.
+`IIII_cCsS_FFFFFF_DD.jpg`: person, camera, sequence, frame, detection; person -1 is junk and 0000 a distractor. MARS was
+filmed at the same place and gives the same people the same ids. So both can be used in one training, and a person that
+is set aside in one dataset must be set aside in the other.
 """
 
 import hashlib
@@ -12,43 +12,39 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from training.datasets.images import images_in
-from training.datasets.places import find_dataset_root, roots
+from training.datasets.files import dataset_roots, find_dataset_root, images_in
 from training.datasets.tracklet import DatasetError, Tracklet
 
 _NAME = re.compile(r"^(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg$", re.IGNORECASE)
+_NAME_FORM = "IIII_cCsS_FFFFFF_DD.jpg"
 _TRAIN = "bounding_box_train"
 
 
-class Market1501Error(DatasetError):
-    """The folder or archive is not Market-1501."""
-
-
 def is_market1501(path: Path) -> bool:
-    """Whether the path is a folder with ``bounding_box_train`` in it or a level below, or a tar archive."""
-    return path.suffix == ".tar" if path.is_file() else bool(roots(path, _fits))
+    """Return whether the path is a .tar, or a folder that has `bounding_box_train`, itself or one level below."""
+    return path.suffix == ".tar" if path.is_file() else bool(dataset_roots(path, _fits))
 
 
 def read_market1501(path: Path) -> list[Tracklet]:
-    """Training tracklets of a Market-1501 folder or ``.tar``, ordered by person and camera.
+    """Read the training tracklets of a folder or a .tar, ordered by person and camera.
 
-    An archive is unpacked once, beside the system's other temporary files.
+    An archive is unpacked once, into the system's folder for temporary files.
 
     Raises:
-        Market1501Error: there is no ``bounding_box_train``, or a file in it is named otherwise.
+        DatasetError: `bounding_box_train` is missing, or a file in it has another form of name.
     """
-    wanted = f"{_TRAIN}/ with Market-1501's crops (IIII_cCsS_FFFFFF_DD.jpg)"
-    folder = find_dataset_root(_unpacked(path) if path.is_file() else path, _fits, Market1501Error, wanted) / _TRAIN
+    expected = f"{_TRAIN}/ with Market-1501's crops ({_NAME_FORM})"
+    folder = find_dataset_root(_unpacked(path) if path.is_file() else path, _fits, expected) / _TRAIN
     groups: dict[tuple[str, str], list[tuple[str, Path]]] = defaultdict(list)
     for file in images_in(folder):
         match = _NAME.match(file.name)
         if match is None:
-            raise Market1501Error(f"{file} is not named like Market-1501's crops (IIII_cCsS_FFFFFF_DD.jpg)")
+            raise DatasetError(f"{file}: expected a name of the form {_NAME_FORM} (Market-1501)")
         person, camera, sequence, frame, detection = match.groups()
         if person not in ("-1", "0000"):
             groups[person, f"C{camera}"].append((f"{sequence}{frame}{detection}", file))
     if not groups:
-        raise Market1501Error(f"{folder} holds no crops")
+        raise DatasetError(f"{folder} contains no crops")
     return [
         Tracklet(person, camera, tuple(file for _, file in sorted(files)), f"{person}{camera}")
         for (person, camera), files in sorted(groups.items())
@@ -68,8 +64,8 @@ def _unpacked(archive: Path) -> Path:
             tar.extractall(scratch, filter="data")
             try:
                 Path(scratch).rename(folder)
-                Path(scratch).mkdir()  # for the context manager to remove
+                Path(scratch).mkdir()  # the context manager removes it
             except OSError:
-                if not folder.exists():  # else another process unpacked the same archive meanwhile
+                if not folder.exists():  # otherwise another process has just unpacked the same archive
                     raise
     return folder

@@ -1,4 +1,4 @@
-"""The datasets that are read, as their authors published them: where files belong, and how many of what there are."""
+"""The supported datasets as published: layout of the files, and official counts."""
 
 from dataclasses import dataclass, field
 
@@ -7,13 +7,13 @@ from training.datasets.catalog import DatasetKind
 
 @dataclass(frozen=True)
 class Official:
-    """A dataset as published."""
+    """A published dataset."""
 
     title: str
     layout: tuple[str, ...]
-    """what lies where below the folder that is given"""
+    """files and folders below the dataset's folder"""
     counts: dict[str, int] = field(default_factory=dict)
-    """by the names that :func:`training.datasets.check.count` gives"""
+    """by the names that `training.datasets.check.count` uses"""
     remark: str = ""
 
 
@@ -37,13 +37,13 @@ OFFICIAL: dict[DatasetKind, Official] = {
             "queries with a match": 1_840,
             "queries with a match, queries in the gallery": 1_980,
         },
-        "Of the test tracklets 870 are junk and 3,248 distractors.",
+        "870 of the test tracklets are junk and 3,248 are distractors.",
     ),
     "prid2011": Official(
         "PRID2011, multi-shot (Hirzer et al., SCIA 2011)",
         ("prid_2011/multi_shot/cam_a/person_0001/0001.png, cam_b likewise", "prid_2011/splits_prid2011.json"),
         {"train people": 89, "train tracklets": 178, "query tracklets": 89, "gallery tracklets": 89},
-        "178 of the 200 people whom both cameras saw; ten splits.",
+        "178 of the 200 people that both cameras saw; ten splits.",
     ),
     "ilids-vid": Official(
         "iLIDS-VID (Wang et al., ECCV 2014)",
@@ -52,14 +52,14 @@ OFFICIAL: dict[DatasetKind, Official] = {
             "train-test people splits/train_test_splits_ilidsvid.mat",
         ),
         {"train people": 150, "train tracklets": 300, "query tracklets": 150, "gallery tracklets": 150},
-        "Ten splits, over the sorted list of people.",
+        "Ten splits of the sorted list of people.",
     ),
     "ls-vid": Official(
         "LS-VID (Li et al., ICCV 2019)",
         (
             "list_sequence/list_seq_train.txt, list_seq_test.txt",
             "test/data/info_test.mat (HDF5)",
-            "the images under the prefixes that the lists give",
+            "the images, at the path prefixes in the lists",
         ),
         {"train tracklets": 2_831, "query tracklets": 3_504, "gallery tracklets": 7_829},
     ),
@@ -73,17 +73,17 @@ OFFICIAL: dict[DatasetKind, Official] = {
             "query tracklets": 702,
             "test tracklets": 2_636,
         },
-        "Withdrawn by its authors; read where it is.",
+        "Withdrawn by its authors: only a copy that you already have can be read.",
     ),
     "market1501": Official(
         "Market-1501 as tracklets, training part (Zheng et al., ICCV 2015)",
         ("bounding_box_train/0002_c1s1_000451_03.jpg, in a folder or a .tar",),
         {"train people": 751, "train frames": 12_936},
-        "Crops of a person under a camera make one tracklet.",
+        "All crops of one person by one camera are one tracklet.",
     ),
     "folder": Official(
         "Your own footage",
         ("<person>/<camera>/<tracklet>/*.jpg (or .png, .webp)",),
     ),
 }
-"""By kind. Sources: the datasets' own lists and papers; for LS-VID and Duke, what public readers of them count."""
+"""By kind. Sources: the datasets' lists and papers; for LS-VID and Duke, the counts of public readers."""

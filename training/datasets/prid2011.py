@@ -4,41 +4,35 @@ prid_2011/multi_shot/cam_a/person_0001/0001.png   likewise cam_b
 prid_2011/splits_prid2011.json                     ten splits: [{"train": ["person_0001", ...], "test": [...]}, ...]
 
 The multi-shot protocol of video Re-ID takes 178 of the 200 people that both cameras saw, 89 of them for training. The
-queries are camera a's tracklets, the gallery camera b's; each query has one right answer.
+queries are the tracklets of camera a, the gallery those of camera b; each query has one right answer.
 """
 
 import json
 from pathlib import Path
 
-from training.datasets.benchmark import Benchmark
-from training.datasets.images import images_in
-from training.datasets.places import find_dataset_root, roots
-from training.datasets.tracklet import DatasetError, Tracklet
+from training.datasets.files import dataset_roots, find_dataset_root, images_in
+from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 SPLITS = 10
 _CAMERAS = ("cam_a", "cam_b")
 _LIST = "splits_prid2011.json"
 
 
-class Prid2011Error(DatasetError):
-    """A file of the dataset is missing or is not what PRID2011 has in its place."""
-
-
 def is_prid2011(path: Path) -> bool:
-    """Whether ``multi_shot`` lies in the folder or a level below."""
-    return bool(roots(path, _fits))
+    """Return whether the folder, or a folder directly in it, has `multi_shot`."""
+    return bool(dataset_roots(path, _fits))
 
 
 def read_prid2011(path: Path, split: int) -> Benchmark:
-    """One split, from 0.
+    """Read one split, counted from 0.
 
     Raises:
-        Prid2011Error: names the file that is missing or foreign and where it belongs.
+        DatasetError: a file is missing or is not part of the dataset, or there is no such split.
     """
-    around = find_dataset_root(path, _fits, Prid2011Error, "multi_shot/ with cam_a/ and cam_b/, as PRID2011 has")
-    root = around if _has_cameras(around) else around / "multi_shot"
+    found = find_dataset_root(path, _fits, "multi_shot/ with cam_a/ and cam_b/ (the layout of PRID2011)")
+    root = found if _has_cameras(found) else found / "multi_shot"
     if not 0 <= split < SPLITS:
-        raise Prid2011Error(f"PRID2011 has splits 0 to {SPLITS - 1}, not {split}")
+        raise DatasetError(f"PRID2011 has splits 0 to {SPLITS - 1}, not {split}")
     people = _read_splits(path, root)[split]
     cameras = {
         part: {name: [_tracklet(root / camera / name, camera) for camera in _CAMERAS] for name in people[part]}
@@ -62,18 +56,18 @@ def _has_cameras(folder: Path) -> bool:
 
 
 def _read_splits(path: Path, root: Path) -> list[dict[str, list[str]]]:
-    places = list(dict.fromkeys((path / _LIST, root.parent / _LIST, root / _LIST)))
-    file = next((place for place in places if place.is_file()), None)
+    candidates = list(dict.fromkeys((path / _LIST, root.parent / _LIST, root / _LIST)))
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
-        raise Prid2011Error(f"{places[0]} is missing: the list of the ten splits belongs there, beside multi_shot/")
+        raise DatasetError(f"{candidates[0]} is missing: put the list of the ten splits there, beside multi_shot/")
     try:
         splits = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise Prid2011Error(f"{file} is not PRID2011's list of splits: {error}") from None
+        raise DatasetError(f"{file} is not PRID2011's list of splits: {error}") from None
     if not (isinstance(splits, list) and len(splits) == SPLITS and all(map(_is_split, splits))):
-        raise Prid2011Error(
-            f'{file} is not PRID2011\'s list of splits: ten times {{"train": [folders], "test": [folders]}}, '
-            "with nobody in both"
+        raise DatasetError(
+            f'{file} is not PRID2011\'s list of splits: expected ten times {{"train": [folders], "test": [folders]}}, '
+            "with no folder in both"
         )
     return [{part: sorted(split[part]) for part in ("train", "test")} for split in splits]
 
@@ -89,6 +83,6 @@ def _is_split(split: object) -> bool:
 def _tracklet(folder: Path, camera: str) -> Tracklet:
     frames = images_in(folder) if folder.is_dir() else []
     if not frames:
-        raise Prid2011Error(f"{folder} is missing or holds no images; the list of splits names it")
+        raise DatasetError(f"{folder} is missing or contains no images; the list of splits names it")
     person = folder.name.removeprefix("person_")
     return Tracklet(person, camera, tuple(frames), f"{person}-{camera}")

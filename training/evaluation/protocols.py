@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from training.datasets.benchmark import Benchmark
 from training.datasets.catalog import (
     kind_of,
     one_per_person_and_camera,
@@ -14,7 +13,7 @@ from training.datasets.catalog import (
     set_aside,
     split_count,
 )
-from training.datasets.tracklet import DatasetError, Tracklet
+from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 PROTOCOLS = {
     "mars": "MARS, gallery without the queries, over the queries that have a match there; step AP "

@@ -3,14 +3,13 @@ from pathlib import Path
 import pytest
 
 from tests.training.datasets.layouts import write_duke, write_ilids_vid, write_image, write_ls_vid, write_prid2011
-from training.datasets.benchmark import Benchmark
 from training.datasets.check import count, inspect_dataset
 from training.datasets.matfile import read_mat
 from training.datasets.official import OFFICIAL
-from training.datasets.tracklet import DatasetError, Tracklet
+from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 
-def test_mars_counts_are_the_official_ones(shared_data):
+def test_counts_of_mars_are_the_official_ones(shared_data):
     reference = shared_data.parent / "reference"
 
     def tracklets(part):
@@ -30,7 +29,7 @@ def test_mars_counts_are_the_official_ones(shared_data):
     assert {name: counts[name] for name in OFFICIAL["mars"].counts} == OFFICIAL["mars"].counts
 
 
-def test_an_excerpt_is_sound(shared_data):
+def test_excerpt_has_no_problems(shared_data):
     found = inspect_dataset(shared_data / "mini-mars", decode=20)
     assert found.problems == []
     assert "an excerpt: 16 of 625 train people" in found.notes
@@ -44,7 +43,7 @@ def test_an_excerpt_is_sound(shared_data):
     [(write_prid2011, "prid2011", "2"), (write_ilids_vid, "ilids-vid", "3"), (write_duke, "duke", "1"),
      (write_ls_vid, "ls-vid", "2")],
 )  # fmt: skip
-def test_every_layout_is_recognised_and_read(tmp_path, write, kind, queries):
+def test_each_layout_is_recognised_and_read(tmp_path, write, kind, queries):
     write(tmp_path)
     found = inspect_dataset(tmp_path, decode="all")
     assert (found.kind, found.problems) == (kind, [])
@@ -53,23 +52,23 @@ def test_every_layout_is_recognised_and_read(tmp_path, write, kind, queries):
     assert found.facts.get("splits") == ("10" if kind in ("prid2011", "ilids-vid") else None)
 
 
-def test_a_folder_of_ones_own(tmp_path):
+def test_folder_of_own_footage_has_no_problems(tmp_path):
     write_image(tmp_path / "anna" / "door" / "1" / "1.jpg")
     found = inspect_dataset(tmp_path)
     assert (found.kind, found.problems, found.notes) == ("folder", [], [])
     assert found.facts["train people"] == "1"
 
 
-@pytest.mark.parametrize(("official", "sound"), [(3, True), (2, False)])
-def test_nine_in_ten_of_the_people_should_be_all(tmp_path, monkeypatch, official, sound):
+@pytest.mark.parametrize(("official", "excerpt"), [(3, True), (2, False)])
+def test_dataset_with_nine_in_ten_of_the_people_must_be_complete(tmp_path, monkeypatch, official, excerpt):
     write_duke(tmp_path)  # two training people
     monkeypatch.setitem(OFFICIAL["duke"].counts, "train people", official)
     found = inspect_dataset(tmp_path)
-    assert (not found.problems) == sound
-    assert any("an excerpt" in note for note in found.notes) == sound
+    assert (not found.problems) == excerpt
+    assert any("an excerpt" in note for note in found.notes) == excerpt
 
 
-def test_the_same_people_with_other_counts_are_a_damaged_copy(tmp_path, monkeypatch):
+def test_wrong_counts_of_a_complete_dataset_are_problems(tmp_path, monkeypatch):
     write_prid2011(tmp_path)
     monkeypatch.setitem(OFFICIAL["prid2011"].counts, "train people", 2)
     found = inspect_dataset(tmp_path)
@@ -81,7 +80,7 @@ def test_the_same_people_with_other_counts_are_a_damaged_copy(tmp_path, monkeypa
     assert "complete: all counts are the official ones" in found.notes
 
 
-def test_images_that_are_none_and_files_that_belong_to_nothing(tmp_path):
+def test_damaged_images_are_problems_and_unused_images_are_noted(tmp_path):
     write_duke(tmp_path)
     frame = next((tmp_path / "train" / "0001").rglob("*.jpg"))
     frame.write_bytes(b"not a picture")
@@ -93,7 +92,7 @@ def test_images_that_are_none_and_files_that_belong_to_nothing(tmp_path):
     assert any("3 images belong to no tracklet" in note for note in found.notes)
 
 
-def test_what_cannot_be_read_is_the_problem(tmp_path):
+def test_unreadable_lists_are_problems(tmp_path):
     write_prid2011(tmp_path)
     (tmp_path / "prid_2011" / "splits_prid2011.json").unlink()
     found = inspect_dataset(tmp_path)

@@ -1,7 +1,8 @@
 import pytest
 
 from tests.training.datasets.layouts import write_ls_vid
-from training.datasets.ls_vid import LsVidError, is_ls_vid, read_ls_vid
+from training.datasets.ls_vid import is_ls_vid, read_ls_vid
+from training.datasets.tracklet import DatasetError
 
 
 @pytest.fixture
@@ -10,7 +11,7 @@ def root(tmp_path):
     return tmp_path / "LS-VID"
 
 
-def test_lists_prefixes_and_queries(root):
+def test_lists_prefixes_and_queries_are_read(root):
     assert is_ls_vid(root)
     assert is_ls_vid(root.parent)
     read = read_ls_vid(root)
@@ -23,24 +24,24 @@ def test_lists_prefixes_and_queries(root):
     assert [(t.person, t.camera) for t in read.gallery] == [("5", "C2"), ("6", "C15")]
 
 
-def test_what_is_missing_or_foreign_is_named(root):
+def test_missing_or_malformed_list_is_named(root):
     (root / "tracklet_test" / "0005" / "0005_c_02_0001_0001.jpg").unlink()
     (root / "tracklet_test" / "0005" / "0005_c_02_0001_0002.jpg").unlink()
-    with pytest.raises(LsVidError, match=r"0005_c_02_0001\*\.jpg is missing; .*list_seq_test.txt, line 2"):
+    with pytest.raises(DatasetError, match=r"0005_c_02_0001\*\.jpg is missing; .*list_seq_test.txt, line 2"):
         read_ls_vid(root)
     (root / "list_sequence" / "list_seq_test.txt").write_text("only-a-path\n")
-    with pytest.raises(LsVidError, match="line 1: a path prefix and a person"):
+    with pytest.raises(DatasetError, match="line 1: expected a path prefix and a person"):
         read_ls_vid(root)
     (root / "list_sequence" / "list_seq_test.txt").unlink()
-    with pytest.raises(LsVidError, match=r"list_seq_test\.txt is missing"):
+    with pytest.raises(DatasetError, match=r"list_seq_test\.txt is missing"):
         read_ls_vid(root)
 
 
-def test_a_query_list_that_is_none(root):
+def test_missing_or_unreadable_query_list_is_named(root):
     file = root / "test" / "data" / "info_test.mat"
     file.write_bytes(b"MATLAB 5.0")
-    with pytest.raises(LsVidError, match="not LS-VID's list of queries"):
+    with pytest.raises(DatasetError, match="not LS-VID's list of queries"):
         read_ls_vid(root)
     file.unlink()
-    with pytest.raises(LsVidError, match=r"info_test\.mat is missing"):
+    with pytest.raises(DatasetError, match=r"info_test\.mat is missing"):
         read_ls_vid(root)

@@ -5,7 +5,8 @@ import tarfile
 
 import pytest
 
-from training.datasets.market1501 import Market1501Error, is_market1501, read_market1501
+from training.datasets.market1501 import is_market1501, read_market1501
+from training.datasets.tracklet import DatasetError
 
 NAMES = [
     "0002_c1s1_000451_03.jpg",
@@ -36,7 +37,7 @@ def test_crops_are_grouped_by_person_and_camera_in_time_order(root):
     assert [f.name for f in tracklets[0].frames] == ["0002_c1s1_000420_01.jpg", "0002_c1s1_000451_03.jpg"]
 
 
-def test_an_archive_reads_like_its_folder(root, tmp_path, monkeypatch):
+def test_archive_reads_like_its_folder(root, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     archive = tmp_path / "market.tar"
@@ -48,7 +49,7 @@ def test_an_archive_reads_like_its_folder(root, tmp_path, monkeypatch):
     assert len(list((tmp_path / "scratch").iterdir())) == 1
 
 
-def test_processes_that_unpack_one_archive_at_once_do_not_disturb_each_other(root, tmp_path):
+def test_several_processes_can_unpack_one_archive_at_once(root, tmp_path):
     for number in range(500):  # unpacking takes long enough to overlap
         (root / "bounding_box_train" / f"0009_c1s1_{number:06}_01.jpg").write_bytes(b"")
     archive, scratch = tmp_path / "market.tar", tmp_path / "scratch"
@@ -72,23 +73,23 @@ def test_processes_that_unpack_one_archive_at_once_do_not_disturb_each_other(roo
     assert len(list(scratch.iterdir())) == 1
 
 
-def test_what_systems_leave_behind_is_passed_over(root):
+def test_hidden_and_other_files_are_skipped(root):
     expected = [t.name for t in read_market1501(root)]
     for name in ("._0002_c1s1_000420_01.jpg", "Thumbs.db", ".DS_Store"):
         (root / "bounding_box_train" / name).write_bytes(b"")
     assert [t.name for t in read_market1501(root)] == expected
 
 
-def test_foreign_content_is_named(root, tmp_path):
+def test_unexpected_file_is_named(root, tmp_path):
     (root / "bounding_box_train" / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(Market1501Error, match=r"holiday\.jpg"):
+    with pytest.raises(DatasetError, match=r"holiday\.jpg"):
         read_market1501(root)
     assert not is_market1501(tmp_path / "scratch")
-    with pytest.raises(Market1501Error, match="bounding_box_train"):
+    with pytest.raises(DatasetError, match="bounding_box_train"):
         read_market1501(tmp_path / "nowhere")
 
 
-def test_the_real_archive(shared_data):
+def test_real_archive_is_read(shared_data):
     tracklets = read_market1501(shared_data / "market1501-train.tar")
     assert len({t.person for t in tracklets}) == 645
     assert sum(len(t.frames) for t in tracklets) == 11_123

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.datasets.benchmark import Benchmark
 from training.datasets.catalog import kind_of
 from training.datasets.check import count
-from training.datasets.mars import MarsError, is_mars, read_mars
+from training.datasets.mars import is_mars, read_mars
 from training.datasets.matfile import read_mat
 from training.datasets.official import OFFICIAL
+from training.datasets.tracklet import DatasetError
 
 savemat = pytest.importorskip("scipy.io").savemat
 
@@ -47,7 +47,7 @@ class Mars:
         return root
 
 
-def test_reads_the_parts(tmp_path: Path) -> None:
+def test_parts_are_read_with_exact_frames(tmp_path: Path) -> None:
     dataset = read_mars(Mars().write(tmp_path))
     assert [(t.person, t.camera, t.name, len(t.frames)) for t in dataset.train] == [
         ("0003", "C4", "0003C4T0001", 2),
@@ -59,25 +59,27 @@ def test_reads_the_parts(tmp_path: Path) -> None:
     assert all(path.is_file() for path in dataset.query[0].frames)
 
 
-def test_junk_is_dropped_and_distractors_stay(tmp_path: Path) -> None:
+def test_junk_is_left_out_of_the_gallery_and_distractors_are_not(tmp_path: Path) -> None:
     dataset = read_mars(Mars().write(tmp_path))
     assert [t.name for t in dataset.gallery] == ["0000C2T0001", "0022C1T0002", "0022C2T0003"]
     assert dataset.gallery[0].person == "0000"
     assert [t.name for t in dataset.junk] == ["00-1C1T0001"]
 
 
-def test_it_is_found_from_the_folder_around_it_unless_there_are_two(tmp_path: Path) -> None:
+def test_dataset_is_found_in_the_folder_around_it_unless_there_are_two(tmp_path: Path) -> None:
     (tmp_path / "all" / "mars").mkdir(parents=True)
     root = Mars().write(tmp_path / "all" / "mars")
     assert read_mars(root.parent) == read_mars(root)
     assert kind_of(root.parent) == "mars"
     shutil.copytree(root, root.parent / "copy")
-    with pytest.raises(MarsError, match="2 copies, copy and mars"):
+    with pytest.raises(DatasetError, match="2 copies of the dataset, for example copy and mars"):
         read_mars(root.parent)
 
 
-def test_the_whole_of_mars(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official rows, with names made to fit them, in the folders that they belong in but without the images."""
+def test_official_lists_give_official_counts(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official rows with file names that fit them, without the images."""
     reference, info = shared_data.parent / "reference", tmp_path / "info"
     info.mkdir()
     files_by_folder: dict[Path, dict[str, Path]] = {}
@@ -101,11 +103,11 @@ def test_the_whole_of_mars(shared_data: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("training.datasets.mars._files_in", files_by_folder.__getitem__)
     mars = read_mars(tmp_path)
     assert [len(part) for part in (mars.train, mars.query, mars.gallery, mars.junk)] == [8298, 1980, 9330, 870]
-    counts = count(Benchmark("mars", mars.train, mars.query, mars.gallery, junk=mars.junk))
+    counts = count(mars)
     assert {name: counts[name] for name in OFFICIAL["mars"].counts} == OFFICIAL["mars"].counts
 
 
-def test_mini_mars(shared_data: Path) -> None:
+def test_excerpt_of_mars_is_read(shared_data: Path) -> None:
     dataset = read_mars(shared_data / "mini-mars")
     assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (32, 12, 12)
     assert len({t.person for t in dataset.train}) == 16
@@ -121,25 +123,25 @@ def test_mini_mars(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["train_name.txt", "test_name.txt", "tracks_train_info.mat", "tracks_test_info.mat", "query_IDX.mat"]
 )
-def test_a_missing_list_is_named_with_its_place(tmp_path: Path, name: str) -> None:
+def test_missing_list_is_named_with_its_folder(tmp_path: Path, name: str) -> None:
     root = Mars().write(tmp_path)
     (root / "info" / name).unlink()
     assert is_mars(root)
-    with pytest.raises(MarsError, match=f"info/{name} missing"):
+    with pytest.raises(DatasetError, match=f"info/{name} missing"):
         read_mars(root)
 
 
-def test_a_missing_image_is_named(tmp_path: Path) -> None:
+def test_missing_image_is_named(tmp_path: Path) -> None:
     root = Mars().write(tmp_path)
     (root / "bbox_test" / "0022" / "0022C2T0003F002.jpg").unlink()
-    with pytest.raises(MarsError, match=r"bbox_test/0022/0022C2T0003F002\.jpg is missing"):
+    with pytest.raises(DatasetError, match=r"bbox_test/0022/0022C2T0003F002\.jpg is missing"):
         read_mars(root)
 
 
 def test_lists_of_another_dataset_are_refused(tmp_path: Path) -> None:
     root = Mars().write(tmp_path)
     (root / "info" / "tracks_train_info.mat").write_bytes((root / "info" / "tracks_test_info.mat").read_bytes())
-    with pytest.raises(MarsError, match=r"tracks_train_info\.mat is not MARS's file: it holds track_test_info"):
+    with pytest.raises(DatasetError, match=r"tracks_train_info\.mat is not MARS's file: it contains track_test_info"):
         read_mars(root)
 
 
@@ -147,7 +149,7 @@ def test_names_that_do_not_fit_the_rows_are_refused(tmp_path: Path) -> None:
     root = Mars().write(tmp_path)
     names = root / "info" / "test_name.txt"
     names.write_bytes(names.read_bytes().partition(b"\r\n")[2] + b"0022C2T0003F003.jpg\r\n")
-    with pytest.raises(MarsError, match=r"does not belong to .*row 1 is person 00-1 at camera 1"):
+    with pytest.raises(DatasetError, match=r"does not belong to .*row 1 is person 00-1 at camera 1"):
         read_mars(root)
 
 
@@ -155,18 +157,18 @@ def test_rows_beyond_the_names_are_refused(tmp_path: Path) -> None:
     root = Mars().write(tmp_path)
     names = root / "info" / "test_name.txt"
     names.write_bytes(names.read_bytes().removesuffix(b"0022C2T0003F002.jpg\r\n"))
-    with pytest.raises(MarsError, match="row 5: files 8 to 9 of the 8"):
+    with pytest.raises(DatasetError, match=r"row 5: files 8 to 9, but .*test_name\.txt lists 8 files"):
         read_mars(root)
 
 
 @pytest.mark.parametrize("rows", [[0], [6]])
 def test_query_rows_outside_the_table_are_refused(tmp_path: Path, rows: list[int]) -> None:
-    with pytest.raises(MarsError, match=r"query_IDX\.mat names rows outside the 5"):
+    with pytest.raises(DatasetError, match=r"query_IDX\.mat names rows outside the 5"):
         read_mars(Mars(query=rows).write(tmp_path))
 
 
-def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_format_is_refused(tmp_path: Path) -> None:
     root = Mars().write(tmp_path)
     (root / "info" / "query_IDX.mat").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(200))
-    with pytest.raises(MarsError, match=r"query_IDX\.mat is not a MATLAB 5\.0"):
+    with pytest.raises(DatasetError, match=r"query_IDX\.mat is not a MATLAB 5\.0"):
         read_mars(root)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.datasets.matfile import MatFileError, read_mat
+from training.datasets.matfile import read_mat
+from training.datasets.tracklet import DatasetError
 
 scipy_io = pytest.importorskip("scipy.io")
 
@@ -20,7 +21,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_reads_what_scipy_writes(tmp_path: Path, compressed: bool) -> None:
+def test_arrays_that_scipy_writes_are_read(tmp_path: Path, compressed: bool) -> None:
     scipy_io.savemat(tmp_path / "a.mat", ARRAYS, do_compression=compressed)
     arrays = read_mat(tmp_path / "a.mat")
     assert list(arrays) == list(ARRAYS)
@@ -29,7 +30,7 @@ def test_reads_what_scipy_writes(tmp_path: Path, compressed: bool) -> None:
         np.testing.assert_array_equal(arrays[name], expected)
 
 
-def test_reads_the_official_lists_as_scipy_does(shared_data: Path) -> None:
+def test_official_lists_are_read_as_scipy_reads_them(shared_data: Path) -> None:
     official = sorted((shared_data.parent / "reference").glob("*.mat"))
     if not official:
         pytest.skip("the official MARS lists are not beside the shared data")
@@ -41,15 +42,15 @@ def test_reads_the_official_lists_as_scipy_does(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 100, 130, 150, -3])
-def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, kept: int) -> None:
+def test_file_cut_short_is_refused(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "a.mat"
     scipy_io.savemat(path, ARRAYS)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(MatFileError, match=r"a\.mat"):
+    with pytest.raises(DatasetError, match=r"a\.mat"):
         read_mat(path)
 
 
 @pytest.mark.parametrize("value", ["text", np.array([[1 + 2j]]), {"field": 1}])
-def test_other_than_real_numbers_are_passed_over(tmp_path: Path, value: object) -> None:
+def test_variables_that_are_not_real_numbers_are_skipped(tmp_path: Path, value: object) -> None:
     scipy_io.savemat(tmp_path / "a.mat", {"value": value, **ARRAYS})
     assert list(read_mat(tmp_path / "a.mat")) == list(ARRAYS)

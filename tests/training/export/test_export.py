@@ -16,6 +16,7 @@ from model.network import NetworkSpec, build_network
 from model.spec import BundleSpec, Preprocessing
 from model.tracklet import normalise
 from training.datasets.synthetic.dataset import write_synthetic
+from training.datasets.tracklet import DatasetError
 from training.export import bundle_assembly, export
 from training.export.export import MAX_DIFFERENCE, ExportError, export_bundle, write_bundle
 from training.export.onnx_graph import FrameNetwork
@@ -315,7 +316,7 @@ class TestClips:
         assert (draw_clips(SPEC, people=2, seed=7) != draw_clips(SPEC, people=2, seed=8)).any()
 
     def test_an_empty_folder_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="no images found"):
+        with pytest.raises(DatasetError, match="no images found"):
             read_clips(tmp_path, SPEC, limit=3)
 
 
