@@ -58,7 +58,6 @@ class Run:
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
     def signal_once(self, happened: Callable[[], bool], number: signal.Signals) -> None:
-        """Send the signal as soon as that has happened."""
         self.wait_until(happened)
         self._process.send_signal(number)
 
@@ -74,17 +73,14 @@ class Run:
             time.sleep(0.1)
 
     def end(self) -> tuple[int, float]:
-        """Status and seconds, once it has ended."""
         return self._process.wait(), time.monotonic() - self._started
 
     def said(self) -> str:
-        """What it printed last."""
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines()]
         return next((line for line in reversed(lines) if line), "nothing")
 
 
 def enrolled(client: Client) -> int:
-    """How many records the gallery has."""
     count: int = client.info().gallery["records"]
     return count
 
@@ -137,7 +133,6 @@ def interrupt(bundle: Path, count: int, home: Path) -> None:
 
 
 def skip(client: Client, footage: Path, log: Path, count: int) -> None:
-    """Run it once more, where everything is enrolled."""
     run = Run(log, footage, "--url", client.url)
     status, seconds = run.end()
     print(f"again: status {status} after {seconds:.1f} s, {count / seconds:.0f} skipped/s; said: {run.said()}")
@@ -235,7 +230,6 @@ SHOWN = {"interrupted": (interrupt, 10_000), "ray": (enroll_with_a_loss, 600), "
 
 
 def main() -> None:
-    """Run what is asked for and print what happened."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=SHOWN)
     parser.add_argument("--tracklets", type=int, metavar="N")

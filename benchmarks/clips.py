@@ -37,20 +37,16 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class People:
-    """What is measured on."""
-
     set_aside: Selection
     listed: Selection
     among_others: Selection
 
     @property
     def long(self) -> list[Tracklet]:
-        """The tracklets of the test lists, each once."""
         return self.among_others.query
 
 
 def main() -> None:
-    """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="the model (default: the bundled one)")
     parser.add_argument(
@@ -112,7 +108,6 @@ def _measure_accuracy(
 
 
 def _measure_time(bundle: Bundle, tracklets: Sequence[Tracklet]) -> dict[int | None, list[float]]:
-    """For each choice the median milliseconds of every tracklet."""
     spent: dict[int | None, list[list[float]]] = {choice: [[] for _ in tracklets] for choice in CHOICES}
     frames = [[path.read_bytes() for path in tracklet.frames] for tracklet in tracklets]
     with tempfile.TemporaryDirectory() as folder, running_service(bundle.path, Path(folder)) as client:

@@ -20,7 +20,6 @@ HEAD = (
 
 
 def main() -> None:
-    """Measure and print one Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--data", type=Path, action="append", required=True, help="may be repeated")

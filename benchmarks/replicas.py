@@ -1,6 +1,6 @@
-"""Three replicas of the service on one Milvus under load, whose server is killed, then a replica.
+r"""Three replicas of the service on one Milvus under load, whose server is killed, then a replica.
 
-    python -m benchmarks.replicas --milvus milvus://127.0.0.1:19530 \\
+    python -m benchmarks.replicas --milvus milvus://127.0.0.1:19530 \
         --kill "COMMAND that kills the server hard" --start "COMMAND that starts it again and waits until it answers"
 
 Writers enrol by PUT, each record through one replica, and at once ask another for it; searchers search. A client that
@@ -46,11 +46,9 @@ class Replica:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start the process; see `wait`."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
         environment |= {"NOT3D_GALLERY": self.gallery, "NOT3D_ENGINE": "onnxruntime", "NOT3D_THREADS": "1"}
         with (self.folder / f"{self.port}.log").open("ab") as log:
@@ -72,7 +70,6 @@ class Replica:
         raise SystemExit(f"replica {self.port} did not get ready")
 
     def end(self, number: int) -> None:
-        """Send it a signal and wait for its end."""
         if self.process:
             self.process.send_signal(number)
             self.process.wait(60)
@@ -80,8 +77,6 @@ class Replica:
 
 @dataclass
 class Load:
-    """What the clients do, and what became of it."""
-
     replicas: list[Replica]
     dimension: int
     prefix: str
@@ -114,7 +109,6 @@ class Load:
                         self.missed.append(name)
 
     def search(self, number: int) -> None:
-        """Search for random vectors."""
         rng, choice = np.random.default_rng(1000 + number), random.Random(1000 + number)
         with httpx.Client(timeout=60) as client:
             while not self.ended.is_set():
@@ -144,7 +138,6 @@ class Load:
         return status
 
     def run(self, stack: ExitStack) -> None:
-        """Start the clients; they end with the stack."""
         threads = [threading.Thread(target=self.write, args=(number,)) for number in range(WRITERS)]
         threads += [threading.Thread(target=self.search, args=(number,)) for number in range(SEARCHERS)]
         for thread in threads:
@@ -153,7 +146,6 @@ class Load:
         stack.callback(self.ended.set)
 
     def answering(self, replica: Replica) -> bool:
-        """Whether a replica searches."""
         body = {"embedding": [1.0] + [0.0] * (self.dimension - 1), "top_k": 1}
         with suppress(httpx.HTTPError):
             return httpx.post(f"{replica.url}/search", json=body, timeout=10).status_code == 200
@@ -178,7 +170,6 @@ def enrolled(replica: Replica, prefix: str) -> dict[str, bytes]:
 
 
 def table(load: Load) -> Iterator[str]:
-    """The answers by phase, as Markdown."""
     columns = ("done", "503 with Retry-After", "503 without", "no answer", "other")
     yield f"| begun while | {' | '.join(columns)} | PUT: median, p99 | search: median, p99 |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -194,7 +185,6 @@ def table(load: Load) -> Iterator[str]:
 
 
 def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
-    """Everything, in its order."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     replicas = []
     for _ in range(REPLICAS):
@@ -251,7 +241,6 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
 
 
 def main() -> None:
-    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--milvus", required=True, help="the server, as NOT3D_GALLERY names it")
     parser.add_argument("--kill", required=True, help="a command that kills the server hard")

@@ -28,7 +28,6 @@ def draw_features(
 
 
 def main() -> None:
-    """Runs and prints one line per measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--queries", type=int, default=QUERIES)
     parser.add_argument("--gallery", type=int, default=GALLERY)

@@ -49,15 +49,11 @@ TOLERANCE = 0.03
 
 
 class Loop(Protocol):
-    """Something that trains."""
-
     def step(self) -> tuple[float, float]:
         """Trains a step; returns its loss and the seconds that it waited for the batch."""
 
 
 class OurLoop:
-    """The trainer's own run and its batches."""
-
     def __init__(self, run: Run) -> None:
         self.run = run
         self._batches = run.source.batches(1, 0, run.recipe.schedule.epochs)
@@ -65,7 +61,6 @@ class OurLoop:
         run.network.train()
 
     def step(self) -> tuple[float, float]:
-        """See :class:`Loop`."""
         started = time.perf_counter()
         batch = next(self._batches)
         waited = time.perf_counter() - started
@@ -73,7 +68,6 @@ class OurLoop:
         return self.run.step(batch)["total"], waited
 
     def close(self) -> None:
-        """Ends the threads that make batches."""
         self._batches.close()
 
 
@@ -85,7 +79,6 @@ class Clips(Dataset[tuple[Tensor, int, Tensor]]):
         self.mean, self.std = torch.tensor(recipe.network.mean), torch.tensor(recipe.network.std)
 
     def __getitem__(self, key: tuple[int, int, int, int]) -> tuple[Tensor, int, Tensor]:
-        """See the class."""
         recipe, tracklet = self.recipe, self.tracklets[key[3]]
         rng = np.random.default_rng([recipe.seed, *key[:3]])
         chosen = CLIP_SAMPLING[recipe.batch.sampling](len(tracklet.frames), recipe.network.clip_length, rng)
@@ -98,8 +91,6 @@ class Clips(Dataset[tuple[Tensor, int, Tensor]]):
 
 
 class PlainLoop:
-    """fp32, eager, NCHW; batches by PyTorch's DataLoader."""
-
     def __init__(self, source: ClipSource, recipe: Recipe, weights: dict[str, Tensor], objective: Objective) -> None:
         self.device = next(iter(weights.values())).device
         self.network = build_network(recipe.network.model_copy(update={"classes": len(source.labels)})).to(self.device)
@@ -119,7 +110,6 @@ class PlainLoop:
         self._places = places(source, recipe)
 
     def step(self) -> tuple[float, float]:
-        """See :class:`Loop`."""
         started = time.perf_counter()
         clips, labels, erased = (part.to(self.device) for part in next(self._batches))
         waited = time.perf_counter() - started
@@ -142,8 +132,9 @@ class PlainLoop:
 
 @dataclass
 class Course:
-    """What a loop did: the loss of every step; of each turn its seconds, those of the processor (of this process: a
-    DataLoader's workers are not counted) and those spent waiting for batches.
+    """The loss of each step; for each turn the seconds, the processor's seconds and the seconds waiting for batches.
+
+    Processor time is that of this process: workers of a `DataLoader` are not counted.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -152,7 +143,6 @@ class Course:
     processor: list[float] = field(default_factory=list)
 
     def take_turn(self, loop: Loop, steps: int) -> None:
-        """Trains some steps."""
         waited, started, busy = 0.0, time.perf_counter(), time.process_time()
         for _ in range(steps):
             loss, wait = loop.step()
@@ -163,7 +153,6 @@ class Course:
         self.waited.append(waited)
 
     def forget_times(self) -> None:
-        """Keeps the losses alone."""
         self.seconds, self.waited, self.processor = [], [], []
 
     def rates(self, frames: int) -> list[float]:
@@ -176,12 +165,10 @@ class Course:
         return statistics.median(w / s for w, s in zip(self.waited, self.seconds, strict=True))
 
     def smooth(self, steps: int) -> list[float]:
-        """Running means of the losses."""
         return [statistics.fmean(self.losses[max(0, end - steps) : end]) for end in range(1, len(self.losses) + 1)]
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=sorted(RECIPES), default="light", help="light (default) or paper")
     parser.add_argument("--data", type=Path, action="append", help="datasets (default: people drawn by the project)")
@@ -321,7 +308,6 @@ def places(source: ClipSource, recipe: Recipe) -> Iterator[tuple[int, float]]:
 
 
 def rate(recipe: Recipe, epoch: int, done: float) -> float:
-    """The learning rate of a step."""
     schedule = recipe.schedule
     return learning_rate(
         epoch - 1 + done if schedule.form == "cosine" else epoch,

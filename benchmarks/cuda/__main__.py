@@ -19,8 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.cuda.gpu import Usage, gpu_name, measure_peak, sheet_peak
-from benchmarks.cuda.macs import count_macs
+from benchmarks.cuda.gpu import Usage, count_macs, gpu_name, measure_peak, sheet_peak
 from benchmarks.serving.footage import Crops, read_crops, ready_clips, write_plan
 from benchmarks.serving.process import load, running_service
 from benchmarks.serving.report import Report, describe_machine
@@ -49,7 +48,6 @@ class Peak:
     sheet: float | None
 
     def shares(self, tflops: float) -> tuple[str, str]:
-        """Of both, as percentages."""
         return f"{tflops / self.measured:.1%}", f"{tflops / self.sheet:.1%}" if self.sheet else "-"
 
 
@@ -165,7 +163,6 @@ _NEEDED = tuple(CudaPlan(precision, channels_last=False, graphs=False) for preci
 
 
 def _plans(device: str, *, tensorrt: bool) -> Iterator[tuple[str, CudaPlan, CudaOptions]]:
-    """Label, plan, and what cuDNN may do."""
     usual = CudaOptions()
     yield "f32", _NEEDED[0], usual
     yield "f16", _NEEDED[1], usual

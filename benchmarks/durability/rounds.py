@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.durability.states import (
+from benchmarks.durability.writer import (
     ABSENT,
     IDS_OF_A_THREAD,
     PASSING,
@@ -72,7 +72,6 @@ class Told:
     phases: list[str] = field(default_factory=list)
 
     def hear(self, line: bytes) -> None:
-        """Take in one line of the writer."""
         facts: dict[str, Any] = json.loads(line)
         if facts["phase"] == "begin":
             self.under_way[facts["thread"]] = facts["changes"]

@@ -13,10 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-from benchmarks.gallery.likeness import show_likeness
 from benchmarks.gallery.peers import measure_peers
-from benchmarks.gallery.scale import Effort, measure_scale
-from benchmarks.gallery.tables import judge, show_scale
+from benchmarks.gallery.scale import Effort, judge, measure_scale, show_scale
+from benchmarks.gallery.spread import show_likeness
 from benchmarks.serving.report import Report, describe_machine
 
 PARTS = ("likeness", "scale", "peers")
@@ -27,7 +26,6 @@ QUICK_SIZE, QUICK_DIMENSION = 2000, 64
 
 
 def main() -> None:
-    """Measure and print Markdown."""
     options = _options()
     # Otherwise a benchmark that is ended would leave its contenders behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
@@ -84,19 +82,15 @@ def _options() -> argparse.Namespace:
 
 
 class _Both(io.TextIOBase):
-    """Writes to two."""
-
     def __init__(self, *files: TextIO) -> None:
         self._files = files
 
     def write(self, text: str) -> int:
-        """To both."""
         for file in self._files:
             file.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Both."""
         for file in self._files:
             file.flush()
 

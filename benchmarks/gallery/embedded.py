@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gallery.answers import TOP, Answers
-from benchmarks.gallery.population import Population, number_of
+from benchmarks.gallery.drawing import Population, number_of
+from benchmarks.gallery.ground_truth import TOP, Answers, ask
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index.rebuild import EXACT_BYTES
 from service.gallery.records import Filter
@@ -26,8 +26,6 @@ _REBUILDER = "gallery-rebuilder"
 
 
 class Embedded:
-    """`EmbeddedGallery`, its records made of rows and numbers."""
-
     def __init__(self, folder: Path, dimension: int, count: int, exact_bytes: int | None) -> None:
         self._population = Population(count)
         began = time.perf_counter()
@@ -48,7 +46,6 @@ class Embedded:
         return self.opened, time.perf_counter() - began
 
     def enrol(self, start: int, rows: NDArray[np.float32]) -> float:
-        """Enrol in bulk; the seconds spent in the gallery."""
         records = self._population.records(start, rows)
         began = time.perf_counter()
         for place in range(0, len(records), BATCH):
@@ -56,7 +53,6 @@ class Embedded:
         return time.perf_counter() - began
 
     def add(self, start: int, rows: NDArray[np.float32], threads: int) -> float:
-        """Enrol one by one; seconds."""
         records = self._population.records(start, rows)
         with ThreadPoolExecutor(threads) as pool:
             began = time.perf_counter()
@@ -68,7 +64,6 @@ class Embedded:
         return ask(lambda query: self.find(query, filter), queries, threads, seconds)
 
     def watch(self, queries: NDArray[np.float32]) -> None:
-        """Search from now on beside what else is done."""
         self._watch = _Watch(lambda query: self.find(query, Filter()), queries)
 
     def watched(self) -> list[tuple[float, bool]]:
@@ -77,7 +72,6 @@ class Embedded:
         return self._watch.take()
 
     def unwatch(self) -> None:
-        """No more searches beside."""
         assert self._watch is not None
         self._watch.stop()
 
@@ -86,15 +80,12 @@ class Embedded:
         return any(thread.name == _REBUILDER for thread in threading.enumerate())
 
     def engine(self) -> str:
-        """What it says of itself."""
         return self._gallery.engine
 
     def count(self) -> int:
-        """Records enrolled."""
         return self._gallery.count()
 
     def close(self) -> float:
-        """Seconds that it took."""
         began = time.perf_counter()
         self._gallery.close()
         return time.perf_counter() - began
@@ -103,38 +94,6 @@ class Embedded:
         """Numbers of the ten best, and whether the gallery calls them exact."""
         result = self._gallery.search(query, TOP, filter)
         return [number_of(hit.record.id) for hit in result.hits], result.exact
-
-
-def ask(
-    search: Callable[[NDArray[np.float32]], tuple[list[int], bool]],
-    queries: NDArray[np.float32],
-    threads: int,
-    seconds: float,
-    least: int = 20,
-) -> Answers:
-    """Lets threads ask one query after the other; the first three are asked once before, unmeasured."""
-    for query in queries[:3]:
-        search(query)
-    lock, place = threading.Lock(), iter(range(len(queries)))
-    kept: dict[int, tuple[list[int], bool, float]] = {}
-    began = time.perf_counter()
-
-    def run() -> None:
-        while True:
-            with lock:
-                number = next(place, None)
-            if number is None or (number >= least and time.perf_counter() - began > seconds):
-                return
-            start = time.perf_counter()
-            numbers, exact = search(queries[number])
-            kept[number] = numbers, exact, time.perf_counter() - start
-
-    with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(run) for _ in range(threads)]:
-            future.result()
-    took = time.perf_counter() - began
-    ordered = [kept[number] for number in sorted(kept)]
-    return Answers([item[0] for item in ordered], [item[2] for item in ordered], sum(i[1] for i in ordered), took)
 
 
 class _Watch:
@@ -150,12 +109,10 @@ class _Watch:
         self._thread.start()
 
     def take(self) -> list[tuple[float, bool]]:
-        """What was seen since the last call."""
         seen, self._seen = self._seen, []
         return seen
 
     def stop(self) -> None:
-        """Wait for the last answer."""
         self._over.set()
         self._thread.join()
 

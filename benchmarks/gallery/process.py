@@ -62,13 +62,11 @@ class Process:
         return self._receive()
 
     def kill(self) -> None:
-        """SIGKILL."""
         self._process.kill()
         self._process.join()
 
     @property
     def memory(self) -> Memory:
-        """What it holds."""
         now = most = 0
         for pid in _family(self._pid):
             with suppress(OSError):
@@ -80,7 +78,6 @@ class Process:
 
     @property
     def cpu_seconds(self) -> float:
-        """Computed so far."""
         return cpu_seconds(self._pid)
 
     @property
@@ -100,7 +97,6 @@ class Process:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What all files below a folder take."""
     return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 

@@ -7,6 +7,7 @@ training set aside, since those it was trained on lie closer together. Needs the
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gallery.embeddings import SPREAD
+from benchmarks.gallery.drawing import SPREAD, Drawing
+from benchmarks.serving.report import Report
 from model.bundle import BUNDLED, Bundle
 from model.engines import open_engine
 from model.tracklet import normalise
@@ -52,7 +54,6 @@ class Covariances:
 
 
 def main() -> None:
-    """Embed, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", required=True, help="training data; may be repeated")
     parser.add_argument("--out", type=Path, default=SPREAD)
@@ -131,6 +132,30 @@ def _embed(bundle: Bundle, tracklets: list[Tracklet]) -> Rows:
         max_clips=MAX_CLIPS,
     )
     return normalise(features).astype(np.float64)
+
+
+_PEOPLE, _TRACKLETS = 655, 2828
+
+
+def show_likeness(report: Report, dimensions: Sequence[int]) -> None:
+    """One table: the model's vectors of real people, and drawn ones of several dimensions."""
+    kept = json.loads(SPREAD.read_text(encoding="utf-8"))
+    names = [f"{100 * quantile:g} %" for quantile in kept["quantiles"]]
+    aside = f"{kept['people_set_aside']} real people set aside, {kept['tracklets_set_aside']} tracklets"
+    shown = {
+        f"{aside}, other cameras": kept["cosines_set_aside"],
+        f"all {kept['people']} people, {kept['tracklets']} tracklets, most trained on": kept["cosines"],
+    }
+    for dimension in (len(kept["between"]), *dimensions):
+        drawing = Drawing(dimension, _PEOPLE)
+        shown[f"drawn, {dimension} dimensions"] = cosines(
+            drawing.chunk(0)[:_TRACKLETS], drawing.people_of(0)[:_TRACKLETS]
+        )
+    for which, text in (("same", "one person"), ("other", "two people")):
+        report.head(f"cosines of {text}: quantiles", *names)
+        for name, values in shown.items():
+            report.row(name, *(f"{value:.2f}" for value in values[which]))
+        report.end_table()
 
 
 if __name__ == "__main__":

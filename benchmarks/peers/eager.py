@@ -21,7 +21,6 @@ from model.bundle import Bundle
 
 
 def create_app(bundle: Bundle, *, lock: bool) -> FastAPI:
-    """The route around the network."""
     app = FastAPI()
     embed = eager_network(bundle)
     turn = threading.Lock() if lock else contextlib.nullcontext()
@@ -41,7 +40,6 @@ def create_app(bundle: Bundle, *, lock: bool) -> FastAPI:
 
 
 def main() -> None:
-    """Serve until a signal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)

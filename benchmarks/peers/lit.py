@@ -35,7 +35,6 @@ class TrackletAPI(litserve.LitAPI):  # type: ignore[misc]
         self._embed: Embed
 
     def setup(self, device: str) -> None:  # noqa: ARG002
-        """Open the engine, in each worker."""
         cv2.setNumThreads(1)
         self._bundle = Bundle.load(self._folder)
         self._embed = OnnxRuntimeEngine(self._bundle, device="cpu", threads=self._threads).embed
@@ -46,11 +45,9 @@ class TrackletAPI(litserve.LitAPI):  # type: ignore[misc]
         return Tracklet(len(uploads), clips_of([upload.file.read() for upload in uploads], self._bundle.spec))
 
     def batch(self, inputs: Sequence[Tracklet]) -> list[Tracklet]:
-        """As they are: tracklets differ in length."""
         return list(inputs)
 
     def predict(self, tracklets: Tracklet | list[Tracklet]) -> Tracklet | list[Tracklet]:
-        """The clips' embeddings."""
         if isinstance(tracklets, Tracklet):
             return Tracklet(tracklets.frames, self._embed(tracklets.values))
         rows = self._embed(np.concatenate([tracklet.values for tracklet in tracklets]))
@@ -58,16 +55,13 @@ class TrackletAPI(litserve.LitAPI):  # type: ignore[misc]
         return [Tracklet(a.frames, part) for a, part in zip(tracklets, np.split(rows, ends), strict=True)]
 
     def unbatch(self, output: list[Tracklet]) -> list[Tracklet]:
-        """As they are."""
         return output
 
     def encode_response(self, output: Tracklet) -> dict[str, object]:
-        """The answer's JSON."""
         return answer_of(output.frames, output.values)
 
 
 def main() -> None:
-    """Serve until a signal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)

@@ -21,8 +21,7 @@ from benchmarks.serving.footage import Crops, read_crops, ready_clips
 from benchmarks.serving.profile import profile
 from benchmarks.serving.report import Report, describe_machine
 from benchmarks.serving.service import Effort, Plans, measure_service
-from benchmarks.serving.soak import soak
-from benchmarks.serving.starts import measure_starts
+from benchmarks.serving.soak import measure_starts, soak
 from model.bundle import BUNDLED, Bundle
 
 CALIBRATION_CLIPS = 96
@@ -31,7 +30,6 @@ QUICK = Effort(rounds=1, seconds=0.3, engine_seconds=0.1, clients=4, lengths=(4,
 
 
 def main() -> None:
-    """Measure and print Markdown."""
     options = _options()
     # Otherwise a benchmark that is ended would leave its servers behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))

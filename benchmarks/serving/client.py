@@ -66,7 +66,6 @@ class Tally:
             return self._next - 1
 
     def add(self, number: int, frames: int) -> None:
-        """The answer to a request, of so many frames."""
         with self._lock:
             now = time.perf_counter()
             self._answers.append((self._under_way.pop(number), now, frames))
@@ -107,14 +106,12 @@ class Tally:
         time.sleep(float(seconds or 1))
 
     def fail(self, reason: str) -> None:
-        """Something that must not happen, which ends the run."""
         with self._lock:
             self.faults.append(reason)
             self.over.set()
 
 
 def main() -> None:
-    """Run the clients and print what they saw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/embed")

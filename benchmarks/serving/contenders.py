@@ -66,7 +66,6 @@ class Contest:
 
     @property
     def ours(self) -> float:
-        """The service's frames per second."""
         return (self.service[0].rate + self.service[1].rate) / 2
 
     @property

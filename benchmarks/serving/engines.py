@@ -108,7 +108,6 @@ def clips_per_second(embed: Embed, clips: NDArray[np.uint8], seconds: float, str
 
 
 def clip_seconds(embed: Embed, clip: NDArray[np.uint8], seconds: float) -> float:
-    """The median time of a call, over ``seconds``."""
     embed(clip)
     times: list[float] = []
     started = time.perf_counter()

@@ -50,7 +50,6 @@ class MixedClient:
         ]  # fmt: skip
 
     def run(self, until: float) -> None:
-        """Until that moment of the monotonic clock."""
         ways, weights = zip(*self._ways, strict=True)
         while time.monotonic() < until:
             (way,) = self._random.choices(ways, weights)
@@ -166,7 +165,6 @@ class MixedClient:
 
 
 def main() -> None:
-    """Run the clients and print what they did."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--material", type=Path, required=True)

@@ -33,7 +33,6 @@ class Server:
     start_seconds: float
 
     def get(self, path: str) -> Any:
-        """The JSON answer of a GET."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.request("GET", path)
         answer = json.loads(connection.getresponse().read())
@@ -110,12 +109,10 @@ class Load:
 
     @property
     def median_ms(self) -> float:
-        """Of a request's time."""
         return 1000 * float(np.median(self.times))
 
     @property
     def p99_ms(self) -> float:
-        """Of a request's time."""
         return 1000 * float(np.percentile(self.times, 99))
 
 
@@ -148,8 +145,6 @@ def cpu_seconds(pid: int) -> float:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds at a moment; bytes."""
-
     at: float
     resident: int
     anonymous: int
@@ -158,7 +153,6 @@ class Footprint:
 
 
 def look_at(pid: int) -> Footprint:
-    """Read what a process holds from /proc."""
     status = dict(
         line.split(":", 1)
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
@@ -191,7 +185,6 @@ class Watch:
 
     @property
     def most(self) -> int:
-        """The largest resident set, bytes."""
         return max(footprint.resident for footprint in self.seen)
 
     def _run(self) -> None:

@@ -26,7 +26,6 @@ and those that call it."""
 
 
 def find_sampler() -> str | None:
-    """py-spy's program: beside this Python, or on the path."""
     beside = Path(sys.executable).with_name("py-spy")
     return str(beside) if beside.exists() else shutil.which("py-spy")
 
@@ -88,7 +87,6 @@ class _Loading(threading.Thread):
 
 
 def _thread_seconds(pid: int) -> dict[int, float]:
-    """CPU seconds of each thread so far."""
     ticks = os.sysconf("SC_CLK_TCK")
     seconds = {}
     for task in Path(f"/proc/{pid}/task").iterdir():

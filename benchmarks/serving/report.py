@@ -20,28 +20,22 @@ class Report:
         self._missed = 0
 
     def say(self, text: str = "") -> None:
-        """One paragraph."""
         print(f"{text}\n", flush=True)
 
     def head(self, *columns: str) -> None:
-        """The first lines of a table."""
         print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
     def row(self, *cells: str) -> None:
-        """A line of the table."""
         print(f"| {' | '.join(cells)} |", flush=True)
 
     def end_table(self) -> None:
-        """An empty line behind a table."""
         print(flush=True)
 
     def target(self, asked: str, measured: str, *, met: bool) -> None:
-        """Keep a target for the end."""
         self._missed += not met
         self._targets.append(f"- {asked}: {measured}: **{'met' if met else 'missed'}**")
 
     def conclude(self) -> None:
-        """Print the targets."""
         if self._targets:
             print("Targets:\n\n" + "\n".join(self._targets), flush=True)
 

@@ -50,7 +50,6 @@ class Plans:
 
     @classmethod
     def write(cls, crops: Crops, folder: Path, clip_length: int, lengths: tuple[int, int]) -> "Plans":
-        """The same requests for everybody."""
         return cls(
             write_plan(crops, folder / "mixed", lengths, requests=96, clip_length=clip_length),
             write_plan(crops, folder / "clip", (clip_length, clip_length), requests=16, clip_length=clip_length),
@@ -60,8 +59,6 @@ class Plans:
 
 @dataclass(frozen=True)
 class Measured:
-    """What others are compared with."""
-
     bundle: Bundle
     rate: float
     precision: str
@@ -117,7 +114,6 @@ class Counted:
         self.clips = 0
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As the engine does."""
         rows = self._engine.embed(clips)
         with self._lock:
             self.clips += len(clips)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cuda.gpu import Usage, sheet_peak
-from benchmarks.cuda.macs import count_macs
+from benchmarks.cuda.gpu import Usage, count_macs, sheet_peak
 from model.bundle import BUNDLED, Bundle
 from model.network import NetworkSpec, build_network
 from tests.bundles import make_bundle

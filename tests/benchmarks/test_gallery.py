@@ -1,6 +1,7 @@
 """The gallery's benchmark: what it draws, how it judges, and the whole command once."""
 
 import importlib.util
+import re
 import json
 import subprocess
 import sys
@@ -9,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gallery.answers import Truth, recall_of, spoilt
+from benchmarks.gallery.drawing import CHUNK, SPREAD, Drawing, Population, Spread, cameras_of, id_of, number_of
 from benchmarks.gallery.embedded import SPACE
-from benchmarks.gallery.embeddings import CHUNK, SPREAD, Drawing, Spread, cameras_of
-from benchmarks.gallery.population import Population, id_of, number_of
+from benchmarks.gallery.ground_truth import Truth, recall_of, spoilt
 from benchmarks.gallery.process import Process
 from benchmarks.gallery.spread import Covariances, camera_share, cosines
 from service.gallery.embedded.gallery import EmbeddedGallery
@@ -152,6 +152,8 @@ def test_the_command_measures_the_gallery_and_peers(tmp_path):
     assert "lists of 8-bit codes" in done.stdout  # the size is above the limit it was given
     assert done.stdout.count("| metadata, one row | 1 |") == 1
     targets = done.stdout.split("Targets:")[1].strip().splitlines()
-    assert targets[0].endswith("0 of 290 do not: **met**")
+    judged = re.search(r": 0 of (\d+) do not: \*\*met\*\*$", targets[0])
+    assert judged
+    assert 280 <= int(judged[1]) <= 290  # 20 queries under each of 13 filters; 20 to 30 without one, as time allows
     assert all(line.endswith(("**met**", "**missed**")) for line in targets)
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.durability.rounds import Lost, Moment, Plan, Rounds
-from benchmarks.durability.states import make_record, open_gallery
+from benchmarks.durability.writer import make_record, open_gallery
 
 PLANS: list[tuple[Moment, float, int, bool, bool]] = [
     ("writing", 0.3, 0, False, False),

@@ -1,10 +1,15 @@
 """Answers as a contender gave them, and how good and how fast they were."""
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.gallery.embedded.index.flat import faiss
 
 TOP = 10
 _EQUAL = 1e-6
@@ -24,18 +29,47 @@ class Answers:
 
     @property
     def median_ms(self) -> float:
-        """Of a query's time."""
         return 1000 * float(np.median(self.times))
 
     @property
     def p99_ms(self) -> float:
-        """Of a query's time."""
         return 1000 * float(np.percentile(self.times, 99))
 
     @property
     def most_ms(self) -> float:
-        """The slowest."""
         return 1000 * max(self.times)
+
+
+def ask(
+    search: Callable[[NDArray[np.float32]], tuple[list[int], bool]],
+    queries: NDArray[np.float32],
+    threads: int,
+    seconds: float,
+    least: int = 20,
+) -> Answers:
+    """Lets threads ask one query after the other; the first three are asked once before, unmeasured."""
+    for query in queries[:3]:
+        search(query)
+    lock, place = threading.Lock(), iter(range(len(queries)))
+    kept: dict[int, tuple[list[int], bool, float]] = {}
+    began = time.perf_counter()
+
+    def run() -> None:
+        while True:
+            with lock:
+                number = next(place, None)
+            if number is None or (number >= least and time.perf_counter() - began > seconds):
+                return
+            start = time.perf_counter()
+            numbers, exact = search(queries[number])
+            kept[number] = numbers, exact, time.perf_counter() - start
+
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(run) for _ in range(threads)]:
+            future.result()
+    took = time.perf_counter() - began
+    ordered = [kept[number] for number in sorted(kept)]
+    return Answers([item[0] for item in ordered], [item[2] for item in ordered], sum(i[1] for i in ordered), took)
 
 
 class Truth:
@@ -66,7 +100,6 @@ class Truth:
         return float(self._best[condition, query, TOP - kept])
 
     def wanted(self, condition: int) -> int:
-        """How many answers there should be."""
         return min(TOP, self._counts[condition])
 
 
@@ -86,3 +119,34 @@ def spoilt(mask: NDArray[np.bool_], answers: Sequence[Sequence[int]], wanted: in
     return sum(
         len(numbers) != wanted or len(set(numbers)) != wanted or not mask[list(numbers)].all() for numbers in answers
     )
+
+
+class Flat:
+    """FAISS's ``IndexFlatIP``, which uses all cores for a query, and the truth about the same rows."""
+
+    def __init__(self, dimension: int, queries: NDArray[np.float32], masks: list[NDArray[np.bool_]]) -> None:
+        self._index = faiss.IndexFlatIP(dimension)
+        self._queries = queries
+        self._truth = Truth(queries, masks)
+
+    def add(self, start: int, rows: NDArray[np.float32]) -> None:
+        """The next rows ``[n, D]``."""
+        self._truth.add(start, rows)
+        self._index.add(rows)
+
+    def truth(self) -> Truth:
+        return self._truth
+
+    def search(self, seconds: float) -> Answers:
+        return ask(self._ask, self._queries, 1, seconds, least=5)
+
+    def scores(self, answers: list[list[int]]) -> list[list[float]]:
+        """Exact scores of the rows that were answered to each query."""
+        return [
+            [float(self._index.reconstruct(number) @ query) for number in numbers]
+            for numbers, query in zip(answers, self._queries, strict=False)
+        ]
+
+    def _ask(self, query: NDArray[np.float32]) -> tuple[list[int], bool]:
+        _, numbers = self._index.search(query[None], TOP)
+        return numbers[0].tolist(), True
