@@ -1,20 +1,52 @@
-"""The command ``not3d``.
+"""The command `not3d`.
 
 Exit status: 0 done, 1 failed with one message on standard error, 2 wrong usage, 130 interrupted. Results go to standard
 output, progress and messages to standard error.
 """
 
+import importlib.util
+import signal
 import sys
+from pathlib import Path
+
+_HOME = Path(__file__).resolve().parents[1]
+"""The folder that holds the packages of this project."""
 
 
 def main() -> None:
-    """Run the command line; ends the process."""
+    """Run the command line and end the process."""
     try:
-        # Not at the top: these imports take a moment, in which Ctrl-C shall not print a traceback either.
-        from not3d.commands import run_app
+        _refuse_shadowed_packages()
+        # These imports take a moment. They are in here so that Ctrl-C prints no traceback meanwhile.
+        from model.errors import Not3dError
+        from not3d.client import ClientError
+        from not3d.commands import Interrupted, print_error, print_message
         from not3d.commands.app import app
 
-        run_app(app)
+        try:
+            app()
+        except (Not3dError, ClientError, OSError) as error:
+            print_error(str(error))
+            sys.exit(1)
+        except Interrupted as interrupted:
+            # Requests in progress are still waited for. A second Ctrl-C ends the process at once.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            print_message("; ".join(filter(None, ("Interrupted", str(interrupted)))))
+            sys.exit(130)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted\n")
         sys.exit(130)
+
+
+def _refuse_shadowed_packages() -> None:
+    """End the process if a file of the user, such as `model.py` in the working directory, hides one of our packages."""
+    for name in ("model", "service", "training"):
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            sys.exit(f"not3d: its package `{name}` is missing; install not3d again")
+        found = Path(spec.origin or next(iter(spec.submodule_search_locations or ()), "")).resolve()
+        if found != _HOME / name / "__init__.py":
+            sys.exit(
+                f"not3d: {found} hides not3d's own package `{name}`; rename it, or run `not3d` from another folder "
+                "and without it on PYTHONPATH"
+            )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from model.errors import Not3dError
 from model.network import NetworkSpec
 from training.batches.augmentation import Augmentation
 from training.batches.sampling import BatchSampling, ClipSampling
@@ -18,7 +19,7 @@ RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the project."""
 
 
-class RecipeError(ValueError):
+class RecipeError(Not3dError):
     """A recipe that cannot be read, or a value in it that makes no sense."""
 
 

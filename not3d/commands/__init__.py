@@ -1,19 +1,15 @@
-"""The commands of ``not3d``, one plain function each, and what they share."""
+"""The commands of `not3d`, one plain function each, and what they share."""
 
 import importlib
-import signal
-import sys
 from types import ModuleType
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
-from not3d.client import ClientError
-from not3d.enrol.footage import FootageError
+from model.errors import Not3dError, extra
 
 results = Console()
 """Standard output: what was asked for."""
@@ -21,16 +17,16 @@ messages = Console(stderr=True)
 """Standard error: progress and remarks."""
 
 
-class Failure(Exception):
-    """A command cannot do what was asked; the message is for the user."""
+class Failure(Not3dError):
+    """A command cannot do what was asked."""
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; the message, if there is one, says how to go on."""
+    """The user pressed Ctrl-C; the message, if there is one, says how to continue."""
 
 
 class Interruptible(TyperGroup):
-    """A group whose commands end with `Interrupted`: what Typer itself makes of Ctrl-C depends on its version."""
+    """A group whose commands end with `Interrupted`: what Typer does on Ctrl-C depends on its version."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -40,25 +36,29 @@ class Interruptible(TyperGroup):
             raise Interrupted from None
 
 
-def load(name: str, extra: str) -> ModuleType:
-    """Import a module of this project whose dependencies come with an extra of the package.
-
-    Raises:
-        Failure: a dependency is not installed; the message names the extra.
-    """
-    try:
+def load(name: str, needed: str) -> ModuleType:
+    """Import a module whose dependencies come with the extra `needed`."""
+    with extra(needed):
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in {"not3d", "service", "training", "model"}:
-            raise
-        raise Failure(
-            f"this needs {package}, which is not installed. It comes with the extra: pip install 'not3d[{extra}]'"
-        ) from error
+
+
+def print_result(text: str) -> None:
+    """Print text as it is to standard output, never wrapped."""
+    results.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_message(text: str) -> None:
+    """Print text as it is to standard error, never wrapped."""
+    messages.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_error(text: str) -> None:
+    """Print an error message to standard error, never wrapped."""
+    messages.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
 
 
 def show_progress() -> Progress:
-    """A progress bar on standard error that counts what is done."""
+    """Return a progress bar on standard error that counts what is done."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -67,20 +67,3 @@ def show_progress() -> Progress:
         TimeElapsedColumn(),
         console=messages,
     )
-
-
-def run_app(app: typer.Typer) -> None:
-    """Run a command line and end the process: what is expected to go wrong becomes one message and status 1.
-
-    Ctrl-C becomes one line and status 130.
-    """
-    try:
-        app()
-    except (Failure, ClientError, FootageError, OSError) as error:
-        messages.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(1)
-    except Interrupted as interrupted:
-        # Requests under way are still waited for; whoever presses again wants out, without a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        messages.print("; ".join(filter(None, ("Interrupted", str(interrupted)))), soft_wrap=True, markup=False)
-        sys.exit(130)

@@ -1,4 +1,4 @@
-"""Every command of ``not3d`` in one Typer application."""
+"""All commands of `not3d` in one Typer application."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -27,7 +27,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(rich_help_panel="Search")(serve)
+app.command(
+    rich_help_panel="Search",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(serve)
 app.command(rich_help_panel="Search")(enroll)
 app.command(rich_help_panel="Search")(search)
 app.command(rich_help_panel="Search")(info)

@@ -1,12 +1,13 @@
-"""``not3d import``: models and weights that somebody has already."""
+"""`not3d import`: models and weights of other programs."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from not3d.commands import Failure, messages, results
-from not3d.commands.training import show_export, training_module
+from model.errors import extra
+from not3d.commands import Failure, messages, print_message, print_result
+from not3d.commands.training import show_export
 
 Triple = tuple[float, float, float]
 
@@ -65,21 +66,22 @@ def import_model(
         raise Failure(f"--colour {colour}: rgb or bgr")
     if scale not in {1, 255}:
         raise Failure(f"--scale {scale}: 1 or 255")
-    with training_module("importing") as importing:
-        said: dict[str, Any] = {"name": name, "training_data": training_data, "data_terms": data_terms}
-        options = importing.ImportOptions(
-            height=height,
-            width=width,
-            colour=cast(Literal["rgb", "bgr"], colour),
-            mean=_parse_triple("--mean", mean),
-            std=_parse_triple("--std", std),
-            scale=cast(Literal[1, 255], scale),
-            output=output,
-            clip_length=clip_length,
-            **{key: value for key, value in said.items() if value is not None},
-        )
-        with messages.status("Importing and comparing"):
-            report = importing.import_frame_model(model, out, options, crops=crops)
+    with extra("train"):
+        from training.importing.frame_model import ImportOptions, import_frame_model
+    card: dict[str, Any] = {"name": name, "training_data": training_data, "data_terms": data_terms}
+    options = ImportOptions(
+        height=height,
+        width=width,
+        colour=cast(Literal["rgb", "bgr"], colour),
+        mean=_parse_triple("--mean", mean),
+        std=_parse_triple("--std", std),
+        scale=cast(Literal[1, 255], scale),
+        output=output,
+        clip_length=clip_length,
+        **{key: value for key, value in card.items() if value is not None},
+    )
+    with messages.status("Importing and comparing"):
+        report = import_frame_model(model, out, options, crops=crops)
     show_export(report)
 
 
@@ -93,18 +95,18 @@ def _is_pickled(model: Path) -> bool:
 def _import_checkpoint(model: Path, out: Path) -> None:
     if out.exists():
         raise Failure(f"{out} exists; a checkpoint is written to a new file")
-    with training_module("foreign") as foreign, training_module("checkpoint") as checkpoints:
-        checkpoint = foreign.import_checkpoint(model, console=messages)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.save_checkpoint(checkpoint, out)
+    with extra("train"):
+        from training.importing.third_party_weights import import_checkpoint
+        from training.loop.checkpoint import save_checkpoint
+    checkpoint = import_checkpoint(model, console=messages)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(checkpoint, out)
     spec = checkpoint.network_spec
-    messages.print(
+    print_message(
         f"{spec.backbone}, attention {spec.attention}, {spec.frame_height}x{spec.frame_width}, neck {spec.neck}, "
-        f"{spec.classes} people, {len(checkpoint.state_dict)} entries",
-        highlight=False,
-        soft_wrap=True,
+        f"{spec.classes} people, {len(checkpoint.state_dict)} entries"
     )
-    results.print(str(out), soft_wrap=True, highlight=False)
+    print_result(str(out))
 
 
 def _parse_triple(option: str, text: str) -> Triple:

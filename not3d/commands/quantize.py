@@ -1,4 +1,4 @@
-"""``not3d quantize``: a bundle in int8."""
+"""`not3d quantize`: a bundle in int8."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from not3d.commands import Failure, load, messages, results
-from not3d.commands.training import training_module
+from model.errors import extra
+from not3d.commands import messages, print_message, print_result
 
 
 def quantize(
@@ -53,36 +53,34 @@ def quantize(
     Example: [bold]not3d quantize models/mine --calibrate footage[/]
     """
     target = out or bundle.with_name(f"{bundle.name}-int8")
-    with training_module("quantisation") as module:
-        loaded = load("model.bundle", "train").Bundle.load(bundle)
-        try:
-            with messages.status("Reading the people"):
-                people = module.select_people(loaded, calibrate, validate or [], protocol)
-                calibration = module.choose_calibration(loaded, calibrate, people, clips)
-            with messages.status("Calibrating and judging"):
-                report = module.quantise(loaded, target, calibration, people)
-        except module.QuantisationError as error:
-            raise Failure(str(error)) from error
+    with extra("quantize"):
+        from model.bundle import Bundle
+        from training.export.quantise import choose_calibration, quantise, select_people
+    loaded = Bundle.load(bundle)
+    with messages.status("Reading the people"):
+        people = select_people(loaded, calibrate, validate or [], protocol)
+        calibration = choose_calibration(loaded, calibrate, people, clips)
+    with messages.status("Calibrating and measuring"):
+        report = quantise(loaded, target, calibration, people)
     facts = report.quantisation
     table = Table("queries", "gallery", "rank-1", "mAP", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_row("float", "float", f"{report.rank1['float']:.2f}", f"{facts.float_map:.2f}")
     table.add_row("int8", "int8", f"{report.rank1['int8']:.2f}", f"{facts.map:.2f}")
     table.add_row("int8", "float", "", f"{facts.map_in_float_gallery:.2f}")
     table.add_row("float", "int8", "", f"{facts.map_of_float_queries:.2f}")
-    messages.print(
+    print_message(
         f"Calibrated on {facts.clips} clips of {facts.calibration}; {facts.people} people, {facts.queries} queries, "
-        f"{facts.validation}:",
-        highlight=False,
-        soft_wrap=True,
+        f"{facts.validation}:"
     )
     messages.print(table)
-    space = report.bundle.embedding_space
-    alike = "the float bundle's: its galleries go on" if facts.ranks_alike else "its own: a gallery of its own as well"
-    messages.print(
+    space = (
+        "the float bundle's, so its galleries stay valid"
+        if facts.ranks_alike
+        else "a new one, which needs a gallery of its own"
+    )
+    print_message(
         f"cosine to the float network's features: mean {facts.mean_cosine:.5f}, smallest {facts.min_cosine:.5f}\n"
         f"network: {report.bytes_before / 1e6:.1f} MB before, {report.bytes_after / 1e6:.1f} MB now\n"
-        f"embedding space {space}: {alike}",
-        highlight=False,
-        soft_wrap=True,
+        f"embedding space {report.bundle.embedding_space}: {space}"
     )
-    results.print(str(report.bundle.path), soft_wrap=True, highlight=False)
+    print_result(str(report.bundle.path))

@@ -1,9 +1,8 @@
-"""``not3d reproduce``: rows of the papers' tables, the paper's figures beside one's own."""
+"""`not3d reproduce`: rows of the papers' tables, the paper's figures and your own side by side."""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from not3d.commands import Failure, Interrupted, load, messages, results
-from not3d.commands.training import _parse_change, training_module
+from model.errors import extra
+from not3d.commands import Failure, Interrupted, messages, results
+from not3d.commands.training import parse_change
 
 if TYPE_CHECKING:
     from training.reproduction.comparison import Comparison
@@ -78,46 +78,46 @@ def reproduce(
 
     Example: [bold]not3d reproduce --paper not3d --table 4 -d mars -d prid_2011[/]
     """
-    overrides = dict(_parse_change(change) for change in changes or [])
+    overrides = dict(parse_change(change) for change in changes or [])
     files = dict(_parse_weights(weight) for weight in weights or [])
-    with training_module("reproduction.reproduce") as module:
-        from training.reproduction.papers import ReproductionError, select_rows
-
-        try:
-            selected = select_rows(paper, table, row)
-            if listed:
-                _list(selected)
-                return
-            if paper is None and not smoke:
-                raise Failure("--paper: not3d, fantastic or aas-rfu; --list shows their tables and rows")
-            setting = module.Setting(
-                data=module.find_data(data or [], smoke=smoke),
-                out=out or Path("runs", "smoke" if smoke else "reproduction"),
-                overrides=overrides,
-                weights=files,
-                device=device,
-                smoke=smoke,
-                console=Console(quiet=True) if smoke else messages,
-            )
-            skipped = _run(module, selected, setting, _parse_split(split))
-        except ReproductionError as error:
-            raise Failure(str(error)) from None
+    with extra("train"):
+        from training.reproduction.papers import select_rows
+        from training.reproduction.reproduce import find_data
+        from training.reproduction.training import Setting
+    selected = select_rows(paper, table, row)
+    if listed:
+        _list(selected)
+        return
+    if paper is None and not smoke:
+        raise Failure("--paper must be not3d, fantastic or aas-rfu; --list shows their tables and rows")
+    setting = Setting(
+        data=find_data(data or [], smoke=smoke),
+        out=out or Path("runs", "smoke" if smoke else "reproduction"),
+        overrides=overrides,
+        weights=files,
+        device=device,
+        smoke=smoke,
+        console=Console(quiet=True) if smoke else messages,
+    )
+    skipped = _run(selected, setting, _parse_split(split))
     if skipped:
         raise typer.Exit(SKIPPED)
 
 
-def _run(module: ModuleType, selected: Sequence["Selected"], setting: "Setting", split: "Split") -> bool:
-    """Runs the rows, writing the report after each; returns whether any was skipped."""
-    report = load("training.reproduction.report", "train")
+def _run(selected: Sequence["Selected"], setting: "Setting", split: "Split") -> bool:
+    """Run the rows, write the report after each, and return whether any row was skipped."""
+    from training.reproduction.report import write_report
+    from training.reproduction.reproduce import drop_models, run_row
+
     found: list[Comparison] = []
     files: list[Path] = []
     started, busy = time.perf_counter(), time.process_time()
     try:
         for number, item in enumerate(selected, 1):
             begun = time.perf_counter()
-            comparisons = module.run_row(item, setting, split=split)
+            comparisons = run_row(item, setting, split=split)
             found += comparisons
-            files = report.write_report(found, setting.out, smoke=setting.smoke)
+            files = write_report(found, setting.out, smoke=setting.smoke)
             outcome = comparisons[0].skipped or f"{time.perf_counter() - begun:.1f} s"
             meaning = "; smoke, its figures mean nothing" if setting.smoke else ""
             messages.print(
@@ -127,9 +127,9 @@ def _run(module: ModuleType, selected: Sequence["Selected"], setting: "Setting",
         raise Interrupted("the same command goes on from here") from None
     finally:
         if setting.smoke:
-            module.drop_models(setting)
+            drop_models(setting)
         if found:
-            _show(report, found, smoke=setting.smoke)
+            _show(found, smoke=setting.smoke)
     took, skipped = time.perf_counter() - started, sum(bool(comparison.skipped) for comparison in found)
     messages.print(
         f"{len(selected) - skipped} of {len(selected)} rows in {took:.0f} s ({time.process_time() - busy:.0f} s of "
@@ -141,8 +141,10 @@ def _run(module: ModuleType, selected: Sequence["Selected"], setting: "Setting",
     return skipped > 0
 
 
-def _show(report: ModuleType, found: Sequence["Comparison"], *, smoke: bool) -> None:
-    """Prints figures and conditions, and what is unlike between paper and own."""
+def _show(found: Sequence["Comparison"], *, smoke: bool) -> None:
+    """Print figures and conditions, and what differs from the paper."""
+    from training.reproduction import report
+
     figures = _table(*report.HEADINGS, title="Paper's figures and own, in percent")
     for comparison in found:
         for number, (name, *cells) in enumerate(report.figure_lines(comparison, smoke)):

@@ -1,8 +1,8 @@
-"""``not3d serve``."""
+"""`not3d serve`."""
 
-from enum import StrEnum
+import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -10,98 +10,83 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from not3d.commands import load, results
+from model.errors import extra
+from not3d.commands import results
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+OPTIONS = ("bundle", "data_dir", "host", "port", "device", "engine", "threads", "log_level")
+"""The settings that are options as well."""
+_TYPES: dict[str, type] = {"integer": int, "string": str, "path": Path}
 
 
-class Device(StrEnum):
-    """Where the model runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class EngineName(StrEnum):
-    """What runs the model."""
-
-    AUTO = "auto"
-    ONNXRUNTIME = "onnxruntime"
-    OPENVINO = "openvino"
+def serve(ctx: typer.Context) -> None:
+    """Start the HTTP service."""
+    # The options come from the settings, which need packages of an extra. So they are made when the command runs.
+    with extra("cpu"):
+        from service.settings import Settings
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})(_make_command(Settings))
+    command = typer.main.get_command(app)
+    with command.make_context(ctx.info_name, ctx.args, parent=ctx.parent) as inner:
+        command.invoke(inner)
 
 
-class LogLevel(StrEnum):
-    """The least severe entries that are logged."""
+_HELP = """Start the HTTP service.
 
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
+Every setting is an environment variable as well, and an option overrides it.
+[cyan]not3d serve --settings[/] lists them.
 
-
-def serve(
-    *,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="NOT3D_BUNDLE", help="Folder of the model bundle. [dim]Default: the one in the package.[/]"
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="NOT3D_DATA_DIR", help="Folder of the gallery. [dim]Default: data[/]")
-    ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(envvar="NOT3D_HOST", help="Address to listen at; 0.0.0.0 for all. [dim]Default: 127.0.0.1[/]"),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(envvar="NOT3D_PORT", min=0, max=65535, help="Port. [dim]Default: 8000[/]")
-    ] = None,
-    device: Annotated[
-        Device | None,
-        typer.Option(
-            envvar="NOT3D_DEVICE",
-            help="auto takes the GPU where one works; cuda without one is an error. [dim]Default: auto[/]",
-        ),
-    ] = None,
-    engine: Annotated[
-        EngineName | None,
-        typer.Option(envvar="NOT3D_ENGINE", help="auto measures which is fastest here. [dim]Default: auto[/]"),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(envvar="NOT3D_THREADS", min=1, help="CPU threads. [dim]Default: all that may be used[/]"),
-    ] = None,
-    log_level: Annotated[LogLevel | None, typer.Option(envvar="NOT3D_LOG_LEVEL", help="[dim]Default: info[/]")] = None,
-    settings: Annotated[
-        bool, typer.Option("--settings", help="List every setting with its environment variable, and exit.")
-    ] = False,
-) -> None:
-    """Start the HTTP service.
-
-    Every setting is an environment variable as well, which an option
-    overrules; [cyan]not3d serve --settings[/] lists them.
-
-    On SIGTERM the requests that were accepted are finished first.
-    """
-    module = load("service.settings", "cpu")
-    if settings:
-        results.print(_settings_table(module.Settings))
-        return
-    given = {
-        "bundle": bundle,
-        "data_dir": data_dir,
-        "host": host,
-        "port": port,
-        "device": device,
-        "engine": engine,
-        "threads": threads,
-        "log_level": log_level,
-    }
-    chosen = _validated(module.Settings, {name: value for name, value in given.items() if value is not None})
-    load("service.server", "cpu").serve(chosen)
+On SIGTERM the service first finishes the requests that it has accepted.
+"""
 
 
-def _validated(settings: Any, given: dict[str, Any]) -> Any:
+def _make_command(settings: "type[Settings]") -> Any:
+    """Return the function behind the command, with an option for each setting of `OPTIONS`."""
+
+    def run(**given: Any) -> None:
+        if given.pop("list_settings"):
+            results.print(_settings_table(settings))
+            return
+        chosen = _validate(settings, {name: value for name, value in given.items() if value is not None})
+        with extra("cpu"):
+            from service import server
+        server.serve(chosen)
+
+    schema = settings.model_json_schema()["properties"]
+    run.__annotations__ = {name: _option(name, schema[name]) for name in OPTIONS}
+    listed = typer.Option("--settings", help="List every setting with its environment variable, and exit.")
+    run.__annotations__["list_settings"] = Annotated[bool, listed]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in run.__annotations__.items()
+    ]
+    parameters[-1] = parameters[-1].replace(default=False)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _option(name: str, schema: dict[str, Any]) -> Any:
+    """Return the annotation of one option. A setting that is not given stays `None`, so the variable decides."""
+    kind = next((each for each in schema.get("anyOf", ()) if each["type"] != "null"), schema)
+    if "enum" in kind:
+        value: Any = Literal[tuple(kind["enum"])]
+    else:
+        value = _TYPES[kind.get("format", kind["type"])]
+    default = "the bundle in the package" if name == "bundle" else schema.get("default")
+    shown = "" if default is None else f" [dim]Default: {default}[/]"
+    text = schema["description"]
+    option = typer.Option(
+        envvar=f"NOT3D_{name.upper()}",
+        help=f"{text[0].upper()}{text[1:]}.{shown}",
+        min=kind.get("minimum"),
+        max=kind.get("maximum"),
+    )
+    return Annotated[value | None, option]
+
+
+def _validate(settings: "type[Settings]", given: dict[str, Any]) -> "Settings":
     try:
         return settings(**given)
     except ValidationError as error:
@@ -113,14 +98,14 @@ def _validated(settings: Any, given: dict[str, Any]) -> Any:
 
 
 def _origin(location: tuple[int | str, ...], given: dict[str, Any]) -> str:
-    """The option or the variable that a fault of the settings came from."""
+    """Return the option or the variable that an invalid setting came from."""
     if not location:
         return "settings"
     name = str(location[0])
     return f"--{name.replace('_', '-')}" if name in given else f"NOT3D_{name.upper()}"
 
 
-def _settings_table(settings: Any) -> Table:
+def _settings_table(settings: "type[Settings]") -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("variable", no_wrap=True, min_width=max(map(len, settings.model_fields)) + len("NOT3D_"))
     table.add_column("default", overflow="fold")

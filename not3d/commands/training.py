@@ -1,18 +1,20 @@
-"""``not3d train``, ``evaluate`` and ``export``: doors to `training`, whose dependencies come with an extra."""
+"""`not3d train`, `evaluate` and `export`."""
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich import box
 from rich.table import Table
 
-from not3d.commands import Failure, Interrupted, load, messages, results
+from model.errors import extra
+from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results
+
+if TYPE_CHECKING:
+    from training.export.bundle_assembly import ExportReport
 
 Data = Annotated[
     list[Path],
@@ -58,27 +60,30 @@ def train(
 
     Example: [bold]not3d train bundled -d market1501 -d mars --out runs/bundled[/]
     """
-    overrides = dict(_parse_change(change) for change in changes or [])
-    with training_module("trainer") as trainer:
-        path = load("training.recipe", "train").find_recipe(recipe)
-        try:
-            checkpoint = trainer.train(
-                path,
-                data,
-                out,
-                resume=resume,
-                overrides=overrides,
-                device=device,
-                console=messages,
-                split=split,
-                transfer=transfer,
-                compile=compiled,
-            )
-        except KeyboardInterrupt:
-            left = (out / load("training.loop.run", "train").LAST).is_file()
-            raise Interrupted(f"go on with --resume ({out})" if left else "nothing was trained yet") from None
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
-        results.print(str(checkpoint), soft_wrap=True, highlight=False)
+    overrides = dict(parse_change(change) for change in changes or [])
+    with extra("train"):
+        from training.loop import trainer
+        from training.loop.run import LAST
+        from training.recipe import find_recipe
+    path = find_recipe(recipe)
+    try:
+        checkpoint = trainer.train(
+            path,
+            data,
+            out,
+            resume=resume,
+            overrides=overrides,
+            device=device,
+            console=messages,
+            split=split,
+            transfer=transfer,
+            compile=compiled,
+        )
+    except KeyboardInterrupt:
+        left = (out / LAST).is_file()
+        raise Interrupted(f"continue with --resume ({out})" if left else "no checkpoint was written yet") from None
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, only the first prints
+        print_result(str(checkpoint))
 
 
 def evaluate(
@@ -126,22 +131,22 @@ def evaluate(
     given |= {"rerank": True} if rerank else {}
     if split is not None and split != "all" and not split.isdecimal():
         raise Failure(f"--split {split}: a number from 0, or all")
-    with training_module("evaluation.run") as run:
-        splits = "all" if split == "all" else [None if split is None else int(split)]
-        outcomes = run.evaluate_splits(model, data, splits, options=given, seed=seed, console=messages)
+    splits: Sequence[int | None] | Literal["all"] = "all" if split == "all" else [None if split is None else int(split)]
+    with extra("train"):
+        from training.evaluation.report import write_report
+        from training.evaluation.run import evaluate_splits
+        from training.evaluation.scoring import summarise_splits
+    outcomes = evaluate_splits(model, data, splits, options=given, seed=seed, console=messages)
+    if out is not None:
+        for outcome in outcomes:
+            folder = out if len(outcomes) == 1 else out / f"split-{outcome.figures['split']}"
+            print_message(str(write_report(outcome, folder)))
+    if len(outcomes) == 1:
+        figures, intervals = outcomes[0].figures, outcomes[0].intervals
+    else:
+        figures, intervals = summarise_splits(outcomes), {}
         if out is not None:
-            report = load("training.evaluation.report", "train")
-            for outcome in outcomes:
-                folder = out if len(outcomes) == 1 else out / f"split-{outcome.figures['split']}"
-                messages.print(str(report.write_report(outcome, folder)), soft_wrap=True, highlight=False)
-        if len(outcomes) == 1:
-            figures, intervals = outcomes[0].figures, outcomes[0].intervals
-        else:
-            figures, intervals = run.summarise_splits(outcomes), {}
-            if out is not None:
-                (out / "evaluation.json").write_text(
-                    json.dumps({"figures": figures}, indent=2) + "\n", encoding="utf-8"
-                )
+            (out / "evaluation.json").write_text(json.dumps({"figures": figures}, indent=2) + "\n", encoding="utf-8")
     table = Table("measure", "value", "95% interval", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in figures.items():
         low_high = "{:.2f} to {:.2f}".format(*intervals[name]) if name in intervals else ""
@@ -171,12 +176,14 @@ def export(
     """
     if weights not in {"fp16", "fp32"}:
         raise Failure(f"--weights {weights}: fp16 or fp32")
-    with training_module("export") as module, messages.status("Exporting and comparing"):
-        report = module.export_bundle(checkpoint, out, crops=crops, weights=weights)
+    with extra("train"):
+        from training.export.export import export_bundle
+    with messages.status("Exporting and comparing"):
+        report = export_bundle(checkpoint, out, crops=crops, weights=cast(Literal["fp16", "fp32"], weights))
     show_export(report)
 
 
-def show_export(report: Any) -> None:
+def show_export(report: "ExportReport") -> None:
     """Print what was written and how near it is to what it was made from."""
     table = Table("engine", "arithmetic", "largest difference", "smallest cosine", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in report.differences:
@@ -184,51 +191,13 @@ def show_export(report: Any) -> None:
     messages.print(f"Compared with {report.reference} on {report.clips} clips of {report.crops}:", highlight=False)
     messages.print(table)
     for note in report.notes:
-        messages.print(note, soft_wrap=True, highlight=False)
-    results.print(str(report.path), soft_wrap=True, highlight=False)
+        print_message(note)
+    print_result(str(report.path))
 
 
-@contextmanager
-def training_module(name: str) -> Iterator[ModuleType]:
-    """The module ``training.<name>``; its expected errors become one message.
-
-    Raises:
-        Failure: one of them, or an extra that is missing.
-    """
-    module = load(f"training.{name}", "train")
-    from model.bundle import BundleError
-    from model.engines import EngineError
-    from model.frames import FrameError
-    from training.datasets.tracklet import DatasetError
-    from training.evaluation.protocols import EvaluationError
-    from training.export.bundle_assembly import ExportError
-    from training.importing.third_party_weights import WeightsError
-    from training.loop.checkpoint import CheckpointError
-    from training.loop.trainer import TrainingError
-    from training.recipe import RecipeError
-    from training.tuning.search import TuningError
-
-    expected = (
-        BundleError,
-        CheckpointError,
-        DatasetError,
-        EngineError,
-        EvaluationError,
-        ExportError,
-        FrameError,
-        RecipeError,
-        TrainingError,
-        TuningError,
-        WeightsError,
-    )
-    try:
-        yield module
-    except expected as error:
-        raise Failure(str(error)) from error
-
-
-def _parse_change(change: str) -> tuple[str, str]:
+def parse_change(change: str) -> tuple[str, str]:
+    """Split the `NAME=VALUE` of an option `--set`."""
     name, equals, value = change.partition("=")
     if not equals or not name:
-        raise Failure(f"--set {change}: write NAME=VALUE")
+        raise Failure(f"--set must be NAME=VALUE (got {change})")
     return name, value

@@ -1,14 +1,15 @@
-"""``not3d tune``: the hyper-parameter search of Fantastic Techniques."""
+"""`not3d tune`: the hyper-parameter search of Fantastic Techniques."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich import box
 from rich.table import Table
 
-from not3d.commands import Failure, Interrupted, load, messages, results
-from not3d.commands.training import Data, _parse_change, training_module
+from model.errors import extra
+from not3d.commands import Failure, Interrupted, messages, print_result
+from not3d.commands.training import Data, parse_change
 
 
 def tune(
@@ -34,29 +35,45 @@ def tune(
 
     Example: [bold]not3d tune fantastic -d mars --out runs/tune --set schedule.epochs=20[/]
     """
-    overrides = dict(_parse_change(change) for change in changes or [])
-    with training_module("tuning") as tuning:
-        if objective not in tuning.OBJECTIVES:
-            raise Failure(f"--objective {objective}: {', '.join(tuning.OBJECTIVES)}")
-        base = load("training.recipe", "train").find_recipe(recipe)
-        try:
-            ranked = tuning.tune(
-                base, data, out, trials=trials, objective=objective, overrides=overrides, seed=seed, split=split,
-                device=device, console=messages,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            raise Interrupted(f"the same command goes on from {out}") from None
-        best = ranked[0]
-        load("training.tuning.space", "train").write_recipe(
-            best.parameters,
+    overrides = dict(parse_change(change) for change in changes or [])
+    with extra("train"):
+        from training.recipe import find_recipe
+        from training.tuning import search
+        from training.tuning.space import write_recipe
+    choices = get_args(search.Objective)
+    if objective not in choices:
+        raise Failure(f"--objective must be one of {', '.join(choices)} (got {objective})")
+    base = find_recipe(recipe)
+    try:
+        ranked = search.tune(
             base,
-            out / "best.toml",
-            f"{base.stem}-tuned",
-            f"{base.stem} with the best of {len(ranked)} trials, {objective} {100 * best.value:.2f}.",
+            data,
+            out,
+            trials=trials,
+            objective=cast(search.Objective, objective),
+            overrides=overrides,
+            seed=seed,
+            split=split,
+            device=device,
+            console=messages,
         )
+    except KeyboardInterrupt:
+        raise Interrupted(f"the same command continues from {out}") from None
+    best = ranked[0]
+    write_recipe(
+        best.parameters,
+        base,
+        out / "best.toml",
+        f"{base.stem}-tuned",
+        f"{base.stem} with the best of {len(ranked)} trials, {objective} {_percent(best.value)}.",
+    )
     table = Table("trial", objective, *best.parameters, box=box.SIMPLE_HEAD, pad_edge=False)
     for trial in ranked:
-        shown = "diverged" if trial.diverged else f"{100 * trial.value:.2f}"
+        shown = "diverged" if trial.diverged else _percent(trial.value)
         table.add_row(str(trial.index), shown, *(f"{value:.4g}" for value in trial.parameters.values()))
     messages.print(table)
-    results.print(str(out / "best.toml"), soft_wrap=True, highlight=False)
+    print_result(str(out / "best.toml"))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

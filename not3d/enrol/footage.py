@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from model.containers import find_container
+from model.errors import Not3dError
 from model.frames import FrameError, crop_box, decode_frame
 from not3d.client import Box, Frame
 from not3d.picture import Image, pick_evenly
@@ -23,7 +24,7 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi"})
 _MAX_ID = 128
 
 
-class FootageError(ValueError):
+class FootageError(Not3dError):
     """A folder, video or list of tracks cannot be read, or does not fit."""
 
 

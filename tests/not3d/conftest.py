@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from not3d.cli import main
 from not3d.client import Client
-from not3d.commands import run_app
-from not3d.commands.app import app
 from not3d.demo import running_service
 from tests.bundles import make_bundle
 from training.datasets.synthetic.dataset import write_synthetic
@@ -58,7 +57,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["not3d", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            run_app(app)
+            main()
         output = capfd.readouterr()
         code = ended.value.code
         return (code if isinstance(code, int) else 0 if code is None else 1), output.out, output.err

@@ -17,6 +17,7 @@ from model.cgroups import available_cpus
 from model.engines import Engine, EngineError, open_engine
 from model.engines.choice import installed_engines
 from model.engines.self_test import SelfTestError, run_self_test
+from model.errors import Not3dError
 from model.spec import BundleSpec
 from model.tracklet import normalise
 from training.export.model_card import Difference, describe_bundle
@@ -31,7 +32,7 @@ _BATCH = 8
 _LOG = logging.getLogger(__name__)
 
 
-class ExportError(RuntimeError):
+class ExportError(Not3dError):
     """No bundle was written; the message says why."""
 
 

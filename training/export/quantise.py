@@ -27,6 +27,7 @@ from model.cgroups import available_cpus
 from model.engines import Engine, EngineError
 from model.engines.openvino_engine import OpenVinoEngine
 from model.engines.self_test import SelfTestError, run_self_test
+from model.errors import Not3dError
 from model.spec import MAX_MAP_LOSS, MIN_MEAN_COSINE, Accuracy, Quantisation
 from model.tracklet import normalise
 from training.datasets.catalog import kind_of, read_training, set_aside
@@ -47,7 +48,7 @@ KEPT_IN_FLOAT = (
 the scaling behind instance normalisation, which costs nothing to leave in float."""
 
 
-class QuantisationError(RuntimeError):
+class QuantisationError(Not3dError):
     """No bundle was written; the message says why."""
 
 

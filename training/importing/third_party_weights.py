@@ -17,11 +17,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from model.errors import Not3dError
 from model.network import NetworkSpec
 from training.loop.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 
-class WeightsError(ValueError):
+class WeightsError(Not3dError):
     """Weights that cannot be had, or do not fit the network; the message says which and what would."""
 
 

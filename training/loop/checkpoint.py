@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.errors import Not3dError
 from model.network import NetworkSpec, VideoReID, build_network
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Not3dError):
     """A file that is not a checkpoint of this project, or does not fit the network it describes."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model.errors import Not3dError
 from training.batches.clips import Batch
 from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside, split_count
 from training.loop.attention_health import attention_warning
@@ -20,7 +21,7 @@ from training.loop.start import name_run, start_network
 from training.recipe import load_recipe
 
 
-class TrainingError(RuntimeError):
+class TrainingError(Not3dError):
     """Training cannot start or go on; the message says why and what to do."""
 
 

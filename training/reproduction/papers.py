@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.errors import Not3dError
 from training.datasets.catalog import DatasetKind
 
 TABLES = Path(__file__).parent / "tables"
 """A file per paper."""
 
 
-class ReproductionError(ValueError):
+class ReproductionError(Not3dError):
     """What was asked for is in no paper's tables, or cannot be run as asked."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from model.errors import Not3dError
 from model.ranking import k_reciprocal_rerank
 from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
 from training.datasets.tracklet import Tracklet
@@ -39,7 +40,7 @@ DISTRACTORS = 0.25
 """Share of the remaining training tracklets that stand in the gallery, as in the published code."""
 
 
-class TuningError(ValueError):
+class TuningError(Not3dError):
     """A search cannot start or go on; the message says why."""
 
 

@@ -1,6 +1,6 @@
 from typer.testing import CliRunner
 
-from not3d.commands import Failure
+from model.errors import Not3dError
 from not3d.commands.app import app
 from tests.training.datasets.layouts import write_duke
 
@@ -22,11 +22,11 @@ def test_a_sound_dataset_ends_with_0_and_a_damaged_one_is_named(tmp_path):
     frame = next(tmp_path.rglob("*.jpg"))
     frame.write_bytes(b"")
     result = RUN.invoke(app, ["datasets", "check", str(tmp_path), "--decode", "all"])
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, Not3dError)
     assert frame.name in result.output.replace("\n", "")
 
 
 def test_decode_is_a_number_or_all(tmp_path):
     result = RUN.invoke(app, ["datasets", "check", str(tmp_path), "--decode", "some"])
-    assert isinstance(result.exception, Failure)
-    assert "--decode some" in str(result.exception)
+    assert isinstance(result.exception, Not3dError)
+    assert "--decode must be a number or all (got some)" in str(result.exception)

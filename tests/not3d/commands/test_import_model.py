@@ -6,8 +6,8 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from model.bundle import Bundle
+from model.errors import Not3dError
 from model.network import NetworkSpec, build_network
-from not3d.commands import Failure
 from not3d.commands.app import app
 from training.loop.checkpoint import load_checkpoint
 
@@ -64,7 +64,7 @@ def test_options_reach_the_bundle(model, tmp_path):
 )
 def test_options_that_make_no_sense(model, tmp_path, options, message):
     result = RUN.invoke(app, ["import", str(model), "--out", str(tmp_path / "out"), *options])
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, Not3dError)
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()
 

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from model.bundle import Bundle
-from not3d.commands import Failure, Interrupted
+from model.errors import Not3dError
+from not3d.commands import Interrupted
 from not3d.commands.app import app
 from tests.bundles import make_bundle
 from tests.training.datasets.layouts import write_prid2011
@@ -87,11 +88,13 @@ def test_expected_errors_are_one_message(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(folder)
-    with pytest.raises(Failure, match=message):
+    with pytest.raises(Not3dError, match=message):
         run(*arguments)
 
 
-@pytest.mark.parametrize(("left", "message"), [(True, "go on with --resume"), (False, "nothing was trained yet")])
+@pytest.mark.parametrize(
+    ("left", "message"), [(True, "continue with --resume"), (False, "no checkpoint was written yet")]
+)
 def test_an_interrupted_training_says_how_to_go_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool, message: str
 ) -> None:

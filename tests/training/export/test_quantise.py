@@ -15,7 +15,7 @@ from model.bundle import BUNDLED, IR_FILES, SPEC_FILE, Bundle, BundleError
 from model.engines import open_engine
 from model.engines.self_test import run_self_test
 from model.spec import Quantisation
-from not3d.commands import Failure
+from model.errors import Not3dError
 from not3d.commands.app import app
 from tests.bundles import make_bundle
 from training.datasets.catalog import read_training
@@ -176,10 +176,10 @@ def test_the_command(floats: Bundle, small: Bundle, people: dict[str, Path], tmp
     assert done.stdout.strip().endswith("mine-int8")
     assert Bundle.load(tmp_path / "mine-int8").spec.name == "bundled-int8"
     again = RUN.invoke(app, ["quantize", str(bundle), *data])
-    assert isinstance(again.exception, Failure)
+    assert isinstance(again.exception, Not3dError)
     assert "exists" in str(again.exception)
     alone = RUN.invoke(app, ["quantize", str(small.path), *data[:2], "--out", str(tmp_path / "other")])
-    assert isinstance(alone.exception, Failure)
+    assert isinstance(alone.exception, Not3dError)
     assert "set no people aside" in str(alone.exception)
     assert not (tmp_path / "other").exists()
 
