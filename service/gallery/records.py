@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import Not3dError
+
 OnConflict: TypeAlias = Literal["error", "replace", "skip"]
 """What happens if an id exists: nothing is enrolled, the new record replaces the old one, or the old one stays."""
 JSON: TypeAlias = Union[list["JSON"], dict[str, "JSON"], str, bool, int, float, None]  # noqa: UP007 (text has no |)
@@ -125,7 +127,7 @@ class AuditEntry:
 
 
 # The names below say what happened, and read better without an "Error" at the end.
-class GalleryError(Exception):
+class GalleryError(Not3dError):
     """The gallery could not do what was asked; the message is meant for its operator."""
 
 
