@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from model.errors import Not3dError
 from training.datasets.catalog import (
     kind_of,
     one_per_person_and_camera,
@@ -28,7 +29,7 @@ PROTOCOLS = {
 ``cross-camera`` elsewhere."""
 
 
-class EvaluationError(ValueError):
+class EvaluationError(Not3dError):
     """The protocol does not fit the data or the model."""
 
 
