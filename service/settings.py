@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model.bundle import BUNDLED
 from model.cgroups import available_cpus
 from model.frames import FrameLimits
+from model.video import VideoLimits
 from service.gallery.address import EMBEDDED, MilvusAddress, parse_gallery
 
 PREFIX: Final = "NOT3D_"
@@ -190,6 +191,11 @@ class Settings(BaseSettings):
     def frame_limits(self) -> FrameLimits:
         """The limits of one frame, as `model.frames` takes them."""
         return FrameLimits(self.max_frame_bytes, self.max_pixels, self.max_side, self.min_side)
+
+    @property
+    def video_limits(self) -> VideoLimits:
+        """The limits of one video, as `model.video` takes them."""
+        return VideoLimits(self.frame_limits, self.max_frames, self.max_request_pixels)
 
     @property
     def milvus(self) -> MilvusAddress | None:

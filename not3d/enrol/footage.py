@@ -3,18 +3,18 @@
 import csv
 import math
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import cv2
-import numpy as np
 
-from model.containers import find_container
 from model.errors import Not3dError
 from model.frames import FrameError, crop_box, decode_frame
+from model.video import Video, VideoEnd, VideoError
+from model.video import open_video as open_any_video
 from not3d.client import Box, Frame
 from not3d.picture import Image, pick_evenly
 from training.datasets.folder import read_tracklets
@@ -141,11 +141,12 @@ def cut_tracks(video: Path, tracks_file: Path, start: datetime | None = None) ->
         for box in boxes:
             wanted.setdefault(box[0], []).append((track, box))
     crops: dict[str, list[bytes]] = {track: [] for track in tracks}
-    with open_video(video) as capture:
-        rate = capture.get(cv2.CAP_PROP_FPS)
+    with open_video(video) as reader:
+        rate = reader.frame_rate
         if start is not None and not rate > 0:
             raise FootageError(f"{video} does not say how many frames a second it has, so its tracks get no times")
-        for index, frame in read_frames(capture, set(wanted), video):
+        order = sorted(wanted)
+        for index, frame in zip(order, reader.read(order), strict=True):
             for track, box in wanted[index]:
                 with suppress(FrameError):  # next to nothing of the box is inside the frame
                     crops[track].append(_encode(crop_box(frame, *box[1:])))
@@ -169,9 +170,8 @@ def read_pictures(footage: Footage) -> list[Image]:
         FootageError: a frame cannot be decoded, or the video cannot be read.
     """
     if footage.video is not None:
-        with open_video(footage.video) as capture:
-            count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            return [frame for _, frame in read_frames(capture, set(pick_evenly(count)), footage.video)]
+        with open_video(footage.video) as reader:
+            return list(reader.read(sorted(set(pick_evenly(reader.declared_frames)))))
     pictures = []
     for index in pick_evenly(len(footage.frames)):
         frame = footage.frames[index]
@@ -183,41 +183,19 @@ def read_pictures(footage: Footage) -> list[Image]:
 
 
 @contextmanager
-def open_video(video: Path) -> Iterator[cv2.VideoCapture]:
-    """The video, opened for `read_frames`. Its content decides what it is, as in the service.
+def open_video(path: Path) -> Iterator[Video]:
+    """Open a video. Its content decides what it is, as in the service.
 
     Raises:
-        FootageError: it is no MP4, Matroska or AVI file, or none that can be read.
+        FootageError: it is not an MP4, Matroska or AVI file, cannot be decoded, or ends before the last wanted frame.
     """
-    # FFmpeg also opens playlists, which name other files and addresses; the import tells OpenCV to refuse those inside
-    # of a video, too. It is here because it takes a moment that most commands need not wait.
-    import service.embedding.video  # noqa: F401
-
-    if not video.is_file() or find_container(video) is None:
-        raise FootageError(f"{video} cannot be read as a video: it is neither MP4, Matroska nor AVI")
-    capture = cv2.VideoCapture(str(video.resolve()), cv2.CAP_FFMPEG)
     try:
-        if not capture.isOpened():
-            raise FootageError(f"{video} cannot be read as a video")
-        yield capture
-    finally:
-        capture.release()
-
-
-def read_frames(capture: cv2.VideoCapture, wanted: Set[int], video: Path) -> Iterator[tuple[int, Image]]:
-    """The wanted frames, RGB, by their 0-based index; seeking is not exact in every container, so all are passed.
-
-    Raises:
-        FootageError: the video ends before them, or one cannot be decoded.
-    """
-    for index in range(max(wanted, default=-1) + 1):
-        if not capture.grab():
-            raise FootageError(f"{video} ends after {index} frames, frame {max(wanted) + 1} is asked for")
-        if index in wanted:
-            read, frame = capture.retrieve()
-            if not read:
-                raise FootageError(f"frame {index + 1} of {video} cannot be decoded")
-            yield index, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        with open_any_video(path) as video:
+            yield video
+    except VideoEnd as end:
+        raise FootageError(f"{path} ends after {end.frames} frames, frame {end.wanted + 1} is asked for") from end
+    except VideoError as error:
+        raise FootageError(f"{path} cannot be read as a video: {error}") from error
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

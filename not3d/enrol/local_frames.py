@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.errors import Not3dError
 from model.frames import crop_box, decode_frame
-from not3d.enrol.footage import Footage, open_video, read_frames, read_pictures, read_tracks
+from not3d.enrol.footage import Footage, open_video, read_pictures, read_tracks
 from not3d.picture import Image, pick_evenly
 from training.datasets.files import images_in
 
@@ -79,5 +79,6 @@ def _read_track(video: Path, table: Path, track: str) -> list[Image]:
         return []
     boxes = read_tracks(table).get(track, [])
     chosen = {boxes[index][0]: boxes[index] for index in pick_evenly(len(boxes))}
-    with open_video(video) as capture:
-        return [crop_box(frame, *chosen[index][1:]) for index, frame in read_frames(capture, chosen.keys(), video)]
+    order = sorted(chosen)
+    with open_video(video) as reader:
+        return [crop_box(frame, *chosen[index][1:]) for index, frame in zip(order, reader.read(order), strict=True)]

@@ -1,4 +1,4 @@
-"""Footage in, one vector out: decode, resize, clips, engine, mean. Long tracklets flow through in pieces."""
+"""Footage in, one vector out: decode, resize, clips, engine, mean. Long tracklets are processed in pieces."""
 
 import asyncio
 import contextvars
@@ -20,10 +20,17 @@ from model.frames import FrameError
 from model.spec import BundleSpec
 from model.tracklet import split_into_clips, video_feature
 from service.embedding.batcher import Batcher
-from service.embedding.footage import Footage, Sample, check_count, check_footage, read_samples
+from service.embedding.footage import (
+    Footage,
+    FootageError,
+    FootageFault,
+    Sample,
+    check_count,
+    check_footage,
+    read_samples,
+)
 from service.embedding.frame_budget import FrameBudget
 from service.embedding.thumbnail import MiddleFrame, encode_thumbnail
-from service.http.problems import Fault, Problem
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_cost import current_cost
@@ -31,16 +38,16 @@ from service.telemetry.request_cost import current_cost
 T = TypeVar("T")
 
 MAX_HEADERS = 64
-"""Frames whose headers are read in the event loop's thread; more, and videos, by the decoders."""
+"""Up to this many headers are read in the event loop's thread; the decoders read more of them, and videos."""
 QUEUED_CALLS = 2
-"""Full calls of each of the engine's streams whose frames may wait, decoded, beside those in work."""
+"""For each stream of the engine, the clips of this many full calls may wait decoded, beside those being computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """The video feature float32 `[D]` of unit length, what it was made of, and the frames that were left out.
+    """The video feature float32 `[D]` of unit length, the number of frames and clips in it, and the rejected frames.
 
-    `thumbnail` is a JPEG of the middle one of the used frames, where it was asked for.
+    `thumbnail` is a JPEG of the middle one of the used frames, if it was asked for.
     """
 
     embedding: NDArray[np.float32]
@@ -51,44 +58,49 @@ class Embedded:
 
 
 class Embedder:
-    """Runs tracklets through the engine. Decoding happens in a pool of threads of its own."""
+    """Embeds tracklets. Decoding runs in its own pool of threads."""
 
     def __init__(self, engine: Engine, spec: BundleSpec, settings: Settings, metrics: Metrics) -> None:
         self._spec, self._settings, self._metrics = spec, settings, metrics
         self._piece_clips = settings.largest_batch(engine.device)
         self._batcher = Batcher(engine, self._piece_clips, metrics)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        self._room = FrameBudget(self._piece_clips * ((1 + QUEUED_CALLS) * engine.streams + settings.decoders))
+        self._budget = FrameBudget(self._piece_clips * ((1 + QUEUED_CALLS) * engine.streams + settings.decoders))
 
     async def embed(self, footage: Footage, max_clips: int | None = None, *, thumbnail: bool = False) -> Embedded:
-        """Embed one tracklet, or with `max_clips` at most that many evenly spaced clips of it.
+        """Embed one tracklet.
 
-        Frames outside of these clips are not decoded. The rule on usable frames counts the chosen ones; where some of
-        them cannot be used, the others close ranks, as in a whole tracklet.
+        Frames that cannot be used are left out and the others form the clips, as long as enough of the chosen frames
+        are usable.
+
+        Args:
+            footage: the tracklet.
+            max_clips: embed at most this many evenly spaced clips; the frames of other clips are not decoded.
+            thumbnail: whether to make a thumbnail.
 
         Raises:
-            Problem: as `service.embedding.footage.check_footage` and `read_samples`; 415 where no frame is an image, 422 where
-                too few frames can be used, naming each bad one.
-            EngineError: the engine failed or answered with something that is no number.
+            FootageError: as `check_footage` and `read_samples`; `unsupported` if no frame is an image, `unusable` if
+                too few frames can be used, with each bad one.
+            EngineError: the engine failed, or an embedding has a component that is not finite.
         """
         spec, settings = self._spec, self._settings
         check = partial(check_footage, footage, settings, spec.clip_length, max_clips)
-        # A few headers are read sooner than a thread begins.
+        # A few headers are read faster than a thread starts.
         in_place = not footage.video and len(footage.frames) <= MAX_HEADERS
         chosen = check() if in_place else await self._in_pool(check)
         samples = read_samples(footage, settings, spec.frame_height, spec.frame_width, chosen)
         left = settings.max_frames + 1 if chosen is None else len(chosen)
         middle = MiddleFrame() if thumbnail else None
-        flow = _Flow(self._batcher, self._room, spec, settings, None if chosen is None else len(chosen), middle)
-        given_up = threading.Event()
+        flow = _Flow(self._batcher, self._budget, spec, settings, None if chosen is None else len(chosen), middle)
+        cancelled = threading.Event()
         try:
             while left:
                 clips = min(self._piece_clips, -(-left // spec.clip_length))
                 wanted = clips * spec.clip_length
-                await flow.make_room(clips)
-                piece = await self._in_pool(lambda: self._decode(samples, wanted, given_up), given_up)  # noqa: B023
+                await flow.acquire(clips)
+                piece = await self._in_pool(lambda: self._decode(samples, wanted, cancelled), cancelled)  # noqa: B023
                 left = 0 if len(piece) < wanted else left - wanted
-                flow.take(piece, last=not left)
+                flow.add(piece, last=not left)
             embedded = await flow.finish()
             if middle:
                 picture = await self._in_pool(partial(encode_thumbnail, middle.choose()))
@@ -105,59 +117,60 @@ class Embedder:
         return embedded
 
     def close(self) -> None:
-        """Finish what was begun and stop the threads."""
+        """Finish the work that has started and stop the threads."""
         self._decoders.shutdown(wait=True)
         self._batcher.close()
 
-    def _decode(self, samples: Iterator[Sample], count: int, given_up: threading.Event) -> list[Sample]:
+    def _decode(self, samples: Iterator[Sample], count: int, cancelled: threading.Event) -> list[Sample]:
         with self._metrics.stage("decode"):
-            return list(takewhile(lambda _: not given_up.is_set(), islice(samples, count)))
+            return list(takewhile(lambda _: not cancelled.is_set(), islice(samples, count)))
 
-    async def _in_pool(self, function: Callable[[], T], given_up: threading.Event | None = None) -> T:
-        # In the request's context, so that the time is counted as the request's.
+    async def _in_pool(self, function: Callable[[], T], cancelled: threading.Event | None = None) -> T:
+        # In the context of the request, so that its cost is counted.
         job = self._decoders.submit(contextvars.copy_context().run, function)
         future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if given_up:
-                given_up.set()
-            if not job.cancel():  # its thread still reads the footage, which must not be closed under it
+            if cancelled:
+                cancelled.set()
+            if not job.cancel():  # its thread still reads the footage, which must stay open until it ends
                 await asyncio.wait([future])
             raise
 
 
 class _Flow:
-    """The frames of one tracklet on their way through the batcher."""
+    """The frames of one tracklet on their way through the batcher, piece by piece."""
 
     def __init__(
         self,
         batcher: Batcher,
-        room: FrameBudget,
+        budget: FrameBudget,
         spec: BundleSpec,
         settings: Settings,
         expected: int | None,
         middle: MiddleFrame | None,
     ) -> None:
-        self._batcher, self._room, self._spec, self._settings = batcher, room, spec, settings
+        self._batcher, self._budget, self._spec, self._settings = batcher, budget, spec, settings
         self._expected, self._middle = expected, middle
-        self._held = 0  # clips of room that no piece in the queue accounts for
+        self._acquired = 0  # clips of the budget that belong to no queued piece yet
         self._frames: list[NDArray[np.uint8]] = []
         self._pieces: deque[asyncio.Future[NDArray[np.float32]]] = deque()
         self._rows: list[NDArray[np.float32]] = []
         self.rejected: list[tuple[int, FrameError]] = []
         self.usable = 0
 
-    async def make_room(self, clips: int) -> None:
+    async def acquire(self, clips: int) -> None:
         """Wait until `clips` more may be decoded."""
-        await self._room.take(clips)
-        self._held += clips
+        await self._budget.acquire(clips)
+        self._acquired += clips
 
-    def take(self, piece: list[Sample], *, last: bool) -> None:
-        """Pass on the whole clips of what has come so far; the `last` piece is left to `finish`.
+    def add(self, piece: list[Sample], *, last: bool) -> None:
+        """Queue the complete clips of the frames so far; `finish` queues those of the `last` piece.
 
         Raises:
-            EngineError: the engine failed on a piece before.
+            EngineError: the engine failed on an earlier piece.
+            FootageError: a video has too many frames.
         """
         self._collect()
         for index, frame in piece:
@@ -167,72 +180,73 @@ class _Flow:
                 self._frames.append(frame)
                 self.usable += 1
                 if self._middle:
-                    self._middle.see(frame)
-        if self._expected is None:  # only a video can have more than could be known before
+                    self._middle.add(frame)
+        if self._expected is None:  # a video whose number of frames was unknown
             check_count(self.usable, "video", self._settings, self._spec.clip_length)
-        if self._is_lost():  # decoding goes on, to name every bad frame; the engine has better things to do
+        if self._has_failed():  # decode the rest only to report every bad frame
             self._frames.clear()
         elif not last:
             self._submit(len(self._frames) - len(self._frames) % self._spec.clip_length)
-        if not last:  # fewer frames than a clip are nothing that others should wait for
-            self._let_go()
+        if not last:  # fewer frames than one clip need no budget
+            self._release()
 
     async def finish(self) -> Embedded:
-        """Pass on the rest, with its short last clip, and wait for all."""
-        self._refuse_if_lost()
+        """Queue the rest, with its short last clip, and wait for all embeddings."""
+        self._check_usable()
         self._submit(len(self._frames))
         while self._pieces:
             self._rows.append(await self._pieces.popleft())
         rows = np.concatenate(self._rows)
         if not np.isfinite(rows).all():
-            raise EngineError("the engine's answer has a component that is no number")
+            raise EngineError("the embedding has a component that is not a finite number")
         rejected = tuple(sorted(self.rejected, key=lambda pair: pair[0]))
         return Embedded(video_feature(rows), self.usable, len(rows), rejected)
 
     def cancel(self) -> None:
-        """Take out of the queue what is still in it, and let go of the room."""
+        """Take the waiting pieces out of the queue and release the budget."""
         for piece in self._pieces:
             if not piece.cancel() and not piece.cancelled():
-                piece.exception()  # looked at, or asyncio would log it as forgotten
-        self._let_go()
+                piece.exception()  # retrieved, or asyncio would log it
+        self._release()
 
     def _collect(self) -> None:
         while self._pieces and self._pieces[0].done():
             self._rows.append(self._pieces.popleft().result())
 
-    def _let_go(self) -> None:
-        self._room.give_back(self._held)
-        self._held = 0
+    def _release(self) -> None:
+        self._budget.release(self._acquired)
+        self._acquired = 0
 
     def _submit(self, count: int) -> None:
-        """Queue the first `count` frames; their room is free again when the engine has answered."""
+        """Queue the first `count` frames; their share of the budget is released when the engine has answered."""
         if not count:
             return
         indices = split_into_clips(count, self._spec.clip_length)
         clips = np.stack([self._frames[index] for index in indices.flat]).reshape(-1, *self._spec.clip_shape)
         del self._frames[:count]
         piece = asyncio.wrap_future(self._batcher.submit(clips))
-        room, self._held = self._held, 0
-        piece.add_done_callback(lambda _: self._room.give_back(room))
+        acquired, self._acquired = self._acquired, 0
+        piece.add_done_callback(lambda _: self._budget.release(acquired))
         self._pieces.append(piece)
 
-    def _is_lost(self) -> bool:
-        """Whether too few frames can be used, whatever the rest is like."""
+    def _has_failed(self) -> bool:
+        """Return whether too few frames are usable even if all remaining ones are good."""
         total = self._expected
-        return total is not None and total - len(self.rejected) < self._needed(total)
+        return total is not None and total - len(self.rejected) < self._min_usable(total)
 
-    def _needed(self, total: int) -> int:
+    def _min_usable(self, total: int) -> int:
         return max(1, math.ceil(total * self._settings.min_usable_share - 1e-9))  # 0.1 * 30 is 3.0000000000000004
 
-    def _refuse_if_lost(self) -> None:
+    def _check_usable(self) -> None:
         total = self.usable + len(self.rejected)
-        if self.usable >= self._needed(total):
+        if self.usable >= self._min_usable(total):
             return
         no_images = not self.usable and all(error.status == "not_an_image" for _, error in self.rejected)
-        faults = [Fault(frame=index, reason=error.reason) for index, error in sorted(self.rejected, key=lambda p: p[0])]
-        raise Problem(
-            "unsupported-content" if no_images else "unusable-frames",
-            f"{self.usable} of {total} frames can be used, at least {self._needed(total)} are needed; "
+        rejected = sorted(self.rejected, key=lambda pair: pair[0])
+        faults = [FootageFault(error.reason, frame=index) for index, error in rejected]
+        raise FootageError(
+            "unsupported" if no_images else "unusable",
+            f"{self.usable} of {total} frames can be used, at least {self._min_usable(total)} are needed; "
             f"frame {faults[0].frame}: {faults[0].reason}",
-            errors=faults,
+            faults,
         )

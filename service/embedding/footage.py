@@ -1,23 +1,49 @@
-"""Footage, the encoded frames or the video of one tracklet, and the way from it to frames of the model's size."""
+"""Footage, the encoded frames or the video of one tracklet, and how it becomes frames of the model's size."""
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.frames import FrameError, check_size, crop_box, decode_frame, read_frame, read_header, resize_frame
 from model.tracklet import choose_frames
-from service.embedding.video import VideoEnd, check_video, count_frames, read_frames
-from service.http.fields import Box
-from service.http.problems import Fault, Problem
+from model.video import Video, VideoEnd, VideoError, check_video, open_video
 from service.settings import Settings
 
 Frame = NDArray[np.uint8]
+Box = tuple[int, float, float, float, float]
+"""`(frame, x, y, w, h)`: 0-based index of the full frame, corner and size in pixels."""
 Sample = tuple[int, Frame | FrameError]
-"""Index of a tracklet frame as it was sent (of the box, where there are boxes), and the frame or why it is none."""
+"""Index of a tracklet frame as it was sent (of the box, if there are boxes), and the frame or why it is unusable."""
+
+FootageErrorKind = Literal["malformed", "too_large", "unsupported", "unusable"]
+
+
+@dataclass(frozen=True)
+class FootageFault:
+    """What is wrong with one field (`boxes[3][0]`) or with one frame (0-based index)."""
+
+    reason: str
+    field: str | None = None
+    frame: int | None = None
+
+
+class FootageError(Exception):
+    """A tracklet that cannot be embedded: why, and each field or frame at fault."""
+
+    def __init__(self, kind: FootageErrorKind, detail: str, faults: Sequence[FootageFault]) -> None:
+        super().__init__(detail)
+        self.kind: Final[FootageErrorKind] = kind
+        self.faults = tuple(faults)
+
+    @classmethod
+    def of_field(cls, field: str, reason: str, kind: FootageErrorKind = "malformed") -> "FootageError":
+        """Return the error of one field."""
+        return cls(kind, f"{field}: {reason}", [FootageFault(reason, field=field)])
 
 
 @dataclass(frozen=True)
@@ -30,7 +56,7 @@ class Footage:
 
     @property
     def count(self) -> int | None:
-        """Tracklet frames, where that is known before decoding."""
+        """Number of tracklet frames, or None if only decoding can tell."""
         if self.boxes is not None:
             return len(self.boxes)
         return None if self.video else len(self.frames)
@@ -39,28 +65,31 @@ class Footage:
 def check_footage(
     footage: Footage, settings: Settings, clip_length: int, max_clips: int | None = None
 ) -> list[int] | None:
-    """Hold everything that can be known without decoding against the limits, and choose the frames to decode.
+    """Apply all limits that need no decoding, and choose the frames to decode.
 
-    With `max_clips` these are the frames of that many evenly spaced clips. No other frame is looked at, so what is
-    wrong with the others does no harm. The frames of a whole video are counted in a pass of their own before any is
-    chosen: what it declares may be wrong, and the choice would depend on it.
+    With `max_clips`, only the frames of that many evenly spaced clips are chosen; the others are not checked. The
+    frames of a video without boxes are then counted in a separate pass, because the number that it declares may be
+    wrong.
 
     Returns:
-        Their indices as sent (of the boxes, where there are boxes), in time order; `None` stands for all frames of a
-        video, whose number is not known.
+        The indices of the chosen frames as sent (of the boxes, if there are boxes), in time order; None for all frames
+        of a video whose number is unknown.
 
     Raises:
-        Problem: 400 for a box of a frame that is not there, 413 for what is too large, 415 or 422 for a bad video file.
+        FootageError: `malformed` for a box of a frame that was not sent, `too_large` for anything over a limit,
+            `unsupported` or `unusable` for a bad video file.
     """
     count = footage.count
     if count is not None:
         name = "frames" if footage.boxes is None else "boxes"
         check_count(count, name, settings, clip_length, max_clips)
     if footage.video:
-        check_video(footage.video)
+        with _as_footage_error():
+            check_video(footage.video)
     _check_boxes(footage, settings)
     if footage.video and count is None and max_clips is not None:
-        count = count_frames(footage.video, settings)
+        with _open(footage.video, settings) as video:
+            count = video.count()
         check_count(count, "video", settings, clip_length, max_clips)
     if count is None:
         return None
@@ -72,33 +101,45 @@ def check_footage(
 
 
 def check_count(frames: int, name: str, settings: Settings, clip_length: int, max_clips: int | None = None) -> None:
-    """Refuse a tracklet of too many frames, or of which too many clips would be computed, with 413."""
+    """Refuse a tracklet of too many frames or clips.
+
+    Raises:
+        FootageError: `too_large`, of the field `name`.
+    """
     if frames > settings.max_frames:
-        raise Problem.of_field(name, f"{frames} frames, at most {settings.max_frames} are allowed", "too-large")
+        raise FootageError.of_field(name, f"{frames} frames, at most {settings.max_frames} are allowed", "too_large")
     clips, limit = -(-frames // clip_length), settings.max_clips
     if min(clips, max_clips or clips) > limit:
-        reason = f"{frames} frames make more than {limit} clips of {clip_length}; max_clips has fewer of them computed"
-        raise Problem.of_field(name, reason, "too-large")
+        reason = (
+            f"{frames} frames make {clips} clips of {clip_length}, at most {limit} are allowed; "
+            "`max_clips` chooses fewer clips"
+        )
+        raise FootageError.of_field(name, reason, "too_large")
 
 
 def read_samples(
     footage: Footage, settings: Settings, height: int, width: int, chosen: Sequence[int] | None = None
 ) -> Generator[Sample, None, None]:
-    """Decode, crop and resize the tracklet's frames one after the other, RGB `uint8 [height, width, 3]`, in time order.
+    """Decode, crop and resize the frames one after the other, RGB `uint8 [height, width, 3]`, in time order.
 
-    `chosen` is what `check_footage` gave; by default all frames are read.
+    Args:
+        footage: the tracklet, which passed `check_footage`.
+        settings: the limits.
+        height: of the model's frames, in pixels.
+        width: of the model's frames, in pixels.
+        chosen: the result of `check_footage`; by default all frames are read.
 
     Raises:
-        Problem: as `service.embedding.video.read_frames`; 400 for a box of a frame behind the end of the video.
+        FootageError: the video is over a limit or cannot be decoded; `malformed` for a box after the end of the video.
     """
     if footage.boxes is not None:
         order = _in_time_order(footage.boxes) if chosen is None else chosen
         if footage.video:
-            samples = _boxes_of_video(footage.video, footage.boxes, order, settings)
+            samples = _read_video_boxes(footage.video, footage.boxes, order, settings)
         else:
-            samples = _boxes_of_frames(footage.frames, footage.boxes, order, settings)
+            samples = _read_frame_boxes(footage.frames, footage.boxes, order, settings)
     elif footage.video:
-        samples = _from_video(footage.video, chosen, settings)
+        samples = _read_video(footage.video, chosen, settings)
     else:
         for index in range(len(footage.frames)) if chosen is None else chosen:
             yield index, _decode(footage.frames[index], settings, (height, width))
@@ -107,8 +148,23 @@ def read_samples(
         yield index, frame if isinstance(frame, FrameError) else _resize(frame, height, width)
 
 
+@contextmanager
+def _as_footage_error() -> Iterator[None]:
+    try:
+        yield
+    except VideoError as error:
+        raise FootageError.of_field("video", error.reason, error.kind) from error
+
+
+@contextmanager
+def _open(path: Path, settings: Settings) -> Iterator[Video]:
+    # One thread each: requests are decoded side by side.
+    with _as_footage_error(), open_video(path, settings.video_limits, threads=1) as video:
+        yield video
+
+
 def _check_frames(footage: Footage, chosen: Sequence[int], settings: Settings) -> None:
-    """Hold the headers of the frames that will be decoded against the limits."""
+    """Apply the limits to the headers of the frames that will be decoded."""
     faults = []
     pixels = 0
     wanted = chosen if footage.boxes is None else sorted({footage.boxes[index][0] for index in chosen})
@@ -116,19 +172,20 @@ def _check_frames(footage: Footage, chosen: Sequence[int], settings: Settings) -
         data = footage.frames[index]
         try:
             if len(data) > settings.max_frame_bytes:
-                faults.append(Fault(frame=index, reason=f"over {settings.max_frame_bytes} bytes"))
+                reason = f"{len(data)} bytes, at most {settings.max_frame_bytes} are allowed"
+                faults.append(FootageFault(reason, frame=index))
                 continue
             header = read_header(data)
             check_size(header.width, header.height, settings.frame_limits)
             pixels += header.width * header.height
         except FrameError as error:
-            if error.status == "too_large":  # the others are met again when decoding, and may be few enough
-                faults.append(Fault(frame=index, reason=error.reason))
+            if error.status == "too_large":  # decoding reports the other errors; enough frames may remain
+                faults.append(FootageFault(error.reason, frame=index))
     if faults:
-        raise Problem("too-large", f"frame {faults[0].frame}: {faults[0].reason}", errors=faults)
+        raise FootageError("too_large", f"frame {faults[0].frame}: {faults[0].reason}", faults)
     if pixels > settings.max_request_pixels:
-        reason = f"{pixels} pixels in all, at most {settings.max_request_pixels} are allowed"
-        raise Problem.of_field("frames", reason, "too-large")
+        reason = f"{pixels} pixels in all frames together, at most {settings.max_request_pixels} are allowed"
+        raise FootageError.of_field("frames", reason, "too_large")
 
 
 def _check_boxes(footage: Footage, settings: Settings) -> None:
@@ -137,14 +194,17 @@ def _check_boxes(footage: Footage, settings: Settings) -> None:
     for index, box in enumerate(footage.boxes):
         if footage.video and box[0] >= settings.max_video_frames:
             reason = f"frame {box[0]}: only the first {settings.max_video_frames} frames of a video are read"
-            raise Problem.of_field(f"boxes[{index}][0]", reason, "too-large")
+            raise FootageError.of_field(f"boxes[{index}][0]", reason, "too_large")
         if not footage.video and box[0] >= len(footage.frames):
-            reason = f"frame {box[0]} of {len(footage.frames)} frames; they are counted from 0"
-            raise Problem.of_field(f"boxes[{index}][0]", reason)
+            raise _missing_frame(index, box, len(footage.frames))
+
+
+def _missing_frame(index: int, box: Box, frames: int) -> FootageError:
+    return FootageError.of_field(f"boxes[{index}][0]", f"frame {box[0]} of {frames} frames; they are counted from 0")
 
 
 def _decode(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> Frame | FrameError:
-    """The frame, at `size` (height, width) or as large as it is, or why there is none."""
+    """Return the frame, at `size` (height, width) or in its own size, or why it is unusable."""
     try:
         limits = settings.frame_limits
         return decode_frame(data, limits) if size is None else read_frame(data, *size, limits)
@@ -163,7 +223,7 @@ def _in_time_order(boxes: list[Box]) -> list[int]:
     return sorted(range(len(boxes)), key=lambda index: boxes[index][0])
 
 
-def _boxes_of_frames(
+def _read_frame_boxes(
     frames: list[bytes], boxes: list[Box], order: Sequence[int], settings: Settings
 ) -> Iterator[Sample]:
     at, frame = -1, None
@@ -174,46 +234,41 @@ def _boxes_of_frames(
         yield index, frame if isinstance(frame, FrameError) else _crop(frame, box, settings)
 
 
-def _boxes_of_video(path: Path, boxes: list[Box], order: Sequence[int], settings: Settings) -> Iterator[Sample]:
+def _read_video_boxes(path: Path, boxes: list[Box], order: Sequence[int], settings: Settings) -> Iterator[Sample]:
     wanted = sorted({boxes[index][0] for index in order})
     done = 0
-    try:
-        for at, frame in zip(wanted, read_frames(path, wanted, settings), strict=True):
-            while done < len(order) and boxes[order[done]][0] == at:
-                crop = _crop(frame, boxes[order[done]], settings)
-                yield order[done], crop if isinstance(crop, FrameError) else _to_rgb(crop)
+    with _open(path, settings) as video:
+        try:
+            for at, frame in zip(wanted, video.read(wanted), strict=True):
+                while done < len(order) and boxes[order[done]][0] == at:
+                    yield order[done], _crop(frame, boxes[order[done]], settings)
+                    done += 1
+        except VideoEnd as end:
+            for index in order[done:]:
+                if not end.damaged:
+                    raise _missing_frame(index, boxes[index], end.frames) from None
+                yield index, _not_decodable(end)
+
+
+def _read_video(path: Path, chosen: Sequence[int] | None, settings: Settings) -> Iterator[Sample]:
+    with _open(path, settings) as video:
+        if chosen is None:
+            yield from enumerate(video.read_all())
+            return
+        done = 0
+        try:
+            for index, frame in zip(chosen, video.read(chosen), strict=True):
+                yield index, frame
                 done += 1
-    except VideoEnd as end:
-        for index in order[done:]:
-            if not end.damaged:
-                reason = f"frame {boxes[index][0]} of {end.frames} frames; they are counted from 0"
-                raise Problem.of_field(f"boxes[{index}][0]", reason) from None
-            yield index, _behind(end)
+        except VideoEnd as end:  # counting takes no pictures out of the decoder, so it did not see this
+            yield from ((index, _not_decodable(end)) for index in chosen[done:])
 
 
-def _from_video(path: Path, chosen: Sequence[int] | None, settings: Settings) -> Iterator[Sample]:
-    if chosen is None:
-        for index, frame in enumerate(read_frames(path, None, settings)):
-            yield index, _to_rgb(frame)
-        return
-    done = 0
-    try:
-        for index, frame in zip(chosen, read_frames(path, chosen, settings), strict=True):
-            yield index, _to_rgb(frame)
-            done += 1
-    except VideoEnd as end:  # counting did not take the pictures out of the decoder; here one had none
-        yield from ((index, _behind(end)) for index in chosen[done:])
-
-
-def _behind(end: VideoEnd) -> FrameError:
-    return FrameError("undecodable", f"the video cannot be decoded behind frame {end.frames}")
+def _not_decodable(end: VideoEnd) -> FrameError:
+    return FrameError("undecodable", f"the video cannot be decoded after frame {end.frames}")
 
 
 def _resize(frame: Frame, height: int, width: int) -> Frame:
-    """The frame at that size, in memory of its own: a view would keep the whole decoded picture alive."""
+    """Resize into a new array: a view would keep the full decoded picture in memory."""
     resized = resize_frame(frame, height, width)
     return resized if resized.base is None else resized.copy()
-
-
-def _to_rgb(frame: Frame) -> Frame:
-    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)

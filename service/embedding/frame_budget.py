@@ -1,22 +1,22 @@
-"""Bounded room for decoded frames: decoding waits while the engine has enough before it."""
+"""A limit for the number of decoded clips in memory."""
 
 import asyncio
 from collections import deque
 
 
 class FrameBudget:
-    """Counts decoded clips, all requests together. Used from the event loop's thread only.
+    """Counts the decoded clips of all requests; decoding waits while the engine has enough to do.
 
-    Decoded, a frame takes ten to twenty times the bytes that it was sent in; without a bound, a full house of waiting
-    requests would be held decoded. Requests take turns, a piece at a time.
+    Decoded, a frame takes ten to twenty times the bytes that it was sent in, so waiting requests must not all be
+    decoded at once. Requests take turns, one piece of a tracklet at a time. Use it in the event loop's thread only.
     """
 
     def __init__(self, clips: int) -> None:
         self._free = clips
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, clips: int) -> None:
-        """Wait, first come first served, until there is room for `clips` more, which must fit at all."""
+    async def acquire(self, clips: int) -> None:
+        """Wait, first come first served, until `clips` more may be decoded; at most the size of the budget."""
         if not self._waiting and clips <= self._free:
             self._free -= clips
             return
@@ -25,15 +25,15 @@ class FrameBudget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came at this very moment
-                self.give_back(clips)
+            if turn.done() and not turn.cancelled():  # acquired just before the cancellation
+                self.release(clips)
             else:
                 self._waiting.remove((clips, turn))
-                self.give_back(0)  # the next may be smaller
+                self.release(0)  # the next waiter may need less
             raise
 
-    def give_back(self, clips: int) -> None:
-        """Let go of `clips`, and wake those for whom there is room now."""
+    def release(self, clips: int) -> None:
+        """Return `clips` to the budget, and wake the waiters that fit now."""
         self._free += clips
         while self._waiting and self._waiting[0][0] <= self._free:
             wanted, turn = self._waiting.popleft()

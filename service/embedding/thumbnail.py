@@ -1,4 +1,4 @@
-"""The small picture that is kept with a record where an operator asks for it."""
+"""The small JPEG that is stored with a record if the operator asks for it."""
 
 import cv2
 import numpy as np
@@ -8,14 +8,14 @@ Frame = NDArray[np.uint8]
 
 LONGEST_SIDE = 128
 QUALITY = 80
-"""Of a JPEG, in percent: some kilobytes each."""
-MOST_HELD = 16
+"""Of the JPEG, in percent: a few kilobytes each."""
+MAX_HELD = 16
 
 
 class MiddleFrame:
-    """The middle one of frames that come one after the other, nobody knows how many.
+    """Finds the middle one of a sequence of frames whose length is unknown.
 
-    Of at most 16 it is the very middle, of more one near it: at most so many are held, evenly spaced.
+    It is exact for at most 16 frames and near the middle for more: at most 16 frames are held, evenly spaced.
     """
 
     def __init__(self) -> None:
@@ -23,22 +23,22 @@ class MiddleFrame:
         self._step = 1
         self._count = 0
 
-    def see(self, frame: Frame) -> None:
+    def add(self, frame: Frame) -> None:
         """Take the next frame."""
         if self._count % self._step == 0:
             self._held.append(frame)
-            if len(self._held) > MOST_HELD:
+            if len(self._held) > MAX_HELD:
                 self._held = self._held[::2]
                 self._step *= 2
         self._count += 1
 
     def choose(self) -> Frame:
-        """The one in the middle of those that came, at least one."""
+        """Return the middle one of the frames so far, of which there must be at least one."""
         return self._held[self._count // 2 // self._step]
 
 
 def encode_thumbnail(frame: Frame) -> bytes:
-    """A JPEG of an RGB frame `[H, W, 3]`, at most 128 pixels on its longer side; a smaller frame stays as it is."""
+    """Encode an RGB frame `[H, W, 3]` as a JPEG whose longer side has at most 128 pixels; nothing is enlarged."""
     height, width = frame.shape[:2]
     scale = LONGEST_SIDE / max(height, width)
     picture: NDArray[np.uint8] = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)

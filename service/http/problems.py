@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from service.embedding.footage import FootageError
+
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_FAULTS: Final = 2000
 MAX_SCHEMA_FAULTS: Final = 200
@@ -46,6 +48,12 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "disk-full": (507, "The disk is full"),
 }
 """Kind of problem to status and title. The kind is the last part of the document's `type` and never changes."""
+_FOOTAGE_KINDS: Final[dict[str, str]] = {
+    "malformed": "malformed",
+    "too_large": "too-large",
+    "unsupported": "unsupported-content",
+    "unusable": "unusable-frames",
+}
 
 
 class Fault(BaseModel):
@@ -156,6 +164,7 @@ def _malformed(faults: Sequence[Fault]) -> Problem:
 def add_problem_handlers(app: FastAPI) -> None:
     """Make every refusal of `app` a problem document, those of the framework included; `RequestLog` sees to failures."""
     app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(FootageError, _on_footage)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
@@ -164,6 +173,12 @@ def add_problem_handlers(app: FastAPI) -> None:
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)  # noqa: S101 - the handler's registration says so; mypy cannot know
     return error.answer(request)
+
+
+async def _on_footage(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FootageError)  # noqa: S101
+    faults = [Fault(field=fault.field, frame=fault.frame, reason=fault.reason) for fault in error.faults]
+    return Problem(_FOOTAGE_KINDS[error.kind], str(error), errors=faults).answer(request)
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

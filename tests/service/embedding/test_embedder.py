@@ -11,8 +11,7 @@ import service.embedding.footage
 from model.bundle import Bundle
 from model.engines import Engine, EngineError, open_engine
 from service.embedding.embedder import Embedder
-from service.embedding.footage import Footage
-from service.http.problems import Problem
+from service.embedding.footage import Footage, FootageError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.pictures import draw, encode, tracklet
@@ -45,7 +44,7 @@ def parts(bundle: Path) -> Iterator[Parts]:
     parts.embedder.close()
 
 
-async def test_it_embeds(parts: Parts) -> None:
+async def test_embedding_has_unit_length(parts: Parts) -> None:
     embedded = await parts.embedder.embed(Footage(tracklet(1, 9)))
     assert (embedded.frames, embedded.clips, embedded.rejected) == (9, 3, ())
     assert np.linalg.norm(embedded.embedding) == pytest.approx(1, abs=1e-6)
@@ -60,17 +59,17 @@ async def test_rejected_frames_are_not_in_the_embedding(parts: Parts) -> None:
     np.testing.assert_allclose(embedded.embedding, whole.embedding, atol=1e-6)
 
 
-async def test_a_lost_tracklet_does_not_cost_engine_time(parts: Parts) -> None:
-    """After eleven bad frames of twenty nothing can save it: the rest is only looked at for its faults."""
+async def test_tracklet_with_too_few_usable_frames_costs_no_engine_time(parts: Parts) -> None:
+    """After eleven bad frames of twenty it is refused; the rest is only decoded to report its faults."""
     frames = [b"text"] * 11 + tracklet(1, 9)
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(FootageError) as error:
         await parts.embedder.embed(Footage(frames))
-    assert problem.value.status == 422
-    assert [fault.frame for fault in problem.value.errors] == list(range(11))
+    assert error.value.kind == "unusable"
+    assert [fault.frame for fault in error.value.faults] == list(range(11))
     assert parts.count("not3d_batch_clips_count") == 0
 
 
-async def test_just_enough_frames(parts: Parts) -> None:
+async def test_half_of_the_frames_is_enough(parts: Parts) -> None:
     embedded = await parts.embedder.embed(Footage([*tracklet(1, 3), b"", b"", b""]))
     assert embedded.frames == 3
 
@@ -80,7 +79,7 @@ async def test_one_frame_is_enough(parts: Parts) -> None:
     assert (embedded.frames, embedded.clips) == (1, 1)
 
 
-async def test_many_at_once_get_the_answers_they_would_get_alone(parts: Parts) -> None:
+async def test_concurrent_tracklets_get_the_same_embeddings_as_alone(parts: Parts) -> None:
     people = [Footage(tracklet(person, 1 + person)) for person in range(12)]
     together = await asyncio.gather(*(parts.embedder.embed(footage) for footage in people))
     for footage, embedded in zip(people, together, strict=True):
@@ -88,16 +87,16 @@ async def test_many_at_once_get_the_answers_they_would_get_alone(parts: Parts) -
         np.testing.assert_allclose(embedded.embedding, alone.embedding, atol=1e-6)
 
 
-async def test_an_answer_that_is_no_number_is_an_error(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_embedding_that_is_not_finite_is_an_error(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_self: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.full((len(clips), 32), np.nan, np.float32)
 
     monkeypatch.setattr(type(parts.engine), "embed", broken)
-    with pytest.raises(EngineError, match="no number"):
+    with pytest.raises(EngineError, match="not a finite number"):
         await parts.embedder.embed(Footage(tracklet(1, 2)))
 
 
-async def test_a_cancelled_tracklet_leaves_nothing_behind(parts: Parts) -> None:
+async def test_cancelled_tracklet_leaves_the_queue_empty(parts: Parts) -> None:
     frames = [encode(draw(1, seed, 512, 512), ".png") for seed in range(40)]
     task = asyncio.create_task(parts.embedder.embed(Footage(frames)))
     await asyncio.sleep(0.02)
@@ -108,9 +107,7 @@ async def test_a_cancelled_tracklet_leaves_nothing_behind(parts: Parts) -> None:
     assert (await parts.embedder.embed(Footage(tracklet(1, 1)))).frames == 1
 
 
-async def test_a_request_that_is_given_up_decodes_no_further_frame(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelled_request_decodes_no_further_frame(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, may_go_on = 0, threading.Event()
 
     def counted(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> object:
@@ -125,7 +122,7 @@ async def test_a_request_that_is_given_up_decodes_no_further_frame(
     while not decoded:
         await asyncio.sleep(0.01)
     task.cancel()
-    await asyncio.sleep(0)  # so that it has heard of it
+    await asyncio.sleep(0)  # let the cancellation arrive
     may_go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -133,7 +130,7 @@ async def test_a_request_that_is_given_up_decodes_no_further_frame(
 
 
 async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the tracklets are, and however many: what is decoded has a bound."""
+    """The number of decoded frames is limited, for any number and length of tracklets."""
     decoded, may_go_on = 0, threading.Event()
     embed, decode = type(parts.engine).embed, service.embedding.footage._decode
 
@@ -158,4 +155,4 @@ async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.M
     most = 2 * (3 * parts.engine.streams + settings.decoders)  # clips
     assert 0 < before <= 4 * most < decoded == 720
     assert {answer.clips for answer in answers} == {30}
-    assert parts.embedder._room._free == most
+    assert parts.embedder._budget._free == most

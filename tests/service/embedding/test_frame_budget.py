@@ -12,36 +12,36 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_what_fits_does_not_wait_and_what_does_not_waits_its_turn() -> None:
-    room = FrameBudget(8)
-    await room.take(5)
-    big, small = asyncio.create_task(room.take(6)), asyncio.create_task(room.take(3))
+async def test_waiters_acquire_in_order() -> None:
+    budget = FrameBudget(8)
+    await budget.acquire(5)
+    big, small = asyncio.create_task(budget.acquire(6)), asyncio.create_task(budget.acquire(3))
     await asyncio.sleep(0.01)
     assert not big.done()
-    assert not small.done()  # it would fit, but others came before it
-    room.give_back(5)
+    assert not small.done()  # it would fit, but is not the first
+    budget.release(5)
     await asyncio.wait_for(big, 1)
     await asyncio.sleep(0)
     assert not small.done()
-    room.give_back(6)
+    budget.release(6)
     await asyncio.wait_for(small, 1)
 
 
-async def test_who_gives_up_waiting_keeps_nobody_waiting() -> None:
-    room = FrameBudget(8)
-    await room.take(6)
-    big, small = asyncio.create_task(room.take(8)), asyncio.create_task(room.take(2))
+async def test_cancelled_waiter_does_not_block_the_others() -> None:
+    budget = FrameBudget(8)
+    await budget.acquire(6)
+    big, small = asyncio.create_task(budget.acquire(8)), asyncio.create_task(budget.acquire(2))
     await asyncio.sleep(0.01)
     big.cancel()
     await asyncio.wait_for(small, 1)
 
 
-async def test_who_gives_up_as_his_turn_comes_leaves_no_hole() -> None:
-    room = FrameBudget(8)
-    await room.take(8)
-    waiting = asyncio.create_task(room.take(8))
+async def test_waiter_cancelled_at_its_turn_returns_its_clips() -> None:
+    budget = FrameBudget(8)
+    await budget.acquire(8)
+    waiting = asyncio.create_task(budget.acquire(8))
     await asyncio.sleep(0.01)
-    room.give_back(8)
+    budget.release(8)
     waiting.cancel()
     await asyncio.wait([waiting])
-    await asyncio.wait_for(room.take(8), 1)
+    await asyncio.wait_for(budget.acquire(8), 1)

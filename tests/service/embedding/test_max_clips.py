@@ -18,9 +18,7 @@ from model.engines import Engine, open_engine
 from model.frames import read_frame
 from model.tracklet import choose_frames, split_into_clips, video_feature
 from service.embedding.embedder import Embedded, Embedder
-from service.embedding.footage import Footage, check_footage, read_samples
-from service.http.fields import Box
-from service.http.problems import Problem
+from service.embedding.footage import Box, Footage, FootageError, check_footage, read_samples
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles import make_bundle
@@ -55,7 +53,7 @@ def resized(frames: list[bytes]) -> NDArray[np.uint8]:
 
 @settings(deadline=None, max_examples=60)
 @given(count=st.integers(1, len(FRAMES)), most=st.integers(1, 20))
-def test_the_vector_is_the_mean_over_the_chosen_clips_and_no_other_frame_is_looked_at(
+def test_embedding_is_the_mean_of_the_chosen_clips_and_no_other_frame_is_decoded(
     parts: tuple[Embedder, Engine], count: int, most: int
 ) -> None:
     frames = FRAMES[:count]
@@ -67,14 +65,14 @@ def test_the_vector_is_the_mean_over_the_chosen_clips_and_no_other_frame_is_look
     np.testing.assert_allclose(embedded.embedding, mean_of_clips(parts, resized(frames), most), atol=1e-6)
 
 
-def test_enough_clips_are_all_clips(parts: tuple[Embedder, Engine]) -> None:
+def test_max_clips_of_at_least_all_clips_changes_nothing(parts: tuple[Embedder, Engine]) -> None:
     footage = Footage([*FRAMES[:7], b"text", *FRAMES[8:21]])
     few, whole = embed(parts, footage, 6), embed(parts, footage)
     np.testing.assert_array_equal(few.embedding, whole.embedding)
     assert (few.frames, few.clips, [index for index, _ in few.rejected]) == (20, 5, [7])
 
 
-def test_a_rejected_frame_keeps_its_index_and_the_others_close_ranks(parts: tuple[Embedder, Engine]) -> None:
+def test_rejected_frame_keeps_its_index_and_the_others_form_the_clips(parts: tuple[Embedder, Engine]) -> None:
     """Of 24 frames and two clips these are 4 to 7 and 16 to 19."""
     sent = list(FRAMES[:24])
     sent[5] = sent[6] = sent[0] = sent[12] = b"text"
@@ -89,9 +87,9 @@ def test_the_usable_share_is_that_of_the_chosen_frames(parts: tuple[Embedder, En
     sent = list(FRAMES[:24])
     sent[4] = sent[5] = sent[6] = sent[17] = sent[18] = b"text"  # 5 of 24, but 5 of the chosen 8
     assert embed(parts, Footage(sent)).frames == 19
-    with pytest.raises(Problem, match="3 of 8 frames can be used, at least 4") as problem:
+    with pytest.raises(FootageError, match="3 of 8 frames can be used, at least 4") as error:
         embed(parts, Footage(sent), 2)
-    assert [fault.frame for fault in problem.value.errors] == [4, 5, 6, 17, 18]
+    assert [fault.frame for fault in error.value.faults] == [4, 5, 6, 17, 18]
 
 
 def test_boxes_are_chosen_in_the_order_of_their_frames(parts: tuple[Embedder, Engine]) -> None:
@@ -117,7 +115,7 @@ def video(tmp_path: Path) -> tuple[Path, NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 6, 40])
-def test_a_whole_video(parts: tuple[Embedder, Engine], video: tuple[Path, NDArray[np.uint8]], most: int) -> None:
+def test_clips_of_a_video(parts: tuple[Embedder, Engine], video: tuple[Path, NDArray[np.uint8]], most: int) -> None:
     path, frames = video
     embedded = embed(parts, Footage(video=path), most)
     assert embedded.frames == len(choose_frames(23, LENGTH, most))
@@ -133,7 +131,7 @@ def test_boxes_of_a_video(parts: tuple[Embedder, Engine], video: tuple[Path, NDA
 
 
 @pytest.mark.parametrize("declared", [3, 200])
-def test_what_a_video_declares_decides_nothing(
+def test_declared_number_of_frames_is_not_trusted(
     parts: tuple[Embedder, Engine], video: tuple[Path, NDArray[np.uint8]], declared: int
 ) -> None:
     path, frames = video
@@ -146,23 +144,23 @@ def test_what_a_video_declares_decides_nothing(
     np.testing.assert_allclose(embedded.embedding, mean_of_clips(parts, frames, 2), atol=1e-6)
 
 
-def test_the_setting_bounds_the_clips_that_are_computed(video: tuple[Path, NDArray[np.uint8]]) -> None:
+def test_setting_limits_the_clips_that_are_embedded(video: tuple[Path, NDArray[np.uint8]]) -> None:
     limits = Settings(max_clips=2)
     path, _ = video
     for footage, name in ((Footage(FRAMES[:23]), "frames"), (Footage(video=path), "video")):
         chosen = check_footage(footage, limits, LENGTH, 2)
         assert chosen == choose_frames(23, LENGTH, 2).tolist()
-        with pytest.raises(Problem, match="max_clips") as problem:
+        with pytest.raises(FootageError, match="max_clips") as error:
             check_footage(footage, limits, LENGTH, 3)
-        assert (problem.value.status, problem.value.errors[0].field) == (413, name)
+        assert (error.value.kind, error.value.faults[0].field) == ("too_large", name)
     assert check_footage(Footage(FRAMES[:8]), limits, LENGTH, 1000) == list(range(8))
 
 
-def test_frames_outside_of_the_choice_are_held_against_no_limit() -> None:
+def test_limits_do_not_apply_to_frames_that_are_not_chosen() -> None:
     large = encode(draw(1, height=300, width=300))
     sent = [large, *FRAMES[1:24]]
     limits = Settings(max_pixels=64 * 64, max_request_pixels=8 * HEIGHT * WIDTH)
-    with pytest.raises(Problem):
+    with pytest.raises(FootageError):
         check_footage(Footage(sent), limits, LENGTH)
     assert check_footage(Footage(sent), limits, LENGTH, 2) == [4, 5, 6, 7, 16, 17, 18, 19]
 

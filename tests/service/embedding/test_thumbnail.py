@@ -12,7 +12,7 @@ def frame(height: int, width: int, colour: tuple[int, int, int]) -> "np.typing.N
 @pytest.mark.parametrize(
     ("size", "expected"), [((256, 128), (128, 64)), ((64, 32), (64, 32)), ((100, 300), (43, 128)), ((1, 999), (1, 128))]
 )
-def test_a_thumbnail_is_small_and_never_enlarged(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_thumbnail_is_small_and_never_enlarged(size: tuple[int, int], expected: tuple[int, int]) -> None:
     data = encode_thumbnail(frame(*size, (10, 20, 30)))
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
@@ -20,7 +20,7 @@ def test_a_thumbnail_is_small_and_never_enlarged(size: tuple[int, int], expected
     assert data.startswith(b"\xff\xd8\xff")
 
 
-def test_red_stays_red() -> None:
+def test_colours_keep_their_order() -> None:
     data = encode_thumbnail(frame(256, 128, (200, 30, 60)))
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert picture is not None
@@ -28,10 +28,10 @@ def test_red_stays_red() -> None:
 
 
 @pytest.mark.parametrize("count", [*range(1, 40), 100, 1000, 1999])
-def test_the_middle_of_any_number_of_frames(count: int) -> None:
+def test_middle_of_any_number_of_frames(count: int) -> None:
     middle = MiddleFrame()
     for number in range(count):
-        middle.see(np.full((1, 1, 3), (number // 256, number % 256, 0), np.uint8))
+        middle.add(np.full((1, 1, 3), (number // 256, number % 256, 0), np.uint8))
         assert len(middle._held) <= 16
     high, low, _ = middle.choose()[0, 0].tolist()
     chosen = 256 * high + low
