@@ -1,4 +1,4 @@
-"""Where the gallery is kept, as the setting NOT3D_GALLERY says it: here, or on a Milvus server."""
+"""The setting NOT3D_GALLERY: the embedded gallery, or the address of a Milvus server."""
 
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -10,9 +10,9 @@ _PORT = 19530
 
 @dataclass(frozen=True, slots=True)
 class MilvusAddress:
-    """A Milvus server, or for tests and trials a folder of Milvus Lite.
+    """A Milvus server, or for tests a folder of Milvus Lite.
 
-    `uri` is what its client connects to. `str()` is for people and logs: the password is not in it, nor in `repr()`.
+    `uri` is what the client library connects to. Neither `str()` nor `repr()` contains the password.
     """
 
     uri: str
@@ -21,17 +21,17 @@ class MilvusAddress:
     database: str = ""
 
     def __str__(self) -> str:
-        place = self.uri.partition("://")[2] or self.uri
-        return f"{place}/{self.database}" if self.database else place
+        host = self.uri.partition("://")[2] or self.uri
+        return f"{host}/{self.database}" if self.database else host
 
 
 def parse_gallery(text: str) -> MilvusAddress | None:
-    """The server that `milvus://[user:password@]host[:port][/database]` names; `None` for `embedded`.
+    """Parse `milvus://[user:password@]host[:port][/database]`. Return `None` for `embedded`.
 
-    `milvus+tls://` is the same over TLS. In user and password, special characters are percent-encoded.
+    `milvus+tls://` is the same over TLS. Special characters in user and password are percent-encoded.
 
     Raises:
-        ValueError: anything else. The message repeats no part of the text, which may hold a password.
+        ValueError: the text is neither. The message repeats no part of it, since it may contain a password.
     """
     if text == EMBEDDED:
         return None
@@ -41,13 +41,13 @@ def parse_gallery(text: str) -> MilvusAddress | None:
     except ValueError:
         raise ValueError("the address has no valid port") from None
     if parts.scheme not in _SCHEMES:
-        raise ValueError(f"neither {EMBEDDED} nor an address that begins with milvus:// or milvus+tls://")
+        raise ValueError(f"must be `{EMBEDDED}`, or an address that begins with milvus:// or milvus+tls://")
     if not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("the address is not of the form milvus://[user:password@]host[:port][/database]")
+        raise ValueError("the address must have the form milvus://[user:password@]host[:port][/database]")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     database = parts.path.strip("/")
     if database and not (database.isascii() and database.replace("_", "").isalnum()):
-        raise ValueError("a database's name has letters, digits and _ only")
+        raise ValueError("the name of a database may have only ASCII letters, digits and _")
     return MilvusAddress(
         f"{_SCHEMES[parts.scheme]}://{host}:{port}",
         unquote(parts.username or ""),

@@ -1,5 +1,7 @@
-"""What a caller gives, checked, and turned into the database's terms."""
+"""Check what a caller passes to a gallery, and convert it to what the engines store."""
 
+import base64
+import binascii
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -10,22 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.clock import format_timestamp, to_datetime, to_microseconds
-from service.gallery.records import JSON, Filter, InvalidArgument, Record
+from service.gallery.records import JSON, EmptyFilter, Filter, InvalidArgument, Record
 
 R = TypeVar("R")
 
+LENGTH_TOLERANCE = 1e-3
+"""How far from 1 the length of a float32 vector may be, as after a conversion to decimals and back."""
 EXPIRY = "expiry"
 """Who removes expired records, as the audit log names it."""
-LENGTH_TOLERANCE = 1e-3
-"""What a normalised float32 vector may be off by after a trip through another program's decimals."""
-_DEEPEST_JSON = 64
+_MAX_JSON_DEPTH = 64
+_MAX_THUMBNAIL_BYTES = 2**20
 _JPEG = b"\xff\xd8\xff"
-_MOST_THUMBNAIL_BYTES = 2**20
+_CURSOR_PREFIX = b"after:"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A checked record in the database's terms: times in microseconds since 1970, JSON as text, the vector as bytes."""
+    """A checked record as an engine stores it: times in microseconds since 1970, metadata as JSON text.
+
+    `terms` has one digest for each top-level key of the metadata with its value; see `terms_of`.
+    """
 
     id: str
     camera_id: str | None
@@ -41,18 +47,8 @@ class Row:
     thumbnail: bytes | None
 
 
-def check_vector(vector: NDArray[np.float32], dimension: int, name: str) -> NDArray[np.float32]:
-    """The vector as float32 `[D]`, its own copy. Raises `InvalidArgument` for another shape, NaN or infinity."""
-    array = np.array(vector, dtype=np.float32)
-    if array.shape != (dimension,):
-        raise InvalidArgument(f"{name} has shape {list(array.shape)}, this gallery's have [{dimension}]")
-    if not np.isfinite(array).all():
-        raise InvalidArgument(f"{name} contains NaN or infinity")
-    return array
-
-
 def encode(record: Record, dimension: int) -> Row:
-    """Check a record and turn it into a row. Raises `InvalidArgument` naming the field that is wrong."""
+    """Check a record and return it as a row. Raises `InvalidArgument`, which names the wrong field."""
     vector = check_vector(record.embedding, dimension, "embedding")
     length = float(np.linalg.norm(vector.astype(np.float64)))
     if abs(length - 1) > LENGTH_TOLERANCE:
@@ -73,18 +69,22 @@ def encode(record: Record, dimension: int) -> Row:
         end_time=end,
         metadata=json.dumps(record.metadata),
         terms=terms,
-        frames=_count(record.frames, "frames"),
-        clips=_count(record.clips, "clips"),
+        frames=_check_count(record.frames, "frames"),
+        clips=_check_count(record.clips, "clips"),
         created_at=to_microseconds(record.created_at, "created_at"),
         expires_at=None if record.expires_at is None else to_microseconds(record.expires_at, "expires_at"),
         vector=vector,
-        thumbnail=_picture(record.thumbnail),
+        thumbnail=_check_thumbnail(record.thumbnail),
     )
 
 
 def encode_all(records: Sequence[Record], encode_one: Callable[[Record], R]) -> dict[str, R]:
-    """The rows of records by their ids, in order. Raises `InvalidArgument`, for one of several with its id."""
-    new: dict[str, R] = {}
+    """Return the rows of records by id, in their order.
+
+    Raises:
+        InvalidArgument: a record is wrong, or an id occurs twice; of several records, the message names the wrong one.
+    """
+    rows: dict[str, R] = {}
     for record in records:
         try:
             row = encode_one(record)
@@ -92,30 +92,40 @@ def encode_all(records: Sequence[Record], encode_one: Callable[[Record], R]) -> 
             if len(records) == 1:
                 raise
             raise InvalidArgument(f"{error} (record {record.id!r})") from error
-        if record.id in new:
+        if record.id in rows:
             raise InvalidArgument(f"records have the id {record.id!r} twice")
-        new[record.id] = row
-    return new
+        rows[record.id] = row
+    return rows
 
 
-def _picture(thumbnail: bytes | None) -> bytes | None:
-    if thumbnail is None:
-        return None
-    if not thumbnail.startswith(_JPEG):
-        raise InvalidArgument("thumbnail is not a JPEG file")
-    if len(thumbnail) > _MOST_THUMBNAIL_BYTES:
-        raise InvalidArgument(f"thumbnail has {len(thumbnail)} bytes, at most {_MOST_THUMBNAIL_BYTES} are kept")
-    return bytes(thumbnail)
+def check_vector(vector: NDArray[np.float32], dimension: int, name: str) -> NDArray[np.float32]:
+    """Return a float32 copy `[D]` of the vector. Raises `InvalidArgument` for another shape, NaN or infinity."""
+    array = np.array(vector, dtype=np.float32)
+    if array.shape != (dimension,):
+        raise InvalidArgument(f"{name} has shape {list(array.shape)}, but this gallery needs [{dimension}]")
+    if not np.isfinite(array).all():
+        raise InvalidArgument(f"{name} contains NaN or infinity")
+    return array
 
 
-def _count(number: int, name: str) -> int:
-    if not 0 <= number < 2**31:
-        raise InvalidArgument(f"{name} is {number}, not a count")
-    return int(number)
+def check_query(embedding: NDArray[np.float32], dimension: int) -> NDArray[np.float32]:
+    """Return a float32 copy `[D]` of a query of any length. Raises `InvalidArgument` if it is all zeros or wrong."""
+    query = check_vector(embedding, dimension, "embedding")
+    if not query.any():
+        raise InvalidArgument("embedding is all zeros, which has no direction")
+    return query
+
+
+def check_limit(limit: int, name: str = "limit", most: int | None = None) -> None:
+    """Raise `InvalidArgument` unless a number of results is at least 1 and at most `most`."""
+    if limit < 1:
+        raise InvalidArgument(f"{name} must be at least 1 (got {limit})")
+    if most is not None and limit > most:
+        raise InvalidArgument(f"{name} must be at most {most} (got {limit})")
 
 
 def check_text(text: str | None, name: str) -> None:
-    """Raises `InvalidArgument` for text SQLite cannot hold unchanged: half a surrogate pair, NUL."""
+    """Raise `InvalidArgument` for text that no engine can store: half a surrogate pair, or a NUL character."""
     try:
         encoded = (text or "").encode()
     except UnicodeEncodeError as error:
@@ -124,10 +134,26 @@ def check_text(text: str | None, name: str) -> None:
         raise InvalidArgument(f"{name} contains a NUL character")
 
 
-def terms_of(metadata: object) -> Iterable[bytes]:
-    """One digest for each top-level key with its value; two digests are equal where key and value are.
+def check_erasure(filter: Filter, by: str) -> None:
+    """Raise `EmptyFilter` if an erasure has no condition, and `InvalidArgument` if `by` cannot be stored."""
+    if filter.is_empty:
+        raise EmptyFilter("filter has no condition, so it would erase the whole gallery: give at least one")
+    check_text(by, "by")
 
-    Raises `InvalidArgument` for what is not a JSON object.
+
+def interval_of(filter: Filter) -> tuple[int | None, int | None]:
+    """Return `after` and `before` in microseconds since 1970. Raises `InvalidArgument` if they are no interval."""
+    after = None if filter.after is None else to_microseconds(filter.after, "after")
+    before = None if filter.before is None else to_microseconds(filter.before, "before")
+    if after is not None and before is not None and after > before:
+        raise InvalidArgument("after is later than before")
+    return after, before
+
+
+def terms_of(metadata: object) -> Iterable[bytes]:
+    """Return a SHA-256 digest for each top-level key with its value, equal exactly if key and value are equal.
+
+    Raises `InvalidArgument` if the metadata is not a JSON object.
     """
     if not isinstance(metadata, dict):
         raise InvalidArgument("metadata is not a JSON object")
@@ -137,40 +163,28 @@ def terms_of(metadata: object) -> Iterable[bytes]:
         yield hashlib.sha256(text.encode("ascii")).digest()
 
 
-def _canonical(value: Any, depth: int) -> Any:
-    """The same JSON value in the one form in which equal values have equal texts."""
-    if depth > _DEEPEST_JSON:
-        raise InvalidArgument(f"metadata is nested deeper than {_DEEPEST_JSON} levels")
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        if abs(value) >= 2**1024:
-            raise InvalidArgument("metadata contains a number beyond the range of a double")
-        return value
-    if isinstance(value, float):
-        if not np.isfinite(value):
-            raise InvalidArgument("metadata contains NaN or infinity, which JSON has no words for")
-        return int(value) if value.is_integer() else value
-    if isinstance(value, list):
-        return [_canonical(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise InvalidArgument("metadata has a key that is not text")
-        return {key: _canonical(item, depth + 1) for key, item in value.items()}
-    raise InvalidArgument(f"metadata contains a {type(value).__name__}, which is not JSON")
+def encode_cursor(last_id: str) -> str:
+    """Return the cursor of the page after this id. The prefix keeps clients from using ids as cursors."""
+    return base64.urlsafe_b64encode(_CURSOR_PREFIX + last_id.encode()).decode("ascii")
 
 
-def interval_of(filter: Filter) -> tuple[int | None, int | None]:
-    """Return a filter's `after` and `before` in microseconds. Raises `InvalidArgument` if they are no interval."""
-    after = None if filter.after is None else to_microseconds(filter.after, "after")
-    before = None if filter.before is None else to_microseconds(filter.before, "before")
-    if after is not None and before is not None and after > before:
-        raise InvalidArgument("after is later than before")
-    return after, before
+def decode_cursor(cursor: str | None) -> str:
+    """Return the id at which the page before ended, "" for no cursor. Raises `InvalidArgument` for any other text."""
+    if cursor is None:
+        return ""
+    try:
+        plain = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
+        if not plain.startswith(_CURSOR_PREFIX):
+            raise InvalidArgument("cursor is not a `next_cursor` of this service")
+        last_id = plain.removeprefix(_CURSOR_PREFIX).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidArgument("cursor is not a `next_cursor` of this service") from error
+    check_text(last_id, "cursor")
+    return last_id
 
 
 def audit_condition(filter: Filter) -> dict[str, JSON]:
-    """Return a filter as the audit log keeps it: the given conditions, under their names in the HTTP contract."""
+    """Return the given conditions of a filter as the audit log stores them, under their names in the HTTP contract."""
     given: dict[str, JSON] = {}
     if filter.camera_ids is not None:
         given["camera_ids"] = list(filter.camera_ids)
@@ -188,5 +202,44 @@ def audit_condition(filter: Filter) -> dict[str, JSON]:
 
 
 def audit_condition_of_expiry(at: int) -> dict[str, JSON]:
-    """Return the condition of the audit log's entry about records that had expired at `at`, in microseconds."""
+    """Return the condition of an audit entry about records that had expired at `at`, in microseconds since 1970."""
     return {"expired_until": format_timestamp(to_datetime(at))}
+
+
+def _check_thumbnail(thumbnail: bytes | None) -> bytes | None:
+    if thumbnail is None:
+        return None
+    if not thumbnail.startswith(_JPEG):
+        raise InvalidArgument("thumbnail is not a JPEG file")
+    if len(thumbnail) > _MAX_THUMBNAIL_BYTES:
+        raise InvalidArgument(f"thumbnail has {len(thumbnail)} bytes, more than the limit of {_MAX_THUMBNAIL_BYTES}")
+    return bytes(thumbnail)
+
+
+def _check_count(number: int, name: str) -> int:
+    if not 0 <= number < 2**31:
+        raise InvalidArgument(f"{name} must be from 0 to {2**31 - 1} (got {number})")
+    return int(number)
+
+
+def _canonical(value: Any, depth: int) -> Any:
+    """Return a JSON value in the one form in which equal values have equal texts."""
+    if depth > _MAX_JSON_DEPTH:
+        raise InvalidArgument(f"metadata is nested deeper than {_MAX_JSON_DEPTH} levels")
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        if abs(value) >= 2**1024:
+            raise InvalidArgument("metadata contains a number beyond the range of a double")
+        return value
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            raise InvalidArgument("metadata contains NaN or infinity, which JSON does not allow")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        return [_canonical(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise InvalidArgument("metadata has a key that is not text")
+        return {key: _canonical(item, depth + 1) for key, item in value.items()}
+    raise InvalidArgument(f"metadata contains a {type(value).__name__}, which is not JSON")

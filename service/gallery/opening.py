@@ -1,9 +1,7 @@
-"""The gallery that the settings ask for."""
-
-import importlib
+"""Open the gallery that the settings name."""
 
 from model.bundle import Bundle
-from service.gallery.address import MilvusAddress
+from model.errors import MissingExtra, extra
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.protocol import Gallery
 from service.gallery.records import GalleryError
@@ -14,35 +12,27 @@ def open_gallery(settings: Settings, bundle: Bundle) -> Gallery:
     """Open the gallery of this bundle's embedding space, or create it.
 
     Raises:
-        GalleryUnavailable: its server does not answer, and may do so later.
-        GalleryError: it cannot be used, or what it needs is not installed; see the engines' own `open`.
+        GalleryUnavailable: the Milvus server does not answer; try again later.
+        GalleryError: the gallery cannot be used, or a package is not installed; see `open` of the engines.
     """
-    if settings.milvus is not None:
-        return _open_milvus(settings.milvus, settings, bundle)
-    return EmbeddedGallery.open(
-        settings.data_dir,
-        embedding_space=bundle.embedding_space,
-        dimension=bundle.spec.dimension,
-        model_name=bundle.spec.name,
-        gpu_bytes=0 if settings.device == "cpu" else settings.gallery_gpu_mb * MIB,
-    )
-
-
-def _open_milvus(address: MilvusAddress, settings: Settings, bundle: Bundle) -> Gallery:
+    if settings.milvus is None:
+        return EmbeddedGallery.open(
+            settings.data_dir,
+            embedding_space=bundle.embedding_space,
+            dimension=bundle.spec.dimension,
+            model_name=bundle.spec.name,
+            gpu_bytes=0 if settings.device == "cpu" else settings.gallery_gpu_mb * MIB,
+        )
     try:
-        module = importlib.import_module("service.gallery.milvus")
-    except ModuleNotFoundError as error:
-        if error.name not in {"pymilvus", "grpc"}:
-            raise
-        raise GalleryError(
-            f"NOT3D_GALLERY names a Milvus server, which needs the package {error.name}: pip install 'not3d[milvus]'"
-        ) from error
-    gallery: Gallery = module.MilvusGallery.open(
-        address,
+        with extra("milvus"):
+            from service.gallery.milvus import MilvusGallery
+    except MissingExtra as error:
+        raise GalleryError(f"NOT3D_GALLERY names a Milvus server, but {error}") from error
+    return MilvusGallery.open(
+        settings.milvus,
         embedding_space=bundle.embedding_space,
         dimension=bundle.spec.dimension,
         model_name=bundle.spec.name,
         shards=settings.milvus_shards,
         gpu=settings.milvus_gpu,
     )
-    return gallery

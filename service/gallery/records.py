@@ -1,4 +1,4 @@
-"""What a gallery holds, what is asked of it, and how it refuses."""
+"""What a gallery stores and returns, and the errors it raises."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ JSON: TypeAlias = Union[list["JSON"], dict[str, "JSON"], str, bool, int, float, 
 class Record:
     """One enrolled tracklet.
 
-    `embedding` is float32 `[D]` of unit length. Times are aware; `start_time <= end_time` where both are given.
-    `frames` and `clips` count what the embedding was computed from. From `expires_at` on the record is not found any
-    more, and soon after that it is erased. `thumbnail` is a JPEG that is given at enrolment and never read back with
-    the record: `has_thumbnail` says whether `Gallery.thumbnail` has one.
+    `embedding` is float32 `[D]` of unit length. Times are aware, and `start_time <= end_time` if both are given.
+    `frames` and `clips` count what the embedding was computed from. At `expires_at` the record stops being enrolled,
+    and soon after that it is erased. `thumbnail` is a JPEG that is only written: a record that is read has
+    `has_thumbnail` instead, and `Gallery.thumbnail` returns the JPEG.
     """
 
     id: str
@@ -42,15 +42,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records a search or an erasure is about; every given condition must hold.
+    """Conditions on records; a record passes if it fulfils all that are given.
 
     - `camera_ids`: the record's camera is one of these (`None`: any; an empty tuple matches nothing).
-    - `exclude_camera_ids`: it is none of these; a record without a camera passes.
+    - `exclude_camera_ids`: the record's camera is none of these; a record without a camera passes.
     - `after`, `before` (aware): the record's interval `[start_time, end_time]` overlaps `[after, before]`, ends
-      included. A single given time counts as an instant; a record without times never matches a time filter.
-    - `metadata`: equal on every given top-level key. Numbers compare by value (1 equals 1.0); `true` is not 1,
-      "1" is not 1, and nested values compare as a whole.
-    - `exclude_ids`: the record is none of these.
+      included. If a record has only one of the times, its interval is that instant; without any, it never passes.
+    - `metadata`: the record has every given top-level key with an equal value. Numbers are equal by value (1 equals
+      1.0); `true` and "1" do not equal 1; nested values are compared as one value.
+    - `exclude_ids`: the record's id is none of these.
     """
 
     camera_ids: tuple[str, ...] | None = None
@@ -62,7 +62,7 @@ class Filter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is asked, so that every record would match."""
+        """Whether no condition is given, so that every record passes."""
         return (
             self.camera_ids is None
             and not self.exclude_camera_ids
@@ -75,7 +75,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A record found, with its cosine similarity to the query in -1..1."""
+    """A record that a search found, with its cosine similarity to the query in -1..1."""
 
     record: Record
     score: float
@@ -83,7 +83,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The best `hits`, best first; `searched` rows passed the filter; `exact` unless an approximate index answered."""
+    """The hits of a search, best first.
+
+    `searched` is the number of records that passed the filter. `exact` is false if an approximate index answered.
+    """
 
     hits: list[Hit]
     searched: int
@@ -92,7 +95,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing; `next_cursor` is `None` on the last one."""
+    """One page of a listing; `next_cursor` is `None` on the last page."""
 
     items: list[Record]
     next_cursor: str | None
@@ -100,9 +103,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """How many records a filter matched and how many of them were erased (0 on a dry run).
+    """How many records a filter matched, and how many were erased (0 on a dry run).
 
-    `receipt` names the entry of the audit log; a dry run has none.
+    `receipt` is the id of the entry in the audit log; `None` on a dry run.
     """
 
     matched: int
@@ -112,10 +115,10 @@ class Erasure:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One removal, as the append-only audit log keeps it: never a vector, never a picture.
+    """One removal in the append-only audit log, which contains no vectors and no pictures.
 
-    `by` is who asked: the fingerprint of an API key, or what expired records. `filter` is the condition as JSON, for a
-    single removal `{"id": ...}`; `erased` counts the records that went.
+    `by` says who removed the records: the fingerprint of an API key, or "expiry". `filter` is the condition as JSON,
+    `{"id": ...}` if one record was deleted. `erased` is the number of records removed.
     """
 
     receipt: str
@@ -126,29 +129,25 @@ class AuditEntry:
     erased: int
 
 
-# The names below say what happened, and read better without an "Error" at the end.
 class GalleryError(Not3dError):
-    """The gallery could not do what was asked; the message is meant for its operator."""
+    """The gallery cannot do what was asked; the message is for its operator."""
 
 
 class InvalidArgument(GalleryError, ValueError):
-    """The caller passed something no gallery accepts: a vector of another length, NaN, a broken cursor.
-
-    The message begins with the argument's name.
-    """
+    """The caller passed a value that no gallery accepts, such as NaN. The message begins with the argument's name."""
 
     @property
     def argument(self) -> str:
-        """Which argument it is."""
+        """The name of the argument."""
         return str(self).partition(" ")[0]
 
 
 class EmptyFilter(InvalidArgument):
-    """An erasure without any condition, which would erase everything."""
+    """An erasure has no condition, so it would erase everything."""
 
 
 class DuplicateId(GalleryError):
-    """A record of this id is enrolled already."""
+    """A record with this id is enrolled already."""
 
     def __init__(self, id: str) -> None:
         super().__init__(f"id {id!r} is enrolled already")
@@ -156,20 +155,20 @@ class DuplicateId(GalleryError):
 
 
 class SpaceMismatch(GalleryError):
-    """The stored embeddings are of another model: they cannot be compared with this one's."""
+    """The stored embeddings are of another model, so they cannot be compared with this model's."""
 
 
 class GalleryLocked(GalleryError):
-    """Another process, or another gallery of this one, has the data directory open."""
+    """Another process, or another gallery of this process, has the data directory open."""
 
 
 class GalleryUnavailable(GalleryError):
-    """The engine does not answer now and may soon: nothing is known to have been changed, and asking again is right."""
+    """The engine does not answer now, but may soon. It is unknown whether the change was made; call again."""
 
 
 class GalleryBroken(GalleryError):
-    """This process can no longer answer from its gallery: all that was acknowledged is whole, and a new start helps."""
+    """This process cannot use its gallery any more. Acknowledged changes are safe; restart the process."""
 
 
 class DiskFull(GalleryError):
-    """No space left; nothing of the refused call was kept."""
+    """No space is left on the disk; the call changed nothing."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from service.gallery import checks, clock, cursors
+from service.gallery import checks, clock
 from service.gallery.embedded import audit, rows, transactions
 from service.gallery.embedded.database import (
     OWNER_ONLY_DIRECTORY,
@@ -186,13 +186,13 @@ class EmbeddedGallery(Gallery):
         """Records in order of their ids. A record that stays enrolled meanwhile is on exactly one of the pages."""
         if limit < 1:
             raise InvalidArgument(f"limit is {limit}, not a positive number")
-        last_seen = "" if cursor is None else cursors.decode(cursor)
+        last_seen = checks.decode_cursor(cursor)
         wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
         with self._readers.snapshot() as connection:
             # One more than asked for tells whether there is another page.
             found = rows.by_page(connection, wanted, last_seen, limit + 1, clock.now())
         items = found[:limit]
-        return Page(items, cursors.encode(items[-1].id) if len(found) > limit else None)
+        return Page(items, checks.encode_cursor(items[-1].id) if len(found) > limit else None)
 
     def search(
         self,

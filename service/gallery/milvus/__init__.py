@@ -1,4 +1,4 @@
-"""The gallery of many machines: the `Gallery` protocol on a Milvus server, shared by any number of replicas."""
+"""A gallery on a Milvus server, shared by any number of service processes, called replicas here."""
 
 from service.gallery.milvus.gallery import MilvusGallery
 

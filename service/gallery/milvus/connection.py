@@ -1,4 +1,4 @@
-"""Calls of the Milvus server: how long they may take, what its errors mean, and how it is found again."""
+"""Calls to a Milvus server: their timeouts, what its errors mean, and how to continue after it restarts."""
 
 import logging
 import threading
@@ -12,33 +12,33 @@ from pymilvus.milvus_client.index import IndexParams
 from service.gallery.address import MilvusAddress
 from service.gallery.records import DiskFull, GalleryError, GalleryUnavailable
 
-# Its library logs every error with a traceback before it raises it; ours are told once, where they are handled.
+# The library logs every error with a traceback before it raises it. We log an error once, where it is handled.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 MAX_ROWS = 16_384
-"""Most rows that Milvus gives in one answer of a query or a search."""
+"""The largest number of rows that Milvus returns for one query or search."""
 _CALL_SECONDS = 10.0
 _PROBE_SECONDS = 1.0
 _LOAD_SECONDS = 60.0
-_PATIENCE_SECONDS = 3.0
-"""How long a request waits while a collection is loaded, which goes on without it."""
+_REQUEST_LOAD_SECONDS = 3.0
+"""How long a request waits while a collection is loaded. The server continues to load after that."""
 _NOT_LOADED = {101, 102, 106, 202, 502, 503, 601, 602}
-"""Collection, partition, channel or segment that is not loaded, or not fully: so after a restart of the server."""
+"""A collection, partition, channel or segment is not loaded, or not completely, as after a restart of the server."""
 _WRONG_REQUEST = {1100, 1101}
 _DISK_LIMIT = 7
-_REFUSED_TO_US = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+_ACCESS_DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
 class Connection:
-    """One client of the server, for any thread; every failure comes out as a `GalleryError`.
+    """One client of the server, for any thread. Every failure is raised as a `GalleryError`.
 
-    Once a call has found nobody, the next ones first ask briefly whether somebody is there, so that a server that is
-    down costs a request a second and not ten. A collection that the server has not loaded, as after its restart, is
-    loaded and the call made again.
+    After a call that the server did not answer, the next call first probes the server with a short timeout, so that a
+    request to a stopped server takes one second and not ten. If the server has not loaded a collection, as after its
+    restart, the collection is loaded and the call is repeated once.
     """
 
     def __init__(self, address: MilvusAddress) -> None:
-        """Connect. Raises `GalleryUnavailable` where nobody answers, `GalleryError` where we are refused."""
+        """Connect. Raises `GalleryUnavailable` if the server does not answer, `GalleryError` if it denies access."""
         self._address = address
         self._lost = False
         self._loading = threading.Lock()
@@ -55,11 +55,6 @@ class Connection:
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
             raise self._translate(error) from error
 
-    @property
-    def client(self) -> MilvusClient:
-        """The library's own client, for what needs no repetition."""
-        return self._client
-
     def call(self, name: str, /, *args: Any, seconds: float = _CALL_SECONDS, **kwargs: Any) -> Any:
         """Call a method of the library's client."""
         try:
@@ -74,10 +69,10 @@ class Connection:
     def query(
         self, collection: str, where: str, fields: Sequence[str], limit: int | None = None, *, level: str = "Strong"
     ) -> list[Mapping[str, Any]]:
-        """The rows that pass `where`; with a `limit`, those with the smallest keys, in their order."""
+        """Return the rows that pass `where`; with a `limit`, those with the smallest keys, in the order of the keys."""
         more: dict[str, Any] = {}
         if limit is not None:
-            # What the library's own iterator sends: without it, some engines give any rows and not the first ones.
+            # As the library's iterator does: without this, some servers return any rows instead of the first ones.
             more = {"limit": limit, "iterator": "True", "reduce_stop_for_best": True}
         answer = self._loaded(
             "query", collection, filter=where, output_fields=list(fields), consistency_level=level, **more
@@ -85,15 +80,15 @@ class Connection:
         return list(answer)
 
     def count(self, collection: str, where: str, *, level: str = "Strong") -> int:
-        """How many rows pass `where`."""
+        """Return how many rows pass `where`."""
         return int(self.query(collection, where, ["count(*)"], level=level)[0]["count(*)"])
 
     def search(self, collection: str, **kwargs: Any) -> list[Mapping[str, Any]]:
-        """The hits of one query vector."""
+        """Return the hits of one query vector."""
         return list(self._loaded("search", collection, **kwargs)[0])
 
     def upsert(self, collection: str, rows: list[dict[str, Any]], *, seconds: float = _CALL_SECONDS) -> None:
-        """Write rows; those of the same key are replaced. Returns once they are in the server's log on disk."""
+        """Insert rows, or replace those with the same keys. Returns when they are in the server's log on disk."""
         self.call("upsert", collection, rows, seconds=seconds)
 
     def delete(self, collection: str, where: str) -> None:
@@ -101,7 +96,7 @@ class Connection:
         self._loaded("delete", collection, filter=where)
 
     def create(self, name: str, schema: CollectionSchema, index: IndexParams, **kwargs: Any) -> None:
-        """Create and load a collection, unless there is one. Several replicas may do so at once."""
+        """Create a collection unless it exists, and load it. Several replicas may do this at the same time."""
         if not self.call("has_collection", name):
             try:
                 self.call(
@@ -114,26 +109,26 @@ class Connection:
                     **kwargs,
                 )
             except GalleryError:
-                if not self.call("has_collection", name):  # else another replica was faster
+                if not self.call("has_collection", name):  # otherwise another replica has created it
                     raise
-        if not self.call("list_indexes", name, field_name="vector"):  # a replica died between the two
+        if not self.call("list_indexes", name, field_name="vector"):  # a replica ended before it created the index
             self.call("create_index", name, index, seconds=_LOAD_SECONDS)
         self.load(name)
 
     def load(self, collection: str, seconds: float = _LOAD_SECONDS) -> None:
-        """Make the server load a collection, and wait until it has.
+        """Load a collection on the server, and wait until it is loaded.
 
-        Raises `GalleryUnavailable` where that takes longer, also while another thread waits for it.
+        Raises `GalleryUnavailable` if this takes more than `seconds`, also if another thread is loading it.
         """
         if not self._loading.acquire(timeout=seconds):
-            raise GalleryUnavailable(f"Milvus at {self._address} is loading the gallery")
+            raise GalleryUnavailable(f"Milvus at {self._address} is loading the gallery: try again")
         try:
             self.call("load_collection", collection, seconds=seconds)
         finally:
             self._loading.release()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._client.close()
 
     def _loaded(self, name: str, collection: str, **kwargs: Any) -> Any:
@@ -142,17 +137,19 @@ class Connection:
         except GalleryUnavailable as error:
             if not isinstance(error.__cause__, MilvusException) or error.__cause__.code not in _NOT_LOADED:
                 raise
-        self.load(collection, _PATIENCE_SECONDS)
+        self.load(collection, _REQUEST_LOAD_SECONDS)
         return self.call(name, collection, **kwargs)
 
     def _translate(self, error: MilvusException | grpc.RpcError | grpc.FutureTimeoutError) -> GalleryError:
         code = error.code() if isinstance(error, grpc.Call) else getattr(error, "code", None)
         text = (error.details() if isinstance(error, grpc.Call) else getattr(error, "message", None)) or repr(error)
-        if code in _REFUSED_TO_US or "auth check failure" in text:
-            return GalleryError(f"Milvus at {self._address} refuses the user or the password of NOT3D_GALLERY: {text}")
+        if code in _ACCESS_DENIED or "auth check failure" in text:
+            return GalleryError(
+                f"Milvus at {self._address} denies access: check the user and password in NOT3D_GALLERY ({text})"
+            )
         if code == _DISK_LIMIT or "disk quota" in text:
             return DiskFull(f"Milvus at {self._address} has no space left: {text}")
         if code in _WRONG_REQUEST or "cannot parse expression" in text:
-            return GalleryError(f"Milvus at {self._address} did not understand: {text}")
+            return GalleryError(f"Milvus at {self._address} cannot run the request: {text}")
         self._lost = code not in _NOT_LOADED
-        return GalleryUnavailable(f"Milvus at {self._address} does not answer as it should: {text}")
+        return GalleryUnavailable(f"Milvus at {self._address} does not answer: {text}")

@@ -1,4 +1,4 @@
-"""Turns: of all replicas, one at a time changes the records of an id."""
+"""Locks by name in Milvus: one replica at a time changes the records of an id."""
 
 import logging
 import threading
@@ -12,23 +12,23 @@ from uuid import uuid4
 
 from service.gallery import clock
 from service.gallery.milvus.connection import Connection
-from service.gallery.milvus.expressions import quoted, quoted_list
+from service.gallery.milvus.schema import quoted, quoted_list
 from service.gallery.records import GalleryError, GalleryUnavailable
 
 log = logging.getLogger(__name__)
 
-_CHOOSING, _WAITING, _DONE = 0, 1, 2
+_CHOOSING, _WAITING, _RELEASED = 0, 1, 2
 _LEASE_SECONDS = 60.0
-"""After which a claim binds nobody: its holder is dead. The replicas' clocks may differ by half of it."""
-_LONGEST_TURN_SECONDS = 15.0
-"""A holder that took longer gives up before it writes, long before others believe it dead."""
-_LONGEST_WAIT_SECONDS = 10.0
+"""After this time a request is ignored: its process is dead. The clocks of the replicas may differ by half of it."""
+_MAX_HOLD_SECONDS = 15.0
+"""A process that needs longer does not write. This is long before other processes take it for dead."""
+_MAX_WAIT_SECONDS = 10.0
 _SWEEP_SECONDS = 300.0
-_AT_ONCE = 2000
+_NAMES_PER_QUERY = 2000
 
 
 @dataclass(slots=True)
-class _Turn:
+class _LocalLock:
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
 
@@ -36,15 +36,18 @@ class _Turn:
 class DistributedLocks:
     """Locks by name, over threads, processes and machines.
 
-    Milvus has no unique keys and no conditional writes, so the replicas agree by Lamport's bakery algorithm ("A new
-    solution of Dijkstra's concurrent programming problem", 1974), in a collection of claims read with strong
-    consistency. A claim is first written without a number, *choosing*. Who then sees no other claim on its names is
-    alone and goes on; this is nearly always so, and costs one read, which runs beside the one that looks for the record
-    itself. Who sees others takes a number above all of theirs, and waits for those who are still choosing or have a
-    smaller one. As everybody writes before reading, of two at once at least one sees the other.
+    Milvus has no unique keys and no conditional writes. So the replicas use Lamport's bakery algorithm ("A new solution
+    of Dijkstra's concurrent programming problem", 1974) on a collection of lock requests that is read with strong
+    consistency:
 
-    A claim that is done stays for minutes, marked so, since somebody may have looked for the record just before it
-    was written, and for claims only after.
+    1. A process writes a request without a number, in the state *choosing*.
+    2. It reads the requests of other processes for the same names. If there are none, it holds the locks. This is the
+       usual case and costs one read, which can run at the same time as the read of the record itself.
+    3. Otherwise it takes a number above all of theirs, and waits for the processes that are still choosing or have a
+       smaller number. Since each process writes before it reads, at least one of two simultaneous ones sees the other.
+
+    A released request stays in the collection for some minutes. Another process may have read the record just before it
+    was written, and the requests just after: the released request tells it to read the record again.
     """
 
     def __init__(self, connection: Connection, collection: str) -> None:
@@ -53,39 +56,39 @@ class DistributedLocks:
         self._process = uuid4().hex
         self._serial = count()
         self._mutex = threading.Lock()
-        self._turns: dict[str, _Turn] = {}
+        self._local: dict[str, _LocalLock] = {}
         self._swept = time.monotonic()
 
     @contextmanager
-    def place(self, names: Sequence[str]) -> Iterator["Claim"]:
-        """Claim names until the block ends; ask the claim whether it is `contested` before relying on it."""
+    def request(self, names: Sequence[str]) -> Iterator["LockRequest"]:
+        """Request locks, and release them at the end of the block. The locks are held after `LockRequest.acquire`."""
         with ExitStack() as stack:
-            for name in sorted(names):  # in one order, so that nobody waits in a circle
-                stack.enter_context(self._alone_here(name))
-            claim = Claim(self._connection, self._collection, self._process, next(self._serial), names)
-            claim.write(_CHOOSING)
+            for name in sorted(names):  # always in one order, so that threads cannot deadlock
+                stack.enter_context(self._hold_local(name))
+            request = LockRequest(self._connection, self._collection, self._process, next(self._serial), names)
+            request.write(_CHOOSING)
             try:
-                yield claim
+                yield request
             finally:
                 try:
-                    claim.write(_DONE)
-                except GalleryError as error:  # what was done under the claim is done
-                    log.debug("a claim is left to run out: %s", error)
+                    request.write(_RELEASED)
+                except GalleryError as error:  # the work is done, and the lease ends by itself
+                    log.debug("lock not released, its lease will end: %s", error)
         self._sweep()
 
     @contextmanager
-    def _alone_here(self, name: str) -> Iterator[None]:
+    def _hold_local(self, name: str) -> Iterator[None]:
         with self._mutex:
-            turn = self._turns.setdefault(name, _Turn())
-            turn.users += 1
+            local = self._local.setdefault(name, _LocalLock())
+            local.users += 1
         try:
-            with turn.lock:
+            with local.lock:
                 yield
         finally:
             with self._mutex:
-                turn.users -= 1
-                if not turn.users:
-                    del self._turns[name]
+                local.users -= 1
+                if not local.users:
+                    del self._local[name]
 
     def _sweep(self) -> None:
         if time.monotonic() - self._swept < _SWEEP_SECONDS:
@@ -95,11 +98,11 @@ class DistributedLocks:
             old = clock.now() - int(2 * _LEASE_SECONDS * 1e6)
             self._connection.delete(self._collection, f"made_at < {old}")
         except GalleryError as error:
-            log.debug("old claims are left for the next time: %s", error)
+            log.debug("old lock requests not removed, next try in %d s: %s", _SWEEP_SECONDS, error)
 
 
-class Claim:
-    """One caller's claim on some names."""
+class LockRequest:
+    """One caller's request for some locks."""
 
     def __init__(
         self, connection: Connection, collection: str, process: str, serial: int, names: Sequence[str]
@@ -114,58 +117,64 @@ class Claim:
         self._begun = time.monotonic()
 
     def write(self, state: int) -> None:
-        """Let the others know of it."""
+        """Write the request with this state to the collection, where the other processes read it."""
         self._connection.upsert(
             self._collection,
             [
                 {
-                    "claim": f"{self._key}-{place:x}",
+                    "claim": f"{self._key}-{position:x}",
                     "vector": [0.0, 0.0],
                     "name": name,
                     "number": self._number,
                     "made_at": self._made_at,
                     "state": state,
                 }
-                for place, name in enumerate(self._names)
+                for position, name in enumerate(self._names)
             ],
         )
 
-    def contested(self) -> bool:
-        """Whether another process has, or a moment ago had, a claim on one of the names.
+    def acquire(self) -> bool:
+        """Wait until the locks are held.
 
-        Then call `wait`, and look for the records again afterwards. Otherwise what has been looked up since the claim
-        was written stands.
+        Returns:
+            Whether another process holds, or held a moment ago, one of the locks. If so, read the records again;
+            otherwise what was read since the request was written is current.
+
+        Raises:
+            GalleryUnavailable: the locks are not free in time.
         """
-        return bool(self._others())
-
-    def wait(self) -> None:
-        """Wait for this claim's turn. Raises `GalleryUnavailable` where it does not come in time."""
         others = self._others()
-        if all(other["state"] == _DONE for other in others):
-            return
-        self._number = 1 + max(other["number"] for other in others)
-        self.write(_WAITING)
-        while any(self._is_before(other) for other in self._others()):
-            if time.monotonic() - self._begun > _LONGEST_WAIT_SECONDS:
-                raise GalleryUnavailable("another replica is changing the same records, or died while it did")
+        if not others:
+            return False
+        if any(other["state"] != _RELEASED for other in others):
+            self._number = 1 + max(other["number"] for other in others)
+            self.write(_WAITING)
+            while any(self._is_before(other) for other in self._others()):
+                if time.monotonic() - self._begun > _MAX_WAIT_SECONDS:
+                    raise GalleryUnavailable(
+                        f"another replica has locked these records for more than {_MAX_WAIT_SECONDS:g} s: try again"
+                    )
+        return True
 
-    def check(self) -> None:
-        """To be called just before writing. Raises `GalleryUnavailable` where the turn has taken too long."""
-        if time.monotonic() - self._begun > _LONGEST_TURN_SECONDS:
-            raise GalleryUnavailable("Milvus answers too slowly for a safe change")
+    def check_age(self) -> None:
+        """Raise `GalleryUnavailable` if the request is so old that a write is not safe. Call this before each write."""
+        if time.monotonic() - self._begun > _MAX_HOLD_SECONDS:
+            raise GalleryUnavailable(
+                f"Milvus answers too slowly: nothing is written under locks older than {_MAX_HOLD_SECONDS:g} s"
+            )
 
     def _is_before(self, other: Mapping[str, Any]) -> bool:
-        if other["state"] == _DONE:
+        if other["state"] == _RELEASED:
             return False
         key = other["claim"].rpartition("-")[0]
         return other["state"] == _CHOOSING or (other["number"], key) < (self._number, self._key)
 
     def _others(self) -> list[Mapping[str, Any]]:
-        """The claims of other processes that still bind. Those of this one took their turns before this was written."""
+        """Return the valid requests of other processes for these names. Inside a process, the local locks decide."""
         since = clock.now() - int(_LEASE_SECONDS * 1e6)
         found: list[Mapping[str, Any]] = []
-        for start in range(0, len(self._names), _AT_ONCE):
-            names = quoted_list(self._names[start : start + _AT_ONCE])
+        for start in range(0, len(self._names), _NAMES_PER_QUERY):
+            names = quoted_list(self._names[start : start + _NAMES_PER_QUERY])
             where = f"name in {names} and made_at > {since} and not (claim like {quoted(self._process + '-%')})"
             found += self._connection.query(self._collection, where, ["claim", "number", "state"])
         return found

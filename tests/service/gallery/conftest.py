@@ -5,7 +5,7 @@ import pytest
 
 from service.gallery import Gallery
 from service.gallery.embedded.gallery import EmbeddedGallery
-from tests.service.gallery.engines import ENGINES, MilvusPlace, milvus_place
+from tests.service.gallery.engines import ENGINES, MilvusDatabase, milvus_database
 from tests.service.gallery.samples import at, open_gallery
 
 
@@ -17,29 +17,29 @@ def gallery(tmp_path: Path) -> Iterator[EmbeddedGallery]:
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def place(request: pytest.FixtureRequest) -> Iterator[MilvusPlace | None]:
-    """Where the galleries of a Milvus are; `None` for the embedded one, of which every test gets its own."""
+def database(request: pytest.FixtureRequest) -> Iterator[MilvusDatabase | None]:
+    """The database of a Milvus engine; `None` for the embedded engine, of which every test gets a new gallery."""
     if request.param == "embedded":
         yield None
         return
-    with milvus_place(request.param) as place:
-        place.open().close()
-        yield place
+    with milvus_database(request.param) as database:
+        database.open().close()
+        yield database
 
 
 @pytest.fixture
-def any_gallery(place: MilvusPlace | None, tmp_path: Path) -> Iterator[Gallery]:
-    """A gallery of each engine in turn."""
-    if place:
-        place.empty()
-    opened = place.open() if place else open_gallery(tmp_path / "data")
+def any_gallery(database: MilvusDatabase | None, tmp_path: Path) -> Iterator[Gallery]:
+    """An empty gallery of each engine in turn."""
+    if database:
+        database.empty()
+    opened = database.open() if database else open_gallery(tmp_path / "data")
     yield opened
     opened.close()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets the time to so many minutes after noon; it is noon until then."""
+    """Set the time to so many minutes after noon. At first it is noon."""
 
     def turn(minutes: float) -> None:
         monkeypatch.setattr("service.gallery.clock.now", lambda: int(at(minutes).timestamp() * 10**6))

@@ -1,6 +1,6 @@
-"""The galleries that keep one protocol: the embedded one, Milvus Lite, and a real server where one is named.
+"""The engines on which the tests of the protocol run: embedded, Milvus Lite, and a Milvus server if one is named.
 
-`NOT3D_TEST_MILVUS=http://127.0.0.1:19530` names it; its database gets a few collections, which are dropped at the end.
+`NOT3D_TEST_MILVUS=http://127.0.0.1:19530` names the server. The tests create collections and drop them at the end.
 """
 
 import importlib.util
@@ -27,8 +27,8 @@ ENGINES = [
 MILVUS = ENGINES[1:]
 
 
-class MilvusPlace:
-    """One collection's worth of Milvus, in which galleries are opened, as by several replicas, and emptied."""
+class MilvusDatabase:
+    """The collections of one embedding space, in which several galleries can be open, as of several replicas."""
 
     def __init__(self, address: MilvusAddress) -> None:
         self.address = address
@@ -60,11 +60,11 @@ class MilvusPlace:
 
 
 @contextmanager
-def milvus_place(name: str) -> Iterator[MilvusPlace]:
-    """Milvus Lite in a folder of its own, or the server."""
+def milvus_database(name: str) -> Iterator[MilvusDatabase]:
+    """Milvus Lite in a temporary folder, or the server."""
     with tempfile.TemporaryDirectory() as folder:
         address = MilvusAddress(str(Path(folder) / "lite.db") if name == "lite" else SERVER or "")
-        place = MilvusPlace(address)
-        yield place
-        if name != "lite":  # whose folder goes
-            place.drop()
+        database = MilvusDatabase(address)
+        yield database
+        if name != "lite":  # its folder is removed
+            database.drop()

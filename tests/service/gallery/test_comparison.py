@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.gallery import Filter, Gallery, GalleryError, Record
-from tests.service.gallery.engines import MILVUS, milvus_place
+from tests.service.gallery.engines import MILVUS, milvus_database
 from tests.service.gallery.samples import JPEG, at, open_gallery, record, vector
 
 STEPS = 150
@@ -176,8 +176,8 @@ def outcome(step: Callable[[Gallery], object], gallery: Gallery) -> object:
 @pytest.mark.parametrize("name", MILVUS)
 def test_milvus_answers_as_the_embedded_gallery(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(seed=7)
-    with milvus_place(name) as place:
-        one, other = open_gallery(tmp_path), place.open()
+    with milvus_database(name) as database:
+        one, other = open_gallery(tmp_path), database.open()
         for number in range(STEPS):
             minutes = number * len(MINUTES) / STEPS
             monkeypatch.setattr(

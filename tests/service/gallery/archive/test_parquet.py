@@ -13,7 +13,7 @@ from service.gallery import GalleryError, Record
 from service.gallery.archive.parquet import Archive, export_records, gallery_records, import_records, stored_records
 from service.gallery.archive.read_only import open_stored
 from service.gallery.embedded.gallery import EmbeddedGallery
-from tests.service.gallery.engines import MILVUS, milvus_place
+from tests.service.gallery.engines import MILVUS, milvus_database
 from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, enrol, open_gallery, record, vector
 
 pa: Any = pytest.importorskip("pyarrow")
@@ -88,16 +88,16 @@ def test_a_gallery_of_any_engine_is_exported_page_by_page(
 
 @pytest.mark.parametrize("name", MILVUS)
 def test_records_move_to_milvus_and_back(archive: Path, tmp_path: Path, name: str) -> None:
-    with milvus_place(name) as place:
-        there = place.open()
+    with milvus_database(name) as database:
+        there = database.open()
         table = pq.read_table(archive)
-        facts = table.schema.metadata | {b"not3d.embedding_space": place.space.encode()}
+        facts = table.schema.metadata | {b"not3d.embedding_space": database.space.encode()}
         path = rewrite(tmp_path / "there.parquet", table.replace_schema_metadata(facts))
         assert import_records(Archive(path), there).enrolled == len(RECORDS)
         assert import_records(Archive(path), there, "skip").skipped == len(RECORDS)
         export_records(gallery_records(there), Archive(path).stamp, tmp_path / "back.parquet")
         there.close()
-        back = open_gallery(tmp_path / "back", embedding_space=place.space)
+        back = open_gallery(tmp_path / "back", embedding_space=database.space)
     import_records(Archive(tmp_path / "back.parquet"), back)
     check(back, RECORDS)
     back.close()

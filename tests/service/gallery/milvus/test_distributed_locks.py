@@ -1,4 +1,4 @@
-"""Two replicas, as two galleries of one collection, that change the same records at once."""
+"""Replicas, as galleries of one collection, that change the same records at the same time."""
 
 import threading
 from collections.abc import Iterator
@@ -13,28 +13,28 @@ pytest.importorskip("pymilvus")
 from service.gallery import DuplicateId, Filter, GalleryUnavailable, clock
 from service.gallery.milvus import distributed_locks
 from service.gallery.milvus import gallery as milvus_gallery
-from tests.service.gallery.engines import MILVUS, MilvusPlace, milvus_place
+from tests.service.gallery.engines import MILVUS, MilvusDatabase, milvus_database
 from tests.service.gallery.samples import at, record
 
 
 @pytest.fixture(scope="module", params=MILVUS)
-def place(request: pytest.FixtureRequest) -> Iterator[MilvusPlace]:
-    with milvus_place(request.param) as place:
-        place.open().close()
-        yield place
+def database(request: pytest.FixtureRequest) -> Iterator[MilvusDatabase]:
+    with milvus_database(request.param) as database:
+        database.open().close()
+        yield database
 
 
 @pytest.fixture
-def replicas(place: MilvusPlace) -> Iterator[list[Any]]:
-    place.empty()
-    opened = [place.open() for _ in range(3)]
+def replicas(database: MilvusDatabase) -> Iterator[list[Any]]:
+    database.empty()
+    opened = [database.open() for _ in range(3)]
     yield opened
     for one in opened:
         one.close()
 
 
 def at_once(calls: list[Any]) -> list[Any]:
-    """What each gave, or the error it raised; all begin together."""
+    """Run the calls at the same time, and return what each returned or raised."""
     together = threading.Barrier(len(calls))
 
     def run(call: Any) -> Any:
@@ -58,13 +58,13 @@ def test_of_replicas_adding_one_id_at_once_exactly_one_wins(replicas: list[Any],
 
 
 @pytest.mark.parametrize("name", [f"n{number}" for number in range(3)])
-def test_of_replicas_putting_one_id_at_once_exactly_one_made_it(replicas: list[Any], name: str) -> None:
+def test_of_replicas_putting_one_id_at_once_exactly_one_finds_it_new(replicas: list[Any], name: str) -> None:
     assert sorted(at_once([partial(one.put, record(name)) for one in replicas])) == [False, False, True]
     assert sorted(at_once([partial(one.delete, name) for one in replicas])) == [False, False, True]
     assert [entry.action for entry in replicas[0].audit()] == ["delete"]
 
 
-def test_overlapping_bulks_do_not_wait_in_a_circle(replicas: list[Any]) -> None:
+def test_overlapping_enrolments_of_many_records_do_not_deadlock(replicas: list[Any]) -> None:
     names = [f"n{number}" for number in range(20)]
     orders = (names, names[::-1], names[7:] + names[:7])
     calls = [
@@ -75,7 +75,7 @@ def test_overlapping_bulks_do_not_wait_in_a_circle(replicas: list[Any]) -> None:
     assert sorted(map(len, taken)) == [0, 20, 20]
 
 
-def test_of_bulks_that_replace_nothing_exactly_one_enrols_an_id(replicas: list[Any]) -> None:
+def test_of_replicas_that_skip_existing_ids_exactly_one_enrols_each_id(replicas: list[Any]) -> None:
     names = [f"n{number}" for number in range(20)]
     calls = [
         partial(one.enrol, [record(name, camera_id=f"c{number}") for name in names], "skip")
@@ -105,21 +105,21 @@ def remove(gallery: Any, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["expire", "erase"])
-def test_what_is_enrolled_anew_before_the_removal_stays(
+def test_a_record_replaced_just_before_its_removal_stays(
     replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     remover, other, _ = replicas
     remover.enrol([record(name, expires_at=at(1) if how == "expire" else None) for name in ("a", "b", "c")], "replace")
-    place = remover._claims.place
+    request = remover._locks.request
     held = []
 
-    def put_then_place(names: list[str]) -> Any:
-        if "id a" in names:  # what goes has been looked for, and is not held yet
+    def put_then_request(names: list[str]) -> Any:
+        if "id a" in names:  # the rows to remove have been found, and are not locked yet
             held.append(sorted(names))
             other.put(record("a", camera_id="c2"))
-        return place(names)
+        return request(names)
 
-    monkeypatch.setattr(remover._claims, "place", put_then_place)
+    monkeypatch.setattr(remover._locks, "request", put_then_request)
     remove(remover, how)
     assert held == [["id a", "id b", "id c"]]
     assert [one.id for one in other.list().items] == ["a"]
@@ -127,7 +127,9 @@ def test_what_is_enrolled_anew_before_the_removal_stays(
 
 
 @pytest.mark.parametrize("how", ["expire", "erase"])
-def test_who_enrolls_anew_waits_for_the_removal(replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_an_enrolment_of_the_same_id_waits_for_the_removal(
+    replicas: list[Any], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     remover, other, _ = replicas
     remover.put(record("a", expires_at=at(1) if how == "expire" else None))
     delete = remover._connection.delete
@@ -136,7 +138,7 @@ def test_who_enrolls_anew_waits_for_the_removal(replicas: list[Any], monkeypatch
 
         def begin_put_then_delete(collection: str, where: str) -> None:
             puts.append(pool.submit(other.put, record("a", camera_id="c2")))
-            with pytest.raises(TimeoutError):  # as nobody lets go of the id before it is gone
+            with pytest.raises(TimeoutError):  # since the id stays locked until the record is removed
                 puts[0].result(timeout=0.5)
             delete(collection, where)
 
@@ -146,8 +148,8 @@ def test_who_enrolls_anew_waits_for_the_removal(replicas: list[Any], monkeypatch
     assert other.get("a").camera_id == "c2"
 
 
-def test_more_is_removed_than_goes_at_once(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milvus_gallery, "_IDS_AT_ONCE", 3)
+def test_more_records_are_removed_than_one_query_returns(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milvus_gallery, "_IDS_PER_QUERY", 3)
     replicas[0].enrol(
         [record(f"n{number}", camera_id="c2" if number == 4 else "c1") for number in range(10)], "replace"
     )
@@ -155,30 +157,34 @@ def test_more_is_removed_than_goes_at_once(replicas: list[Any], monkeypatch: pyt
     assert [one.id for one in replicas[1].list().items] == ["n4"]
 
 
-def test_a_dead_replicas_claim_is_waited_for_and_runs_out(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_of_a_dead_replica_is_waited_for_until_its_lease_ends(
+    replicas: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dead, living, _ = replicas
-    claim = distributed_locks.Claim(dead._connection, dead._claims._collection, "dead", 1, ["id a"])
-    claim.write(0)
-    monkeypatch.setattr(distributed_locks, "_LONGEST_WAIT_SECONDS", 0.5)
+    request = distributed_locks.LockRequest(dead._connection, dead._locks._collection, "dead", 1, ["id a"])
+    request.write(0)
+    monkeypatch.setattr(distributed_locks, "_MAX_WAIT_SECONDS", 0.5)
     with pytest.raises(GalleryUnavailable, match="another replica"):
         living.put(record("a"))
-    assert living.put(record("b")) is True  # others are free
+    assert living.put(record("b")) is True  # other ids are free
     later = clock.now() + 61 * 10**6
     monkeypatch.setattr(clock, "now", lambda: later)
     assert living.put(record("a")) is True
 
 
-def test_who_took_too_long_does_not_write(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed_locks, "_LONGEST_TURN_SECONDS", 0.0)
+def test_a_replica_that_holds_a_lock_too_long_does_not_write(
+    replicas: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed_locks, "_MAX_HOLD_SECONDS", 0.0)
     with pytest.raises(GalleryUnavailable, match="too slowly"):
         replicas[0].put(record("a"))
     assert replicas[1].get("a") is None
 
 
-def test_old_claims_are_swept_out(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_lock_requests_are_removed(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = replicas[0]
     gallery.put(record("a"))
-    collection = gallery._claims._collection
+    collection = gallery._locks._collection
     assert gallery._connection.count(collection, "") == 1
     monkeypatch.setattr(distributed_locks, "_SWEEP_SECONDS", 0.0)
     now = clock.now()

@@ -1,4 +1,4 @@
-"""The audit log in Milvus: a collection to which entries are only ever added."""
+"""The audit log in Milvus: a collection whose entries are never changed or removed."""
 
 import json
 import threading
@@ -8,18 +8,17 @@ from typing import Literal
 
 from service.gallery import checks, clock
 from service.gallery.milvus.connection import MAX_ROWS, Connection
-from service.gallery.milvus.expressions import quoted
-from service.gallery.milvus.schema import split
+from service.gallery.milvus.schema import quoted, split
 from service.gallery.records import JSON, AuditEntry, InvalidArgument
 from service.ids import new_id
 
-_LAST = 10**20 - 1
+_MAX_POSITION = 10**20 - 1
 
 
-class Journal:
-    """Entries under keys that fall as time goes on, because Milvus gives the smallest keys first.
+class AuditLog:
+    """Entries whose keys decrease with time, because Milvus returns the smallest keys first.
 
-    The order is that of the replicas' clocks; entries of one replica are in the order they were written.
+    The order is that of the replicas' clocks. The entries of one replica are in the order in which it wrote them.
     """
 
     def __init__(self, connection: Connection, collection: str) -> None:
@@ -31,25 +30,25 @@ class Journal:
     def write(
         self, action: Literal["delete", "erase", "expire"], *, by: str, condition: dict[str, JSON], erased: int, at: int
     ) -> str:
-        """Add an entry; its receipt. `at` is in microseconds since 1970."""
+        """Add an entry and return its receipt. `at` is in microseconds since 1970."""
         receipt = new_id()
         entry = {"time": at, "action": action, "by": by, "filter": condition, "erased": erased}
         with self._lock:
             self._latest = max(time.time_ns(), self._latest + 1)
-            position = f"{_LAST - self._latest:020d}-{receipt}"
+            position = f"{_MAX_POSITION - self._latest:020d}-{receipt}"
         row = {"position": position, "vector": [0.0, 0.0], "receipt": receipt, "entry": split(json.dumps(entry))}
         self._connection.upsert(self._collection, [row])
         return receipt
 
     def write_expiry(self, count: int, at: int) -> str:
-        """Add an entry on `count` records that had expired at the moment `at`, in microseconds; its receipt."""
+        """Add an entry about `count` records that had expired at `at`, in microseconds, and return its receipt."""
         condition = checks.audit_condition_of_expiry(at)
         return self.write("expire", by=checks.EXPIRY, condition=condition, erased=count, at=at)
 
     def read(self, limit: int, before: str | None) -> Sequence[AuditEntry]:
-        """At most `limit` entries, newest first, older than the receipt `before`.
+        """Return at most `limit` entries, newest first; with `before`, those older than this receipt.
 
-        Raises `InvalidArgument` for a receipt that nobody was given.
+        Raises `InvalidArgument` if `before` is not a receipt of this log.
         """
         last = ""
         if before is not None:
@@ -57,16 +56,15 @@ class Journal:
             if not found:
                 raise InvalidArgument("before is not a receipt of this audit log")
             last = found[0]["position"]
+        fields = ["position", "receipt", "entry"]
         entries: list[AuditEntry] = []
         while len(entries) < limit:
-            step = min(limit - len(entries), MAX_ROWS)
-            part = self._connection.query(
-                self._collection, f"position > {quoted(last)}", ["position", "receipt", "entry"], step
-            )
-            for row in part:
+            size = min(limit - len(entries), MAX_ROWS)
+            rows = self._connection.query(self._collection, f"position > {quoted(last)}", fields, size)
+            for row in rows:
                 entry = json.loads("".join(row["entry"]))
                 entries.append(AuditEntry(row["receipt"], **(entry | {"time": clock.to_datetime(entry["time"])})))
-            if len(part) < step:
+            if len(rows) < size:
                 break
-            last = part[-1]["position"]
+            last = rows[-1]["position"]
         return entries
