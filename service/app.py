@@ -1,4 +1,4 @@
-"""The application: routes, problems, and what is opened when it starts and closed when it ends."""
+"""The application: routes, problem documents, and the life of the service behind them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,24 +6,25 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 
 from service.http.access import require_key
+from service.http.admission import Admission
 from service.http.contract import PROBLEMS, describe
 from service.http.problems import add_problem_handlers
 from service.http.request_log import RequestLog
-from service.routes import audit, embed, gallery, health, search
+from service.lifecycle import Lifecycle
+from service.routes import embed, gallery, health, search
 from service.settings import Settings
-from service.state import State
 from service.version import API_VERSION
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Make the application. Loading the model begins with its lifespan and goes on while `/readyz` answers 503."""
-    state = State(settings)
+    """Return the application. It loads the model in its lifespan, while `/readyz` answers 503."""
+    lifecycle = Lifecycle(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.begin()
+        lifecycle.start()
         yield
-        await state.end()
+        await lifecycle.stop()
 
     app = FastAPI(
         title="not3d",
@@ -36,15 +37,15 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         responses=PROBLEMS,
     )
-    app.state.service = state
+    app.state.lifecycle = lifecycle
+    app.state.admission = Admission(settings.max_pending_requests, settings.max_pending_bytes, lifecycle.metrics)
     add_problem_handlers(app)
-    app.add_middleware(RequestLog, metrics=state.metrics)
+    app.add_middleware(RequestLog, metrics=lifecycle.metrics)
     app.include_router(health.open_router, tags=["health"])
     guarded = [Depends(require_key)]
     app.include_router(health.router, tags=["health"], dependencies=guarded)
     app.include_router(embed.router, tags=["tracklets"], dependencies=guarded)
     app.include_router(search.router, tags=["tracklets"], dependencies=guarded)
     app.include_router(gallery.router, tags=["gallery"], dependencies=guarded)
-    app.include_router(audit.router, tags=["gallery"], dependencies=guarded)
     describe(app)
     return app

@@ -1,4 +1,4 @@
-"""The process: a socket, signals, and an exit status that says how it went."""
+"""The process of the service: its socket, its signals and its exit status."""
 
 import asyncio
 import logging
@@ -9,22 +9,21 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
+from service.lifecycle import Lifecycle, ServiceState
 from service.settings import Settings, find_unknown_variables
-from service.state import State
 from service.telemetry.logs import configure_logs
 
 log = logging.getLogger("not3d.service")
 
 
 def serve(settings: Settings) -> None:
-    """Run the service until SIGTERM or SIGINT; then stop accepting, finish what was accepted, and return.
+    """Run the service until SIGTERM or SIGINT; then stop to accept requests, finish the accepted ones, and return.
 
-    The socket answers at once, with `/readyz` 503, while the model is loaded.
+    While the model is loaded, the socket answers already, with `/readyz` 503.
 
     Raises:
-        SystemExit: with a message for an environment variable that names no setting, and where the bundle, the engine,
-            its self-test or the gallery fails, or the address cannot be used. Also later, where the gallery is broken:
-            a process that could only say so is of no use, and its next start mends it.
+        SystemExit: with a message, for an environment variable that is not a setting, if the service cannot start or
+            the address cannot be used, or later if the gallery is broken, which a restart repairs.
     """
     if unknown := find_unknown_variables(os.environ):
         raise SystemExit(f"not3d: {'; '.join(unknown)}")
@@ -45,28 +44,27 @@ def serve(settings: Settings) -> None:
     def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
         server.should_exit = True
 
-    # The server takes signals itself while it runs and raises them again when it is done, which would end the process
-    # as killed. Before it runs, a signal must not be lost either.
+    # While the server runs it handles signals itself, and raises them again at its end, which would end the process as
+    # if killed. A signal that arrives before the server runs must not be lost either.
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    app.state.service.on_failure = stop
+    lifecycle: Lifecycle = app.state.lifecycle
+    lifecycle.on_end = stop
     try:
-        asyncio.run(_run(server, app.state.service))
-    except SystemExit:  # how the server ends where it cannot bind; its reason is in the log
+        asyncio.run(_run(server, lifecycle))
+    except SystemExit:  # the server cannot bind its socket; the reason is in the log
         address = f"{settings.host}:{settings.port}"
         raise SystemExit(f"not3d: cannot listen at {address}; is another program using it?") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if error := app.state.service.startup.error:
-        raise SystemExit(f"not3d: cannot start: {error}")
-    if reason := app.state.service.broken:
-        raise SystemExit(f"not3d: {reason}")
+    if lifecycle.reason:
+        raise SystemExit(f"not3d: {lifecycle.reason}")
 
 
-async def _run(server: uvicorn.Server, state: State) -> None:
+async def _run(server: uvicorn.Server, lifecycle: Lifecycle) -> None:
     await server.serve()
-    if state.stuck:
-        # Python would wait for the thread, however long its step takes; the gallery is closed and nothing is lost.
-        log.warning("ended beside work of a request that was given up")
+    if lifecycle.state is ServiceState.STOPPING:
+        # A normal exit would wait for the thread, however long its step takes. The gallery is closed: nothing is lost.
+        log.warning("process ends while a cancelled request is still being computed")
         logging.shutdown()
-        os._exit(0 if state.broken is None else 1)
+        os._exit(0 if lifecycle.reason is None else 1)

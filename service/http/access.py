@@ -8,22 +8,22 @@ from fastapi import Request
 from service.http.problems import Problem
 
 ANONYMOUS = "anonymous"
-"""Who asks a service that has no keys."""
+"""The caller's name if no keys are set."""
 FINGERPRINT_DIGITS = 12
 
 
 def check_key(given: str, keys: tuple[str, ...]) -> bool:
-    """Whether `given` is one of `keys`; the time taken does not tell how much of it is right."""
+    """Return whether `given` is one of `keys`, in a time that does not depend on how much of it is right."""
     encoded = given.encode()
     matches = [hmac.compare_digest(encoded, key.encode()) for key in keys]
     return any(matches)
 
 
 async def require_key(request: Request) -> None:
-    """Refuse a request without a valid key, where keys are set.
+    """Refuse a request without a valid key if keys are set.
 
     Raises:
-        Problem: 401 without a key, 403 with another one.
+        Problem: 401 without a key, 403 with a wrong one.
     """
     keys = _keys(request)
     if not keys:
@@ -31,15 +31,15 @@ async def require_key(request: Request) -> None:
     given = _given(request)
     if not given:
         header = {"WWW-Authenticate": "Bearer"}
-        raise Problem("key-missing", "send Authorization: Bearer KEY, or X-API-Key: KEY", headers=header)
+        raise Problem("key-missing", "send the header Authorization: Bearer KEY or X-API-Key: KEY", headers=header)
     if not check_key(given, keys):
-        raise Problem("key-refused", "the key is not one of this service's")
+        raise Problem("key-refused", "the API key is not one of this service's keys")
 
 
 def name_caller(request: Request) -> str:
-    """Who asks, for the audit log: the fingerprint of the key of a request that has passed `require_key`.
+    """Return the caller's name for the audit log: the fingerprint of the key that passed `require_key`.
 
-    It tells keys apart and is found from a key by `sha256sum`; the key is not found from it.
+    It is the start of the key's `sha256sum`: it tells keys apart and does not reveal them.
     """
     if not _keys(request):
         return ANONYMOUS
@@ -47,7 +47,7 @@ def name_caller(request: Request) -> str:
 
 
 def _keys(request: Request) -> tuple[str, ...]:
-    keys: tuple[str, ...] = request.app.state.service.settings.keys
+    keys: tuple[str, ...] = request.app.state.lifecycle.settings.keys
     return keys
 
 

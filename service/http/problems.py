@@ -1,5 +1,6 @@
 """Every error as a problem document (RFC 9457) that names the field or the frame at fault."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -12,7 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from service.embedding.footage import FootageError
+from service.gallery.records import DiskFull, DuplicateId, GalleryError, GalleryUnavailable, InvalidArgument
 
+GALLERY_RETRY_SECONDS: Final = 2
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_FAULTS: Final = 2000
 MAX_SCHEMA_FAULTS: Final = 200
@@ -27,6 +30,8 @@ _REASONS: Final[dict[str, str]] = {
     "model_type": "should be an object",
 }
 """Pydantic's kinds of error that it tells in terms of Python or of itself."""
+log = logging.getLogger("not3d.service")
+
 _PYTHON: Final = re.compile("^Value error, |^(List|Tuple|Dictionary) (?=should)| after validation")
 
 KINDS: Final[dict[str, tuple[int, str]]] = {
@@ -162,9 +167,10 @@ def _malformed(faults: Sequence[Fault]) -> Problem:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make every refusal of `app` a problem document, those of the framework included; `RequestLog` sees to failures."""
+    """Make every error of `app` and of its framework a problem document; `RequestLog` handles unexpected errors."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(FootageError, _on_footage)
+    app.add_exception_handler(GalleryError, _on_gallery)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
@@ -179,6 +185,24 @@ async def _on_footage(request: Request, error: Exception) -> Response:
     assert isinstance(error, FootageError)  # noqa: S101
     faults = [Fault(field=fault.field, frame=fault.frame, reason=fault.reason) for fault in error.faults]
     return Problem(_FOOTAGE_KINDS[error.kind], str(error), errors=faults).answer(request)
+
+
+async def _on_gallery(request: Request, error: Exception) -> Response:
+    match error:
+        case DuplicateId():
+            reason = f"{error.id} is enrolled already; PUT /gallery/{error.id} replaces the record"
+            problem = Problem.of_field("id", reason, "duplicate-id")
+        case InvalidArgument():
+            problem = Problem("malformed", str(error), errors=[Fault(field=error.argument, reason=str(error))])
+        case DiskFull():
+            problem = Problem("disk-full", str(error))
+        case GalleryUnavailable():
+            header = {"Retry-After": str(GALLERY_RETRY_SECONDS)}
+            problem = Problem("gallery-unavailable", str(error), headers=header)
+        case _:  # a disk that cannot be written, for example: no time is known at which it works again
+            log.error("gallery failed", extra={"facts": {"reason": str(error)}}, exc_info=error.__cause__)
+            problem = Problem("gallery-unavailable", str(error))
+    return problem.answer(request)
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

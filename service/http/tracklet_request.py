@@ -1,4 +1,4 @@
-"""From a request to its validated body and its footage, whichever of the two forms it came in."""
+"""Read requests that carry a tracklet, as a form or as JSON: the validated body and the footage."""
 
 import asyncio
 import base64
@@ -9,17 +9,22 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 from fastapi import Request
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
+from model.bundle import Bundle
 from service.embedding.footage import Footage
+from service.http.admission import Admission
 from service.http.fields import Body
 from service.http.problems import Problem, malformed
 from service.http.schemas import FootageBody, TrackletBody
 from service.http.uploads import FormReader, Upload, content_type, read_body, read_form
+from service.lifecycle import Service
 from service.settings import JSON_WEIGHT, Settings
-from service.state import State
+from service.telemetry.metrics import Metrics
 from service.telemetry.request_cost import current_cost
 
 FootageT = TypeVar("FootageT", bound=FootageBody)
@@ -29,65 +34,54 @@ P = ParamSpec("P")
 
 MAX_SMALL_BODY = 1024 * 1024
 MAX_INLINE = 4096
-"""Bytes that are read where they are, in less time than a thread takes to begin."""
+"""Bytes that are handled in the event loop, in less time than it takes to start a thread."""
 MAX_JSON_VALUES = 500_000
-"""Of one body. Parsed, the smallest value takes many times its bytes; base64 text has none of the signs."""
+"""Values in one body: a parsed value takes many times the memory of its text."""
 
 
 @asynccontextmanager
-async def receive(
-    request: Request, schema: type[FootageT], state: State
+async def read(
+    request: Request, schema: type[FootageT], service: Service
 ) -> AsyncIterator[tuple[FootageT, Footage | None]]:
-    """Read a body with a tracklet: multipart, or JSON with base64 frames. Once it is there, it takes a place.
+    """Read a body with a tracklet, multipart or JSON with base64 frames, and take a slot when it is complete.
 
-    Yields the validated body, without its frames, and the footage if there was any.
+    Yields:
+        The validated body without its frames, and the footage if the body has any.
 
     Raises:
-        Problem: 400 naming the field, 413, 415 for another content type, 503 when every place is taken.
+        Problem: 400 naming the field, 413, 415 for another content type, 503 if all slots are taken.
     """
-    settings = state.settings
-    with state.admission.enter() as place:
+    settings, metrics = service.settings, service.metrics
+    with _admission(request).enter() as slot:
         kind, boundary = content_type(request)
         if kind == "multipart/form-data" and boundary:
             names = (schema.model_fields.keys() - schema.NOT_IN_FORMS) | schema.ELSEWHERE.keys()
             with read_form(names, settings) as reader:
-                with _reading(reader, state):
-                    upload = await reader.read(request, boundary, place)
-                place.begin()
+                with _reading(reader, metrics):
+                    upload = await reader.read(request, boundary, slot)
+                slot.take()
                 body = await _run(sum(map(len, upload.fields.values())), _validate_form, upload, schema)
                 yield body, _footage_of_form(upload, body, settings)
         elif kind == "application/json":
-            with state.metrics.stage("read"):
-                data = await read_body(request, settings, place, JSON_WEIGHT)
-            if len(data) > MAX_SMALL_BODY:  # smaller ones, such as a search by id, wait for no footage
-                place.begin()
-            with state.metrics.stage("parse"):
+            with metrics.stage("read"):
+                data = await read_body(request, settings, slot, JSON_WEIGHT)
+            if len(data) > MAX_SMALL_BODY:  # a smaller one, such as a search by id, may have no footage
+                slot.take()
+            with metrics.stage("parse"):
                 body = await _run(len(data), _validate_json, data, schema)
                 del data
-                if body.frames is not None and not place.begun:
-                    place.begin()
+                if body.frames is not None and not slot.taken:
+                    slot.take()
                 footage = await _run(MAX_INLINE if body.frames else 0, _footage_of_json, body, settings)
-            body = body.model_copy(update={"frames": None})  # the base64 text need not stay in memory
+            body = body.model_copy(update={"frames": None})  # frees the memory of the base64 text
             yield body, footage
         else:
             wanted = "send multipart/form-data (with its boundary) or application/json"
             raise Problem("unsupported-content", f"{kind or 'no content type'}: {wanted}")
 
 
-@contextmanager
-def _reading(reader: FormReader, state: State) -> Iterator[None]:
-    """Time how long a form is on its way, and apart from that what its parser takes, also of one that is refused."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        cost = current_cost.get()
-        state.metrics.observe_stage("read", time.perf_counter() - start - reader.parsing, cost)
-        state.metrics.observe_stage("parse", reader.parsing, cost)
-
-
-async def read_json(request: Request, schema: type[BodyT], state: State) -> BodyT:
-    """Read a small JSON body that carries no footage.
+async def read_json(request: Request, schema: type[BodyT], service: Service) -> BodyT:
+    """Read a small JSON body without footage.
 
     Raises:
         Problem: 400 naming the field, 413, 415 for another content type.
@@ -95,25 +89,64 @@ async def read_json(request: Request, schema: type[BodyT], state: State) -> Body
     kind, _ = content_type(request)
     if kind != "application/json":
         raise Problem("unsupported-content", f"{kind or 'no content type'}: send application/json")
-    limits = state.settings.model_copy(
-        update={"max_request_bytes": min(MAX_SMALL_BODY, state.settings.max_request_bytes)}
-    )
-    with state.admission.enter() as place:
-        data = await read_body(request, limits, place)
-        with state.metrics.stage("parse"):
+    limit = min(MAX_SMALL_BODY, service.settings.max_request_bytes)
+    settings = service.settings.model_copy(update={"max_request_bytes": limit})
+    with _admission(request).enter() as slot:
+        data = await read_body(request, settings, slot)
+        with service.metrics.stage("parse"):
             return await _run(len(data), _validate_json, data, schema)
 
 
+def check_embedding(values: list[float], space: str | None, bundle: Bundle) -> NDArray[np.float32]:
+    """Return an embedding that a client sent as float32 `[D]` of unit length.
+
+    Raises:
+        Problem: 409 for another embedding space, 400 for another length, NaN, infinities or a zero vector.
+    """
+    if space is not None and space != bundle.embedding_space:
+        reason = f"{space} is not this service's space, {bundle.embedding_space}: embed the footage with this model"
+        raise Problem.of_field("embedding_space", reason, "other-embedding-space")
+    dimension = bundle.spec.dimension
+    if len(values) != dimension:
+        raise Problem.of_field("embedding", f"must have {dimension} components (got {len(values)})")
+    vector = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(vector).all():
+        raise Problem.of_field("embedding", "a component is NaN or infinite")
+    largest = np.abs(vector).max()
+    if largest == 0:
+        raise Problem.of_field("embedding", "all components are zero")
+    vector /= largest  # first, because squares of very large or very small components are out of a float's range
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _admission(request: Request) -> Admission:
+    admission: Admission = request.app.state.admission
+    return admission
+
+
+@contextmanager
+def _reading(reader: FormReader, metrics: Metrics) -> Iterator[None]:
+    """Time the arrival of a form and, separately, its parser, also if the form is refused."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        cost = current_cost.get()
+        metrics.observe_stage("read", time.perf_counter() - start - reader.parsing, cost)
+        metrics.observe_stage("parse", reader.parsing, cost)
+
+
 async def _run(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `function` on `size` bytes; in a thread unless that would take longer than the work."""
+    """Call a function that handles `size` bytes; in a thread unless starting the thread takes longer than the work."""
     return function(*args, **kwargs) if size < MAX_INLINE else await asyncio.to_thread(function, *args, **kwargs)
 
 
 def _validate_json(data: bytes | bytearray, schema: type[BodyT]) -> BodyT:
     if not data.strip():
         raise Problem("malformed", "the body is empty")
+    # base64 text has none of these characters
     if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_JSON_VALUES:
-        raise Problem.of_field("body", f"more than {MAX_JSON_VALUES} values", "too-large")
+        raise Problem.of_field("body", f"has more than {MAX_JSON_VALUES} values", "too-large")
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:
@@ -127,7 +160,7 @@ def _validate_form(upload: Upload, schema: type[FootageT]) -> FootageT:
             values[name] = from_json(values[name])
         except ValueError as error:
             raise Problem.of_field(name, f"not JSON: {error}") from None
-    # As JSON again, so that a form and a JSON body are judged by one rule; NaN stays NaN, to be refused by it.
+    # As JSON again, so that the same rules hold for a form and a JSON body; NaN stays NaN and is refused there.
     return _validate_json(to_json(values, inf_nan_mode="constants"), schema)
 
 
@@ -145,10 +178,10 @@ def _footage_of_json(body: FootageBody, settings: Settings) -> Footage | None:
         _refuse_lone_boxes(body)
         return None
     if not body.frames:
-        raise Problem.of_field("frames", "there is none")
+        raise Problem.of_field("frames", "is empty")
     limit = settings.max_frames
     if len(body.frames) > limit:
-        raise Problem.of_field("frames", f"{len(body.frames)} frames, at most {limit} are allowed", "too-large")
+        raise Problem.of_field("frames", f"must have at most {limit} frames (got {len(body.frames)})", "too-large")
     frames = []
     for index, text in enumerate(body.frames):
         try:
@@ -163,11 +196,10 @@ def _check_metadata(body: FootageBody, settings: Settings) -> None:
         return
     size = len(json.dumps(body.metadata).encode())
     if size > settings.max_metadata_bytes:
-        raise Problem.of_field(
-            "metadata", f"{size} bytes, at most {settings.max_metadata_bytes} are allowed", "too-large"
-        )
+        reason = f"must have at most {settings.max_metadata_bytes} bytes as JSON (got {size})"
+        raise Problem.of_field("metadata", reason, "too-large")
 
 
 def _refuse_lone_boxes(body: FootageBody) -> None:
     if body.boxes is not None:
-        raise Problem.of_field("boxes", "there are no frames and no video that they could be cut from")
+        raise Problem.of_field("boxes", "need frames or a video")

@@ -42,14 +42,14 @@ def content_type(request: Request) -> tuple[str, bytes | None]:
     return name.decode("latin-1").lower(), options.get(b"boundary")
 
 
-async def read_body(request: Request, settings: Settings, place: RequestSlot, weight: int = 1) -> bytearray:
+async def read_body(request: Request, settings: Settings, slot: RequestSlot, weight: int = 1) -> bytearray:
     """The whole body in memory, where each of its bytes will take `weight`.
 
     Raises:
         Problem: 413 over the request's limit, 408 from a client that stalls, 503 where memory set aside is used up.
     """
     body = bytearray()
-    async for chunk in _chunks(request, settings, place, weight):
+    async for chunk in _chunks(request, settings, slot, weight):
         body += chunk
     return body
 
@@ -80,7 +80,7 @@ class FormReader:
         self._file: BinaryIO | None = None
         self._video = bytearray()
 
-    async def read(self, request: Request, boundary: bytes, place: RequestSlot) -> Upload:
+    async def read(self, request: Request, boundary: bytes, slot: RequestSlot) -> Upload:
         """Read the whole form; `parsing` adds up the seconds that the parser took of it.
 
         Raises:
@@ -89,7 +89,7 @@ class FormReader:
         """
         try:
             parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
-            async for chunk in _chunks(request, self._settings, place):
+            async for chunk in _chunks(request, self._settings, slot):
                 start = time.perf_counter()
                 parser.write(chunk)
                 self.parsing += time.perf_counter() - start
@@ -205,7 +205,7 @@ class FormReader:
             self._video.clear()
 
 
-async def _chunks(request: Request, settings: Settings, place: RequestSlot, weight: int = 1) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, settings: Settings, slot: RequestSlot, weight: int = 1) -> AsyncIterator[bytes]:
     limit = settings.max_request_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -227,7 +227,7 @@ async def _chunks(request: Request, settings: Settings, place: RequestSlot, weig
         seconds = time.monotonic() - start
         if seconds > settings.read_seconds and total < seconds * SLOWEST:
             raise Problem("too-slow", f"{total} bytes in {seconds:.0f} seconds")
-        place.grow(weight * len(chunk))
+        slot.add_bytes(weight * len(chunk))
         if cost:
             cost.bytes += len(chunk)
         yield chunk

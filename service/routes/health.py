@@ -1,19 +1,12 @@
-"""Alive, ready, metrics, and what is really running."""
+"""Probes, metrics, and what is running."""
 
 from contextlib import suppress
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 
-from service.http.problems import Problem
-from service.http.query import NO_QUERY
-from service.http.schemas import (
-    EngineFacts,
-    GalleryFacts,
-    InfoAnswer,
-    LimitFacts,
-    StatusAnswer,
-)
-from service.state import state_of
+from service.gallery.records import GalleryError
+from service.http.dependencies import NO_QUERY, CurrentLifecycle, Ready, require_ready, require_working_gallery
+from service.http.schemas import EngineFacts, GalleryFacts, InfoAnswer, LimitFacts, StatusAnswer
 from service.telemetry.metrics import CONTENT_TYPE
 from service.version import read_version
 
@@ -22,42 +15,36 @@ open_router = APIRouter()
 router = APIRouter()
 
 
-@open_router.get("/livez", response_model=StatusAnswer, dependencies=NO_QUERY)
-async def livez(request: Request) -> StatusAnswer:
-    """The process answers; 503 where only a new start of it helps."""
-    state_of(request).check_gallery()
+@open_router.get("/livez", response_model=StatusAnswer, dependencies=[*NO_QUERY, Depends(require_working_gallery)])
+async def livez() -> StatusAnswer:
+    """Return 200 if the process answers; 503 if only a restart of it helps."""
     return StatusAnswer(status="alive")
 
 
-@open_router.get("/readyz", response_model=StatusAnswer, dependencies=NO_QUERY)
-async def readyz(request: Request) -> StatusAnswer:
-    """The model's self-test has passed and the gallery, of the same embedding space, is open; 503 until then."""
-    state_of(request).ready()
+@open_router.get("/readyz", response_model=StatusAnswer, dependencies=[*NO_QUERY, Depends(require_ready)])
+async def readyz() -> StatusAnswer:
+    """Return 200 when the model's self-test has passed and a gallery of its embedding space is open; 503 until then."""
     return StatusAnswer(status="ready")
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(request: Request) -> Response:
-    """Prometheus's text format."""
-    state = state_of(request)
-    if loaded := state.startup.loaded:
-        # While the gallery is away, its last count stays: what else there is to read is most needed then.
-        with suppress(Problem):
-            state.metrics.gallery_records.set(await state.count_records(loaded))
-    return Response(state.metrics.exposition(), media_type=CONTENT_TYPE)
+async def metrics(lifecycle: CurrentLifecycle) -> Response:
+    """Return the metrics in Prometheus's text format."""
+    if service := lifecycle.service:
+        # If the gallery does not answer, its last count stays: the other metrics are needed most then.
+        with suppress(GalleryError):
+            service.metrics.gallery_records.set(await service.gallery.count())
+    return Response(lifecycle.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 @router.get("/info", response_model=InfoAnswer, dependencies=NO_QUERY)
-async def info(request: Request) -> InfoAnswer:
-    """Version, model, what computes it, the gallery and the limits."""
-    state = state_of(request)
-    loaded = state.ready()
-    engine = loaded.engine.info
-    settings = state.settings
+async def info(service: Ready) -> InfoAnswer:
+    """Return the version, the model, the engine that runs it, the gallery and the limits."""
+    engine, settings = service.engine.info, service.settings
     return InfoAnswer(
         version=read_version(),
-        model=loaded.bundle.spec,
-        embedding_space=loaded.bundle.embedding_space,
+        model=service.bundle.spec,
+        embedding_space=service.bundle.embedding_space,
         engine=EngineFacts(
             name=engine.name,
             version=engine.version,
@@ -66,11 +53,11 @@ async def info(request: Request) -> InfoAnswer:
             threads=engine.threads,
             provider=engine.provider,
             warning=engine.warning,
-            self_test_min_cosine=loaded.self_test.min_cosine,
+            self_test_min_cosine=service.self_test.min_cosine,
         ),
         gallery=GalleryFacts(
-            engine=loaded.gallery.engine,
-            records=await state.count_records(loaded),
+            engine=service.gallery.engine,
+            records=await service.gallery.count(),
             retention_days=settings.retention_days,
             thumbnails=settings.thumbnails,
         ),

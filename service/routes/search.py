@@ -1,5 +1,6 @@
 """`POST /search`: footage, an embedding or an id in; ranked ids out."""
 
+import asyncio
 import time
 
 import numpy as np
@@ -9,16 +10,15 @@ from numpy.typing import NDArray
 from model.ranking import k_reciprocal_rerank
 from service.embedding.footage import Footage
 from service.gallery.records import Filter, Hit, SearchResult
+from service.http import tracklet_request
 from service.http.cancellation import until_disconnected
 from service.http.contract import tracklet_body
+from service.http.dependencies import NO_QUERY, Ready
 from service.http.problems import Problem
-from service.http.query import NO_QUERY
-from service.http.query_vector import check_embedding
 from service.http.schemas import SearchAnswer, SearchBody, SearchHit
-from service.http.tracklet_request import receive
 from service.ids import thumbnail_path
-from service.startup import Loaded
-from service.state import State, state_of
+from service.lifecycle import Service
+from service.settings import Settings
 
 router = APIRouter()
 
@@ -30,75 +30,72 @@ router = APIRouter()
     dependencies=NO_QUERY,
     openapi_extra=tracklet_body(SearchBody),
 )
-async def search(request: Request) -> SearchAnswer:
-    """Rank the gallery against a tracklet, an embedding, or an enrolled tracklet, which is then left out itself."""
+async def search(request: Request, service: Ready) -> SearchAnswer:
+    """Rank the gallery against a tracklet, an embedding, or an enrolled tracklet, which is then not a result itself."""
     start = time.perf_counter()
-    state = state_of(request)
-    loaded = state.ready()
-    async with receive(request, SearchBody, state) as (body, footage):
-        _check_options(body, footage, state)
-        embedding, camera = await _find_query(request, body, footage, state, loaded)
+    async with tracklet_request.read(request, SearchBody, service) as (body, footage):
+        _check_options(body, footage, service.settings)
+        embedding, camera = await _find_query(request, body, footage, service)
     if body.exclude_same_camera and camera is None:
-        whose = "the enrolled tracklet has none" if body.id else "send the query's camera_id"
-        raise Problem.of_field("camera_id", f"exclude_same_camera needs the query's camera; {whose}")
+        cure = "the enrolled tracklet has none" if body.id else "send the query's camera_id"
+        raise Problem.of_field("camera_id", f"exclude_same_camera needs the query's camera; {cure}")
     chosen = body.filter.to_filter(
         exclude_cameras=(camera,) if body.exclude_same_camera and camera is not None else (),
         exclude_ids=(body.id,) if body.id else (),
     )
-    found = await _rank(embedding, chosen, body, state, loaded)
+    found = await _rank(embedding, chosen, body, service)
     return SearchAnswer(
         results=[_hit(rank, hit) for rank, hit in enumerate(found.hits, 1)],
-        embedding_space=loaded.bundle.embedding_space,
+        embedding_space=service.bundle.embedding_space,
         searched=found.searched,
         exact=found.exact,
         took_ms=round((time.perf_counter() - start) * 1000, 3),
     )
 
 
-def _check_options(body: SearchBody, footage: Footage | None, state: State) -> None:
-    ways = {"embedding": body.embedding, "id": body.id, "frames": footage}
-    given = [name for name, value in ways.items() if value is not None]
+def _check_options(body: SearchBody, footage: Footage | None, settings: Settings) -> None:
+    queries = {"embedding": body.embedding, "id": body.id, "frames": footage}
+    given = [name for name, value in queries.items() if value is not None]
     if len(given) != 1:
         field = given[-1] if given else "embedding"
-        found = f"found {' and '.join(given)}" if given else "found none of them"
-        raise Problem.of_field(field, f"a query is one of embedding, id, or frames (or a video); {found}")
+        found = " and ".join(given) or "none of them"
+        raise Problem.of_field(field, f"send exactly one of embedding, id, or frames (or a video); got {found}")
     if body.embedding_space is not None and body.embedding is None:
-        raise Problem.of_field("embedding_space", "goes with embedding only")
+        raise Problem.of_field("embedding_space", "is allowed only together with embedding")
     if body.max_clips is not None and footage is None:
-        raise Problem.of_field("max_clips", "goes with frames or a video only")
-    if body.top_k > state.settings.max_top_k:
-        raise Problem.of_field("top_k", f"at most {state.settings.max_top_k} is allowed")
+        raise Problem.of_field("max_clips", "is allowed only together with frames or a video")
+    if body.top_k > settings.max_top_k:
+        raise Problem.of_field("top_k", f"must be at most {settings.max_top_k} (got {body.top_k})")
 
 
 async def _find_query(
-    request: Request, body: SearchBody, footage: Footage | None, state: State, loaded: Loaded
+    request: Request, body: SearchBody, footage: Footage | None, service: Service
 ) -> tuple[NDArray[np.float32], str | None]:
-    """The query's embedding `[D]` and its camera."""
+    """Return the query's embedding `[D]` and its camera."""
     if footage is not None:
-        embedded = await until_disconnected(request, loaded.embedder.embed(footage, body.max_clips))
+        embedded = await until_disconnected(request, service.embedder.embed(footage, body.max_clips))
         return embedded.embedding, body.camera_id
     if body.embedding is not None:
-        return check_embedding(body.embedding, body.embedding_space, loaded), body.camera_id
-    record = await state.in_gallery(loaded.gallery.get, str(body.id))
+        vector = tracklet_request.check_embedding(body.embedding, body.embedding_space, service.bundle)
+        return vector, body.camera_id
+    record = await service.gallery.get(str(body.id))
     if record is None:
         raise Problem.of_field("id", f"{body.id} is not in the gallery", "not-found")
     return record.embedding, body.camera_id or record.camera_id
 
 
-async def _rank(
-    embedding: NDArray[np.float32], chosen: Filter, body: SearchBody, state: State, loaded: Loaded
-) -> SearchResult:
-    candidates = max(body.top_k, state.settings.rerank_candidates) if body.rerank else body.top_k
-    found = await state.in_gallery(loaded.gallery.search, embedding, candidates, chosen, body.min_score)
+async def _rank(embedding: NDArray[np.float32], chosen: Filter, body: SearchBody, service: Service) -> SearchResult:
+    candidates = max(body.top_k, service.settings.rerank_candidates) if body.rerank else body.top_k
+    found = await service.gallery.search(embedding, candidates, chosen, body.min_score)
     if not body.rerank:
         return found
-    with state.metrics.stage("rerank"):
-        hits = await state.in_gallery(_rerank, embedding, found.hits)
+    with service.metrics.stage("rerank"):
+        hits = await asyncio.to_thread(_rerank, embedding, found.hits)
     return SearchResult(hits[: body.top_k], found.searched, found.exact)
 
 
 def _rerank(embedding: NDArray[np.float32], hits: list[Hit]) -> list[Hit]:
-    """The hits in the order of their k-reciprocal distance; ties rank by id."""
+    """Return the hits in the order of their k-reciprocal distance; ties rank by id."""
     if len(hits) < 2:
         return hits
     rows = np.stack([hit.record.embedding for hit in hits])

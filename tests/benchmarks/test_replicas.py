@@ -8,7 +8,7 @@ from tests.service.live import Live
 
 
 def load_of(live: Live, port: int) -> tuple[Load, Replica]:
-    replica = Replica(port, live.app.state.service.settings.data_dir, "embedded")
+    replica = Replica(port, live.lifecycle.settings.data_dir, "embedded")
     return Load([replica], 64, "run-1"), replica
 
 

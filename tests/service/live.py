@@ -1,4 +1,4 @@
-"""The real application under the real server, in a thread of the test's process, on a free port of the loopback."""
+"""Run the real application under the real server in a thread, on a free port of the loopback interface."""
 
 import threading
 import time
@@ -13,9 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.lifecycle import Lifecycle, Service
 from service.settings import Settings
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,19 @@ class Live:
     app: FastAPI
     url: str
     client: httpx.Client
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The lifecycle of the application."""
+        lifecycle: Lifecycle = self.app.state.lifecycle
+        return lifecycle
+
+    @property
+    def service(self) -> Service:
+        """What the application answers with; it must be ready."""
+        service = self.lifecycle.service
+        assert service
+        return service
 
 
 @contextmanager
@@ -39,7 +53,7 @@ def run_service(bundle: Path, data_dir: Path, *, wait_until_ready: bool = True, 
         wait_for(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
             if wait_until_ready:
                 wait_for(lambda: client.get("/readyz").status_code == 200)
             yield Live(app, url, client)
@@ -48,8 +62,8 @@ def run_service(bundle: Path, data_dir: Path, *, wait_until_ready: bool = True, 
         thread.join()
 
 
-def wait_for(condition: Any, seconds: float = PATIENCE) -> None:
-    """Look until `condition()` is true; fails the test where it does not become so."""
+def wait_for(condition: Any, seconds: float = TIMEOUT) -> None:
+    """Wait until `condition()` is true; fail the test if it is not within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

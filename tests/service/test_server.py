@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
-from service.state import CLOSE_SECONDS
+from service.lifecycle import CLOSE_SECONDS
 from tests.bundles import make_bundle
-from tests.service.live import PATIENCE, wait_for
+from tests.service.live import TIMEOUT, wait_for
 from tests.service.pictures import form, tracklet
 
 PROJECT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_what_was_answered_with_201_is_found_after_kill_9(bundle: Path, tmp_path
 
 
 def enrol_until_killed(url: str, prefix: str, acknowledged: dict[str, int]) -> None:
-    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         for number in range(10_000):
             name = f"{prefix}-{number}"
             try:
@@ -143,7 +143,7 @@ def enrol_until_killed(url: str, prefix: str, acknowledged: dict[str, int]) -> N
 
 def found_again(url: str, acknowledged: dict[str, int]) -> None:
     """Each is there by its id, in the listing, and is what a search for its own embedding finds first."""
-    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         listed = {item["id"] for item in client.get("/gallery?limit=1000").json()["items"]}
         assert acknowledged.keys() <= listed
         for name in acknowledged:
@@ -218,7 +218,7 @@ def test_a_decoder_that_does_not_end_holds_up_nothing(bundle: Path, tmp_path: Pa
         status, errors = end_of(process)
         assert time.monotonic() - begun < 1 + CLOSE_SECONDS + 5
         assert status == 0, errors
-        assert "given up" in errors.splitlines()[-1]
+        assert "still being computed" in errors.splitlines()[-1]
         connection.close()
     finally:
         process.kill()

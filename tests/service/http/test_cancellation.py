@@ -11,9 +11,11 @@ from tests.service.live import Live, wait_for
 from tests.service.pictures import form, tracklet
 
 
-def test_a_client_that_leaves_frees_its_place_and_enrols_nothing(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine is held, so that the request is in the middle of its work when its client goes."""
-    engine = live.app.state.service.startup.loaded.engine
+def test_a_client_that_disconnects_frees_its_slot_and_enrols_nothing(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine waits, so that the client disconnects while its request is being computed."""
+    engine = live.service.engine
     entered, may_run = threading.Event(), threading.Event()
     embed: Callable[[Any, NDArray[np.uint8]], NDArray[np.float32]] = type(engine).embed
 

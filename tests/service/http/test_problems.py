@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from service.gallery.records import DiskFull
+from service.gallery import DiskFull, GalleryError, GalleryUnavailable
+from service.gallery.embedded.gallery import EmbeddedGallery
 from service.http.problems import KINDS, Fault, Problem, field_name
 from tests.service.live import Live
 from tests.service.pictures import form, tracklet
 from tests.service.problem import check_problem
+
+EMBEDDING = [1.0] * 32
 
 
 def test_fields_are_named_as_people_write_them() -> None:
@@ -57,7 +60,7 @@ def test_an_engine_that_fails_is_a_500_without_its_inner_life(
 ) -> None:
     """Not bad input, so 500 is right; what went wrong is in the log and not in the answer."""
     caplog.set_level(logging.ERROR)
-    engine = live.app.state.service.startup.loaded.embedder._batcher._engine
+    engine = live.service.engine
 
     def fail(clips: Any) -> None:
         raise RuntimeError("device lost at 0xdead")
@@ -89,7 +92,60 @@ def test_a_gallery_on_a_full_disk_is_a_507(live: Live, monkeypatch: pytest.Monke
         raise DiskFull("no space left for the gallery")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(live.app.state.service.startup.loaded.gallery), "add", full)
+        patch.setattr(EmbeddedGallery, "add", full)
         answer = live.client.post("/embed", files=form(tracklet(1, 1)), data={"id": "later"})
     check_problem(answer, 507, "disk-full")
     assert live.client.post("/embed", files=form(tracklet(1, 1)), data={"id": "later"}).status_code == 201
+
+
+def put(live: Live, name: str) -> None:
+    assert live.client.put(f"/gallery/{name}", json={"embedding": EMBEDDING}).status_code == 201
+
+
+def test_a_gallery_that_does_not_answer_is_a_503_with_retry_after(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with `Retry-After`, and the same answers as before when it works again."""
+    put(live, "a")
+
+    def away(*_arguments: object, **_more: object) -> None:
+        raise GalleryUnavailable("the cluster does not answer")
+
+    with monkeypatch.context() as patch:
+        for name in ("get", "add", "put", "search", "list", "delete", "erase", "thumbnail", "audit", "count"):
+            patch.setattr(EmbeddedGallery, name, away)
+        for method, path, body in (
+            ("GET", "/gallery/a", None),
+            ("GET", "/gallery", None),
+            ("GET", "/gallery/a/thumbnail", None),
+            ("GET", "/audit", None),
+            ("GET", "/info", None),
+            ("DELETE", "/gallery/a", None),
+            ("PUT", "/gallery/a", {"embedding": EMBEDDING}),
+            ("POST", "/search", {"embedding": EMBEDDING}),
+            ("POST", "/gallery/erase", {"filter": {"camera_ids": ["c"]}}),
+        ):
+            answer = live.client.request(method, path, json=body)
+            document = check_problem(answer, 503, "gallery-unavailable")
+            assert document["detail"] == "the cluster does not answer"
+            assert answer.headers["retry-after"] == "2"
+        assert "not3d_gallery_records" in live.client.get("/metrics").text
+        assert live.client.get("/livez").status_code == 200
+    assert live.client.get("/gallery/a").status_code == 200
+
+
+def test_a_gallery_that_fails_is_a_503_without_retry_after(
+    live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 with its reason, also in the log, and without `Retry-After`: no time is known at which it works again."""
+
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise GalleryError("the disk is read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedGallery, "put", refuse)
+        answer = live.client.put("/gallery/a", json={"embedding": EMBEDDING})
+        assert check_problem(answer, 503, "gallery-unavailable")["detail"] == "the disk is read-only"
+        assert "retry-after" not in answer.headers
+    [failure] = [record for record in caplog.records if record.getMessage() == "gallery failed"]
+    assert failure.facts == {"reason": "the disk is read-only"}  # type: ignore[attr-defined]
+    assert live.client.get("/livez").status_code == live.client.get("/readyz").status_code == 200
+    put(live, "a")

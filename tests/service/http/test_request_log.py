@@ -58,7 +58,7 @@ def test_the_access_log_tells_what_the_request_took(shared: Live, caplog: pytest
     wait_for(lambda: [record.getMessage() for record in caplog.records].count("answered") >= 3)
     answered = [record.facts for record in caplog.records if record.getMessage() == "answered"]  # type: ignore[attr-defined]
     embed, search, info = answered
-    clip_length = shared.app.state.service.startup.loaded.bundle.spec.clip_length
+    clip_length = shared.service.bundle.spec.clip_length
     assert (embed["bytes"], embed["frames"], embed["clips"]) == (size, 9, -(-9 // clip_length))
     assert set(embed["stages"]) == {"read", "parse", "decode", "queue", "infer", "index"}
     assert all(0 < embed["stages"][name] < embed["ms"] for name in ("decode", "infer"))

@@ -35,15 +35,15 @@ def part(name: str, data: bytes, more: bytes = b"") -> bytes:
 
 
 def temporary(live: Live) -> list[Path]:
-    return list(live.app.state.service.settings.temp_dir.iterdir())
+    return list(live.service.settings.temp_dir.iterdir())
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_it_does_not_matter_how_the_body_is_cut(small: Live, size: int) -> None:
+def test_a_body_is_read_the_same_in_chunks_of_any_size(shared: Live, size: int) -> None:
     body = part("id", b"cut-%d" % size)
     body += b"".join(part("frames", data) for data in tracklet(1, 2)) + b"--x--\r\n"
     pieces = (body[start : start + size] for start in range(0, len(body), size))
-    answer = small.client.post("/embed", content=pieces, headers=BOUNDARY)
+    answer = shared.client.post("/embed", content=pieces, headers=BOUNDARY)
     assert answer.status_code == 201, answer.text
     assert (answer.json()["id"], answer.json()["frames"]) == (f"cut-{size}", 2)
 

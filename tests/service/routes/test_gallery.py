@@ -1,3 +1,4 @@
+import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from tests.service.live import Live, run_service
 from tests.service.pictures import encode, form, tracklet
 from tests.service.problem import check_problem
+
+KEY, OTHER_KEY = "0123456789abcdef", "fedcba9876543210"
+EMBEDDING = [1.0] * 32
 
 
 def enrol(live: Live, name: str, person: int = 1, **fields: str) -> None:
@@ -230,3 +234,77 @@ def test_a_picture_is_kept_where_asked_for_and_goes_with_its_record(bundle: Path
         check_problem(live.client.get("/gallery/b/thumbnail"), 404, "not-found", field="id")
         live.client.post("/gallery/erase", json={"filter": {"camera_ids": ["c"]}})
         check_problem(live.client.get(url), 404, "not-found", field="id")
+
+
+def fingerprint(key: str) -> str:
+    return f"key:{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def test_the_audit_log_says_who_removed_what(bundle: Path, tmp_path: Path) -> None:
+    """With two keys; a replacement, a dry run and a deletion of a missing record leave no entry."""
+    with run_service(bundle, tmp_path, api_keys=f"{KEY},{OTHER_KEY}") as live:
+        live.client.headers["authorization"] = f"Bearer {KEY}"
+        for name in ("a", "b", "c", "b"):
+            live.client.put(f"/gallery/{name}", json={"embedding": EMBEDDING, "camera_id": "gate"})
+        for name in ("a", "nobody"):
+            live.client.delete(f"/gallery/{name}")
+        chosen: dict[str, object] = {"camera_ids": ["gate"], "before": None, "metadata": {}, "exclude_camera_ids": []}
+        live.client.post("/gallery/erase", json={"filter": chosen, "dry_run": True})
+        header = {"authorization": "", "x-api-key": OTHER_KEY}
+        erasure = live.client.post("/gallery/erase", json={"filter": chosen}, headers=header).json()
+        newest, oldest = live.client.get("/audit").json()["entries"]
+    assert oldest["time"] <= newest["time"]
+    assert oldest == {
+        "receipt_id": oldest["receipt_id"],
+        "time": oldest["time"],
+        "action": "delete",
+        "by": fingerprint(KEY),
+        "filter": {"id": "a"},
+        "erased": 1,
+    }
+    assert newest == {
+        "receipt_id": erasure["receipt_id"],
+        "time": newest["time"],
+        "action": "erase",
+        "by": fingerprint(OTHER_KEY),
+        "filter": {"camera_ids": ["gate"]},
+        "erased": 2,
+    }
+
+
+def test_the_audit_log_is_read_page_by_page(live: Live) -> None:
+    for name in "abcde":
+        live.client.put(f"/gallery/{name}", json={"embedding": EMBEDDING})
+        live.client.delete(f"/gallery/{name}")
+    seen: list[str] = []
+    before: dict[str, str] = {}
+    while page := live.client.get("/audit", params={"limit": "2"} | before).json()["entries"]:
+        seen += [entry["filter"]["id"] for entry in page]
+        assert {entry["by"] for entry in page} == {"anonymous"}
+        before = {"before": page[-1]["receipt_id"]}
+    assert seen == list("edcba")
+
+
+def test_a_record_can_have_the_id_audit(live: Live) -> None:
+    live.client.put("/gallery/audit", json={"embedding": EMBEDDING})
+    assert live.client.get("/gallery/audit").json()["id"] == "audit"
+    assert live.client.get("/audit").json() == {"entries": []}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("before=", "before"),
+        ("before=nobody", "before"),
+        ("by=me", "by"),
+    ],
+)
+def test_bad_parameters_of_the_audit_log_are_refused(shared: Live, query: str, field: str) -> None:
+    check_problem(shared.client.get(f"/audit?{query}"), 400, "malformed", field=field)
+
+
+def test_entries_of_the_audit_log_cannot_be_changed(shared: Live) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        check_problem(shared.client.request(method, "/audit"), 405, "method-not-allowed")

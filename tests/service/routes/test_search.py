@@ -83,12 +83,12 @@ def test_fewer_clips_of_the_query_are_computed(filled: Live) -> None:
     assert search(filled, frames=encoded)["results"] != wanted
 
 
-def test_fewer_clips_go_with_footage_only(filled: Live) -> None:
+def test_max_clips_without_footage_is_refused(filled: Live) -> None:
     embedding = embedding_of(filled, "1-a")
     for query in ({"id": "1-a"}, {"embedding": embedding}):
         answer = filled.client.post("/search", json=query | {"max_clips": 2})
         document = check_problem(answer, 400, "malformed", field="max_clips")
-        assert document["errors"][0]["reason"] == "goes with frames or a video only"
+        assert document["errors"][0]["reason"] == "is allowed only together with frames or a video"
 
 
 def test_an_id_finds_others_but_not_itself(filled: Live) -> None:

@@ -1,22 +1,20 @@
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from model.bundle import Bundle
 from service.http.problems import Problem
-from service.http.query_vector import check_embedding
+from service.http.tracklet_request import check_embedding
 
 
 @pytest.fixture
-def loaded(bundle: Path) -> Any:
-    return SimpleNamespace(bundle=Bundle.load(bundle))
+def loaded(bundle: Path) -> Bundle:
+    return Bundle.load(bundle)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-320, 1e-160, 1e160, 1e308])
-def test_any_length_becomes_unit_length(loaded: Any, scale: float) -> None:
+def test_any_length_becomes_unit_length(loaded: Bundle, scale: float) -> None:
     values = np.random.default_rng(1).uniform(-1, 1, 32)
     values[0] = 1
     unit = check_embedding((values * scale).tolist(), None, loaded)
@@ -26,14 +24,14 @@ def test_any_length_becomes_unit_length(loaded: Any, scale: float) -> None:
 
 
 @pytest.mark.parametrize("values", [[1.0] * 31, [1.0] * 33, [0.0] * 32, [float("nan")] * 32, [float("inf")] * 32])
-def test_what_has_no_direction_in_this_space_is_refused(loaded: Any, values: list[float]) -> None:
+def test_what_has_no_direction_in_this_space_is_refused(loaded: Bundle, values: list[float]) -> None:
     with pytest.raises(Problem) as problem:
         check_embedding(values, None, loaded)
     assert (problem.value.status, problem.value.errors[0].field) == (400, "embedding")
 
 
-def test_the_space_is_compared_first(loaded: Any) -> None:
+def test_the_space_is_compared_first(loaded: Bundle) -> None:
     with pytest.raises(Problem) as problem:
         check_embedding([1.0], "0" * 16, loaded)
     assert problem.value.status == 409
-    assert check_embedding([1.0] * 32, loaded.bundle.embedding_space, loaded).shape == (32,)
+    assert check_embedding([1.0] * 32, loaded.embedding_space, loaded).shape == (32,)
