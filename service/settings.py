@@ -21,8 +21,8 @@ SERVE_OPTIONS: Final = ("bundle", "data_dir", "host", "port", "device", "engine"
 """The settings that are also options of `not3d serve`.
 
 The command is made from the fields: the option of `data_dir` is `--data-dir`, its variable `variable_name("data_dir")`,
-its help text the field's `description`; type, limits and default are the field's too. A field whose default is `None`
-or a path in the package says its default in the description.
+its help text the field's `description`; type, limits and default are the field's too. If the default is `None`, the
+description says what that means.
 """
 
 JSON_WEIGHT: Final = 2
@@ -40,9 +40,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    bundle: Annotated[Path, Field(description="Folder of the model bundle. Default: the bundle in the package")] = (
-        BUNDLED
-    )
+    bundle: Annotated[Path, Field(description="Folder of the model bundle")] = BUNDLED
     data_dir: Annotated[Path, Field(description="Folder of the gallery; created if it is missing")] = Path("data")
     gallery: Annotated[
         str,

@@ -16,8 +16,6 @@ from not3d.commands import results
 if TYPE_CHECKING:
     from service.settings import Settings
 
-OPTIONS = ("bundle", "data_dir", "host", "port", "device", "engine", "threads", "log_level")
-"""The settings that are options as well."""
 _TYPES: dict[str, type] = {"integer": int, "string": str, "path": Path}
 
 
@@ -43,7 +41,8 @@ On SIGTERM the service first finishes the requests that it has accepted.
 
 
 def _make_command(settings: "type[Settings]") -> Any:
-    """Return the function behind the command, with an option for each setting of `OPTIONS`."""
+    """Return the function behind the command, with an option for each setting of `SERVE_OPTIONS`."""
+    from service.settings import SERVE_OPTIONS
 
     def run(**given: Any) -> None:
         if given.pop("list_settings"):
@@ -55,7 +54,7 @@ def _make_command(settings: "type[Settings]") -> Any:
         server.serve(chosen)
 
     schema = settings.model_json_schema()["properties"]
-    run.__annotations__ = {name: _option(name, schema[name]) for name in OPTIONS}
+    run.__annotations__ = {name: _option(name, schema[name]) for name in SERVE_OPTIONS}
     listed = typer.Option("--settings", help="List every setting with its environment variable, and exit.")
     run.__annotations__["list_settings"] = Annotated[bool, listed]
     parameters = [
@@ -76,10 +75,9 @@ def _option(name: str, schema: dict[str, Any]) -> Any:
         value = _TYPES[kind.get("format", kind["type"])]
     default = "the bundle in the package" if name == "bundle" else schema.get("default")
     shown = "" if default is None else f" [dim]Default: {default}[/]"
-    text = schema["description"]
     option = typer.Option(
         envvar=f"NOT3D_{name.upper()}",
-        help=f"{text[0].upper()}{text[1:]}.{shown}",
+        help=f"{schema['description']}.{shown}",
         min=kind.get("minimum"),
         max=kind.get("maximum"),
     )

@@ -15,6 +15,8 @@ from starlette.responses import JSONResponse, Response
 from service.embedding.footage import FootageError
 from service.gallery.records import DiskFull, DuplicateId, GalleryError, GalleryUnavailable, InvalidArgument
 
+log = logging.getLogger("not3d.service")
+
 GALLERY_RETRY_SECONDS: Final = 2
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_FAULTS: Final = 2000
@@ -30,8 +32,6 @@ _REASONS: Final[dict[str, str]] = {
     "model_type": "should be an object",
 }
 """Pydantic's kinds of error that it tells in terms of Python or of itself."""
-log = logging.getLogger("not3d.service")
-
 _PYTHON: Final = re.compile("^Value error, |^(List|Tuple|Dictionary) (?=should)| after validation")
 
 KINDS: Final[dict[str, tuple[int, str]]] = {
