@@ -1,11 +1,11 @@
-"""``not3d gallery``: backups, archives and the audit log of a gallery; reads its files beside a running service."""
+"""`not3d gallery`: snapshots, checks, Parquet and the audit log of a gallery, also while a service uses it."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -13,9 +13,17 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from not3d.commands import Failure, Interrupted, load, messages, results, show_progress
+from model.errors import extra
+from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results, show_progress
 
-app = typer.Typer(help="The gallery's files: back up, restore, check, move.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+    from service.gallery import Gallery, OnConflict, Record
+    from service.gallery.archive.verify import VerificationReport
+    from service.gallery.embedded.database import Stamp
+    from service.settings import Settings
+
+app = typer.Typer(help="Work on the gallery's files: back up, restore, check, move.", no_args_is_help=True)
 
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="NOT3D_DATA_DIR", metavar="DIR", help="Folder of the gallery.")
@@ -26,7 +34,7 @@ Address = Annotated[
         "--gallery",
         envvar="NOT3D_GALLERY",
         metavar="ADDRESS",
-        help="[bold]embedded[/] is the one in --data-dir, [bold]milvus://HOST:PORT[/] that of a Milvus server.",
+        help="[bold]embedded[/] is the gallery in --data-dir, [bold]milvus://HOST:PORT[/] the one on a Milvus server.",
     ),
 ]
 ModelBundle = Annotated[
@@ -34,45 +42,34 @@ ModelBundle = Annotated[
     typer.Option(
         "--bundle",
         envvar="NOT3D_BUNDLE",
-        help="For Milvus: the model whose vectors are meant. [dim]Default: the one in the package.[/]",
+        help="For Milvus: the model of the vectors. [dim]Default: the model in the package.[/]",
     ),
 ]
 DEFAULT_DATA_DIR = Path("data")
 EMBEDDED = "embedded"
 
 
-@contextmanager
-def gallery_module(name: str) -> Iterator[Any]:
-    """A module of `service.gallery`, whose refusals end the command with their sentence."""
-    module = load(f"service.gallery.{name}", "cpu")
-    records = load("service.gallery.records", "cpu")
-    try:
-        yield module
-    except records.GalleryError as error:
-        raise Failure(str(error)) from error
-
-
 @app.command()
 def snapshot(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder; its name appears once all is on disk.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder. Its name appears when all is on disk.")],
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Copy the gallery as it is now, while the service goes on.
+    """Copy the gallery while the service runs.
 
-    The copy has everything that was acknowledged before, and nothing of what
-    was erased before. It takes the space of the database, and some time: see
-    docs/gallery.md. Vectors in it are personal data like those in the gallery.
+    The copy has every change that was acknowledged before, and no data of
+    records that were erased before. It needs as much space as the database;
+    docs/gallery.md says how long it takes. Vectors are personal data, in a
+    copy too.
 
     Example: [bold]not3d gallery snapshot --data-dir data backups/monday[/]
     """
-    with gallery_module("archive.snapshot") as snapshots, messages.status(f"Copying {escape(str(data_dir))}"):
-        manifest = snapshots.take_snapshot(data_dir, out)
-    results.print(
-        f"{out}: {manifest.records:,} records of space {manifest.embedding_space}, {manifest.size / 1e6:,.1f} MB",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+    with extra("cpu"):
+        from service.gallery.archive.snapshot import take_snapshot
+    with messages.status(f"Copying {escape(str(data_dir))}"):
+        manifest = take_snapshot(data_dir, out)
+    print_result(
+        f"{out}: {manifest.records:,} records of space {manifest.embedding_space}, {manifest.size / 1e6:,.1f} MB"
     )
 
 
@@ -87,128 +84,123 @@ def restore(
             "--erase-again",
             metavar="AUDIT",
             exists=True,
-            help="An audit log that goes on after the snapshot: a data directory, or a file of "
+            help="An audit log that is newer than the snapshot: a data directory, or a file of "
             "[bold]not3d gallery audit --json[/].",
         ),
     ] = None,
 ) -> None:
-    """Put a snapshot into a new data directory, for the service to start on.
+    """Copy a snapshot into a new data directory, on which the service can start.
 
-    Every file is checked first, and a directory that holds something is left
-    alone. What was erased after the snapshot was taken is there again, unless
-    [cyan]--erase-again[/] says what it was: then every deletion and erasure
-    of that audit log that the snapshot does not know of is made once more,
-    before the directory holds a gallery that a service could start on.
+    Every file is checked first. A directory that is not empty is refused.
+    The snapshot still has the records that were erased after it was taken.
+    [cyan]--erase-again[/] names an audit log, and every deletion and erasure in
+    it that the snapshot does not have is repeated, before a service can start
+    on the directory.
 
     Example: [bold]not3d gallery restore backups/monday --data-dir data-new[/]
     """
-    with gallery_module("archive.replay_erasures") as replay_erasures:
-        entries = [] if log is None else replay_erasures.read_log(log)
+    with extra("cpu"):
+        from service.gallery.archive import replay_erasures, snapshot
+    entries = [] if log is None else replay_erasures.read_audit_log(log)
     erased = 0
 
-    def erase(folder: Path, stamp: Any) -> None:
+    def erase(folder: Path, stamp: "Stamp") -> None:
         nonlocal erased
         if log is not None:
-            with _opened(folder, stamp) as gallery:
-                erased = replay_erasures.erase_again(gallery, entries)
+            with _embedded(folder, stamp) as gallery:
+                erased = replay_erasures.replay_erasures(gallery, entries)
 
-    with gallery_module("archive.snapshot") as snapshots, messages.status(f"Restoring {escape(str(source))}"):
-        manifest = snapshots.restore(source, data_dir, erase)
-    results.print(
-        f"{data_dir}: {manifest.records:,} records of space {manifest.embedding_space} (model {manifest.model_name})",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+    with messages.status(f"Restoring {escape(str(source))}"):
+        manifest = snapshot.restore(source, data_dir, erase)
+    print_result(
+        f"{data_dir}: {manifest.records:,} records of space {manifest.embedding_space} (model {manifest.model_name})"
     )
-    since = f"It is the gallery of {_moment(manifest.created)}: what was enrolled since is missing, and"
+    age = f"This is the gallery of {_format_time(manifest.created)}. Records enrolled after that are missing."
     if log is None:
-        remark = f"{since} [yellow]what was erased since is there again[/]. Erase that anew before the service answers."
-        messages.print(remark, highlight=False, soft_wrap=True)
-        return
-    messages.print(f"{since} of what was erased since, {erased:,} records were there again and are erased again.")
+        messages.print(
+            f"{age} [yellow]Records erased after that are in it again[/]: erase them before the service answers.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        print_message(f"{age} {erased:,} records that were erased after that are erased again.")
 
 
 @app.command()
 def compact(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Write the database anew, without what removed records leave behind.
+    """Write the database again, without the space and data of removed records.
 
-    Gives back the space of what was removed. Vectors of removed records are
-    overwritten within a minute without this; pieces of their metadata and
-    thumbnails may stay in unused parts of the file until then. The service has
-    to be stopped first, and meanwhile it takes the space of the copy.
+    Vectors of removed records are overwritten within a minute without this
+    command. Parts of their metadata and thumbnails may stay in unused parts of
+    the file until it runs. Stop the service first. The command needs the space
+    of a copy.
 
     Example: [bold]not3d gallery compact --data-dir data[/]
     """
-    with gallery_module("archive.compact") as module, messages.status(f"Compacting {escape(str(data_dir))}"):
-        before, after = module.compact(data_dir)
-    results.print(
-        f"{data_dir}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    with extra("cpu"):
+        from service.gallery.archive import compact
+    with messages.status(f"Compacting {escape(str(data_dir))}"):
+        before, after = compact.compact(data_dir)
+    print_result(f"{data_dir}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
 
 
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data directory, in use or not, or a snapshot.")],
 ) -> None:
-    """Check that a gallery or a snapshot is whole: every page, row, vector and digest.
+    """Check every page, row, vector and digest of a gallery or a snapshot.
 
-    Reads all of it and changes nothing. Ends with status 1 where data are
-    damaged; a saved index that cannot be used is only a remark, since it is
-    made anew from the records.
+    Reads all files and changes none. Ends with status 1 if data are damaged.
+    A saved index that cannot be used is only a remark, because the service
+    rebuilds it from the records.
 
     Example: [bold]not3d gallery verify backups/monday[/]
     """
-    with gallery_module("archive.verify") as module, messages.status(f"Reading {escape(str(folder))}"):
-        report = module.verify(folder)
-    results.print(_table(folder, report))
+    with extra("cpu"):
+        from service.gallery.archive import verify
+    with messages.status(f"Reading {escape(str(folder))}"):
+        report = verify.verify(folder)
+    results.print(_report_table(folder, report))
     for remark in report.remarks:
         results.print(f"  [yellow]remark[/] {escape(remark)}", highlight=False, soft_wrap=True)
     for problem in report.problems:
         results.print(f"  [red]problem[/] {escape(problem)}", highlight=False, soft_wrap=True)
-    if not report.whole:
+    if not report.is_intact:
         advice = (
             "use another snapshot"
             if report.manifest
             else "stop the service, keep the folder, and restore a snapshot into a new one (not3d gallery restore); "
-            "what was enrolled since then has to be enrolled again"
+            "then enrol again what was enrolled after the snapshot"
         )
         raise Failure(f"{folder} is damaged: {advice}")
-    messages.print("It is whole.")
+    print_message("No damage found.")
 
 
 @app.command("export")
 def export_records(
-    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The new file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="A new file.")],
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     gallery: Address = EMBEDDED,
     bundle: ModelBundle = None,
 ) -> None:
-    """Write all records as Parquet, while the service goes on.
+    """Write all records to a Parquet file while the service runs.
 
-    One row per record with its vector, times, camera, metadata as JSON, and
-    thumbnail; what has expired is left out. pandas, polars, DuckDB and
-    [bold]import[/] read it. Needs the extra [cyan]parquet[/].
+    One row for each record, with its vector, times, camera, metadata as JSON,
+    and thumbnail. Expired records are left out. pandas, polars, DuckDB and
+    [bold]import[/] read the file. Needs the extra [cyan]parquet[/].
 
     Example: [bold]not3d gallery export --data-dir data monday.parquet[/]
     """
-    with (
-        _parquet() as parquet,
-        _records(parquet, data_dir, gallery, bundle) as (pieces, stamp, total),
-        show_progress() as progress,
-    ):
+    with extra("parquet"):
+        import pyarrow  # noqa: F401
+    with extra("cpu"):
+        from service.gallery.archive import parquet
+    with _records(data_dir, gallery, bundle) as (batches, stamp, total), show_progress() as progress:
         task = progress.add_task("Exporting", total=total)
-        records = parquet.export_records(pieces, stamp, out, lambda done: progress.update(task, completed=done))
+        count = parquet.export_records(batches, stamp, out, lambda done: progress.update(task, completed=done))
     size = out.stat().st_size / 1e6
-    results.print(
-        f"{out}: {records:,} records of space {stamp.embedding_space}, {size:,.1f} MB",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    print_result(f"{out}: {count:,} records of space {stamp.embedding_space}, {size:,.1f} MB")
 
 
 @app.command("import")
@@ -217,46 +209,48 @@ def import_records(
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     skip: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave ids that are enrolled as they are; goes on after a break.")
+        bool,
+        typer.Option(
+            "--skip-existing", help="Keep the records of ids that exist. Also continues an interrupted import."
+        ),
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace ids that are enrolled.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the records of ids that exist.")] = False,
     gallery: Address = EMBEDDED,
     bundle: ModelBundle = None,
 ) -> None:
-    """Enrol the records of a Parquet file; makes the gallery where there is none.
+    """Enrol the records of a Parquet file; creates the gallery if there is none.
 
-    Nothing is changed where one of the ids is enrolled already, unless
-    [cyan]--skip-existing[/] or [cyan]--replace[/] says what to do with it. Vectors
-    of another embedding space are refused. A service on this data directory
-    has to be stopped first; one on Milvus goes on. Needs the extra [cyan]parquet[/].
+    If one of the ids exists, nothing is enrolled, unless [cyan]--skip-existing[/]
+    or [cyan]--replace[/] is given. Vectors of another embedding space are refused.
+    Stop the service on this data directory first; a service on Milvus can run.
+    Needs the extra [cyan]parquet[/].
 
     Example: [bold]not3d gallery import monday.parquet --data-dir data-new[/]
     """
     if skip and replace:
-        raise typer.BadParameter("--skip-existing and --replace exclude each other")
-    on_conflict = "skip" if skip else "replace" if replace else "error"
-    with _parquet() as parquet:
-        archive = parquet.Archive(source)
-        with (
-            (
-                _opened(data_dir, archive.stamp)
-                if gallery == EMBEDDED
-                else _on_server(*_settings_and_model(gallery, bundle))
-            ) as target,
-            show_progress() as progress,
-        ):
-            task = progress.add_task("Importing", total=archive.records)
-            try:
-                outcome = parquet.import_records(
-                    archive, target, on_conflict, lambda done: progress.update(task, completed=done)
-                )
-            except KeyboardInterrupt:
-                again = "with --skip-existing it goes on where it was" if on_conflict != "replace" else "run it again"
-                raise Interrupted(f"what was enrolled stays; {again}") from None
-    counts = [f"{outcome.enrolled:,} enrolled"]
-    for count, word in ((outcome.replaced, "replaced"), (outcome.skipped, "skipped"), (outcome.expired, "expired")):
-        counts += [f"{count:,} {word}"] if count else []
-    results.print(", ".join(counts), highlight=False, markup=False, soft_wrap=True)
+        raise typer.BadParameter("give --skip-existing or --replace, not both")
+    with extra("parquet"):
+        import pyarrow  # noqa: F401
+    with extra("cpu"):
+        from service.gallery.archive import parquet
+    on_conflict: OnConflict = "skip" if skip else "replace" if replace else "error"
+    file = parquet.RecordFile(source)
+    opened = (
+        _embedded(data_dir, file.stamp) if gallery == EMBEDDED else _on_server(*_settings_and_model(gallery, bundle))
+    )
+    with opened as target, show_progress() as progress:
+        task = progress.add_task("Importing", total=file.records)
+        try:
+            counts = parquet.import_records(
+                file, target, on_conflict, lambda done: progress.update(task, completed=done)
+            )
+        except KeyboardInterrupt:
+            advice = "run the command again" if replace else "continue with --skip-existing"
+            raise Interrupted(f"the records enrolled so far stay; {advice}") from None
+    parts = [f"{counts.enrolled:,} enrolled"]
+    for count, word in ((counts.replaced, "replaced"), (counts.skipped, "skipped"), (counts.expired, "expired")):
+        parts += [f"{count:,} {word}"] if count else []
+    print_result(", ".join(parts))
 
 
 @app.command()
@@ -268,89 +262,90 @@ def audit(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each entry, newest first.")] = False,
 ) -> None:
-    """Show who removed what in a data directory: deletions, erasures and what expired.
+    """Show the removals of a data directory: deletions, erasures, expired records.
 
-    Entries have the time, the fingerprint of the API key, the condition and
-    how many records went, and are never changed. Keep a copy elsewhere
-    ([cyan]--json[/]): [bold]restore --erase-again[/] takes it.
+    An entry has the time, the fingerprint of the API key, the condition and
+    the number of records. Entries are never changed. Keep a copy elsewhere
+    ([cyan]--json[/]): [bold]restore --erase-again[/] reads it.
 
     Example: [bold]not3d gallery audit --data-dir data --json > audit.jsonl[/]
     """
-    with gallery_module("archive.replay_erasures") as replay_erasures:
-        entries = replay_erasures.read_log(data_dir)[: limit or (None if as_json else 20)]
+    with extra("cpu"):
+        from service.gallery.archive.replay_erasures import read_audit_log, to_json
+    entries = read_audit_log(data_dir)[: limit or (None if as_json else 20)]
     if as_json:
         for entry in entries:
-            results.print(replay_erasures.dump(entry), highlight=False, markup=False, soft_wrap=True)
+            print_result(to_json(entry))
         return
     table = Table("time", "action", "by", "records", "condition", "receipt", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in entries:
         condition = json.dumps(entry.filter, ensure_ascii=False)
-        words = (_moment(entry.time), entry.action, entry.by, f"{entry.erased:,}", condition, entry.receipt)
-        table.add_row(*map(escape, words))
+        cells = (_format_time(entry.time), entry.action, entry.by, f"{entry.erased:,}", condition, entry.receipt)
+        table.add_row(*map(escape, cells))
     results.print(table)
 
 
 @contextmanager
-def _parquet() -> Iterator[Any]:
-    load("pyarrow", "parquet")
-    with gallery_module("archive.parquet") as module:
-        yield module
+def _records(
+    data_dir: Path, address: str, bundle: Path | None
+) -> "Iterator[tuple[Iterator[list[Record]], Stamp, int]]":
+    """Open a gallery and give its records in batches, their embedding space, and about how many there are."""
+    from service.gallery.archive.parquet import records_of_files, records_of_gallery
+    from service.gallery.archive.read_only import open_read_only
+    from service.gallery.embedded.database import Stamp
 
-
-@contextmanager
-def _records(parquet: Any, data_dir: Path, address: str, bundle: Path | None) -> Iterator[tuple[Any, Any, int]]:
-    """The records of a gallery in pieces, what they have in common, and about how many they are."""
-    if address != EMBEDDED:
-        settings, model = _settings_and_model(address, bundle)
-        with gallery_module("embedded.database") as database, _on_server(settings, model) as gallery:
-            stamp = database.Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
-            yield parquet.gallery_records(gallery), stamp, gallery.count()
+    if address == EMBEDDED:
+        with open_read_only(data_dir) as files:
+            total = files.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
+            yield records_of_files(files), files.stamp, total
         return
-    with gallery_module("archive.read_only") as module, module.open_stored(data_dir) as stored:
-        total = stored.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
-        yield parquet.stored_records(stored), stored.stamp, total
+    settings, model = _settings_and_model(address, bundle)
+    with _on_server(settings, model) as gallery:
+        stamp = Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
+        yield records_of_gallery(gallery), stamp, gallery.count()
 
 
 @contextmanager
-def _opened(data_dir: Path, stamp: Any) -> Iterator[Any]:
-    """The gallery of a stopped service, to write into; made where there is none."""
-    with gallery_module("embedded.gallery") as embedded:
-        gallery = embedded.EmbeddedGallery.open(
-            data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
-        )
-        try:
-            yield gallery
-        finally:
-            gallery.close()
+def _embedded(data_dir: Path, stamp: "Stamp") -> "Iterator[Gallery]":
+    """Open the gallery of a stopped service for writing, or create it."""
+    from service.gallery.embedded.gallery import EmbeddedGallery
 
-
-@contextmanager
-def _on_server(settings: Any, model: Any) -> Iterator[Any]:
-    """The gallery of a model's embedding space on a Milvus server."""
-    with gallery_module("opening") as opening:
-        gallery = opening.open_gallery(settings, model)
-        try:
-            yield gallery
-        finally:
-            gallery.close()
-
-
-def _settings_and_model(address: str, bundle: Path | None) -> tuple[Any, Any]:
-    bundles = load("model.bundle", "cpu")
-    given = {"gallery": address} | ({"bundle": bundle} if bundle else {})
+    gallery = EmbeddedGallery.open(
+        data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
+    )
     try:
-        settings = load("service.settings", "cpu").Settings(**given)
-        return settings, bundles.Bundle.load(settings.bundle)
+        yield gallery
+    finally:
+        gallery.close()
+
+
+@contextmanager
+def _on_server(settings: "Settings", model: "Bundle") -> "Iterator[Gallery]":
+    """Open the gallery of a model's embedding space on a Milvus server."""
+    from service.gallery import opening
+
+    gallery = opening.open_gallery(settings, model)
+    try:
+        yield gallery
+    finally:
+        gallery.close()
+
+
+def _settings_and_model(address: str, bundle: Path | None) -> "tuple[Settings, Bundle]":
+    from model.bundle import Bundle
+    from service.settings import Settings
+
+    try:
+        settings = Settings(gallery=address, bundle=bundle) if bundle else Settings(gallery=address)
     except ValidationError as error:
         raise Failure(f"--gallery: {error.errors(include_url=False)[0]['msg']}") from error
-    except bundles.BundleError as error:
-        raise Failure(str(error)) from error
+    return settings, Bundle.load(settings.bundle)
 
 
-def _table(folder: Path, report: Any) -> Table:
+def _report_table(folder: Path, report: "VerificationReport") -> Table:
     table = Table(str(folder), "snapshot" if report.manifest else "gallery", box=box.SIMPLE_HEAD, pad_edge=False)
     if report.manifest:
-        table.add_row("taken", _moment(report.manifest.created))
+        table.add_row("taken", _format_time(report.manifest.created))
     if report.stamp:
         table.add_row("embedding space", report.stamp.embedding_space)
         table.add_row("dimension", str(report.stamp.dimension))
@@ -360,5 +355,5 @@ def _table(folder: Path, report: Any) -> Table:
     return table
 
 
-def _moment(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,1 +1,1 @@
-"""Work on the files of a gallery: snapshot, verify, compact, replay of erasures, Parquet."""
+"""Work on the files of the embedded gallery: snapshot, verify, compact, replay of erasures, Parquet."""

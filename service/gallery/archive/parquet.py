@@ -1,7 +1,7 @@
-"""Records as a Parquet file, for moving them between galleries and for analysis elsewhere.
+"""Export records to a Parquet file and import them, to move them between galleries or analyse them elsewhere.
 
-One row per record, all of one embedding space, which the file names in its metadata under keys that begin with
-`not3d.`. The only module that knows pyarrow, which comes with the extra `parquet`.
+A file has one row for each record, all of one embedding space. Its metadata name the space under keys that begin with
+`not3d.`. Only this module uses pyarrow, from the extra `parquet`.
 """
 
 import json
@@ -17,7 +17,7 @@ import pyarrow as untyped_pyarrow
 import pyarrow.parquet as untyped_parquet
 
 from service.gallery import clock
-from service.gallery.archive.read_only import Stored
+from service.gallery.archive.read_only import GalleryFiles
 from service.gallery.embedded import rows
 from service.gallery.embedded.database import Stamp, owner_only, sync_directory, translate
 from service.gallery.protocol import Gallery
@@ -29,17 +29,17 @@ pq: Any = untyped_parquet
 
 FORMAT = "1"
 _PREFIX = "not3d."
-_BYTES_OF_A_GROUP = 32 * 2**20
-_ROWS_OF_A_CHANGE = 1000
-_QUESTIONS = 8
+_ROW_GROUP_BYTES = 32 * 2**20
+_ROWS_PER_STEP = 1000
+_THREADS = 8
 
-Report = Callable[[int], object]
-"""Is told how many rows are done, again and again."""
+Progress = Callable[[int], object]
+"""Called many times with the number of rows that are done."""
 
 
 @dataclass(slots=True)
-class Imported:
-    """What became of a file's rows; `enrolled` are new ids."""
+class ImportCounts:
+    """How many rows of a file were enrolled under a new id, replaced a record, were skipped, or had expired."""
 
     enrolled: int = 0
     replaced: int = 0
@@ -47,65 +47,75 @@ class Imported:
     expired: int = 0
 
 
-def stored_records(stored: Stored) -> Iterator[list[Record]]:
-    """All records of a gallery's files as they are at one moment, with thumbnails, in pieces, oldest first."""
-    connection = stored.connection
+def records_of_files(files: GalleryFiles) -> Iterator[list[Record]]:
+    """Yield all records of one state of a gallery's files with their thumbnails, in batches, oldest first."""
+    connection = files.connection
     connection.execute("BEGIN")
     numbers = rows.numbers_where(connection, Filter(), clock.now()).tolist()
-    size = _rows_of_a_group(stored.stamp.dimension)
+    size = _rows_per_group(files.stamp.dimension)
     for start in range(0, len(numbers), size):
-        piece = numbers[start : start + size]
+        batch = numbers[start : start + size]
         found = connection.execute(
             "SELECT number, jpeg FROM thumbnails WHERE number IN (SELECT value FROM json_each(?))",
-            (json.dumps(piece),),
+            (json.dumps(batch),),
         )
         thumbnails = dict(found)
-        records = rows.by_number(connection, piece)
-        yield [replace(record, thumbnail=thumbnails.get(number)) for number, record in zip(piece, records, strict=True)]
+        records = rows.by_number(connection, batch)
+        yield [replace(record, thumbnail=thumbnails.get(number)) for number, record in zip(batch, records, strict=True)]
     connection.execute("COMMIT")
 
 
-def gallery_records(gallery: Gallery) -> Iterator[list[Record]]:
-    """All records of any gallery, with thumbnails, in pieces, by ids; what is enrolled meanwhile may be missing."""
-    cursor, size = None, min(_rows_of_a_group(gallery.dimension), 1000)
+def records_of_gallery(gallery: Gallery) -> Iterator[list[Record]]:
+    """Yield all records of a gallery with their thumbnails, in batches, ordered by id.
+
+    Records that are enrolled meanwhile may be missing.
+    """
+    cursor, size = None, min(_rows_per_group(gallery.dimension), 1000)
     while True:
         page = gallery.list(limit=size, cursor=cursor)
-        with ThreadPoolExecutor(_QUESTIONS) as pool:
-            pictured = [record.id for record in page.items if record.has_thumbnail]
-            thumbnails = dict(zip(pictured, pool.map(gallery.thumbnail, pictured), strict=True))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            ids = [record.id for record in page.items if record.has_thumbnail]
+            thumbnails = dict(zip(ids, pool.map(gallery.thumbnail, ids), strict=True))
         yield [replace(record, thumbnail=thumbnails.get(record.id)) for record in page.items]
         cursor = page.next_cursor
         if cursor is None:
             return
 
 
-def export_records(pieces: Iterator[list[Record]], stamp: Stamp, out: Path, report: Report = lambda _rows: None) -> int:
-    """Write records to the new file `out`; how many. One row group per piece.
+def export_records(
+    batches: Iterator[list[Record]], stamp: Stamp, out: Path, on_progress: Progress = lambda _rows: None
+) -> int:
+    """Write records to the new file `out`, one row group for each batch. The name appears when all is on disk.
 
-    The name appears once all is on disk. Raises `GalleryError` where it exists or cannot be written, `DiskFull`.
+    Returns:
+        How many records were written.
+
+    Raises:
+        GalleryError: the file exists or cannot be written.
+        DiskFull: there is no space for the file.
     """
     if out.exists():
-        raise GalleryError(f"{out} exists: an export is written to a new file")
+        raise GalleryError(f"{out} exists: name a new file for the export")
     part = out.with_name(f"{out.name}.part")
     schema, count = _schema(stamp), 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(part, "xb", opener=owner_only) as file:
-                # Vectors do not become smaller by compression; what lies beside them does.
-                packed = {name: "none" if name == "embedding.list.element" else "zstd" for name in _paths(schema)}
-                with pq.ParquetWriter(file, schema, compression=packed) as writer:
-                    for records in pieces:
+                # Compression makes the other columns smaller, but not the vectors.
+                compression = {name: "none" if name == "embedding.list.element" else "zstd" for name in _paths(schema)}
+                with pq.ParquetWriter(file, schema, compression=compression) as writer:
+                    for records in batches:
                         writer.write_table(_to_table(records, schema, stamp.dimension))
                         count += len(records)
-                        report(count)
+                        on_progress(count)
                 file.flush()
                 os.fsync(file.fileno())
             part.rename(out)
             sync_directory(out.parent)
         except FileExistsError as error:
             raise GalleryError(
-                f"{part} is being written by another export, or left of one that was broken off: remove it then"
+                f"{part} exists: another export is writing it, or was interrupted. If none is running, remove it"
             ) from error
         except BaseException:
             part.unlink(missing_ok=True)
@@ -115,10 +125,11 @@ def export_records(pieces: Iterator[list[Record]], stamp: Stamp, out: Path, repo
     return count
 
 
-class Archive:
-    """A Parquet file of records, read piece by piece.
+class RecordFile:
+    """A Parquet file of records, read in batches.
 
-    Raises `GalleryError` where it is another kind of file or lacks a column.
+    Raises:
+        GalleryError: the file is of another kind, or a column is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,30 +137,30 @@ class Archive:
         try:
             self._file = pq.ParquetFile(path)
         except FileNotFoundError as error:
-            raise GalleryError(f"there is no file {path}") from error
+            raise GalleryError(f"{path} does not exist") from error
         except (OSError, pa.ArrowException) as error:
-            raise GalleryError(f"{path} is no Parquet file, or damaged: {error}") from error
+            raise GalleryError(f"{path} is not a Parquet file, or is damaged: {error}") from error
         self.stamp = self._read_stamp()
         self._schema = _schema(self.stamp)
         missing = set(self._schema.names) - set(self._file.schema_arrow.names)
         if missing:
-            raise GalleryError(f"{path} lacks the column {min(missing)}")
+            raise GalleryError(f"{path} has no column {min(missing)}")
         for name in ("start_time", "end_time", "expires_at", "created_at"):
             if getattr(self._file.schema_arrow.field(name).type, "tz", None) is None:
-                raise GalleryError(f"{path} has times without a time zone in the column {name}")
+                raise GalleryError(f"{path} has times without a time zone in column {name}")
 
     @property
     def records(self) -> int:
-        """How many rows there are."""
+        """How many rows the file has."""
         return int(self._file.metadata.num_rows)
 
     def ids(self) -> Iterator[list[str]]:
-        """The ids alone, in pieces."""
+        """Yield only the ids, in batches."""
         for batch in self._read(["id"]):
             yield batch.column("id").to_pylist()
 
-    def pieces(self) -> Iterator[list[Record]]:
-        """The records in the file's order, with thumbnails. Raises `GalleryError` for a row that is no record."""
+    def batches(self) -> Iterator[list[Record]]:
+        """Yield the records in the order of the file, with thumbnails. Raises `GalleryError` for an invalid row."""
         done = 0
         for batch in self._read(self._schema.names):
             yield self._to_records(batch, done)
@@ -158,33 +169,33 @@ class Archive:
     def _read(self, names: list[str]) -> Iterator[Any]:
         schema = pa.schema([self._schema.field(name) for name in names])
         try:
-            for batch in self._file.iter_batches(_ROWS_OF_A_CHANGE, columns=names):
-                # In our types, whatever another program has made of them: text and times come in several.
+            for batch in self._file.iter_batches(_ROWS_PER_STEP, columns=names):
+                # Other programs may write other types of text and times: convert them.
                 yield pa.Table.from_batches([batch]).select(names).cast(schema).combine_chunks()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise GalleryError(f"{self._path} cannot be read: {error}") from error
 
     def _read_stamp(self) -> Stamp:
         found = {key.decode(): value.decode() for key, value in (self._file.schema_arrow.metadata or {}).items()}
-        kept = {key.removeprefix(_PREFIX): value for key, value in found.items() if key.startswith(_PREFIX)}
-        if "format" not in kept:
+        facts = {key.removeprefix(_PREFIX): value for key, value in found.items() if key.startswith(_PREFIX)}
+        if "format" not in facts:
             raise GalleryError(
-                f"{self._path} does not say of which embedding space it is, in the file's metadata under "
-                f"{_PREFIX}embedding_space: vectors of different models must not meet"
+                f"{self._path} does not name its embedding space ({_PREFIX}embedding_space in the file's metadata): "
+                "vectors of different models cannot be compared"
             )
-        if kept["format"] != FORMAT:
+        if facts["format"] != FORMAT:
             raise GalleryError(
-                f"{self._path} is of format {kept['format']}, and this program reads {FORMAT}: use the version that "
-                "wrote it"
+                f"{self._path} has format {facts['format']}, but this program reads {FORMAT}: use the version of the "
+                "program that wrote it"
             )
         try:
-            return Stamp(kept["embedding_space"], int(kept["dimension"]), kept["model"])
+            return Stamp(facts["embedding_space"], int(facts["dimension"]), facts["model"])
         except (KeyError, ValueError) as error:
-            raise GalleryError(f"{self._path} lacks {_PREFIX}{error} in its metadata") from error
+            raise GalleryError(f"{self._path} has no valid {_PREFIX}{error} in its metadata") from error
 
     def _to_records(self, table: Any, before: int) -> list[Record]:
         lists = table.column("embedding").combine_chunks()
-        if isinstance(lists, pa.ChunkedArray):  # of no rows
+        if isinstance(lists, pa.ChunkedArray):  # a table without rows
             lists = lists.chunk(0) if lists.num_chunks else pa.array([], lists.type)
         vectors = np.asarray(lists.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(
             -1, self.stamp.dimension
@@ -195,7 +206,7 @@ class Archive:
             try:
                 metadata = json.loads(row.pop("metadata"))
             except (TypeError, ValueError, RecursionError) as error:
-                fault = "is nested too deeply" if isinstance(error, RecursionError) else "is no JSON"
+                fault = "is nested too deeply" if isinstance(error, RecursionError) else "is not JSON"
                 raise GalleryError(
                     f"{self._path}, row {before + position} (id {row['id']!r}): metadata {fault}"
                 ) from error
@@ -206,73 +217,80 @@ class Archive:
 
 
 def import_records(
-    archive: Archive,
+    file: RecordFile,
     gallery: Gallery,
     on_conflict: OnConflict = "error",
-    report: Report = lambda _rows: None,
-) -> Imported:
-    """Enrol a file's records, about a thousand in a durable step; records that have expired are left out.
+    on_progress: Progress = lambda _rows: None,
+) -> ImportCounts:
+    """Enrol the records of a file, about a thousand in one durable step. Records that have expired are left out.
 
-    With "error" nothing is enrolled where one of the ids is taken or there twice, and nothing is replaced that somebody
-    else enrols meanwhile. After an interruption, "skip" goes on where it ended. Raises `GalleryError`, before anything
-    is changed where the spaces or dimensions differ.
+    After an interruption, "skip" continues the import.
+
+    Args:
+        file: the records.
+        gallery: where they are enrolled.
+        on_conflict: what happens if an id exists. With "error" nothing is enrolled if one exists or occurs twice in the
+            file, and no record is replaced that another client enrols meanwhile.
+        on_progress: called after each step.
+
+    Raises:
+        GalleryError: the embedding spaces differ (then nothing is changed), a row is invalid, or an id exists.
     """
-    found = Stamp(gallery.embedding_space, gallery.dimension, "")
-    if (found.embedding_space, found.dimension) != (archive.stamp.embedding_space, archive.stamp.dimension):
+    if (gallery.embedding_space, gallery.dimension) != (file.stamp.embedding_space, file.stamp.dimension):
         raise GalleryError(
-            f"the file is of embedding space {archive.stamp.embedding_space}, dimension {archive.stamp.dimension} "
-            f"(model {archive.stamp.model_name}), and the gallery of space {found.embedding_space}, dimension "
-            f"{found.dimension}: vectors of different models cannot be compared"
+            f"the file has embedding space {file.stamp.embedding_space} and dimension {file.stamp.dimension} (model "
+            f"{file.stamp.model_name}), but the gallery has space {gallery.embedding_space} and dimension "
+            f"{gallery.dimension}: vectors of different models cannot be compared"
         )
     if on_conflict == "error":
-        _refuse_taken(archive, gallery)
-    outcome, done = Imported(), 0
-    for piece in archive.pieces():
+        _refuse_conflicts(file, gallery)
+    counts, done = ImportCounts(), 0
+    for batch in file.batches():
         now = clock.to_datetime(clock.now())
-        wanted = [record for record in piece if record.expires_at is None or record.expires_at > now]
-        outcome.expired += len(piece) - len(wanted)
+        wanted = [record for record in batch if record.expires_at is None or record.expires_at > now]
+        counts.expired += len(batch) - len(wanted)
         try:
             existing = gallery.enrol(wanted, "replace" if on_conflict == "replace" else "skip")
         except InvalidArgument as error:
             raise GalleryError(
-                f"of the rows from {done} to {done + len(piece) - 1} of the file none was enrolled, those before were: "
+                f"rows {done} to {done + len(batch) - 1} of the file were not enrolled, all rows before them were: "
                 f"{error}"
             ) from error
-        outcome.enrolled += len(wanted) - len(existing)
+        counts.enrolled += len(wanted) - len(existing)
         if on_conflict == "replace":
-            outcome.replaced += len(existing)
+            counts.replaced += len(existing)
         else:
-            outcome.skipped += len(existing)
-        done += len(piece)
+            counts.skipped += len(existing)
+        done += len(batch)
         if existing and on_conflict == "error":
             raise GalleryError(
-                f"{min(existing)!r} was enrolled by somebody else meanwhile and is left as it is; of the file's first "
-                f"{done} rows all others are enrolled: skip or replace what is there"
+                f"another client enrolled {min(existing)!r} meanwhile, and it was not replaced; all others of the "
+                f"file's first {done} rows are enrolled. Import again, and skip or replace existing ids"
             )
-        report(done)
-    return outcome
+        on_progress(done)
+    return counts
 
 
-def _refuse_taken(archive: Archive, gallery: Gallery) -> None:
-    is_empty, taken, first = not gallery.count(), 0, ""
+def _refuse_conflicts(file: RecordFile, gallery: Gallery) -> None:
+    is_empty, existing, first = not gallery.count(), 0, ""
     seen: set[str] = set()
-    for ids in archive.ids():
+    for ids in file.ids():
         for id_ in ids:
             if id_ in seen:
                 raise GalleryError(f"the file has the id {id_!r} twice")
             seen.add(id_)
-        found = set() if is_empty else _enrolled(gallery, ids)
-        taken, first = taken + len(found), first or min(found, default="")
-    if taken:
+        found = set() if is_empty else _existing(gallery, ids)
+        existing, first = existing + len(found), first or min(found, default="")
+    if existing:
         raise GalleryError(
-            f"{taken} of the file's {archive.records} ids are enrolled already, such as {first!r}, and nothing was "
-            "changed: skip or replace them"
+            f"{existing} of the file's {file.records} ids are enrolled already, such as {first!r}, so nothing was "
+            "changed: skip or replace existing ids"
         )
 
 
-def _enrolled(gallery: Gallery, ids: Sequence[str]) -> set[str]:
-    """Which of these ids are taken; asked side by side, since a server takes milliseconds for each."""
-    with ThreadPoolExecutor(_QUESTIONS) as pool:
+def _existing(gallery: Gallery, ids: Sequence[str]) -> set[str]:
+    """Return which of these ids are enrolled. Asks in parallel, since a server needs milliseconds for each."""
+    with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(gallery.get, ids)
         return {id_ for id_, record in zip(ids, found, strict=True) if record is not None}
 
@@ -318,5 +336,5 @@ def _to_table(records: list[Record], schema: Any, dimension: int) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _rows_of_a_group(dimension: int) -> int:
-    return max(1, _BYTES_OF_A_GROUP // (4 * dimension))
+def _rows_per_group(dimension: int) -> int:
+    return max(1, _ROW_GROUP_BYTES // (4 * dimension))

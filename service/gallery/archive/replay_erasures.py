@@ -1,4 +1,4 @@
-"""Erasures that a restored snapshot knows nothing of, made again from an audit log that outlived it."""
+"""Repeat the erasures that happened after a snapshot, from an audit log that is newer than the snapshot."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,37 +6,41 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from service.gallery.archive.read_only import open_stored
+from service.gallery.archive.read_only import open_read_only
 from service.gallery.embedded import audit
 from service.gallery.protocol import Gallery
 from service.gallery.records import AuditEntry, Filter, GalleryError
 
-_MANY = 2**31
 BY = "restore"
-"""Who removed what is removed again."""
+"""Who removes these records, as the audit log names it."""
+_NO_LIMIT = 2**31
 
 
-def read_log(source: Path) -> list[AuditEntry]:
-    """A whole audit log, newest first: of a data directory or snapshot, or a file of JSON lines as `dump` makes them.
+def read_audit_log(source: Path) -> list[AuditEntry]:
+    """Read all entries of an audit log, newest first.
 
-    Raises `GalleryError` where it cannot be read or understood; every entry is looked at.
+    Args:
+        source: a data directory, a snapshot, or a file with one line of `to_json` for each entry.
+
+    Raises:
+        GalleryError: the log cannot be read, or an entry is invalid.
     """
     if source.is_dir():
-        with open_stored(source) as stored:
-            entries = audit.read(stored.connection, _MANY, None)
+        with open_read_only(source) as files:
+            entries = audit.read(files.connection, _NO_LIMIT, None)
     else:
         try:
             lines = source.read_text().splitlines()
         except (OSError, UnicodeError) as error:
             raise GalleryError(f"the audit log {source} cannot be read: {error}") from error
-        entries = [_load(line, f"{source}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+        entries = [_from_json(line, f"{source}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     for entry in entries:
-        _condition(entry)
+        _parse_condition(entry)
     return entries
 
 
-def dump(entry: AuditEntry) -> str:
-    """An entry as one line of JSON."""
+def to_json(entry: AuditEntry) -> str:
+    """Return an entry as one line of JSON."""
     facts = {
         "receipt": entry.receipt,
         "time": entry.time.isoformat(),
@@ -48,16 +52,24 @@ def dump(entry: AuditEntry) -> str:
     return json.dumps(facts)
 
 
-def erase_again(gallery: Gallery, entries: Sequence[AuditEntry]) -> int:
-    """Remove from a restored gallery what the entries, newest first, removed and it does not know of; how many records.
+def replay_erasures(gallery: Gallery, entries: Sequence[AuditEntry]) -> int:
+    """Repeat the deletions and erasures of `entries` that are missing in the audit log of a restored gallery.
 
-    Afterwards nothing passes the filter of any of those erasures. What was erased under values that it got after the
-    snapshot was taken is not recognised. Expiry needs no help: records carry their time.
+    After that, no record passes the filter of one of these erasures. A record that was replaced after the snapshot and
+    then erased by a filter on its new values stays, since the restored record has the old values. Expired records are
+    not a concern: a record contains its expiry time.
+
+    Args:
+        gallery: the restored gallery.
+        entries: an audit log, newest entry first.
+
+    Returns:
+        How many records were removed.
     """
-    known = {entry.receipt for entry in _all_of(gallery)}
+    known = {entry.receipt for entry in _all_entries(gallery)}
     erased = 0
     for entry in reversed(entries):
-        condition = None if entry.receipt in known else _condition(entry)
+        condition = None if entry.receipt in known else _parse_condition(entry)
         if isinstance(condition, str):
             erased += gallery.delete(condition, by=BY)
         elif condition is not None:
@@ -65,23 +77,23 @@ def erase_again(gallery: Gallery, entries: Sequence[AuditEntry]) -> int:
     return erased
 
 
-def _all_of(gallery: Gallery) -> Iterable[AuditEntry]:
+def _all_entries(gallery: Gallery) -> Iterable[AuditEntry]:
     before = None
     while entries := gallery.audit(limit=1000, before=before):
         yield from entries
         before = entries[-1].receipt
 
 
-def _load(line: str, place: str) -> AuditEntry:
+def _from_json(line: str, location: str) -> AuditEntry:
     try:
         facts = json.loads(line)
         return AuditEntry(**facts | {"time": datetime.fromisoformat(facts["time"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise GalleryError(f"{place} is no entry of an audit log: {error}") from error
+        raise GalleryError(f"{location} is not an entry of an audit log: {error}") from error
 
 
-def _condition(entry: AuditEntry) -> Filter | str | None:
-    """The id that was deleted, or the filter of what was erased; `None` for an expiry."""
+def _parse_condition(entry: AuditEntry) -> Filter | str | None:
+    """Return the id that was deleted, or the filter of an erasure; `None` for an expiry."""
     given: dict[str, Any] = dict(entry.filter)
     try:
         if entry.action == "expire":
@@ -94,9 +106,9 @@ def _condition(entry: AuditEntry) -> Filter | str | None:
         for name in ("after", "before"):
             if name in given:
                 given[name] = datetime.fromisoformat(given[name])
-        found = Filter(**given)
+        filter_ = Filter(**given)
     except (ValueError, TypeError, KeyError) as error:
-        raise GalleryError(f"the entry {entry.receipt} of the audit log cannot be made again: {error}") from error
-    if found.is_empty:
+        raise GalleryError(f"the entry {entry.receipt} of the audit log cannot be repeated: {error}") from error
+    if filter_.is_empty:
         raise GalleryError(f"the entry {entry.receipt} of the audit log has no condition")
-    return found
+    return filter_

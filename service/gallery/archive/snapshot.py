@@ -1,8 +1,7 @@
-"""Copies of a gallery that is in use, and their way back.
+"""Copy a gallery while a service uses it, and restore the copy.
 
-A snapshot is a folder: the database as one file without free pages, so that nothing of what was erased is in it, the
-saved index where that has nothing erased either, and a manifest with the digest of each file. It is taken by reading,
-beside the process that has the gallery open.
+A snapshot is a folder with the database as one file without free pages, so that it contains nothing erased; the saved
+index, unless that contains erased records; and a manifest with the digest of each file.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.gallery.archive.read_only import Stored, open_stored
+from service.gallery.archive.read_only import GalleryFiles, open_read_only
 from service.gallery.embedded.database import (
     FILE_NAME,
     OWNER_ONLY_DIRECTORY,
@@ -41,11 +40,11 @@ log = logging.getLogger(__name__)
 MANIFEST_NAME = "manifest.json"
 _TOKENS = "SELECT index_token, next_index_token FROM gallery"
 _CHUNK = 1 << 22
-# A data directory has these without holding a gallery: the lock stays behind, and the engine keeps its cache there.
+# These may be in a directory without a gallery: the lock file remains, and the inference engine has its cache there.
 _NO_RECORDS = {"lock", "cache"}
 
 
-class File(BaseModel):
+class FileDigest(BaseModel):
     """One file of a snapshot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +54,7 @@ class File(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a snapshot holds; `created` is a moment before the copy, which has everything acknowledged until then."""
+    """What a snapshot contains. The copy has every change that was acknowledged before `created`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,91 +65,103 @@ class Manifest(BaseModel):
     dimension: int
     model_name: str
     records: int
-    files: dict[Literal["gallery.sqlite", "index.faiss"], File]
+    files: dict[Literal["gallery.sqlite", "index.faiss"], FileDigest]
 
     @property
     def stamp(self) -> Stamp:
-        """What all of its rows have in common."""
+        """The embedding space, dimension and model of the records."""
         return Stamp(self.embedding_space, self.dimension, self.model_name)
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The size of all files in bytes."""
         return sum(file.bytes for file in self.files.values())
 
 
 def take_snapshot(directory: Path, out: Path) -> Manifest:
-    """Copy the gallery of a data directory into the new folder `out`, as it is at one moment, whoever is writing.
+    """Copy one state of the gallery in a data directory into the new folder `out`, also while a service writes.
 
-    Raises `GalleryError` where `out` exists or there is no gallery, `DiskFull`; what was begun is removed.
+    If this raises, it leaves no files.
+
+    Raises:
+        GalleryError: `out` exists, or there is no gallery.
+        DiskFull: there is no space for the copy.
     """
     if out.exists():
-        raise GalleryError(f"{out} exists: a snapshot is written to a new folder")
-    with open_stored(directory) as stored, _new_folder(out) as part:
+        raise GalleryError(f"{out} exists: name a new folder for the snapshot")
+    with open_read_only(directory) as files, _new_folder(out) as part:
         created = datetime.now(UTC)
         _take_index(directory, part)
-        copy_database(stored, part / FILE_NAME)
-        with open_stored(part) as copy:
+        copy_database(files, part / FILE_NAME)
+        with open_read_only(part) as copy:
             numbers = np.array(copy.connection.execute("SELECT number FROM tracklets").fetchall(), np.int64).ravel()
-            files = [FILE_NAME, index_file.FILE_NAME] if _keep_index(copy, numbers) else [FILE_NAME]
+            names = [FILE_NAME, index_file.FILE_NAME] if _keep_index(copy, numbers) else [FILE_NAME]
         manifest = Manifest(
             created=created,
             schema_version=SCHEMA_VERSION,
-            embedding_space=stored.stamp.embedding_space,
-            dimension=stored.stamp.dimension,
-            model_name=stored.stamp.model_name,
+            embedding_space=files.stamp.embedding_space,
+            dimension=files.stamp.dimension,
+            model_name=files.stamp.model_name,
             records=len(numbers),
-            files={name: _describe(part / name) for name in files},
+            files={name: _digest(part / name) for name in names},
         )
         _write_synced(part / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
 
 
 def read_manifest(snapshot: Path) -> Manifest:
-    """The manifest of a snapshot. Raises `GalleryError` where the folder is none."""
+    """Read the manifest of a snapshot. Raises `GalleryError` if the folder is not a snapshot."""
     path = snapshot / MANIFEST_NAME
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise GalleryError(f"{snapshot} is no snapshot: {MANIFEST_NAME} is missing") from error
+        raise GalleryError(f"{snapshot} is not a snapshot: {MANIFEST_NAME} is missing") from error
     except OSError as error:
         raise GalleryError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "it"
-        raise GalleryError(f"{path} is no manifest of this program's version: {place}: {fault['msg']}") from error
+        location = ".".join(map(str, fault["loc"])) or "file"
+        raise GalleryError(f"{path} is not a manifest that this version reads: {location}: {fault['msg']}") from error
 
 
 def restore(
-    snapshot: Path, directory: Path, amend: Callable[[Path, Stamp], object] = lambda _folder, _stamp: None
+    snapshot: Path, directory: Path, prepare: Callable[[Path, Stamp], object] = lambda _folder, _stamp: None
 ) -> Manifest:
-    """Put a snapshot's files into a data directory that holds no gallery, or make one.
+    """Copy a snapshot into a data directory, which must be new or contain no gallery.
 
-    Every file is checked against the manifest, and `amend` is called with a folder that holds the gallery, before the
-    directory does: until `amend` has returned no service can start on it, whatever goes wrong. Raises `GalleryError`
-    where the snapshot is not whole or the directory holds something, `GalleryLocked` where someone has it open, and
-    `DiskFull`.
+    Every file is checked against the manifest.
+
+    Args:
+        snapshot: the folder of the snapshot.
+        directory: the data directory.
+        prepare: called with a folder that contains the restored gallery. Until it returns, the data directory has no
+            gallery, so no service can start on it.
+
+    Raises:
+        GalleryError: a file differs from the manifest, or the directory is not empty.
+        GalleryLocked: another process has the directory open.
+        DiskFull: there is no space for the copy.
     """
     manifest = read_manifest(snapshot)
     if manifest.schema_version > SCHEMA_VERSION:
         raise GalleryError(
-            f"{snapshot} has schema version {manifest.schema_version}, and this program reads {SCHEMA_VERSION}: "
-            "restore it with the program's version that took it"
+            f"{snapshot} has schema version {manifest.schema_version}, later than this program's {SCHEMA_VERSION}: "
+            "restore it with the version of the program that wrote it"
         )
     part = directory / RESTORING
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
-        # Of one that was killed, perhaps when its index had its place already: nothing has opened what was there.
+        # An earlier restore was killed, maybe after it moved the index. Nothing has opened these files since.
         free = _NO_RECORDS | {RESTORING, index_file.FILE_NAME} if part.exists() else _NO_RECORDS
-        if held := sorted({path.name for path in directory.iterdir()} - free):
-            raise GalleryError(f"{directory} is not empty (it has {held[0]}): a snapshot is restored into a new folder")
+        if found := sorted({path.name for path in directory.iterdir()} - free):
+            raise GalleryError(f"{directory} is not empty (it has {found[0]}): restore the snapshot into a new folder")
         lock = DirectoryLock(directory)
         try:
             index_file.remove(directory)
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=OWNER_ONLY_DIRECTORY)
             _copy_checked(manifest, snapshot, part)
-            amend(part, manifest.stamp)
+            prepare(part, manifest.stamp)
             _move(part, directory)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -161,27 +172,33 @@ def restore(
 
 
 def check_files(snapshot: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with a snapshot's files, a sentence each; reads every byte."""
+    """Compare a snapshot's files with the manifest, and return one message for each problem."""
     problems = []
     for name, file in manifest.files.items():
         path = snapshot / name
         try:
-            if _describe(path) != file:
-                problems.append(f"{path} is not as it was written: its size or digest differs from the manifest's")
+            if _digest(path) != file:
+                problems.append(f"{path} has changed: its size or digest differs from the manifest")
         except OSError as error:
             problems.append(f"{path} cannot be read: {error.strerror or error}")
     return problems
 
 
-def copy_database(stored: Stored, target: Path) -> None:
-    """Write what is in a gallery's database to a new file, for its owner alone, as it is at one moment.
+def copy_database(files: GalleryFiles, target: Path) -> None:
+    """Write one state of a gallery's database to a new file that only its owner can read.
 
-    Raises `DiskFull`, and `sqlite3.Error` or `OSError` for all else; what was begun is the caller's to remove.
+    If this raises, the caller removes the file.
+
+    Raises:
+        DiskFull: there is no space for the copy.
+        sqlite3.Error, OSError: anything else failed.
     """
-    os.close(owner_only(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))  # SQLite would let everybody read it
+    os.close(
+        owner_only(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    )  # SQLite would create it readable by all users
     try:
-        # One read transaction, whose rows alone are written: no free pages, no write-ahead log.
-        stored.connection.execute("VACUUM INTO ?", (str(target),))
+        # One read transaction. Only its rows are written: no free pages and no write-ahead log.
+        files.connection.execute("VACUUM INTO ?", (str(target),))
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             raise DiskFull(f"no space left on the disk of {target.parent}") from error
@@ -191,40 +208,40 @@ def copy_database(stored: Stored, target: Path) -> None:
 
 
 def _take_index(directory: Path, part: Path) -> None:
-    """Keep hold of the saved index, which is replaced by later ones and never written to: a link is a copy of it."""
+    """Copy the saved index by a hard link: a later save replaces the file and never writes to it."""
     source, target = directory / index_file.FILE_NAME, part / index_file.FILE_NAME
     try:
         try:
             os.link(source, target)
         except FileNotFoundError:
             return
-        except OSError:  # on another disk
+        except OSError:  # the snapshot is on another disk
             _copy_synced(source, target)
     except (GalleryError, OSError) as error:
-        log.warning("the saved index is not in the snapshot, which it can be made from: %s", error)
+        log.warning("saved index not copied, the restored service will rebuild it: %s", error)
         target.unlink(missing_ok=True)
 
 
-def _keep_index(copy: Stored, numbers: NDArray[np.int64]) -> bool:
-    """Whether the index in a snapshot is of its database's past and has no record that is gone since; else it goes."""
+def _keep_index(copy: GalleryFiles, numbers: NDArray[np.int64]) -> bool:
+    """Return whether the snapshot's index belongs to its database and has no removed record. Otherwise remove it."""
     try:
         tokens = [token for token in copy.connection.execute(_TOKENS).fetchone() if token]
         rows = index_file.load_numbers(copy.directory, tokens, copy.stamp.embedding_space, copy.stamp.dimension)
         if np.isin(rows, numbers).all():
             return True
-        reason = "it has records that are gone"
+        reason = "it contains removed records"
     except FileNotFoundError:
         return False
     except IndexFileError as error:
         reason = str(error)
-    log.info("the saved index is left out, because %s", reason)
+    log.info("saved index left out of the snapshot: %s", reason)
     (copy.directory / index_file.FILE_NAME).unlink()
     return False
 
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that gets its name when the block has ended well, and is removed where it has not."""
+    """Create a folder that gets its name at the end of the block, and is removed if the block raises."""
     part = out.with_name(f"{out.name}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +249,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
             part.mkdir(mode=OWNER_ONLY_DIRECTORY)
         except FileExistsError as error:
             raise GalleryError(
-                f"{part} is being written by another snapshot, or left of one that was broken off: remove it then"
+                f"{part} exists: another snapshot is writing it, or was interrupted. If none is running, remove it"
             ) from error
         try:
             yield part
@@ -250,12 +267,12 @@ def _copy_checked(manifest: Manifest, snapshot: Path, folder: Path) -> None:
     for name, file in manifest.files.items():
         if _copy_synced(snapshot / name, folder / name) != file:
             raise GalleryError(
-                f"{snapshot / name} is not as it was written, so nothing was restored: use another snapshot"
+                f"{snapshot / name} differs from the manifest, so nothing was restored: use another snapshot"
             )
 
 
 def _move(part: Path, directory: Path) -> None:
-    # The database last: without it the directory holds no gallery.
+    # The database comes last: without it the directory contains no gallery.
     for path in sorted(part.iterdir(), key=lambda path: path.name == FILE_NAME):
         if path.name not in _NO_RECORDS:
             path.replace(directory / path.name)
@@ -263,7 +280,7 @@ def _move(part: Path, directory: Path) -> None:
     sync_directory(directory.absolute().parent)
 
 
-def _copy_synced(source: Path, target: Path) -> File:
+def _copy_synced(source: Path, target: Path) -> FileDigest:
     digest, size = hashlib.sha256(), 0
     try:
         reading = source.open("rb")
@@ -276,7 +293,7 @@ def _copy_synced(source: Path, target: Path) -> File:
             size += len(chunk)
         writing.flush()
         os.fsync(writing.fileno())
-    return File(bytes=size, sha256=digest.hexdigest())
+    return FileDigest(bytes=size, sha256=digest.hexdigest())
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -286,7 +303,7 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _describe(path: Path) -> File:
+def _digest(path: Path) -> FileDigest:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return File(bytes=os.fstat(file.fileno()).st_size, sha256=digest)
+        return FileDigest(bytes=os.fstat(file.fileno()).st_size, sha256=digest)

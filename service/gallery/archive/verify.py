@@ -1,7 +1,8 @@
-"""Whether a gallery on the disk is whole: every promise that its files make, checked row by row."""
+"""Check that the files of a gallery are intact: every row, vector, digest and index entry."""
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from service.gallery import clock
-from service.gallery.archive.read_only import Stored, open_stored
+from service.gallery.archive.read_only import GalleryFiles, open_read_only
 from service.gallery.archive.snapshot import MANIFEST_NAME, Manifest, check_files, read_manifest
 from service.gallery.checks import LENGTH_TOLERANCE, terms_of
 from service.gallery.embedded.database import Stamp
@@ -18,12 +19,12 @@ from service.gallery.embedded.index.file import IndexFileError
 from service.gallery.records import GalleryError, InvalidArgument
 
 _ROWS_AT_ONCE = 1000
-_MOST_TOLD = 20
+_MAX_DATABASE_PROBLEMS = 20
 
 
 @dataclass(slots=True)
-class Report:
-    """What was found: `problems` mean that data are damaged, `remarks` only that something will be made anew."""
+class VerificationReport:
+    """What a check found: `problems` mean damaged data, `remarks` mean something that the service rebuilds itself."""
 
     stamp: Stamp | None = None
     manifest: Manifest | None = None
@@ -32,90 +33,90 @@ class Report:
     remarks: list[str] = field(default_factory=list)
 
     @property
-    def whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether nothing is damaged."""
         return not self.problems
 
 
-def verify(directory: Path) -> Report:
-    """Check a data directory, also while a service uses it, or a snapshot; reads every byte and changes none.
+def verify(directory: Path) -> VerificationReport:
+    """Check a data directory, also while a service uses it, or a snapshot. Reads all files and changes none.
 
-    What is wrong is told in the report. Raises `GalleryError` where there is no gallery at all, or one of another
-    schema.
+    Raises:
+        GalleryError: there is no gallery, or its schema has another version.
     """
-    report = Report()
+    report = VerificationReport()
     if (directory / MANIFEST_NAME).exists():
         report.manifest = read_manifest(directory)
         report.problems += check_files(directory, report.manifest)
     try:
-        with open_stored(directory) as stored:
-            report.stamp = stored.stamp
-            stored.connection.execute("BEGIN")  # everything below sees one state
-            _check_database(stored.connection, report)
-            _check_rows(stored, report)
-            _count(stored.connection, report)
-            stored.connection.execute("COMMIT")
-            _check_index(stored, report)
+        with open_read_only(directory) as files:
+            report.stamp = files.stamp
+            files.connection.execute("BEGIN")  # all statements below read one state
+            _check_database(files.connection, report)
+            _check_rows(files, report)
+            _count(files.connection, report)
+            files.connection.execute("COMMIT")
+            _check_index(files, report)
     except GalleryError as error:
         if report.stamp is None and not report.problems and not isinstance(error.__cause__, sqlite3.DatabaseError):
             raise
         report.problems.append(str(error))
     if report.manifest is not None and report.counts and report.manifest.records != report.counts["records"]:
         report.problems.append(
-            f"there are {report.counts['records']} records, and the manifest says {report.manifest.records}"
+            f"the database has {report.counts['records']} records, but the manifest says {report.manifest.records}"
         )
     return report
 
 
-def _check_database(connection: sqlite3.Connection, report: Report) -> None:
-    found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_MOST_TOLD})")]
+def _check_database(connection: sqlite3.Connection, report: VerificationReport) -> None:
+    found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_MAX_DATABASE_PROBLEMS})")]
     if found != ["ok"]:
-        report.problems += [f"the database is damaged: {sentence}" for sentence in found]
-    strangers: dict[tuple[str, str], int] = {}
-    for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-        strangers[table, parent] = strangers.get((table, parent), 0) + 1
-    for (table, parent), rows in strangers.items():
+        report.problems += [f"the database is damaged: {message}" for message in found]
+    orphans = Counter((table, parent) for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check"))
+    for (table, parent), rows in orphans.items():
         report.problems.append(f"{rows} rows of {table} belong to no row of {parent}")
 
 
-def _check_rows(stored: Stored, report: Report) -> None:
-    connection, stamp = stored.connection, stored.stamp
-    _tell(
+def _check_rows(files: GalleryFiles, report: VerificationReport) -> None:
+    connection, stamp = files.connection, files.stamp
+    _report_records(
         report,
         "are of another embedding space than the gallery",
         (id_ for (id_,) in connection.execute(_OF_ANOTHER_SPACE, (stamp.embedding_space,))),
     )
-    _tell(report, "have no vector", (id_ for (id_,) in connection.execute(_WITHOUT_VECTOR)))
-    _tell(report, f"have a vector that is not {stamp.dimension} finite numbers of length 1", _bad_vectors(stored))
-    _tell(report, "have metadata that a filter would not find as they are", _bad_terms(connection))
+    _report_records(report, "have no vector", (id_ for (id_,) in connection.execute(_WITHOUT_VECTOR)))
+    _report_records(
+        report, f"have a vector that is not {stamp.dimension} finite numbers of length 1", _bad_vectors(files)
+    )
+    _report_records(report, "have metadata that filters do not find", _bad_terms(connection))
 
 
 _OF_ANOTHER_SPACE = "SELECT id FROM tracklets WHERE embedding_space <> ?"
 _WITHOUT_VECTOR = "SELECT id FROM tracklets WHERE number NOT IN (SELECT number FROM embeddings)"
 
 
-def _tell(report: Report, complaint: str, ids: Iterator[str]) -> None:
+def _report_records(report: VerificationReport, problem: str, ids: Iterator[str]) -> None:
     found = list(ids)
     if found:
         named = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-        report.problems.append(f"{len(found)} records {complaint}: {named}")
+        report.problems.append(f"{len(found)} records {problem}: {named}")
 
 
-def _bad_vectors(stored: Stored) -> Iterator[str]:
-    dimension = stored.stamp.dimension
-    found = stored.connection.execute("SELECT t.id, e.vector FROM embeddings e JOIN tracklets t USING (number)")
+def _bad_vectors(files: GalleryFiles) -> Iterator[str]:
+    dimension = files.stamp.dimension
+    found = files.connection.execute("SELECT t.id, e.vector FROM embeddings e JOIN tracklets t USING (number)")
     while chunk := found.fetchmany(_ROWS_AT_ONCE):
         right = [(id_, vector) for id_, vector in chunk if len(vector) == 4 * dimension]
         yield from (id_ for id_, vector in chunk if len(vector) != 4 * dimension)
         rows = np.frombuffer(b"".join(vector for _, vector in right), "<f4").reshape(-1, dimension)
-        with np.errstate(all="ignore"):  # NaN and infinity have no length, which is the point
+        with np.errstate(all="ignore"):  # NaN and infinity have no length, and are reported
             lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
             bad = ~(np.abs(lengths - 1) <= LENGTH_TOLERANCE)
         yield from (right[position][0] for position in np.flatnonzero(bad))
 
 
 def _bad_terms(connection: sqlite3.Connection) -> Iterator[str]:
-    """Records whose metadata and their digests, which filters look up, do not agree."""
+    """Return the ids of records whose metadata differ from the digests that filters search."""
     kept = connection.execute("SELECT number, digest FROM metadata_terms ORDER BY number")
     next_number, next_digest = kept.fetchone() or (None, b"")
     for number, id_, text in connection.execute("SELECT number, id, metadata FROM tracklets ORDER BY number"):
@@ -132,7 +133,7 @@ def _bad_terms(connection: sqlite3.Connection) -> Iterator[str]:
             yield id_
 
 
-def _count(connection: sqlite3.Connection, report: Report) -> None:
+def _count(connection: sqlite3.Connection, report: VerificationReport) -> None:
     def one(statement: str) -> int:
         return int(connection.execute(statement).fetchone()[0])
 
@@ -145,23 +146,23 @@ def _count(connection: sqlite3.Connection, report: Report) -> None:
     report.counts["bytes"] = one("PRAGMA page_count") * one("PRAGMA page_size")
 
 
-def _check_index(stored: Stored, report: Report) -> None:
-    """Only ever a remark: nothing is lost with the index."""
+def _check_index(files: GalleryFiles, report: VerificationReport) -> None:
+    """Add a remark if the saved index cannot be used. Never a problem, because the index can be rebuilt."""
     name = index_file.FILE_NAME
     for last in (False, True):
-        tokens = [token for token in stored.connection.execute(_TOKENS).fetchone() if token]
+        tokens = [token for token in files.connection.execute(_TOKENS).fetchone() if token]
         try:
-            space, dimension = stored.stamp.embedding_space, stored.stamp.dimension
-            numbers = index_file.load_numbers(stored.directory, tokens, space, dimension)
+            space, dimension = files.stamp.embedding_space, files.stamp.dimension
+            numbers = index_file.load_numbers(files.directory, tokens, space, dimension)
             report.counts["rows in the saved index"] = len(numbers)
             return
         except FileNotFoundError:
-            if last and tokens and report.manifest is None:  # a snapshot may do without one
-                report.remarks.append(f"{name} is missing: the index is built anew at the next start")
+            if last and tokens and report.manifest is None:  # a snapshot may have none
+                report.remarks.append(f"{name} is missing: the index is rebuilt at the next start")
         except IndexFileError as error:
-            # A service may have saved another one since the tokens were read.
+            # A service may have saved another index after the tokens were read: try once more.
             if last:
-                report.remarks.append(f"{name} cannot be used, because {error}: it is built anew at the next start")
+                report.remarks.append(f"{name} cannot be used, because {error}: it is rebuilt at the next start")
 
 
 _TOKENS = "SELECT index_token, next_index_token FROM gallery"

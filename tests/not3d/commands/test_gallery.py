@@ -1,4 +1,4 @@
-"""``not3d gallery`` as it is typed."""
+"""`not3d gallery` on the command line."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model.bundle import Bundle
-from not3d.commands import Failure
+from model.errors import Not3dError
 from not3d.commands.app import app
 from service.gallery import Filter
 from service.gallery.embedded.gallery import EmbeddedGallery
@@ -35,7 +35,7 @@ def run(*words: str | Path, env: dict[str, str] | None = None) -> str:
 
 def refusal(*words: str | Path) -> str:
     result = RUN.invoke(app, ["gallery", *map(str, words)])
-    assert isinstance(result.exception, Failure), result.output
+    assert isinstance(result.exception, Not3dError), result.output
     return str(result.exception)
 
 
@@ -49,11 +49,11 @@ def test_the_help_names_every_command() -> None:
 def test_a_snapshot_is_taken_checked_and_restored(data: Path, tmp_path: Path) -> None:
     assert "5 records" in run("snapshot", tmp_path / "s", env={"NOT3D_DATA_DIR": str(data)})
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["records"] == 5
-    assert "It is whole" in run("verify", tmp_path / "s")
+    assert "No damage found" in run("verify", tmp_path / "s")
     restored = run("restore", tmp_path / "s", "--data-dir", tmp_path / "new")
     assert "5 records" in restored
-    assert "what was erased since is there again" in restored
-    assert "It is whole" in run("verify", tmp_path / "new")
+    assert "Records erased after that are in it again" in restored
+    assert "No damage found" in run("verify", tmp_path / "new")
     assert "not empty" in refusal("restore", tmp_path / "s", "--data-dir", tmp_path / "new")
     assert "exists" in refusal("snapshot", "--data-dir", data, tmp_path / "s")
 
@@ -64,11 +64,11 @@ def test_a_gallery_is_compacted(data: Path) -> None:
     gallery.erase(Filter(exclude_ids=("r1",)), dry_run=False)
     gallery.close()
     assert "MB now" in run("compact", "--data-dir", data)
-    assert "It is whole" in run("verify", data)
+    assert "No damage found" in run("verify", data)
     assert "there is no gallery" in refusal("compact", "--data-dir", data / "nowhere")
 
 
-def test_what_was_erased_since_is_erased_again(data: Path, tmp_path: Path) -> None:
+def test_erasures_after_the_snapshot_are_repeated(data: Path, tmp_path: Path) -> None:
     run("snapshot", "--data-dir", data, tmp_path / "s")
     gallery = open_gallery(data)
     gallery.delete("r1", by="key-7")
@@ -79,19 +79,21 @@ def test_what_was_erased_since_is_erased_again(data: Path, tmp_path: Path) -> No
     gallery.close()
     for number, log in enumerate((data, tmp_path / "audit.jsonl")):
         new = tmp_path / f"new-{number}"
-        assert "3 records were there again" in run("restore", tmp_path / "s", "--data-dir", new, "--erase-again", log)
+        assert "3 records that were erased after that are erased again" in run(
+            "restore", tmp_path / "s", "--data-dir", new, "--erase-again", log
+        )
         gallery = open_gallery(new)
         assert [item.id for item in gallery.list().items] == ["r2", "r3"]
         gallery.close()
         assert sorted(path.name for path in new.iterdir()) == ["gallery.sqlite", "index.faiss", "lock"]
-        assert "It is whole" in run("verify", new)
+        assert "No damage found" in run("verify", new)
     (tmp_path / "audit.jsonl").write_text("hello")
     restoring = ("restore", tmp_path / "s", "--data-dir", tmp_path / "more", "--erase-again", tmp_path / "audit.jsonl")
-    assert "line 1 is no entry" in refusal(*restoring)
+    assert "line 1 is not an entry" in refusal(*restoring)
     assert not (tmp_path / "more").exists()
 
 
-def test_the_audit_log_is_shown_beside_the_service(data: Path) -> None:
+def test_the_audit_log_is_shown_while_the_service_runs(data: Path) -> None:
     gallery = open_gallery(data)
     gallery.delete("r1", by="key-7")
     gallery.erase(Filter(camera_ids=("c1",)), dry_run=False, by="key-8")
@@ -101,12 +103,8 @@ def test_the_audit_log_is_shown_beside_the_service(data: Path) -> None:
         assert word in said
     lines = RUN.invoke(app, ["gallery", "audit", "--data-dir", str(data), "--json"]).output.splitlines()
     assert [(entry["action"], entry["erased"]) for entry in map(json.loads, lines)] == [("erase", 4), ("delete", 1)]
-    assert (
-        len(
-            RUN.invoke(app, ["gallery", "audit", "--data-dir", str(data), "--json", "--limit", "1"]).output.splitlines()
-        )
-        == 1
-    )
+    newest = RUN.invoke(app, ["gallery", "audit", "--data-dir", str(data), "--json", "--limit", "1"]).output
+    assert len(newest.splitlines()) == 1
 
 
 def test_records_move_as_parquet(data: Path, tmp_path: Path) -> None:
@@ -129,7 +127,7 @@ def test_records_move_as_parquet(data: Path, tmp_path: Path) -> None:
 def test_a_gallery_on_a_server_is_reached_by_its_address(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the service would open for these settings; here another gallery of the protocol stands in for Milvus."""
+    """The command opens what the service would open for these settings. An embedded gallery stands in for Milvus."""
     pytest.importorskip("pyarrow")
     bundle = Bundle.load(make_bundle(tmp_path / "bundle"))
     stamp = {"dimension": bundle.spec.dimension, "embedding_space": bundle.embedding_space}
@@ -156,7 +154,7 @@ def export(directory: Path, out: Path) -> Path:
     return out
 
 
-def test_damage_ends_with_a_sentence_that_says_what_to_do(data: Path, tmp_path: Path) -> None:
+def test_damage_ends_with_a_message_that_says_what_to_do(data: Path, tmp_path: Path) -> None:
     run("snapshot", "--data-dir", data, tmp_path / "s")
     for folder, advice in ((tmp_path / "s", "use another snapshot"), (data, "not3d gallery restore")):
         with (folder / "gallery.sqlite").open("r+b") as file:

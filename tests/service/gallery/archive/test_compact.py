@@ -1,4 +1,4 @@
-"""Compaction: the same gallery, and nothing else in its file."""
+"""Compaction keeps the records of a gallery and removes everything else from its file."""
 
 import random
 import sqlite3
@@ -22,8 +22,8 @@ def traces(serial: int) -> list[bytes]:
     return [f"face-{serial:06}-".encode(), f"said-{serial:06}-".encode()]
 
 
-def test_nothing_of_what_was_removed_is_left(tmp_path: Path) -> None:
-    """With SQLite 3.40 these very steps leave pieces of two removed records in unused parts of pages."""
+def test_no_data_of_removed_records_remain(tmp_path: Path) -> None:
+    """With SQLite 3.40 these steps leave pieces of two removed records in unused parts of pages."""
     rng = random.Random(4)
     gallery = open_gallery(tmp_path, dimension=DIMENSION)
     living: dict[int, int] = {}
@@ -61,7 +61,7 @@ def test_nothing_of_what_was_removed_is_left(tmp_path: Path) -> None:
     left = (tmp_path / "gallery.sqlite").read_bytes()
     assert not [trace for trace in removed if trace in left]
     assert all(trace in left for kept in living.values() for trace in traces(kept))
-    assert verify(tmp_path).whole
+    assert verify(tmp_path).is_intact
     assert (tmp_path / "gallery.sqlite").stat().st_mode & 0o777 == 0o600
     gallery = open_gallery(tmp_path, dimension=DIMENSION)
     assert {item.id for item in gallery.list(limit=1000).items} == {f"r{number}" for number in living}
@@ -70,7 +70,7 @@ def test_nothing_of_what_was_removed_is_left(tmp_path: Path) -> None:
     gallery.close()
 
 
-def test_only_a_gallery_that_nobody_has_open(tmp_path: Path) -> None:
+def test_a_gallery_that_is_open_or_read_is_not_compacted(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match="there is no gallery"):
         compact(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -84,20 +84,20 @@ def test_only_a_gallery_that_nobody_has_open(tmp_path: Path) -> None:
         reader.execute("SELECT count(*) FROM tracklets").fetchall()
         with closing(sqlite3.connect(tmp_path / "gallery.sqlite")) as writer, writer:
             writer.execute("UPDATE gallery SET version = version + 1")
-        with pytest.raises(GalleryError, match="being read"):
+        with pytest.raises(GalleryError, match="a snapshot or an export reads"):
             compact(tmp_path)
     compact(tmp_path)
-    assert verify(tmp_path).whole
+    assert verify(tmp_path).is_intact
 
 
-def test_a_compaction_that_fails_or_was_killed_leaves_the_gallery_as_it_was(
+def test_a_compaction_that_fails_or_is_killed_leaves_the_gallery_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery = open_gallery(tmp_path)
     enrol(gallery, [record("a")])
     gallery.close()
 
-    def fail(_stored: object, target: Path) -> None:
+    def fail(_files: object, target: Path) -> None:
         target.write_bytes(np.zeros(10).tobytes())
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Export and import: the same records to the bit, in a form that other programs read."""
+"""Export and import keep records to the bit, in a file that other programs read."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from service.gallery import GalleryError, Record
-from service.gallery.archive.parquet import Archive, export_records, gallery_records, import_records, stored_records
-from service.gallery.archive.read_only import open_stored
+from service.gallery.archive.parquet import (
+    RecordFile,
+    export_records,
+    import_records,
+    records_of_files,
+    records_of_gallery,
+)
+from service.gallery.archive.read_only import open_read_only
 from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.gallery.engines import MILVUS, milvus_database
 from tests.service.gallery.samples import DIMENSION, JPEG, SPACE, assert_same, at, enrol, open_gallery, record, vector
@@ -41,9 +47,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def archive(directory: Path, tmp_path: Path) -> Path:
-    with open_stored(directory) as stored:
-        assert export_records(stored_records(stored), stored.stamp, tmp_path / "out.parquet") == len(RECORDS)
+def exported(directory: Path, tmp_path: Path) -> Path:
+    with open_read_only(directory) as files:
+        assert export_records(records_of_files(files), files.stamp, tmp_path / "out.parquet") == len(RECORDS)
     return tmp_path / "out.parquet"
 
 
@@ -68,44 +74,44 @@ def rewrite(path: Path, table: Any) -> Path:
     return path
 
 
-def test_the_round_trip_is_exact_to_the_bit(archive: Path, empty: EmbeddedGallery) -> None:
-    outcome = import_records(Archive(archive), empty)
-    assert (outcome.enrolled, outcome.replaced, outcome.skipped, outcome.expired) == (len(RECORDS), 0, 0, 0)
+def test_the_round_trip_is_exact_to_the_bit(exported: Path, empty: EmbeddedGallery) -> None:
+    counts = import_records(RecordFile(exported), empty)
+    assert (counts.enrolled, counts.replaced, counts.skipped, counts.expired) == (len(RECORDS), 0, 0, 0)
     check(empty, RECORDS)
 
 
 def test_a_gallery_of_any_engine_is_exported_page_by_page(
-    directory: Path, archive: Path, empty: EmbeddedGallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, exported: Path, empty: EmbeddedGallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.archive.parquet._BYTES_OF_A_GROUP", 4 * DIMENSION * 7)
+    monkeypatch.setattr("service.gallery.archive.parquet._ROW_GROUP_BYTES", 4 * DIMENSION * 7)
     gallery = open_gallery(directory)
-    export_records(gallery_records(gallery), Archive(archive).stamp, tmp_path / "pages.parquet")
+    export_records(records_of_gallery(gallery), RecordFile(exported).stamp, tmp_path / "pages.parquet")
     gallery.close()
     assert pq.ParquetFile(tmp_path / "pages.parquet").num_row_groups == 15
-    import_records(Archive(tmp_path / "pages.parquet"), empty)
+    import_records(RecordFile(tmp_path / "pages.parquet"), empty)
     check(empty, RECORDS)
 
 
 @pytest.mark.parametrize("name", MILVUS)
-def test_records_move_to_milvus_and_back(archive: Path, tmp_path: Path, name: str) -> None:
+def test_records_move_to_milvus_and_back(exported: Path, tmp_path: Path, name: str) -> None:
     with milvus_database(name) as database:
         there = database.open()
-        table = pq.read_table(archive)
+        table = pq.read_table(exported)
         facts = table.schema.metadata | {b"not3d.embedding_space": database.space.encode()}
         path = rewrite(tmp_path / "there.parquet", table.replace_schema_metadata(facts))
-        assert import_records(Archive(path), there).enrolled == len(RECORDS)
-        assert import_records(Archive(path), there, "skip").skipped == len(RECORDS)
-        export_records(gallery_records(there), Archive(path).stamp, tmp_path / "back.parquet")
+        assert import_records(RecordFile(path), there).enrolled == len(RECORDS)
+        assert import_records(RecordFile(path), there, "skip").skipped == len(RECORDS)
+        export_records(records_of_gallery(there), RecordFile(path).stamp, tmp_path / "back.parquet")
         there.close()
         back = open_gallery(tmp_path / "back", embedding_space=database.space)
-    import_records(Archive(tmp_path / "back.parquet"), back)
+    import_records(RecordFile(tmp_path / "back.parquet"), back)
     check(back, RECORDS)
     back.close()
 
 
-def test_other_programs_read_it(archive: Path) -> None:
-    assert archive.stat().st_mode & 0o777 == 0o600
-    table = pq.read_table(archive)
+def test_other_programs_read_it(exported: Path) -> None:
+    assert exported.stat().st_mode & 0o777 == 0o600
+    table = pq.read_table(exported)
     assert table.num_rows == len(RECORDS)
     types = {field.name: str(field.type) for field in table.schema}
     assert types == {
@@ -132,115 +138,117 @@ def test_other_programs_read_it(archive: Path) -> None:
     np.testing.assert_array_equal(np.array(rows["r007"]["embedding"], np.float32), vector("r007"))
 
 
-def test_what_has_expired_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: EmbeddedGallery) -> None:
+def test_expired_records_are_neither_exported_nor_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: EmbeddedGallery
+) -> None:
     gallery = open_gallery(tmp_path / "data")
     gallery.add(record("kept"))
     gallery.add(record("expiring", expires_at=SOON))
     gallery.close()
-    with open_stored(tmp_path / "data") as stored:
-        export_records(stored_records(stored), stored.stamp, tmp_path / "before.parquet")
+    with open_read_only(tmp_path / "data") as files:
+        export_records(records_of_files(files), files.stamp, tmp_path / "before.parquet")
     later = int((SOON + timedelta(seconds=1)).timestamp() * 1e6)
     monkeypatch.setattr("service.gallery.clock.now", lambda: later)
-    with open_stored(tmp_path / "data") as stored:
-        assert export_records(stored_records(stored), stored.stamp, tmp_path / "after.parquet") == 1
-    outcome = import_records(Archive(tmp_path / "before.parquet"), empty)
-    assert (outcome.enrolled, outcome.expired) == (1, 1)
+    with open_read_only(tmp_path / "data") as files:
+        assert export_records(records_of_files(files), files.stamp, tmp_path / "after.parquet") == 1
+    counts = import_records(RecordFile(tmp_path / "before.parquet"), empty)
+    assert (counts.enrolled, counts.expired) == (1, 1)
     check(empty, [record("kept")])
 
 
-def test_an_export_is_one_moment_beside_a_writer(directory: Path, tmp_path: Path) -> None:
+def test_an_export_has_one_state_while_a_service_writes(directory: Path, tmp_path: Path) -> None:
     gallery = open_gallery(directory)
-    with open_stored(directory) as stored:
-        pieces = stored_records(stored)
-        first = next(pieces)
+    with open_read_only(directory) as files:
+        batches = records_of_files(files)
+        first = next(batches)
         gallery.delete("r050")
         gallery.add(record("later"))
-        names = [one.id for one in first] + [one.id for piece in pieces for one in piece]
+        names = [one.id for one in first] + [one.id for batch in batches for one in batch]
     gallery.close()
     assert sorted(names) == sorted(one.id for one in RECORDS)
 
 
 @pytest.mark.parametrize(
-    ("existing", "expected"),
+    ("on_conflict", "expected"),
     [("skip", (len(RECORDS) - 2, 0, 2)), ("replace", (len(RECORDS) - 2, 2, 0))],
 )
-def test_taken_ids(
-    archive: Path,
+def test_existing_ids_are_skipped_or_replaced(
+    exported: Path,
     empty: EmbeddedGallery,
-    existing: Literal["skip", "replace"],
+    on_conflict: Literal["skip", "replace"],
     expected: tuple[int, int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_OF_A_CHANGE", 7)
+    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_PER_STEP", 7)
     mine = [record("r003", camera_id="mine"), record("bare", camera_id="mine", thumbnail=JPEG)]
     empty.enrol(mine, "replace")
     with pytest.raises(GalleryError, match="2 of the file's 105 ids are enrolled already"):
-        import_records(Archive(archive), empty)
+        import_records(RecordFile(exported), empty)
     check(empty, mine)
     seen: list[int] = []
-    outcome = import_records(Archive(archive), empty, existing, seen.append)
-    assert (outcome.enrolled, outcome.replaced, outcome.skipped) == expected
+    counts = import_records(RecordFile(exported), empty, on_conflict, seen.append)
+    assert (counts.enrolled, counts.replaced, counts.skipped) == expected
     assert seen == [*range(7, 105, 7), 105]
     kept = [one for one in RECORDS if one.id not in {"r003", "bare"}]
-    check(empty, [*kept, *mine] if existing == "skip" else RECORDS)
-    again = import_records(Archive(archive), empty, "skip")
+    check(empty, [*kept, *mine] if on_conflict == "skip" else RECORDS)
+    again = import_records(RecordFile(exported), empty, "skip")
     assert (again.enrolled, again.skipped) == (0, 105)
 
 
-@pytest.mark.parametrize("existing", ["error", "skip"])
-def test_what_somebody_else_enrols_meanwhile_stays(
-    archive: Path,
+@pytest.mark.parametrize("on_conflict", ["error", "skip"])
+def test_a_record_that_another_client_enrols_meanwhile_stays(
+    exported: Path,
     empty: EmbeddedGallery,
-    existing: Literal["error", "skip"],
+    on_conflict: Literal["error", "skip"],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a server others enrol as well, between any look at the ids and the writing."""
-    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_OF_A_CHANGE", 50)
+    """On a server other clients enrol too, between the check of the ids and the import."""
+    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_PER_STEP", 50)
     theirs = record("r060", camera_id="theirs")
 
     def enrol_one(rows: int) -> None:
         if rows == 50:
             empty.add(theirs)
 
-    if existing == "skip":
-        outcome = import_records(Archive(archive), empty, "skip", enrol_one)
-        assert (outcome.enrolled, outcome.replaced, outcome.skipped) == (104, 0, 1)
+    if on_conflict == "skip":
+        counts = import_records(RecordFile(exported), empty, "skip", enrol_one)
+        assert (counts.enrolled, counts.replaced, counts.skipped) == (104, 0, 1)
     else:
-        with pytest.raises(GalleryError, match=r"'r060' was enrolled by somebody else meanwhile .* first 100 rows"):
-            import_records(Archive(archive), empty, "error", enrol_one)
+        with pytest.raises(GalleryError, match=r"another client enrolled 'r060' meanwhile.* first 100 rows"):
+            import_records(RecordFile(exported), empty, "error", enrol_one)
     assert_same(empty.get("r060"), theirs)
 
 
-def test_an_import_that_was_interrupted_goes_on(
-    archive: Path, empty: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_import_continues(
+    exported: Path, empty: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_OF_A_CHANGE", 10)
+    monkeypatch.setattr("service.gallery.archive.parquet._ROWS_PER_STEP", 10)
 
     def stop(rows: int) -> None:
         if rows == 50:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_records(Archive(archive), empty, "error", stop)
+        import_records(RecordFile(exported), empty, "error", stop)
     assert empty.count() == 50
-    outcome = import_records(Archive(archive), empty, "skip")
-    assert (outcome.enrolled, outcome.skipped) == (55, 50)
+    counts = import_records(RecordFile(exported), empty, "skip")
+    assert (counts.enrolled, counts.skipped) == (55, 50)
     check(empty, RECORDS)
 
 
 @pytest.mark.parametrize("change", ["space", "dimension"])
-def test_vectors_of_another_model_stay_out(archive: Path, tmp_path: Path, change: str) -> None:
+def test_vectors_of_another_model_are_refused(exported: Path, tmp_path: Path, change: str) -> None:
     space, dimension = ("f" * 16, DIMENSION) if change == "space" else (SPACE, 16)
     gallery = open_gallery(tmp_path / "other", embedding_space=space, dimension=dimension)
     with pytest.raises(GalleryError, match="different models cannot be compared"):
-        import_records(Archive(archive), gallery, "replace")
+        import_records(RecordFile(exported), gallery, "replace")
     assert gallery.count() == 0
     gallery.close()
 
 
-def test_other_types_of_text_and_time_are_taken(archive: Path, tmp_path: Path, empty: EmbeddedGallery) -> None:
+def test_other_types_of_text_and_time_are_accepted(exported: Path, tmp_path: Path, empty: EmbeddedGallery) -> None:
     """As polars and pandas write them: large strings, dictionaries, lists of any length, columns in another order."""
-    table = pq.read_table(archive)
+    table = pq.read_table(exported)
     facts = table.schema.metadata
     changed = {
         "id": table["id"].cast(pa.large_string()),
@@ -251,7 +259,7 @@ def test_other_types_of_text_and_time_are_taken(archive: Path, tmp_path: Path, e
     }
     columns = {name: changed.get(name, table[name]) for name in reversed(table.column_names)}
     path = rewrite(tmp_path / "other.parquet", pa.table(columns | {"more": table["id"]}).replace_schema_metadata(facts))
-    import_records(Archive(path), empty)
+    import_records(RecordFile(path), empty)
     check(empty, RECORDS)
 
 
@@ -298,56 +306,58 @@ def with_an_id_twice(table: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (without_facts, "not say of which embedding space"),
+        (without_facts, "does not name its embedding space"),
         (of_another_format, "format 9"),
         (with_a_short_vector, "cannot be read"),
-        (with_text, r"row 0 \(id '.*'\): metadata is no JSON"),
+        (with_text, r"row 0 \(id '.*'\): metadata is not JSON"),
         (with_deep_text, r"row 0 \(id '.*'\): metadata is nested too deeply"),
         (with_an_empty_thumbnail, r"thumbnail is not a JPEG file \(record 'bare'\)"),
-        (with_naive_times, "without a time zone in the column created_at"),
+        (with_naive_times, "without a time zone in column created_at"),
         (with_a_lost_id, "'id' with null values"),
         (with_an_id_twice, "twice"),
-        (lambda table: table.drop_columns(["clips"]), "lacks the column clips"),
+        (lambda table: table.drop_columns(["clips"]), "has no column clips"),
     ],
 )
-def test_what_is_not_right_is_told(
-    archive: Path, tmp_path: Path, empty: EmbeddedGallery, change: Any, reason: str
+def test_an_invalid_file_is_refused(
+    exported: Path, tmp_path: Path, empty: EmbeddedGallery, change: Any, reason: str
 ) -> None:
-    path = rewrite(tmp_path / "wrong.parquet", change(pq.read_table(archive)))
+    path = rewrite(tmp_path / "wrong.parquet", change(pq.read_table(exported)))
     with pytest.raises(GalleryError, match=reason):
-        import_records(Archive(path), empty)
+        import_records(RecordFile(path), empty)
     assert empty.count() == 0
 
 
-def test_a_damaged_file_is_told(archive: Path, tmp_path: Path, empty: EmbeddedGallery) -> None:
-    with pytest.raises(GalleryError, match="there is no file"):
-        Archive(tmp_path / "absent.parquet")
-    data = bytearray(archive.read_bytes())
+def test_a_missing_or_damaged_file_is_refused(exported: Path, tmp_path: Path, empty: EmbeddedGallery) -> None:
+    with pytest.raises(GalleryError, match=r"absent\.parquet does not exist"):
+        RecordFile(tmp_path / "absent.parquet")
+    data = bytearray(exported.read_bytes())
     (tmp_path / "cut.parquet").write_bytes(data[:-5])
-    with pytest.raises(GalleryError, match="no Parquet file, or damaged"):
-        Archive(tmp_path / "cut.parquet")
+    with pytest.raises(GalleryError, match="is not a Parquet file, or is damaged"):
+        RecordFile(tmp_path / "cut.parquet")
 
 
-def test_an_export_overwrites_nothing_and_leaves_nothing_half(archive: Path, directory: Path, tmp_path: Path) -> None:
+def test_an_export_overwrites_nothing_and_leaves_no_partial_file(
+    exported: Path, directory: Path, tmp_path: Path
+) -> None:
     def broken() -> Iterator[list[Record]]:
         yield RECORDS
         raise GalleryError("the rest cannot be read")
 
-    stamp = Archive(archive).stamp
+    stamp = RecordFile(exported).stamp
     with pytest.raises(GalleryError, match="exists"):
-        export_records(iter([RECORDS]), stamp, archive)
+        export_records(iter([RECORDS]), stamp, exported)
     with pytest.raises(GalleryError, match="the rest"):
         export_records(broken(), stamp, tmp_path / "half.parquet")
     assert not list(tmp_path.glob("half*"))
     (tmp_path / "taken.parquet.part").touch()
-    with pytest.raises(GalleryError, match="being written by another"):
+    with pytest.raises(GalleryError, match="another export is writing it"):
         export_records(iter([RECORDS]), stamp, tmp_path / "taken.parquet")
     assert (tmp_path / "taken.parquet.part").exists()
 
 
 def test_an_empty_gallery_is_an_empty_file(tmp_path: Path, empty: EmbeddedGallery) -> None:
     open_gallery(tmp_path / "data").close()
-    with open_stored(tmp_path / "data") as stored:
-        assert export_records(stored_records(stored), stored.stamp, tmp_path / "none.parquet") == 0
+    with open_read_only(tmp_path / "data") as files:
+        assert export_records(records_of_files(files), files.stamp, tmp_path / "none.parquet") == 0
     assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
-    assert import_records(Archive(tmp_path / "none.parquet"), empty).enrolled == 0
+    assert import_records(RecordFile(tmp_path / "none.parquet"), empty).enrolled == 0

@@ -1,4 +1,4 @@
-"""What was erased after a snapshot is erased again after it was restored."""
+"""Erasures that happened after a snapshot are repeated after it is restored."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from service.gallery import AuditEntry, Filter, GalleryError
-from service.gallery.archive.replay_erasures import dump, erase_again, read_log
+from service.gallery.archive.replay_erasures import read_audit_log, replay_erasures, to_json
 from service.gallery.archive.snapshot import restore, take_snapshot
 from service.gallery.checks import audit_condition
 from tests.service.gallery.samples import at, enrol, open_gallery, record
 
 
 @pytest.mark.parametrize("kept_as", ["directory", "lines"])
-def test_every_erasure_since_the_snapshot_is_made_again(tmp_path: Path, kept_as: str) -> None:
+def test_every_erasure_after_the_snapshot_is_repeated(tmp_path: Path, kept_as: str) -> None:
     gallery = open_gallery(tmp_path / "data")
     enrol(gallery, [record(f"c{number}", camera_id=f"camera-{number}") for number in range(6)])
     enrol(gallery, [record(f"t{number}", start_time=at(number), metadata={"n": number}) for number in range(6)])
@@ -29,17 +29,17 @@ def test_every_erasure_since_the_snapshot_is_made_again(tmp_path: Path, kept_as:
     source = tmp_path / "data"
     if kept_as == "lines":
         source = tmp_path / "audit.jsonl"
-        source.write_text("".join(dump(entry) + "\n" for entry in gallery.audit()))
-    entries = read_log(source)  # beside the gallery that is open
+        source.write_text("".join(to_json(entry) + "\n" for entry in gallery.audit()))
+    entries = read_audit_log(source)  # while the gallery is open
     assert entries == list(gallery.audit())
     gallery.close()
     restore(tmp_path / "snapshot", tmp_path / "again")
     gallery = open_gallery(tmp_path / "again")
     assert gallery.count() == 12
-    assert erase_again(gallery, entries) == 5
+    assert replay_erasures(gallery, entries) == 5
     assert [item.id for item in gallery.list().items] == expected
     assert [entry.by for entry in gallery.audit()[:4]] == ["restore"] * 4
-    assert erase_again(gallery, entries) == 0
+    assert replay_erasures(gallery, entries) == 0
     gallery.close()
 
 
@@ -51,22 +51,22 @@ def entry(action: str, condition: Filter | str) -> AuditEntry:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("hello", "line 1 is no entry"),
-        ("{}", "no entry"),
-        ("[]", "no entry"),
-        (dump(entry("erase", Filter())), "no condition"),
-        (dump(entry("erase", "an id")), "cannot be made again"),
-        (dump(entry("delete", Filter(camera_ids=("c",)))), "cannot be made again"),
+        ("hello", "line 1 is not an entry"),
+        ("{}", "is not an entry"),
+        ("[]", "is not an entry"),
+        (to_json(entry("erase", Filter())), "no condition"),
+        (to_json(entry("erase", "an id")), "cannot be repeated"),
+        (to_json(entry("delete", Filter(camera_ids=("c",)))), "cannot be repeated"),
     ],
 )
-def test_a_log_that_is_not_understood_is_told_before_anything_is_done(tmp_path: Path, line: str, reason: str) -> None:
+def test_an_invalid_entry_is_an_error_before_anything_is_erased(tmp_path: Path, line: str, reason: str) -> None:
     (tmp_path / "audit.jsonl").write_text(line)
     with pytest.raises(GalleryError, match=reason):
-        read_log(tmp_path / "audit.jsonl")
+        read_audit_log(tmp_path / "audit.jsonl")
 
 
-def test_a_log_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match="cannot be read"):
-        read_log(tmp_path / "audit.jsonl")
+        read_audit_log(tmp_path / "audit.jsonl")
     with pytest.raises(GalleryError, match="there is no gallery"):
-        read_log(tmp_path)
+        read_audit_log(tmp_path)

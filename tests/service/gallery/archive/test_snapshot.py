@@ -1,4 +1,4 @@
-"""Snapshots: taken beside a writer, whole or absent, and back again."""
+"""Snapshots are taken while a service writes, are complete or absent, and can be restored."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.gallery import JSON, Filter, GalleryError, GalleryLocked
-from service.gallery.archive.read_only import open_stored
+from service.gallery.archive.read_only import open_read_only
 from service.gallery.archive.snapshot import read_manifest, restore, take_snapshot
 from service.gallery.archive.verify import verify
 from service.gallery.embedded.database import Stamp
@@ -33,7 +33,7 @@ def filled(tmp_path: Path) -> EmbeddedGallery:
 
 @pytest.fixture
 def snapshot(filled: EmbeddedGallery, tmp_path: Path) -> Path:
-    """A snapshot of NAMES; the gallery that it was taken of is closed."""
+    """A snapshot of NAMES, whose gallery is closed."""
     take_snapshot(tmp_path / "data", tmp_path / "snapshot")
     filled.close()
     return tmp_path / "snapshot"
@@ -44,13 +44,13 @@ def everything(directory: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix != ".part")
 
 
-def test_a_snapshot_of_an_open_gallery_comes_back(filled: EmbeddedGallery, tmp_path: Path) -> None:
+def test_a_snapshot_of_an_open_gallery_is_restored(filled: EmbeddedGallery, tmp_path: Path) -> None:
     manifest = take_snapshot(tmp_path / "data", tmp_path / "backups" / "monday")
     filled.add(record("later"))
     filled.close()
     assert read_manifest(tmp_path / "backups" / "monday") == manifest
     assert (manifest.records, manifest.embedding_space, manifest.model_name) == (30, SPACE, "sample")
-    assert verify(tmp_path / "backups" / "monday").whole
+    assert verify(tmp_path / "backups" / "monday").is_intact
     assert restore(tmp_path / "backups" / "monday", tmp_path / "again") == manifest
     assert {path.name for path in (tmp_path / "again").iterdir()} == {"lock", *manifest.files}
     gallery = open_gallery(tmp_path / "again")
@@ -62,10 +62,10 @@ def test_a_snapshot_of_an_open_gallery_comes_back(filled: EmbeddedGallery, tmp_p
     gallery.close()
 
 
-def test_under_writers_it_is_one_moment_that_has_all_that_was_acknowledged(
+def test_a_snapshot_has_one_state_with_every_change_acknowledged_before(
     filled: EmbeddedGallery, tmp_path: Path
 ) -> None:
-    """Pairs are put together: no snapshot has one half of a pair, and none lacks what was there before it."""
+    """Pairs are enrolled together: a snapshot has no half of a pair, and every pair enrolled before it."""
     stop = threading.Event()
     done = 0
 
@@ -97,7 +97,7 @@ def test_under_writers_it_is_one_moment_that_has_all_that_was_acknowledged(
     filled.close()
 
 
-def test_nothing_of_what_was_erased_is_in_a_later_snapshot(tmp_path: Path) -> None:
+def test_a_snapshot_contains_no_data_of_records_erased_before(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path / "data", dimension=64)
     for n in range(40):
         secret: dict[str, JSON] = {"secret": f"secret-{n}-"}
@@ -118,12 +118,12 @@ def test_nothing_of_what_was_erased_is_in_a_later_snapshot(tmp_path: Path) -> No
     gallery.close()
 
 
-def test_an_erasure_beside_a_long_snapshot_does_not_wait_and_is_made_up_for(
+def test_an_erasure_during_a_long_snapshot_does_not_wait_and_is_completed_later(
     filled: EmbeddedGallery, tmp_path: Path
 ) -> None:
-    with open_stored(tmp_path / "data") as stored:
-        stored.connection.execute("BEGIN")
-        assert stored.connection.execute("SELECT count(*) FROM tracklets").fetchone() == (30,)
+    with open_read_only(tmp_path / "data") as files:
+        files.connection.execute("BEGIN")
+        assert files.connection.execute("SELECT count(*) FROM tracklets").fetchone() == (30,)
         begin = time.monotonic()
         assert filled.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False).erased == 1
         assert time.monotonic() - begin < 5
@@ -146,13 +146,13 @@ def indexed(directory: Path) -> bool:
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_the_index_comes_along_and_is_used(
+def test_the_saved_index_is_part_of_the_snapshot_and_is_used(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     linked: bool,
 ) -> None:
-    """An approximate one: it is not trained again."""
+    """An approximate index is not trained again."""
     gallery = open_approximate(tmp_path / "data")
     gallery.enrol([record(f"r{number:03}") for number in range(200)], "replace")
     assert gallery._rebuilder.wait(60)
@@ -180,7 +180,7 @@ def refuse(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize("damage", ["delete", "replace", "flip", "foreign", "missing"])
-def test_an_index_that_is_not_right_or_has_what_is_gone_is_left_out(
+def test_an_index_that_is_invalid_or_has_removed_records_is_left_out(
     filled: EmbeddedGallery, tmp_path: Path, damage: str
 ) -> None:
     filled.close()
@@ -210,7 +210,7 @@ def test_an_index_that_is_not_right_or_has_what_is_gone_is_left_out(
     gallery.close()
 
 
-def test_numbers_are_not_given_again_after_a_restore(filled: EmbeddedGallery, tmp_path: Path) -> None:
+def test_row_numbers_are_not_reused_after_a_restore(filled: EmbeddedGallery, tmp_path: Path) -> None:
     filled.delete(NAMES[-1])
     take_snapshot(tmp_path / "data", tmp_path / "snapshot")
     filled.close()
@@ -230,12 +230,12 @@ def test_nothing_is_overwritten(snapshot: Path, tmp_path: Path) -> None:
         restore(snapshot, tmp_path / "data")
     assert everything(snapshot) == before
     (tmp_path / "other.part").mkdir()
-    with pytest.raises(GalleryError, match=r"other\.part is being written"):
+    with pytest.raises(GalleryError, match=r"other\.part exists: another snapshot is writing it"):
         take_snapshot(tmp_path / "data", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
-def test_a_gallery_that_is_open_is_not_restored_over(snapshot: Path, tmp_path: Path) -> None:
+def test_an_open_gallery_is_not_overwritten_by_a_restore(snapshot: Path, tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path / "other")
     for name in ("gallery.sqlite", "gallery.sqlite-wal", "gallery.sqlite-shm"):
         (tmp_path / "other" / name).unlink()
@@ -245,7 +245,7 @@ def test_a_gallery_that_is_open_is_not_restored_over(snapshot: Path, tmp_path: P
     gallery._resources.close()
 
 
-def test_what_a_directory_without_records_has_may_stay(snapshot: Path, tmp_path: Path) -> None:
+def test_a_directory_with_only_a_lock_and_a_cache_is_restored_into(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "data-2" / "cache").mkdir(parents=True)
     (tmp_path / "data-2" / "restoring.part").mkdir()
     (tmp_path / "data-2" / "restoring.part" / "gallery.sqlite").write_text("of a restore that was killed")
@@ -253,19 +253,19 @@ def test_what_a_directory_without_records_has_may_stay(snapshot: Path, tmp_path:
     with pytest.raises(GalleryError, match="broken off: run `not3d gallery restore` again"):
         open_gallery(tmp_path / "data-2")
     restore(snapshot, tmp_path / "data-2")
-    assert verify(tmp_path / "data-2").whole
+    assert verify(tmp_path / "data-2").is_intact
     assert not (tmp_path / "data-2" / "restoring.part").exists()
     (tmp_path / "data-2" / "restoring.part").mkdir()  # killed before the last step
     open_gallery(tmp_path / "data-2").close()
     assert not (tmp_path / "data-2" / "restoring.part").exists()
 
 
-def test_no_service_starts_on_what_is_not_amended_yet(snapshot: Path, tmp_path: Path) -> None:
-    """What is to be erased from a snapshot is gone before its gallery is there, whatever interrupts it."""
+def test_no_service_starts_before_the_restored_gallery_is_prepared(snapshot: Path, tmp_path: Path) -> None:
+    """Erasures are repeated before the directory has a gallery, even if the restore is interrupted."""
     seen: list[Path] = []
 
     def interrupt(folder: Path, _stamp: Stamp) -> None:
-        assert verify(folder).whole
+        assert verify(folder).is_intact
         assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["lock", folder.name]
         seen.append(folder)
         raise KeyboardInterrupt
@@ -275,15 +275,15 @@ def test_no_service_starts_on_what_is_not_amended_yet(snapshot: Path, tmp_path: 
     assert seen
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["lock"]
     restore(snapshot, tmp_path / "new")
-    assert verify(tmp_path / "new").whole
+    assert verify(tmp_path / "new").is_intact
 
 
-def test_a_directory_without_gallery_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_directory_without_a_gallery_is_refused_and_unchanged(tmp_path: Path) -> None:
     for call in (lambda: take_snapshot(tmp_path / "data", tmp_path / "out"), lambda: verify(tmp_path / "data")):
         with pytest.raises(GalleryError, match="there is no gallery"):
             call()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(GalleryError, match="no snapshot"):
+    with pytest.raises(GalleryError, match="is not a snapshot"):
         restore(tmp_path, tmp_path / "out")
 
 
@@ -302,7 +302,7 @@ def test_a_damaged_snapshot_is_refused_and_leaves_nothing(snapshot: Path, tmp_pa
         restore(snapshot, tmp_path / "again")
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["lock"]
     report = verify(snapshot)
-    assert not report.whole
+    assert not report.is_intact
     assert "gallery.sqlite" in report.problems[0]
 
 
@@ -310,15 +310,15 @@ def test_a_damaged_snapshot_is_refused_and_leaves_nothing(snapshot: Path, tmp_pa
     "change",
     [{"format": "not3d-gallery-snapshot-9"}, {"files": {"../../escape": {"bytes": 1, "sha256": ""}}}, {"more": 1}],
 )
-def test_a_foreign_manifest_is_refused(snapshot: Path, tmp_path: Path, change: dict[str, object]) -> None:
+def test_an_unknown_manifest_is_refused(snapshot: Path, tmp_path: Path, change: dict[str, object]) -> None:
     path = snapshot / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(GalleryError, match="no manifest of this program's version"):
+    with pytest.raises(GalleryError, match="is not a manifest that this version reads"):
         restore(snapshot, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
-def test_what_was_begun_is_removed_where_it_fails(filled: EmbeddedGallery, tmp_path: Path) -> None:
+def test_a_snapshot_that_fails_leaves_no_files(filled: EmbeddedGallery, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
         other.execute("PRAGMA user_version = 99")
     other.close()
@@ -342,7 +342,7 @@ def test_a_snapshot_on_a_read_only_disk_is_read(snapshot: Path, tmp_path: Path) 
         path.chmod(0o444)
     (tmp_path / "copy").chmod(0o555)
     try:
-        assert verify(tmp_path / "copy").whole
+        assert verify(tmp_path / "copy").is_intact
         restore(tmp_path / "copy", tmp_path / "again")
     finally:
         (tmp_path / "copy").chmod(0o755)

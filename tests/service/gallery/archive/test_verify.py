@@ -1,4 +1,4 @@
-"""What `verify` finds: every kind of damage, and nothing where there is none."""
+"""`verify` finds every kind of damage, and nothing in an intact gallery."""
 
 import math
 import os
@@ -59,7 +59,7 @@ def replace_by_text(directory: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a lost vector": (script("DELETE FROM embeddings WHERE number = 7"), "1 records have no vector: r"),
-    "a vector of nobody": (script("DELETE FROM tracklets WHERE number = 7"), "of embeddings belong to no row"),
+    "a vector without a record": (script("DELETE FROM tracklets WHERE number = 7"), "of embeddings belong to no row"),
     "a short vector": (set_vector(bytes(4 * DIMENSION - 1)), f"not {DIMENSION} finite numbers of length 1: r"),
     "a vector of zeros": (set_vector(bytes(4 * DIMENSION)), "of length 1"),
     "a vector with NaN": (set_vector(struct.pack("<f", math.nan) * DIMENSION), "finite"),
@@ -71,13 +71,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a lost term": (
         script("DELETE FROM metadata_terms WHERE number = 7"),
-        "1 records have metadata that a filter would not find",
+        "1 records have metadata that filters do not find",
     ),
     "other metadata": (
         script("UPDATE tracklets SET metadata = '{\"x\": 1}' WHERE id = 'bare'"),
-        "find as they are: bare",
+        "filters do not find: bare",
     ),
-    "metadata that is no JSON": (script("UPDATE tracklets SET metadata = '{' WHERE id = 'bare'"), ": bare"),
+    "metadata that are not JSON": (script("UPDATE tracklets SET metadata = '{' WHERE id = 'bare'"), ": bare"),
     "an index that disagrees": (
         script(
             "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema "
@@ -90,15 +90,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "told"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_damage_is_told(directory: Path, damage: Callable[[Path], None], told: str) -> None:
+@pytest.mark.parametrize(("damage", "problem"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_reported(directory: Path, damage: Callable[[Path], None], problem: str) -> None:
     damage(directory)
     report = verify(directory)
-    assert not report.whole
-    assert any(told in problem for problem in report.problems), report.problems
+    assert not report.is_intact
+    assert any(problem in found for found in report.problems), report.problems
 
 
-def test_a_whole_gallery_has_no_problems_open_or_closed(tmp_path: Path) -> None:
+def test_an_intact_gallery_has_no_problems_open_or_closed(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path)
     fill(gallery)
     before = {path.name for path in tmp_path.iterdir()}
@@ -114,19 +114,19 @@ def test_a_whole_gallery_has_no_problems_open_or_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "problem"),
     [
         (lambda path: path.unlink(), "missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "checksum"),
         (lambda path: path.write_bytes(b"hello"), "not an index file"),
     ],
 )
-def test_a_useless_index_is_only_a_remark(directory: Path, damage: Callable[[Path], None], told: str) -> None:
+def test_an_unusable_index_is_only_a_remark(directory: Path, damage: Callable[[Path], None], problem: str) -> None:
     damage(directory / "index.faiss")
     report = verify(directory)
-    assert report.whole
-    assert told in report.remarks[0]
-    assert "built anew at the next start" in report.remarks[0]
+    assert report.is_intact
+    assert problem in report.remarks[0]
+    assert "rebuilt at the next start" in report.remarks[0]
 
 
 def test_a_snapshot_is_compared_with_its_manifest(directory: Path, tmp_path: Path) -> None:
@@ -136,23 +136,23 @@ def test_a_snapshot_is_compared_with_its_manifest(directory: Path, tmp_path: Pat
     script("DELETE FROM tracklets WHERE id = 'bare'")(tmp_path / "snapshot")
     report = verify(tmp_path / "snapshot")
     assert any("digest" in problem for problem in report.problems)
-    assert any("30 records, and the manifest says 31" in problem for problem in report.problems)
+    assert any("30 records, but the manifest says 31" in problem for problem in report.problems)
 
 
-def test_another_schema_is_no_damage(directory: Path) -> None:
+def test_another_schema_version_is_an_error_but_no_damage(directory: Path) -> None:
     script("PRAGMA user_version = 99")(directory)
-    with pytest.raises(GalleryError, match="use the program's version that wrote it"):
+    with pytest.raises(GalleryError, match="use the version of the program that wrote it"):
         verify(directory)
     script("PRAGMA user_version = 0")(directory)
-    with pytest.raises(GalleryError, match="start the service on it once, or on what is restored"):
+    with pytest.raises(GalleryError, match="start the service on it, or restore the snapshot"):
         verify(directory)
     script("PRAGMA application_id = 7")(directory)
-    with pytest.raises(GalleryError, match="no gallery's database"):
+    with pytest.raises(GalleryError, match="not the database of a gallery"):
         verify(directory)
 
 
-def test_one_that_was_killed_is_read_with_its_log(tmp_path: Path) -> None:
-    """The write-ahead log of a gallery that was never closed holds all of it."""
+def test_a_gallery_of_a_killed_process_is_read_with_its_write_ahead_log(tmp_path: Path) -> None:
+    """The write-ahead log of a gallery that was never closed contains all of its records."""
     gallery = open_gallery(tmp_path / "data")
     fill(gallery)
     (tmp_path / "killed").mkdir()
