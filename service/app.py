@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from fastapi import Depends, FastAPI
 
@@ -13,7 +14,9 @@ from service.http.request_log import RequestLog
 from service.lifecycle import Lifecycle
 from service.routes import embed, gallery, health, search
 from service.settings import Settings
-from service.version import API_VERSION
+
+API_VERSION: Final = "1"
+"""Version of the HTTP contract; it does not change with every release."""
 
 
 def create_app(settings: Settings) -> FastAPI:

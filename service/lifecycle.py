@@ -11,10 +11,11 @@ from typing import Final, TypeVar
 
 import cv2
 
-from model.bundle import Bundle, BundleError
-from model.engines import Engine, EngineError, open_engine
+from model.bundle import Bundle
+from model.engines import Engine, open_engine
 from model.engines.cuda_options import CudaOptions
-from model.engines.self_test import SelfTest, SelfTestError, run_self_test
+from model.engines.self_test import SelfTest, run_self_test
+from model.errors import Not3dError
 from service.embedding.embedder import Embedder
 from service.gallery.async_gallery import AsyncGallery
 from service.gallery.opening import open_gallery
@@ -139,7 +140,7 @@ class Lifecycle:
             self._service = await self._load()
         except _StopRequested:
             log.info("stopped before the service was ready")
-        except (BundleError, EngineError, SelfTestError, GalleryError, OSError) as error:
+        except (Not3dError, OSError) as error:
             self._fail(str(error))
         except Exception as error:
             log.exception("unexpected error during startup")

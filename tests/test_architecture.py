@@ -32,6 +32,18 @@ def test_imports_go_one_way(package):
     assert not wrong
 
 
+def test_only_the_application_its_routes_and_http_know_http_problems():
+    service = ROOT / "service"
+    upper = {service / "app.py", *(service / "routes").glob("*.py"), *(service / "http").glob("*.py")}
+    wrong = {
+        str(file.relative_to(ROOT)): node.module
+        for file in sorted(set(service.rglob("*.py")) - upper)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("service.http", "service.routes"))
+    }
+    assert not wrong
+
+
 @pytest.mark.parametrize("package", ["not3d", "service", "model", "training/datasets"])
 def test_torch_is_imported_by_networks_and_training_only(package):
     network = ROOT / "model" / "network"

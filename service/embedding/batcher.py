@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from model.engines import Engine
 from model.engines.protocol import batch_sizes
-from service.telemetry.metrics import Metrics
-from service.telemetry.request_cost import Cost, current_cost
+from service.telemetry.metrics import Metrics, RequestCost, current_cost
 
 Clips = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]
@@ -23,7 +22,7 @@ class _Job:
     clips: Clips
     future: "Future[Embeddings]"
     since: float
-    cost: Cost | None
+    cost: RequestCost | None
     taken: int = 0
     rows: dict[int, Embeddings] = field(default_factory=dict)
     """Embeddings by the place of their first clip; calls that run side by side end in any order."""

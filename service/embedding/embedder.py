@@ -32,8 +32,7 @@ from service.embedding.footage import (
 from service.embedding.frame_budget import FrameBudget
 from service.embedding.thumbnail import MiddleFrame, encode_thumbnail
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
-from service.telemetry.request_cost import current_cost
+from service.telemetry.metrics import Metrics, current_cost
 
 T = TypeVar("T")
 

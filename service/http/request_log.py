@@ -13,8 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.problems import Problem
 from service.ids import ID_PATTERN, new_id
 from service.telemetry.logs import request_id
-from service.telemetry.metrics import Metrics
-from service.telemetry.request_cost import Cost, current_cost
+from service.telemetry.metrics import Metrics, RequestCost, current_cost
 
 STOPPING_RETRY_SECONDS = 5
 
@@ -37,7 +36,7 @@ class RequestLog:
         current = given if re.fullmatch(ID_PATTERN, given) else new_id()
         scope.setdefault("state", {})["request_id"] = current
         token = request_id.set(current)
-        cost = Cost()
+        cost = RequestCost()
         cost_token = current_cost.set(cost)
         status: int | None = None
         start = time.perf_counter()
@@ -70,7 +69,7 @@ class RequestLog:
             current_cost.reset(cost_token)
             request_id.reset(token)
 
-    def _record(self, scope: Scope, status: int, seconds: float, cost: Cost) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, cost: RequestCost) -> None:
         # The route's pattern, not the path: ids of tracklets belong neither in metrics nor in logs.
         route = getattr(scope.get("route"), "path", "unmatched")
         # A client may invent methods; each would be a new time series.

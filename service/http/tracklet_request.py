@@ -24,8 +24,7 @@ from service.http.schemas import FootageBody, TrackletBody
 from service.http.uploads import FormReader, Upload, content_type, read_body, read_form
 from service.lifecycle import Service
 from service.settings import JSON_WEIGHT, Settings
-from service.telemetry.metrics import Metrics
-from service.telemetry.request_cost import current_cost
+from service.telemetry.metrics import Metrics, current_cost
 
 FootageT = TypeVar("FootageT", bound=FootageBody)
 BodyT = TypeVar("BodyT", bound=Body)

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from service.http.admission import RequestSlot
 from service.http.problems import Problem
 from service.settings import Settings
-from service.telemetry.request_cost import current_cost
+from service.telemetry.metrics import current_cost
 
 MAX_OTHER_PARTS = 64
 """Parts of a form beside frames; there are about a dozen field names."""

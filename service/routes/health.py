@@ -7,8 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from service.gallery.records import GalleryError
 from service.http.dependencies import NO_QUERY, CurrentLifecycle, Ready, require_ready, require_working_gallery
 from service.http.schemas import EngineFacts, GalleryFacts, InfoAnswer, LimitFacts, StatusAnswer
-from service.telemetry.metrics import CONTENT_TYPE
-from service.version import read_version
+from service.telemetry.metrics import CONTENT_TYPE, read_version
 
 open_router = APIRouter()
 """Calls that never need a key: orchestrators make them."""

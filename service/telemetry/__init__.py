@@ -1,1 +1,1 @@
-"""Metrics, logs and the cost of each request."""
+"""Metrics and logs."""

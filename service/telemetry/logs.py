@@ -1,4 +1,4 @@
-"""Logs as JSON lines. They carry request ids, routes, counts and times; never pixels, vectors or keys."""
+"""Logs as JSON lines, with request ids, routes, counts and times; never pixels, embeddings or keys."""
 
 import json
 import logging
@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request that the current task is answering."""
+"""The id of the request that the current task answers."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the request's id and `extra={"facts": {...}}`."""
+    """Formats one JSON object per line: time, level, logger, message, request id, and `extra={"facts": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record."""
+        """Return one record as a line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -31,11 +31,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs(level: str) -> None:
-    """Send every logger's records of `level` ("debug" to "error") and above to standard error."""
+    """Write the records of all loggers from this level ("debug" to "error") up to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # The parser logs each attack on it as a warning and each chunk at debug; the refusal is in the access log.
+    # The form parser logs each malformed form as a warning and each chunk at debug level. The access log has refusals.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

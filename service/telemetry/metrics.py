@@ -1,8 +1,12 @@
-"""What Prometheus reads. Each application has its own registry, so that two in one process do not mix."""
+"""Metrics for Prometheus, and what each request cost for the log. Each application has its own registry."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,19 +22,17 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from model.cgroups import memory_limit
 from model.engines import EngineInfo
-from service.telemetry.request_cost import Cost, current_cost
-from service.version import read_version
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that is of no use
 
 STAGES = ("read", "parse", "decode", "queue", "infer", "index", "rerank")
-"""Of a request, in its order: waiting for and receiving the body; form or JSON into bytes and fields; images to frames
-of the model's size; a piece waits for the engine; one call of the engine; one call of the gallery; re-ranking."""
+"""Stages of a request, in their order: waiting for and receiving the body; parsing it; decoding and resizing frames;
+waiting for the engine; one call of the engine; one call of the gallery; re-ranking."""
 OUTCOMES = ("used", "rejected")
-"""What becomes of a frame."""
+"""Outcomes of a frame."""
 REASONS = ("readers", "requests", "bytes")
-"""Which limit refused a request: bodies on their way, requests being answered, bytes held."""
+"""Limits that refuse a request: bodies being read, requests being answered, bytes held."""
 
 _REQUEST_SECONDS = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
@@ -42,9 +44,33 @@ _STAGE_SECONDS = (
 )
 
 
+@dataclass
+class RequestCost:
+    """What one request took: seconds by stage, usable frames, embedded clips, bytes of the body."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    frames: int = 0
+    clips: int = 0
+    bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count time in a stage; called from several threads.
+
+        Parts of one request can be in a stage at the same time, so the stages can add up to more than the request took.
+        """
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+current_cost: ContextVar[RequestCost | None] = ContextVar("current_cost", default=None)
+"""The cost of the request that the current task answers; `None` in a thread without the task's context."""
+
+
 class Metrics:
-    """The service's counters, gauges and histograms, and the process's own. Every series of a known label is there
-    from the start at 0, so that a rate sees the first event.
+    """The service's metrics and those of its process.
+
+    Each series of a known label exists from the start with the value 0, so that a rate includes the first event.
     """
 
     def __init__(self) -> None:
@@ -53,7 +79,7 @@ class Metrics:
         GCCollector(registry=registry)
         self.requests = Counter(
             "not3d_requests",
-            "Answers by route and status; 499: the client went away",
+            "Answers by route and status; 499: the client disconnected",
             ["method", "route", "status"],
             registry=registry,
         )
@@ -63,61 +89,57 @@ class Metrics:
         self.stages = Histogram(
             "not3d_stage_seconds", "Time in one stage", ["stage"], buckets=_STAGE_SECONDS, registry=registry
         )
-        # Looking a child up costs as much as observing it.
+        # Looking a child up takes as long as observing it.
         self._stage = {name: self.stages.labels(name) for name in STAGES}
         self.open_requests = Gauge(
-            "not3d_open_requests", "Requests whose body is on its way or being answered", registry=registry
+            "not3d_open_requests", "Requests whose body is being read or that are being answered", registry=registry
         )
         self.pending_requests = Gauge(
             "not3d_pending_requests", "Requests with footage that are being answered", registry=registry
         )
         self.pending_requests_limit = Gauge(
-            "not3d_pending_requests_limit", "How many may be; more are refused", registry=registry
+            "not3d_pending_requests_limit", "Limit of not3d_pending_requests; more are refused", registry=registry
         )
-        self.pending_bytes = Gauge("not3d_pending_bytes", "Bytes of footage held for them", registry=registry)
+        self.pending_bytes = Gauge("not3d_pending_bytes", "Bytes held for requests with footage", registry=registry)
         self.pending_bytes_limit = Gauge(
-            "not3d_pending_bytes_limit", "How many may be; more are refused", registry=registry
+            "not3d_pending_bytes_limit", "Limit of not3d_pending_bytes; more are refused", registry=registry
         )
-        self.refused = Counter(
-            "not3d_refused", "Requests refused because a limit was reached", ["reason"], registry=registry
-        )
+        self.refused = Counter("not3d_refused", "Requests refused because of a limit", ["reason"], registry=registry)
         for reason in REASONS:
             self.refused.labels(reason)
         self.queued_clips = Gauge("not3d_queued_clips", "Clips that wait for the engine", registry=registry)
         self.batches = Histogram(
             "not3d_batch_clips",
-            "Clips in one call of the engine; the sum is the clips computed",
+            "Clips in one call of the engine; the sum is the clips embedded",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=registry,
         )
-        self.frames = Counter("not3d_frames", "Frames by what became of them", ["outcome"], registry=registry)
+        self.frames = Counter("not3d_frames", "Frames, used or rejected", ["outcome"], registry=registry)
         for outcome in OUTCOMES:
             self.frames.labels(outcome)
         self.gallery_records = Gauge("not3d_gallery_records", "Records in the gallery", registry=registry)
         self.expired_records = Counter(
-            "not3d_expired_records", "Records removed because their time had passed", registry=registry
+            "not3d_expired_records", "Records erased because they had expired", registry=registry
         )
-        self.ready = Gauge("not3d_ready", "1 when the service answers, 0 while it starts", registry=registry)
+        self.ready = Gauge("not3d_ready", "1 if the service is ready, otherwise 0", registry=registry)
         self.engine = Gauge(
             "not3d_engine",
-            "The engine really in use; always 1",
+            "The engine in use; always 1",
             ["engine", "version", "device", "precision", "threads", "embedding_space", "provider"],
             registry=registry,
         )
         self.engine_degraded = Gauge(
             "not3d_engine_degraded",
-            "1 where something that was asked of the engine is not running; /info says what",
+            "1 if the engine runs without something that was requested; /info says what",
             registry=registry,
         )
         Gauge("not3d_build", "The version; always 1", ["version"], registry=registry).labels(read_version()).set(1)
-        # No series where there is no limit: a share of it could not be told from a small one.
+        # Without a limit there is no series, so that no share of a limit is computed.
         if limit := memory_limit():
-            Gauge("not3d_memory_limit_bytes", "What the container's limit leaves the process", registry=registry).set(
-                limit
-            )
+            Gauge("not3d_memory_limit_bytes", "Memory limit of the container", registry=registry).set(limit)
 
     def describe_engine(self, info: EngineInfo, embedding_space: str) -> None:
-        """Say what really computes."""
+        """Set the series that describe the engine in use."""
         self.engine.labels(
             info.name, info.version, info.device, info.precision, str(info.threads), embedding_space, info.provider
         ).set(1)
@@ -125,19 +147,27 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage of `STAGES`, whether it succeeds or not, also for the log of the request at hand."""
+        """Time a stage of `STAGES`, also if it fails, and count it for the current request."""
         start = time.perf_counter()
         try:
             yield
         finally:
             self.observe_stage(name, time.perf_counter() - start, current_cost.get())
 
-    def observe_stage(self, name: str, seconds: float, cost: Cost | None = None) -> None:
-        """Count `seconds` in a stage of `STAGES`, and for one request where its `cost` is given."""
+    def observe_stage(self, name: str, seconds: float, cost: RequestCost | None = None) -> None:
+        """Count time in a stage of `STAGES`, and for one request if its `cost` is given."""
         self._stage[name].observe(seconds)
         if cost is not None:
             cost.add(name, seconds)
 
     def exposition(self) -> bytes:
-        """Everything in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+def read_version() -> str:
+    """Return the version of the installed distribution, or "unreleased" in a checkout that is not installed."""
+    try:
+        return version("not3d")
+    except PackageNotFoundError:
+        return "unreleased"

@@ -1,11 +1,10 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from model.engines import EngineInfo
-from service.telemetry.metrics import OUTCOMES, REASONS, STAGES, Metrics
-from service.telemetry.request_cost import Cost, current_cost
-from service.version import read_version
+from service.telemetry.metrics import OUTCOMES, REASONS, STAGES, Metrics, RequestCost, current_cost, read_version
 
 INFO = EngineInfo("onnxruntime", "cuda", "f16", 1, "1.23", "CUDAExecutionProvider")
 
@@ -23,7 +22,7 @@ def test_every_series_of_a_known_label_is_there_from_the_start() -> None:
 
 
 def test_a_stage_is_timed_whether_it_succeeds_or_not_and_for_its_request() -> None:
-    metrics, cost = Metrics(), Cost()
+    metrics, cost = Metrics(), RequestCost()
     token = current_cost.set(cost)
     try:
         with metrics.stage("decode"):
@@ -76,3 +75,15 @@ def test_the_process_is_measured_and_two_applications_do_not_mix() -> None:
     assert (value(other, "process_cpu_seconds_total") or 0) > 0
     assert (value(other, "process_open_fds") or 0) > 0
     assert abs(time.time() - (value(other, "process_start_time_seconds") or 0)) < 86_400
+
+
+def test_threads_add_to_one_stage() -> None:
+    cost = RequestCost()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: [cost.add("infer", 0.5) for _ in range(2000)], range(4)))
+    cost.add("decode", 1)
+    assert cost.seconds == {"infer": 4000, "decode": 1}
+
+
+def test_outside_of_a_request_there_is_no_cost() -> None:
+    assert current_cost.get() is None
