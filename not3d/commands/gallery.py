@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,11 +17,9 @@ from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results, show_progress
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
     from service.gallery import Gallery, OnConflict, Record
     from service.gallery.archive.verify import VerificationReport
     from service.gallery.embedded.database import Stamp
-    from service.settings import Settings
 
 app = typer.Typer(help="Work on the gallery's files: back up, restore, check, move.", no_args_is_help=True)
 
@@ -235,9 +233,7 @@ def import_records(
         from service.gallery.archive import parquet
     on_conflict: OnConflict = "skip" if skip else "replace" if replace else "error"
     file = parquet.RecordFile(source)
-    opened = (
-        _embedded(data_dir, file.stamp) if gallery == EMBEDDED else _on_server(*_settings_and_model(gallery, bundle))
-    )
+    opened = _embedded(data_dir, file.stamp) if gallery == EMBEDDED else _on_server(gallery, bundle)[0]
     with opened as target, show_progress() as progress:
         task = progress.add_task("Importing", total=file.records)
         try:
@@ -292,54 +288,42 @@ def _records(
     """Open a gallery and give its records in batches, their embedding space, and about how many there are."""
     from service.gallery.archive.parquet import records_of_files, records_of_gallery
     from service.gallery.archive.read_only import open_read_only
-    from service.gallery.embedded.database import Stamp
 
     if address == EMBEDDED:
         with open_read_only(data_dir) as files:
             total = files.connection.execute("SELECT count(*) FROM tracklets").fetchone()[0]
             yield records_of_files(files), files.stamp, total
         return
-    settings, model = _settings_and_model(address, bundle)
-    with _on_server(settings, model) as gallery:
-        stamp = Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
+    opened, stamp = _on_server(address, bundle)
+    with opened as gallery:
         yield records_of_gallery(gallery), stamp, gallery.count()
 
 
-@contextmanager
-def _embedded(data_dir: Path, stamp: "Stamp") -> "Iterator[Gallery]":
+def _embedded(data_dir: Path, stamp: "Stamp") -> "AbstractContextManager[Gallery]":
     """Open the gallery of a stopped service for writing, or create it."""
     from service.gallery.embedded.gallery import EmbeddedGallery
 
-    gallery = EmbeddedGallery.open(
-        data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
+    return closing(
+        EmbeddedGallery.open(
+            data_dir, embedding_space=stamp.embedding_space, dimension=stamp.dimension, model_name=stamp.model_name
+        )
     )
-    try:
-        yield gallery
-    finally:
-        gallery.close()
 
 
-@contextmanager
-def _on_server(settings: "Settings", model: "Bundle") -> "Iterator[Gallery]":
+def _on_server(address: str, bundle: Path | None) -> "tuple[AbstractContextManager[Gallery], Stamp]":
     """Open the gallery of a model's embedding space on a Milvus server."""
-    from service.gallery import opening
-
-    gallery = opening.open_gallery(settings, model)
-    try:
-        yield gallery
-    finally:
-        gallery.close()
-
-
-def _settings_and_model(address: str, bundle: Path | None) -> "tuple[Settings, Bundle]":
     from model.bundle import Bundle
+    from service.gallery import opening
+    from service.gallery.embedded.database import Stamp
     from service.settings import Settings
 
     try:
         settings = Settings(gallery=address, bundle=bundle) if bundle else Settings(gallery=address)
     except ValidationError as error:
         raise Failure(f"--gallery: {error.errors(include_url=False)[0]['msg']}") from error
-    return settings, Bundle.load(settings.bundle)
+    model = Bundle.load(settings.bundle)
+    gallery = opening.open_gallery(settings, model)
+    return closing(gallery), Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
 
 
 def _report_table(folder: Path, report: "VerificationReport") -> Table:

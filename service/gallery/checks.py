@@ -185,20 +185,15 @@ def decode_cursor(cursor: str | None) -> str:
 
 def audit_condition(filter: Filter) -> dict[str, JSON]:
     """Return the given conditions of a filter as the audit log stores them, under their names in the HTTP contract."""
-    given: dict[str, JSON] = {}
-    if filter.camera_ids is not None:
-        given["camera_ids"] = list(filter.camera_ids)
-    if filter.exclude_camera_ids:
-        given["exclude_camera_ids"] = list(filter.exclude_camera_ids)
-    if filter.after is not None:
-        given["after"] = format_timestamp(filter.after)
-    if filter.before is not None:
-        given["before"] = format_timestamp(filter.before)
-    if filter.metadata:
-        given["metadata"] = dict(filter.metadata)
-    if filter.exclude_ids:
-        given["exclude_ids"] = list(filter.exclude_ids)
-    return given
+    values: dict[str, JSON] = {
+        "camera_ids": None if filter.camera_ids is None else list(filter.camera_ids),
+        "exclude_camera_ids": list(filter.exclude_camera_ids) or None,
+        "after": None if filter.after is None else format_timestamp(filter.after),
+        "before": None if filter.before is None else format_timestamp(filter.before),
+        "metadata": dict(filter.metadata) or None,
+        "exclude_ids": list(filter.exclude_ids) or None,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def audit_condition_of_expiry(at: int) -> dict[str, JSON]:

@@ -63,13 +63,8 @@ class Filter:
     @property
     def is_empty(self) -> bool:
         """Whether no condition is given, so that every record passes."""
-        return (
-            self.camera_ids is None
-            and not self.exclude_camera_ids
-            and self.after is None
-            and self.before is None
-            and not self.metadata
-            and not self.exclude_ids
+        return self.camera_ids is None and not (
+            self.exclude_camera_ids or self.after or self.before or self.metadata or self.exclude_ids
         )
 
 
