@@ -137,7 +137,7 @@ def check_text(text: str | None, name: str) -> None:
 def check_erasure(filter: Filter, by: str) -> None:
     """Raise `EmptyFilter` if an erasure has no condition, and `InvalidArgument` if `by` cannot be stored."""
     if filter.is_empty:
-        raise EmptyFilter("filter has no condition, so it would erase the whole gallery: give at least one")
+        raise EmptyFilter("filter has no condition, so it would erase all records: give at least one")
     check_text(by, "by")
 
 

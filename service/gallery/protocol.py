@@ -106,7 +106,7 @@ class Gallery(Protocol):
     ) -> SearchResult:
         """Return the `top_k` records that pass `filter` and are nearest to `embedding` `[D]` by cosine.
 
-        Records with equal scores are ordered by id, also where `top_k` cuts them off. Records that score less than
+        Records with equal scores are ordered by id, also at the cut-off. Records that score less than
         `min_score` are left out, but counted in `searched`.
         """
         ...

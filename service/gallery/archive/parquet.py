@@ -228,7 +228,7 @@ def import_records(
 
     Args:
         file: the records.
-        gallery: where they are enrolled.
+        gallery: the gallery in which they are enrolled.
         on_conflict: what happens if an id exists. With "error" nothing is enrolled if one exists or occurs twice in the
             file, and no record is replaced that another client enrols meanwhile.
         on_progress: called after each step.

@@ -24,7 +24,7 @@ def at(minutes: float) -> datetime:
 
 
 def vector(seed: str, dimension: int = DIMENSION) -> NDArray[np.float32]:
-    """A unit vector that belongs to a text."""
+    """Return the unit vector of a text."""
     digest = hashlib.sha256(seed.encode()).digest()
     values = np.random.default_rng(list(digest)).standard_normal(dimension)
     return (values / np.linalg.norm(values)).astype(np.float32)
@@ -69,7 +69,7 @@ def open_gallery(
 
 
 def enrol(gallery: Gallery, records: Iterable[Record]) -> None:
-    """Add records from several threads at once, which share their waits for the disk."""
+    """Add records from several threads, so that they share the waits for the disk."""
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(gallery.add, records))
 
@@ -86,7 +86,7 @@ def assert_same(found: Record | None, expected: Record) -> None:
 
 
 def found(gallery: Gallery, wanted: Filter = Filter()) -> set[str]:  # noqa: B008
-    """The ids that a search with this filter finds, which are all that it searched."""
+    """Return the ids that a search with this filter finds, which must be all that it searched."""
     result = gallery.search(vector("query"), 100, wanted)
     assert result.searched == len(result.hits)
     return {hit.record.id for hit in result.hits}

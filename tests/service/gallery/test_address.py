@@ -1,4 +1,4 @@
-"""What NOT3D_GALLERY may say, and that a password in it is told to nobody."""
+"""The values of NOT3D_GALLERY, and that a password in it is never shown."""
 
 import pytest
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from service.settings import Settings
         ("milvus://me:a%40b%2F@db", MilvusAddress("http://db:19530", "me", "a@b/"), "db:19530"),
     ],
 )
-def test_addresses(text: str, address: MilvusAddress, shown: str) -> None:
+def test_an_address_is_parsed(text: str, address: MilvusAddress, shown: str) -> None:
     assert parse_gallery(text) == address
     assert str(address) == shown
     assert Settings(gallery=text).milvus == address
@@ -35,7 +35,7 @@ def test_the_default_is_embedded() -> None:
         *("milvus://me:secret@db/a/b", "milvus://me:secret@db?x=1", "milvus://me:secret@db:99999", "milvus://[x"),
     ],
 )
-def test_anything_else_is_refused_without_being_repeated(text: str) -> None:
+def test_any_other_value_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings(gallery=text)
     assert "secret" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""The same random steps on the embedded gallery and on Milvus: every answer is the same."""
+"""The same random calls on the embedded gallery and on Milvus have the same results."""
 
 import random
 from collections.abc import Callable
@@ -19,7 +19,7 @@ CAMERAS = ["c1", "c2", "", "ü", "\U0001f600", "日本", "'", 'a"b', "a\\", "\\\
 
 @dataclass
 class Scores:  # noqa: PLW1641 (compared only)
-    """Equal where they differ by no more than single precision does."""
+    """Scores that are equal up to the error of single precision."""
 
     values: list[float]
 
@@ -28,7 +28,7 @@ class Scores:  # noqa: PLW1641 (compared only)
 
 
 class Steps:
-    """Random calls, each as a function of a gallery, that gives what two galleries must have in common."""
+    """Random calls, each as a function of a gallery that returns what must be equal in two galleries."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -66,7 +66,7 @@ class Steps:
 
     def delete(self) -> Callable[[Gallery], object]:
         name = self.id()
-        return lambda gallery: gallery.delete(name, by="somebody")
+        return lambda gallery: gallery.delete(name, by="key")
 
     def search(self) -> Callable[[Gallery], object]:
         query, top_k, wanted = self.vector(), self.random.randint(1, 30), self.filter()
@@ -96,7 +96,7 @@ class Steps:
         wanted, dry_run = self.filter(), self.random.random() < 0.7
 
         def step(gallery: Gallery) -> object:
-            erasure = gallery.erase(wanted, dry_run=dry_run, by="somebody")
+            erasure = gallery.erase(wanted, dry_run=dry_run, by="key")
             return erasure.matched, erasure.erased, erasure.receipt is None
 
         return step

@@ -1,4 +1,4 @@
-"""Which gallery the settings open, and what they say where that cannot be."""
+"""The gallery that the settings open, and the errors if it cannot be opened."""
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_missing_extra_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(not HAS_LITE, reason="pymilvus is not installed")
-def test_a_server_that_is_not_there_is_unavailable(bundle: Path) -> None:
+def test_a_server_that_does_not_run_is_unavailable(bundle: Path) -> None:
     settings = Settings(bundle=bundle, gallery=f"milvus://me:secret@127.0.0.1:{free_port()}")
     with pytest.raises(GalleryUnavailable, match=r"Milvus at 127\.0\.0\.1:\d+ does not answer") as raised:
         open_gallery(settings, Bundle.load(bundle))

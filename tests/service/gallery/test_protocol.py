@@ -1,4 +1,4 @@
-"""What a user of any gallery relies on, on every engine."""
+"""The protocol of a gallery, on every engine."""
 
 import threading
 from collections.abc import Callable
@@ -25,11 +25,11 @@ def gallery(any_gallery: Gallery) -> Gallery:
     return any_gallery
 
 
-def test_is_a_gallery(gallery: Gallery) -> None:
+def test_a_new_gallery_is_empty(gallery: Gallery) -> None:
     assert (gallery.dimension, gallery.count()) == (DIMENSION, 0)
 
 
-def test_a_record_comes_back_as_it_went_in(gallery: Gallery) -> None:
+def test_a_record_is_read_as_it_was_enrolled(gallery: Gallery) -> None:
     full = record(
         "a.b:c_d-1",
         camera_id="käse",
@@ -42,7 +42,7 @@ def test_a_record_comes_back_as_it_went_in(gallery: Gallery) -> None:
     gallery.add(bare)
     assert_same(gallery.get(full.id), full)
     assert_same(gallery.get(bare.id), bare)
-    assert gallery.get("nobody") is None
+    assert gallery.get("absent") is None
 
 
 def test_an_id_is_enrolled_once(gallery: Gallery) -> None:
@@ -75,7 +75,7 @@ def test_of_many_adding_one_id_at_once_exactly_one_wins(gallery: Gallery) -> Non
     assert gallery.count() == 10
 
 
-def test_put_creates_then_replaces(gallery: Gallery) -> None:
+def test_put_enrols_then_replaces(gallery: Gallery) -> None:
     assert gallery.put(record("a")) is True
     replacement = record("a", embedding=vector("other"), camera_id="c2", metadata={"k": 1})
     assert gallery.put(replacement) is False
@@ -87,7 +87,7 @@ def test_put_creates_then_replaces(gallery: Gallery) -> None:
     assert gallery.count() == 1
 
 
-def test_delete(gallery: Gallery) -> None:
+def test_delete_removes_one_record(gallery: Gallery) -> None:
     gallery.add(record("a", metadata={"k": 1}))
     assert gallery.delete("a") is True
     assert gallery.delete("a") is False
@@ -110,7 +110,7 @@ def test_search_ranks_by_cosine(gallery: Gallery) -> None:
     assert_same(found.hits[0].record, next(one for one in records if one.id == best[0]))
 
 
-def test_ties_rank_by_id_at_the_cut_off_too(gallery: Gallery) -> None:
+def test_equal_scores_rank_by_id_also_at_the_cut_off(gallery: Gallery) -> None:
     # More ties than candidates are fetched at first, enrolled in no order.
     names = [f"t{number:03}" for number in np.random.default_rng(1).permutation(150)]
     enrol(gallery, [record(name, embedding=vector("same")) for name in names])
@@ -122,7 +122,7 @@ def test_ties_rank_by_id_at_the_cut_off_too(gallery: Gallery) -> None:
         assert found.searched == 152
 
 
-def test_min_score_leaves_out_but_counts(gallery: Gallery) -> None:
+def test_hits_below_min_score_are_left_out_but_counted(gallery: Gallery) -> None:
     for name in ("a", "b", "c"):
         gallery.add(record(name))
     found = gallery.search(vector("b"), 5, min_score=0.999)
@@ -144,10 +144,10 @@ def test_filters_by_camera(gallery: Gallery) -> None:
     assert found(Filter(camera_ids=())) == set()
     assert found(Filter(exclude_camera_ids=("c1", "nowhere"))) == {"b", "c", "d"}
     assert found(Filter(camera_ids=("c1", "c2"), exclude_camera_ids=("c2",))) == {"a"}
-    assert found(Filter(exclude_ids=("a", "d", "nobody"))) == {"b", "c"}
+    assert found(Filter(exclude_ids=("a", "d", "absent"))) == {"b", "c"}
 
 
-def test_filters_by_time_where_intervals_overlap(gallery: Gallery) -> None:
+def test_filters_by_time_if_intervals_overlap(gallery: Gallery) -> None:
     gallery.add(record("interval", start_time=at(10), end_time=at(20)))
     gallery.add(record("start", start_time=at(15)))
     gallery.add(record("end", end_time=at(30)))
@@ -219,12 +219,12 @@ def test_a_full_last_page_has_no_cursor(gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "bm90IG91cnM=", "YWZ0ZXI6/w==", "YWZ0ZXI6_w==", "ключ"])
-def test_a_strange_cursor_is_refused(gallery: Gallery, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(gallery: Gallery, cursor: str) -> None:
     with pytest.raises(InvalidArgument, match="cursor"):
         gallery.list(cursor=cursor)
 
 
-def test_erase(gallery: Gallery) -> None:
+def test_erase_removes_all_that_pass(gallery: Gallery) -> None:
     for number in range(10):
         gallery.add(record(f"r{number}", camera_id="c1" if number < 4 else "c2"))
     with pytest.raises(EmptyFilter):
@@ -249,7 +249,7 @@ def test_erase(gallery: Gallery) -> None:
         (np.zeros(DIMENSION, np.float32), "length 0|direction"),
     ],
 )
-def test_unusable_embeddings_are_refused(
+def test_invalid_embeddings_are_refused(
     gallery: Gallery, embedding: np.ndarray[tuple[int], np.dtype[np.float32]], reason: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=reason):
@@ -259,7 +259,7 @@ def test_unusable_embeddings_are_refused(
     assert gallery.count() == 0
 
 
-def test_unusable_numbers_are_refused(gallery: Gallery) -> None:
+def test_invalid_numbers_are_refused(gallery: Gallery) -> None:
     with pytest.raises(InvalidArgument, match="top_k"):
         gallery.search(vector("q"), 0)
     with pytest.raises(InvalidArgument, match="limit"):
@@ -270,7 +270,7 @@ def test_unusable_numbers_are_refused(gallery: Gallery) -> None:
         gallery.erase(Filter(after=at(1).replace(tzinfo=None)), dry_run=False)
 
 
-def test_many_at_once_are_enrolled_or_replaced(gallery: Gallery) -> None:
+def test_many_records_are_enrolled_or_replaced(gallery: Gallery) -> None:
     gallery.add(record("r1", camera_id="before"))
     many = [record(f"r{number}", metadata={"n": number}, thumbnail=JPEG if number else None) for number in range(3)]
     assert gallery.enrol(many, "replace") == {"r1"}
@@ -282,7 +282,7 @@ def test_many_at_once_are_enrolled_or_replaced(gallery: Gallery) -> None:
     assert (gallery.thumbnail("r0"), gallery.thumbnail("r1")) == (None, JPEG)
 
 
-def test_many_at_once_leave_what_is_enrolled(gallery: Gallery, clock: Callable[[float], None]) -> None:
+def test_many_records_are_enrolled_or_skipped(gallery: Gallery, clock: Callable[[float], None]) -> None:
     mine = [record("r1", camera_id="mine", thumbnail=JPEG), record("r2", camera_id="old", expires_at=at(10))]
     gallery.enrol(mine, "replace")
     clock(10)
@@ -297,7 +297,7 @@ def test_many_at_once_leave_what_is_enrolled(gallery: Gallery, clock: Callable[[
     assert [(entry.action, entry.erased) for entry in gallery.audit()] == [("expire", 1)]
 
 
-def test_of_many_the_one_at_fault_is_named_and_none_is_enrolled(gallery: Gallery) -> None:
+def test_of_many_records_an_invalid_one_is_named_and_none_is_enrolled(gallery: Gallery) -> None:
     for on_conflict in get_args(OnConflict):
         with pytest.raises(InvalidArgument, match=r"^thumbnail is not a JPEG file \(record 'b'\)$"):
             gallery.enrol([record("a"), record("b", thumbnail=b"")], on_conflict)

@@ -1,4 +1,4 @@
-"""From enrolment in bulk to the last byte: expiry, erasure, the audit log, and what is left on the disk."""
+"""Enrolment of many records, expiry, erasure and the audit log, and which data stay on the disk."""
 
 import shutil
 import sqlite3
@@ -20,8 +20,8 @@ from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.gallery.samples import JPEG, at, enrol, found, open_gallery, record, vector
 
 
-def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:
-    """All or none: one record that cannot be kept keeps out the others, whether that is seen before or in the midst."""
+def test_an_enrolment_of_many_records_is_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:
+    """If one record cannot be stored, none is, whether the check or the database finds the error."""
     with pytest.raises(InvalidArgument, match="the id 'a' twice"):
         gallery.enrol([record("a"), record("b"), record("a")], "replace")
     with pytest.raises(InvalidArgument, match="thumbnail"):
@@ -38,7 +38,7 @@ def test_many_at_once_are_one_transaction(gallery: EmbeddedGallery, tmp_path: Pa
     assert found(gallery) == set()
 
 
-def test_expire_removes_step_by_step(
+def test_expire_removes_records_in_steps(
     gallery: EmbeddedGallery, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.gallery.embedded.gallery._EXPIRED_AT_ONCE", 4)
@@ -56,7 +56,7 @@ def test_expire_removes_step_by_step(
     assert gallery.count() == len(found(gallery)) == 10
 
 
-def test_the_audit_log_is_read_page_by_page_and_outlives_the_process(tmp_path: Path) -> None:
+def test_the_audit_log_is_read_in_pages_and_survives_a_restart(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path)
     receipts = [gallery.erase(Filter(camera_ids=("c",)), dry_run=False).receipt for _ in range(5)]
     gallery.close()
@@ -72,7 +72,7 @@ def test_the_audit_log_is_read_page_by_page_and_outlives_the_process(tmp_path: P
     gallery.close()
 
 
-def test_an_erasure_that_fails_leaves_records_and_no_entry(gallery: EmbeddedGallery, tmp_path: Path) -> None:
+def test_a_failed_erasure_removes_no_records_and_writes_no_entry(gallery: EmbeddedGallery, tmp_path: Path) -> None:
     gallery.enrol([record("a"), record("b")], "replace")
     with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
         other.execute("CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no room'); END")
@@ -93,8 +93,8 @@ def on_disk(directory: Path) -> bytes:
 
 
 @pytest.mark.parametrize("removal", ["erase", "expire", "delete"])
-def test_what_is_gone_is_nowhere_on_the_disk(tmp_path: Path, removal: str) -> None:
-    """Vectors, pictures and metadata of those removed are in no file, those of the others are."""
+def test_no_data_of_removed_records_stay_on_the_disk(tmp_path: Path, removal: str) -> None:
+    """Vectors, thumbnails and metadata of removed records are in no file, those of other records are."""
     gallery = open_gallery(tmp_path, dimension=64)
     soon = datetime.now(UTC) + timedelta(seconds=1)
     enrol(
@@ -111,7 +111,7 @@ def test_what_is_gone_is_nowhere_on_the_disk(tmp_path: Path, removal: str) -> No
             for number in range(20)
         ],
     )
-    gallery.close()  # so that the index file holds them as well
+    gallery.close()  # so that the index file contains them too
     gallery = open_gallery(tmp_path, dimension=64)
     if removal == "erase":
         assert gallery.erase(Filter(camera_ids=("c7",)), dry_run=False).erased == 1
@@ -122,7 +122,7 @@ def test_what_is_gone_is_nowhere_on_the_disk(tmp_path: Path, removal: str) -> No
         while datetime.now(UTC) <= soon:
             time.sleep(0.05)
         assert gallery.expire() == 1
-    # The records go at once; the index file follows in the background, long before the service ends.
+    # The records are removed at once, and from the index file soon after that, in the background.
     for trace in (b"secret-7-", b"face-7-", vector("7", 64).tobytes()[32:]):
         assert trace not in (tmp_path / "gallery.sqlite").read_bytes()
         assert trace not in (tmp_path / "gallery.sqlite-wal").read_bytes()
@@ -138,8 +138,8 @@ def test_what_is_gone_is_nowhere_on_the_disk(tmp_path: Path, removal: str) -> No
         gallery.close()
 
 
-def test_a_reader_of_an_old_state_delays_no_change_and_what_it_holds_goes_later(tmp_path: Path) -> None:
-    """Such as a copy that is being taken: the log is emptied as soon as it has gone, with the next sweep."""
+def test_a_reader_of_an_old_state_delays_no_change_and_data_are_wiped_after_it(tmp_path: Path) -> None:
+    """A snapshot is such a reader. The next `expire` after its end empties the write-ahead log."""
     gallery = open_gallery(tmp_path)
     gallery.enrol(
         [record("a", metadata={"secret": "secret-a-"}), record("b", metadata={"secret": "secret-b-"})], "replace"
@@ -171,10 +171,10 @@ def wait_until_gone(trace: bytes, directory: Path) -> None:
 
 @pytest.mark.parametrize("removal", ["erase", "delete", "put", "replace", "add"])
 @pytest.mark.parametrize("expired", [True, False])
-def test_a_removal_before_any_sweep_leaves_nothing_either(
+def test_a_removal_of_an_expired_record_leaves_no_data(
     tmp_path: Path, clock: Callable[[float], None], removal: str, expired: bool
 ) -> None:
-    """What had expired is no record any more for the caller, but its vector is there until it is wiped."""
+    """An expired record is not enrolled, but its vector is in the files until it is removed."""
     gallery = open_gallery(tmp_path, dimension=64)
     gallery.enrol([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)], "replace")
     trace = vector("x", 64).tobytes()
@@ -205,7 +205,7 @@ def test_a_removal_before_any_sweep_leaves_nothing_either(
     gallery.close()
 
 
-def test_what_was_deleted_before_a_kill_goes_with_the_first_sweep(tmp_path: Path) -> None:
+def test_data_deleted_before_a_kill_are_wiped_by_the_first_expire(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path / "data", dimension=64)
     gallery.enrol([record(f"r{number}", embedding=vector(f"{number}", 64)) for number in range(10)], "replace")
     gallery.delete("r7")
@@ -219,8 +219,8 @@ def test_what_was_deleted_before_a_kill_goes_with_the_first_sweep(tmp_path: Path
     gallery.close()
 
 
-def test_an_index_file_that_a_kill_left_half_written_goes_at_the_start(tmp_path: Path) -> None:
-    """It may have vectors that were erased while it was being written."""
+def test_a_partial_index_file_of_a_killed_process_is_removed_at_the_start(tmp_path: Path) -> None:
+    """It may contain vectors that were erased while it was written."""
     open_gallery(tmp_path).close()
     (tmp_path / "index.faiss.part").write_bytes(b"the face of somebody erased")
     gallery = open_gallery(tmp_path)

@@ -1,4 +1,4 @@
-"""Any sequence of calls gives what a dictionary, a matrix product and a clock would give."""
+"""Random sequences of calls, compared with a dictionary, a matrix product and a clock."""
 
 import shutil
 import tempfile
@@ -63,7 +63,7 @@ def filters(draw: st.DrawFn) -> Filter:
 
 
 def strict(value: JSON) -> str:
-    """A text that differs wherever the JSON does, for the few values drawn here."""
+    """Return a text that differs if the JSON differs, for the few values drawn here."""
     return repr(value).replace("1.0", "1")
 
 
@@ -83,15 +83,15 @@ def passes(one: Record, wanted: Filter) -> bool:
 
 
 def new_directory() -> Path:
-    # In memory where that is possible: here it matters what is in the files, not whether they survive.
+    # In memory if possible: this test checks the contents of the files, not their durability.
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
 
 
 class GalleryAgainstModel(RuleBasedStateMachine):
-    """`self.model` is what the gallery should hold by id, what has expired and is not swept out yet included.
+    """`self.model` has the records by id that the gallery should have, with expired ones that are not removed yet.
 
-    `self.log` is what its audit log should say, oldest first. The clock stands still between two steps.
+    `self.log` has the entries that its audit log should have, oldest first. The clock only moves in a step of its own.
     """
 
     exact_bytes = EXACT_BYTES
@@ -119,7 +119,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         return {name: one for name, one in self.model.items() if self.is_enrolled(one)}
 
     def forget(self, names: set[str]) -> int:
-        """Take them out of the model, with an entry for those that had expired; how many others there were."""
+        """Remove records from the model, log those that had expired, and return how many others there were."""
         gone = [self.model.pop(name) for name in names if name in self.model]
         enrolled = sum(map(self.is_enrolled, gone))
         if enrolled < len(gone):
@@ -241,7 +241,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def die_and_restart(self) -> None:
-        """Go on with the files as a SIGKILL would leave them."""
+        """Continue with the files as a SIGKILL would leave them."""
         left = new_directory()
         shutil.copytree(self.directory, left, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.part"))
         self.gallery.close()
@@ -265,7 +265,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
 
 
 class LargeGalleryAgainstModel(GalleryAgainstModel):
-    """With four records there are too many to compare all; the index changes back and forth in the background."""
+    """Four records are too many for an exact index, so the index changes back and forth in the background."""
 
     exact_bytes = 3 * 4 * DIMENSION
 
