@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from service.gallery import JSON, Filter, Record
 from service.gallery.embedded.gallery import EmbeddedGallery
-from service.gallery.embedded.index import rebuild
-from service.gallery.embedded.index import saver as index_store
+from service.gallery.embedded.index import rebuild, saver
 
 
 def tell(**facts: Any) -> None:
@@ -114,8 +113,8 @@ def die_at_step(directory: Path, step: int) -> None:
 
 def hurry() -> None:
     """Have happen within a second what otherwise takes thousands of changes: saving the index, sweeping, rebuilding."""
-    index_store._FEWEST_CHANGES_TO_SAVE = 50
-    rebuild._FEWEST_DEAD_TO_SWEEP = 20
+    saver._MIN_CHANGES_TO_SAVE = 50
+    rebuild._MIN_DEAD_TO_COMPACT = 20
 
 
 def main() -> None:

@@ -234,7 +234,7 @@ def test_a_broken_gallery_ends_the_service(live: Live, monkeypatch: pytest.Monke
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.gallery.embedded.gallery.Entry", no_memory)
+        patch.setattr("service.gallery.embedded.gallery.FilterValues", no_memory)
         put(live, "a")  # it is on the disk
     for path in ("/livez", "/readyz", "/info", "/gallery/a"):
         answer = live.client.get(path)

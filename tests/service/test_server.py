@@ -237,12 +237,12 @@ def test_a_broken_gallery_ends_the_process_and_the_next_one_has_everything(bundl
     """Whatever restarts it, such as Compose, mends it: only the index in memory had lost a commit."""
     command = f"""
 from service.gallery.embedded import gallery as embedded
-whole = embedded.Entry
+whole = embedded.FilterValues
 def no_memory(number, camera_id, *more):
     if camera_id == "b":
         raise MemoryError
     return whole(number, camera_id, *more)
-embedded.Entry = no_memory
+embedded.FilterValues = no_memory
 {COMMAND}"""
     process, url = start(bundle, tmp_path / "data", command)
     try:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from service.gallery.archive.read_only import open_read_only
 from service.gallery.archive.snapshot import copy_database
-from service.gallery.embedded.database import FILE_NAME, connect, sync_directory, translate
-from service.gallery.embedded.lock import DirectoryLock
+from service.gallery.embedded.database import FILE_NAME, DirectoryLock, connect, sync_directory, translate
 from service.gallery.records import GalleryError
 
 _WAIT_FOR_READERS_MS = 1000

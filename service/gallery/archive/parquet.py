@@ -51,7 +51,7 @@ def records_of_files(files: GalleryFiles) -> Iterator[list[Record]]:
     """Yield all records of one state of a gallery's files with their thumbnails, in batches, oldest first."""
     connection = files.connection
     connection.execute("BEGIN")
-    numbers = rows.numbers_where(connection, Filter(), clock.now()).tolist()
+    numbers, _ = rows.numbers_where(connection, Filter(), clock.now())
     size = _rows_per_group(files.stamp.dimension)
     for start in range(0, len(numbers), size):
         batch = numbers[start : start + size]

@@ -25,6 +25,7 @@ from service.gallery.embedded.database import (
     OWNER_ONLY_DIRECTORY,
     RESTORING,
     SCHEMA_VERSION,
+    DirectoryLock,
     Stamp,
     owner_only,
     sync_directory,
@@ -32,7 +33,6 @@ from service.gallery.embedded.database import (
 )
 from service.gallery.embedded.index import file as index_file
 from service.gallery.embedded.index.file import IndexFileError
-from service.gallery.embedded.lock import DirectoryLock
 from service.gallery.records import DiskFull, GalleryError
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The audit log: who removed what and when, entry after entry, none of which is ever changed or taken out."""
+"""The audit log: who removed what and when. Entries are only ever added."""
 
 import json
 import sqlite3
@@ -19,7 +19,19 @@ def write(
     erased: int,
     at: int,
 ) -> str:
-    """Add an entry to the transaction that removes the records; its receipt, a UUIDv7. `at` is in microseconds."""
+    """Add an entry, in the transaction that removes the records.
+
+    Args:
+        connection: the transaction.
+        action: what was done.
+        by: who did it.
+        condition: which records were meant.
+        erased: how many records were removed.
+        at: when, in microseconds since 1970.
+
+    Returns:
+        The receipt, a UUIDv7.
+    """
     receipt = new_id()
     connection.execute(
         "INSERT INTO audit (receipt, time, action, requester, filter, erased) VALUES (?, ?, ?, ?, ?, ?)",
@@ -29,14 +41,15 @@ def write(
 
 
 def write_expiry(connection: sqlite3.Connection, count: int, at: int) -> str:
-    """Add an entry on `count` records that had expired at the moment `at`, in microseconds; its receipt."""
+    """Add an entry about `count` records that had expired at `at`, in microseconds. Return its receipt."""
     return write(connection, "expire", by=EXPIRY, condition=audit_condition_of_expiry(at), erased=count, at=at)
 
 
 def read(connection: sqlite3.Connection, limit: int, before: str | None) -> list[AuditEntry]:
-    """At most `limit` entries, newest first, older than the receipt `before`.
+    """Return at most `limit` entries, newest first, older than the receipt `before`.
 
-    Raises `InvalidArgument` for a receipt that nobody was given.
+    Raises:
+        InvalidArgument: no entry has this receipt.
     """
     end = None
     if before is not None:

@@ -1,30 +1,35 @@
-"""The SQLite file under the embedded gallery: its schema, its durability, and its errors in our words."""
+"""The SQLite file of the embedded gallery: schema, durability, connections, lock, and what errors mean."""
 
 import errno
+import fcntl
 import logging
 import os
 import shutil
 import sqlite3
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.gallery.records import DiskFull, GalleryError, SpaceMismatch
+from service.gallery.records import DiskFull, GalleryError, GalleryLocked, SpaceMismatch
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "gallery.sqlite"
 RESTORING = "restoring.part"
-"""Where a restored gallery is until it is whole: inside the data directory, and so on its disk."""
+"""The folder inside the data directory in which `restore` puts files until all of them are complete."""
 SCHEMA_VERSION = 2
-# "not3", so that `file gallery.sqlite` and an opening with the wrong program can tell.
 APPLICATION_ID = 0x6E6F7433
+"""The bytes "not3", by which `file gallery.sqlite` and other programs know the file."""
+OWNER_ONLY_DIRECTORY = 0o700
+"""The mode of a directory that is made for biometric data."""
 
-# `number` is never given twice and what it stands for never changes (a replaced record gets a new one). The index
-# relies on it: a vector it holds under a number is right as long as the number is still here.
-# Vectors lie apart, so that listing and loading the filter's columns need not read past them.
-# `index_token` is that of the index file in place, `next_index_token` of one that may have taken its place since.
-# `metadata_terms` has a digest of each top-level key with its value, which makes equality an index lookup.
+# A `number` is never used twice, and its row never changes (a replaced record gets a new number). The index relies on
+# this: its vector for a number is right as long as the number exists.
+# Vectors have their own table, so that listing and loading the filter's columns do not read past them.
+# `index_token` is that of the saved index file, `next_index_token` that of a file which may have replaced it.
+# `metadata_terms` has a digest of each top-level key with its value, so that equality is an index lookup.
 _SCHEMA = """
 CREATE TABLE gallery (
     embedding_space TEXT NOT NULL,
@@ -60,8 +65,8 @@ CREATE TABLE metadata_terms (
 CREATE INDEX metadata_terms_of_tracklet ON metadata_terms (number);
 """
 
-# What version 2 brought. The triggers keep the audit log append-only for every program that opens the file, and against
-# INSERT OR REPLACE, which removes the old row without asking the trigger for that.
+# What version 2 added. The triggers keep the audit log append-only for every program that opens the file. INSERT OR
+# REPLACE needs its own trigger, because it removes the old row without running the trigger for DELETE.
 _LIFE_CYCLE = """
 CREATE INDEX tracklets_expiring ON tracklets (expires_at) WHERE expires_at IS NOT NULL;
 CREATE TABLE thumbnails (
@@ -89,16 +94,13 @@ BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 # From each earlier version to the next one.
 _MIGRATIONS = {1: f"ALTER TABLE tracklets ADD COLUMN expires_at INTEGER;{_LIFE_CYCLE}"}
 
-OWNER_ONLY_DIRECTORY = 0o700
-"""The mode of a directory that is made for biometric data."""
-
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _WRITE_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What all rows of a gallery have in common."""
+    """Which embeddings a gallery holds: the same for all rows."""
 
     embedding_space: str
     dimension: int
@@ -106,17 +108,17 @@ class Stamp:
 
 
 def translate(error: sqlite3.Error | OSError, directory: Path) -> GalleryError:
-    """The gallery's own error for one of SQLite or the operating system, saying what to do about it."""
+    """Turn an error of SQLite or the operating system into the gallery's error, which says what to do."""
     if isinstance(error, OSError):
         if error.errno in _NO_SPACE:
             return DiskFull(f"no space left on the disk of {directory}")
         if error.errno in _WRITE_REFUSED:
             return GalleryError(f"the gallery's directory {directory} cannot be written: {error.strerror}")
         return GalleryError(f"the gallery's directory {directory} cannot be used: {error.strerror or error}")
-    # Errors of Python's own wrapper, such as a closed connection, carry no code.
+    # Errors of Python's wrapper, such as a closed connection, have no code.
     extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     code = extended & 0xFF
-    # The shared-memory file beside the WAL is enlarged by writing to it, which fails this way on a full disk.
+    # SQLite enlarges the shared-memory file beside the WAL by writing to it, which fails this way on a full disk.
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return DiskFull(f"no space left on the disk of {directory}")
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
@@ -126,23 +128,26 @@ def translate(error: sqlite3.Error | OSError, directory: Path) -> GalleryError:
             f"{directory / FILE_NAME} is damaged ({error}): restore it from a backup, or move it away and enrol again"
         )
     if code == sqlite3.SQLITE_BUSY:
-        return GalleryError(f"another program keeps {directory / FILE_NAME} locked")
+        return GalleryError(f"another program keeps {directory / FILE_NAME} locked: end it and try again")
     return GalleryError(f"the gallery's database in {directory} failed: {error}")
 
 
 def owner_only(path: str, flags: int) -> int:
-    """Open a file, which nobody but its owner can read if it is made by this: an `opener` for `open`."""
+    """Open a file; only its owner can read it if this creates it. An `opener` for `open`."""
     return os.open(path, flags, 0o600)
 
 
 def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection in autocommit mode (transactions are begun by hand), usable from one thread at a time.
+    """Open a connection in autocommit mode (transactions need a BEGIN), for one thread at a time.
 
-    The file is made where it is missing, for its owner alone. Raises `OSError` where it cannot be.
+    If it is not `read_only` and the file is missing, the file is created for its owner alone.
+
+    Raises:
+        OSError: the file cannot be created.
     """
     if not read_only:
-        # SQLite would let everybody read it, and gives its log the file's mode. Only a new file is opened here: closing
-        # another would let go of the locks that other connections of this process have on it.
+        # SQLite would create it readable for all, and its log takes the file's mode. An existing file is not opened
+        # here: closing it would release the locks that other connections of this process hold on it.
         with suppress(FileExistsError):
             os.close(owner_only(str(directory / FILE_NAME), os.O_RDWR | os.O_CREAT | os.O_EXCL))
     connection = sqlite3.connect(directory / FILE_NAME, timeout=10, isolation_level=None, check_same_thread=False)
@@ -150,19 +155,19 @@ def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
         if read_only:
             connection.execute("PRAGMA query_only = ON")
         else:
-            # Large enough for several vectors a page; counts only while the file is empty.
+            # Several vectors fit into a page. The size can only be set while the file is empty.
             connection.execute("PRAGMA page_size = 8192")
             connection.execute("PRAGMA journal_mode = WAL")
-            # NORMAL would keep the file whole but could lose acknowledged commits when the power fails.
+            # NORMAL could lose acknowledged commits when the power fails.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
-            # Who was erased shall not be left in free pages.
+            # Erased records must not stay in free pages.
             connection.execute("PRAGMA secure_delete = ON")
-            # New ids and terms fall anywhere into their indexes, which are 130 MB at a million records with two terms
-            # each: hold half of that (in KiB), and let a page that often changes reach the file less often.
+            # New ids and terms change pages all over their indexes, which take 130 MB for a million records with two
+            # terms each. Hold half of that in memory (in KiB), and write pages that change often less often.
             connection.execute("PRAGMA cache_size = -65536")
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
-            # A burst must not leave its whole WAL behind.
+            # After a burst of writes the log must not stay as large as it became.
             connection.execute("PRAGMA journal_size_limit = 67108864")
     except sqlite3.Error:
         connection.close()
@@ -170,24 +175,26 @@ def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
-def sweep_unfinished(directory: Path) -> None:
-    """Remove what a compaction left that was killed. Raises `GalleryError` where a restore was: run that again.
+def remove_unfinished(directory: Path) -> None:
+    """Remove the files of a compaction that was killed.
 
-    A new gallery would hide that the restored one is missing, and keep what is left of it. Raises `OSError`.
+    Raises:
+        GalleryError: a restore was killed. A new gallery here would hide that the restored one is missing.
+        OSError: a file cannot be removed.
     """
     (directory / f"{FILE_NAME}.part").unlink(missing_ok=True)
     if (directory / RESTORING).exists():
         if not (directory / FILE_NAME).exists():
-            raise GalleryError(f"a restore into {directory} was broken off: run `not3d gallery restore` again")
-        shutil.rmtree(directory / RESTORING)  # it was whole and in its place, and this not swept up yet
+            raise GalleryError(f"a restore into {directory} was interrupted: run `not3d gallery restore` again")
+        shutil.rmtree(directory / RESTORING)  # the restore was complete except for the removal of this folder
 
 
 def prepare(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> None:
-    """Create the schema in an empty file, or check that the file is a gallery of this space.
+    """Create the schema in an empty file, or check that the file is a gallery of this space and migrate it if needed.
 
-    A file of an earlier version of the schema is brought up to date.
-
-    Raises `SpaceMismatch`, or `GalleryError` where the file is something else or of a later version.
+    Raises:
+        SpaceMismatch: the file holds embeddings of another model.
+        GalleryError: the file is of another program or of a later version.
     """
     path = directory / FILE_NAME
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
@@ -200,18 +207,18 @@ def prepare(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> No
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION and version not in _MIGRATIONS:
         raise GalleryError(
-            f"{path} has schema version {version} and this program reads version {SCHEMA_VERSION}: "
-            "run the program's version that wrote it, or use another --data-dir"
+            f"{path} has schema version {version}, but this version of not3d reads {SCHEMA_VERSION}: "
+            "start the version of not3d that wrote it, or use another --data-dir"
         )
-    # A gallery that will be refused is not to be changed first.
+    # Before the migration: a gallery that is refused must not be changed.
     _check_stamp(connection, directory, stamp)
     if version != SCHEMA_VERSION:
         _migrate(connection, version)
-        log.info("%s was of schema version %d and is of version %d now", path, version, SCHEMA_VERSION)
+        log.info("schema of %s migrated from version %d to %d", path, version, SCHEMA_VERSION)
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring the schema up to date, wholly or not at all."""
+    """Migrate the schema in one transaction."""
     steps = "".join(_MIGRATIONS[step] for step in range(version, SCHEMA_VERSION))
     try:
         connection.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
@@ -233,31 +240,119 @@ def _create(connection: sqlite3.Connection, stamp: Stamp) -> None:
 
 
 def _check_stamp(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> None:
-    kept = Stamp(*connection.execute("SELECT embedding_space, dimension, model_name FROM gallery").fetchone())
+    found = Stamp(*connection.execute("SELECT embedding_space, dimension, model_name FROM gallery").fetchone())
     advice = (
         "Vectors of different models cannot be compared: start with the bundle that made them, use another "
         "--data-dir, or enrol the tracklets again into an empty one."
     )
-    if (kept.embedding_space, kept.dimension) != (stamp.embedding_space, stamp.dimension):
+    if (found.embedding_space, found.dimension) != (stamp.embedding_space, stamp.dimension):
         raise SpaceMismatch(
-            f"the gallery in {directory} holds embeddings of space {kept.embedding_space} (model {kept.model_name}, "
-            f"dimension {kept.dimension}), but this bundle is of space {stamp.embedding_space} "
+            f"the gallery in {directory} holds embeddings of space {found.embedding_space} (model {found.model_name}, "
+            f"dimension {found.dimension}), but this bundle is of space {stamp.embedding_space} "
             f"(model {stamp.model_name}, dimension {stamp.dimension}). {advice}"
         )
-    strangers = connection.execute(
+    count, other_space = connection.execute(
         "SELECT count(*), min(embedding_space) FROM tracklets WHERE embedding_space <> ?", (stamp.embedding_space,)
     ).fetchone()
-    if strangers[0]:
+    if count:
         raise SpaceMismatch(
-            f"{strangers[0]} rows of the gallery in {directory} are of another embedding space ({strangers[1]}) than "
-            f"the gallery itself ({kept.embedding_space}). {advice}"
+            f"{count} rows of the gallery in {directory} are of the embedding space {other_space}, but the gallery is "
+            f"of {found.embedding_space}. {advice}"
         )
 
 
 def sync_directory(directory: Path) -> None:
-    """Make new names in a directory survive a loss of power."""
+    """Make new and renamed files in a directory survive a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Readers:
+    """A pool of connections for readers, which in WAL mode never wait for the writer."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that sees the database as it is now until the context ends.
+
+        Errors of SQLite inside the context become `GalleryError`.
+        """
+        with self._lock:
+            if self._closed:
+                raise GalleryError("the gallery is closed")
+            connection = self._idle.pop() if self._idle else None
+        try:
+            if connection is None:
+                connection = connect(self._directory, read_only=True)
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                self._end(connection)
+        except sqlite3.Error as error:
+            raise translate(error, self._directory) from error
+
+    def _end(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close the idle connections; the others are closed when their contexts end."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class DirectoryLock:
+    """An exclusive advisory lock on a directory, held until `release` or the end of the process.
+
+    The lock file is never removed: otherwise two processes could lock two files of the same name.
+
+    Raises:
+        GalleryLocked: another process or another gallery of this process holds it.
+        GalleryError: the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "lock"
+        try:
+            self._descriptor = owner_only(str(path), os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise translate(error, directory) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise GalleryLocked(
+                f"the gallery in {directory} is open already (by process {holder or 'unknown'}), and only one process "
+                "may open it at a time: stop the other one, or use another --data-dir"
+            ) from error
+        except OSError as error:
+            os.close(self._descriptor)
+            raise translate(error, directory) from error
+
+    def release(self) -> None:
+        """Let another process or gallery open the directory."""
+        os.close(self._descriptor)

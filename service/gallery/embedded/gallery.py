@@ -1,4 +1,4 @@
-"""The gallery that needs no server: SQLite keeps the records, an index in memory finds them."""
+"""The gallery that needs no server: SQLite stores the records, an index in memory finds them."""
 
 import logging
 import sqlite3
@@ -15,34 +15,31 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from service.gallery import checks, clock
-from service.gallery.embedded import audit, rows, transactions
+from service.gallery.embedded import audit, rows, writer
 from service.gallery.embedded.database import (
     OWNER_ONLY_DIRECTORY,
+    DirectoryLock,
+    Readers,
     Stamp,
     connect,
     prepare,
-    sweep_unfinished,
+    remove_unfinished,
     sync_directory,
     translate,
 )
-from service.gallery.embedded.index.columns import Entry, RowFilter
+from service.gallery.embedded.index.columns import FilterValues, RowFilter
 from service.gallery.embedded.index.rebuild import EXACT_BYTES, Rebuilder
-from service.gallery.embedded.index.saver import IndexSaver, Loaded, load_index
-from service.gallery.embedded.lock import DirectoryLock
-from service.gallery.embedded.metadata_terms import Terms
-from service.gallery.embedded.readers import Readers
-from service.gallery.embedded.stored_vectors import read_some
+from service.gallery.embedded.index.saver import IndexSaver, LoadedIndex, load_index
+from service.gallery.embedded.metadata_terms import MetadataTerms
 from service.gallery.embedded.writer import Change, Work, Writer
 from service.gallery.protocol import Gallery
 from service.gallery.records import (
     AuditEntry,
-    EmptyFilter,
     Erasure,
     Filter,
     GalleryBroken,
     GalleryError,
     Hit,
-    InvalidArgument,
     OnConflict,
     Page,
     Record,
@@ -54,19 +51,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _EXPIRED_AT_ONCE = 5000
-"""Records that one transaction of `expire` removes: others wait for it, and its log takes the room of their vectors."""
-_MAX_OVERTAKEN = 10
-"""Snapshots that a search takes beside the writers, before it holds them up."""
+"""Records that one transaction of `expire` removes. Others wait for it, and its log has the size of their vectors."""
+_MAX_SNAPSHOTS = 10
+"""Snapshots that a search tries before it pauses the writer."""
 
 
 class EmbeddedGallery(Gallery):
     """A `Gallery` in a directory: records in SQLite, committed before a call returns, and a FAISS index in memory.
 
-    Up to `exact_bytes` of vectors the index compares every one with a query; above it reads a part of them, and
-    compares the best in full precision. It changes from one to the other in the background.
-
-    The index only ever follows what SQLite has committed, and is brought up to it when the gallery is opened, so a
-    crash at any moment loses nothing that was acknowledged. Every search reads one version of both.
+    The index only follows what SQLite has committed, and is brought up to date when the gallery is opened. So a crash
+    at any moment loses nothing that was acknowledged. A search reads one version of both.
     """
 
     def __init__(
@@ -74,7 +68,7 @@ class EmbeddedGallery(Gallery):
         directory: Path,
         stamp: Stamp,
         connection: sqlite3.Connection,
-        loaded: Loaded,
+        loaded: LoadedIndex,
         exact_bytes: int,
         resources: ExitStack,
     ) -> None:
@@ -84,7 +78,7 @@ class EmbeddedGallery(Gallery):
         self._index = loaded.index
         self._resources = resources
         self._readers = Readers(directory)
-        self._writer = Writer(connection, directory, self._follow)
+        self._writer = Writer(connection, directory, self._on_commit)
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
         self._rebuilder = Rebuilder(
             self._index,
@@ -94,11 +88,12 @@ class EmbeddedGallery(Gallery):
             exact_bytes,
             partial(self._saver.request, urgent=True),
         )
-        self._terms = Terms()
+        self._terms = MetadataTerms()
         self._closing = threading.Lock()
         self._closed = False
-        # Whether something removed may still be read in SQLite's files, as after a kill: nobody knows at the start.
-        self._remains = True
+        # Whether SQLite's files may hold data of removed records. At the start this is unknown: the process may have
+        # been killed before it wiped them.
+        self._wipe_needed = True
 
     @classmethod
     def open(
@@ -113,9 +108,21 @@ class EmbeddedGallery(Gallery):
     ) -> "EmbeddedGallery":
         """Open the gallery in a directory, or create it there.
 
-        Raises `SpaceMismatch` where it holds embeddings of another model, `GalleryLocked` where someone else has it
-        open, and `GalleryError` where the directory cannot be used or the database is damaged. An index file that is
-        missing, damaged or foreign is only logged, and the index built from the database.
+        An index file that is missing, damaged or of another gallery is only logged, and the index is built from the
+        database.
+
+        Args:
+            data_dir: the directory.
+            embedding_space: the 16 hex digits of the model.
+            dimension: the length of its embeddings.
+            model_name: its name, for error messages.
+            exact_bytes: up to so many bytes of vectors, a search compares all of them.
+            gpu_bytes: memory on a GPU for a copy of the vectors.
+
+        Raises:
+            SpaceMismatch: the gallery holds embeddings of another model.
+            GalleryLocked: it is open already.
+            GalleryError: the directory cannot be used, or the database is damaged.
         """
         stamp = Stamp(embedding_space, dimension, model_name)
         with ExitStack() as resources:
@@ -124,7 +131,7 @@ class EmbeddedGallery(Gallery):
                     data_dir.mkdir(parents=True, mode=OWNER_ONLY_DIRECTORY)
                     sync_directory(data_dir.parent)
                 resources.callback(DirectoryLock(data_dir).release)
-                sweep_unfinished(data_dir)
+                remove_unfinished(data_dir)
                 connection = connect(data_dir, read_only=False)
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
@@ -132,12 +139,12 @@ class EmbeddedGallery(Gallery):
             except (sqlite3.Error, OSError) as error:
                 raise translate(error, data_dir) from error
             gallery = cls(data_dir, stamp, connection, loaded, exact_bytes, resources.pop_all())
-        gallery._rebuilder.note()
+        gallery._rebuilder.on_commit()
         return gallery
 
     @property
+    @override
     def engine(self) -> str:
-        """What keeps and searches the records, for people to read."""
         return f"embedded (SQLite, {self._index.description})"
 
     @override
@@ -147,33 +154,30 @@ class EmbeddedGallery(Gallery):
             return set()
         now = clock.now()
         return self._change(
-            lambda connection, change: transactions.enrol(
-                connection, change, new, self.embedding_space, on_conflict, now
-            )
+            lambda connection, change: writer.enrol(connection, change, new, self.embedding_space, on_conflict, now)
         )
 
+    @override
     def get(self, id: str) -> Record | None:
-        """The record of this id."""
         checks.check_text(id, "id")
         with self._readers.snapshot() as connection:
             return rows.by_id(connection, id, clock.now())
 
+    @override
     def thumbnail(self, id: str) -> bytes | None:
-        """The JPEG kept with this record."""
         checks.check_text(id, "id")
         with self._readers.snapshot() as connection:
             return rows.thumbnail_of(connection, id, clock.now())
 
+    @override
     def delete(self, id: str, *, by: str = "") -> bool:
-        """Remove one record, with an entry in the audit log. False where there was none.
-
-        What is left of it in the files goes with the next `erase` or `expire`.
-        """
+        # Does not wipe: the next `erase` or `expire` removes what is left in the files.
         checks.check_text(id, "id")
         checks.check_text(by, "by")
         now = clock.now()
-        return self._change(lambda connection, change: transactions.delete(connection, change, id, by, now))
+        return self._change(lambda connection, change: writer.delete(connection, change, id, by, now))
 
+    @override
     def list(
         self,
         *,
@@ -183,17 +187,16 @@ class EmbeddedGallery(Gallery):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        """Records in order of their ids. A record that stays enrolled meanwhile is on exactly one of the pages."""
-        if limit < 1:
-            raise InvalidArgument(f"limit is {limit}, not a positive number")
+        checks.check_limit(limit)
         last_seen = checks.decode_cursor(cursor)
         wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
         with self._readers.snapshot() as connection:
-            # One more than asked for tells whether there is another page.
+            # One more than the limit, to know whether there is another page.
             found = rows.by_page(connection, wanted, last_seen, limit + 1, clock.now())
         items = found[:limit]
         return Page(items, checks.encode_cursor(items[-1].id) if len(found) > limit else None)
 
+    @override
     def search(
         self,
         embedding: NDArray[np.float32],
@@ -201,88 +204,72 @@ class EmbeddedGallery(Gallery):
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
     ) -> SearchResult:
-        """The `top_k` records nearest to `embedding` `[D]` by cosine, of those that pass `filter`.
-
-        Equal scores rank by id, at the cut-off too. Records below `min_score` are left out but counted as searched.
-        """
-        query = checks.check_vector(embedding, self.dimension, "embedding")
-        if not query.any():
-            raise InvalidArgument("embedding is all zeros, which has no direction")
-        if top_k < 1:
-            raise InvalidArgument(f"top_k is {top_k}, not a positive number")
-        for _ in range(_MAX_OVERTAKEN):
+        query = checks.check_query(embedding, self.dimension)
+        checks.check_limit(top_k, "top_k")
+        for _ in range(_MAX_SNAPSHOTS):
             if (found := self._search(query, top_k, filter, min_score)) is not None:
                 return found
-        with self._writer.paused():  # under a stream of commits, each of which was faster than the search
+        with self._writer.paused():  # commits came faster than the search
             if (found := self._search(query, top_k, filter, min_score)) is not None:
                 return found
         raise GalleryBroken("the search index is ahead of the database: restart the service")
 
+    @override
     def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
-        """Remove every record that passes `filter`, with an entry in the audit log, also where there was none.
-
-        Their vectors do not stay behind on the disk: SQLite overwrites what it frees, its log is emptied, and the
-        index is saved anew in the background. Raises `EmptyFilter` where that would be all of them.
-        """
-        if filter.is_empty:
-            raise EmptyFilter("an erasure needs at least one condition: an empty filter would erase the whole gallery")
-        checks.check_text(by, "by")
+        checks.check_erasure(filter, by)
         now = clock.now()
         if dry_run:
             with self._readers.snapshot() as connection:
-                return Erasure(matched=len(rows.numbers_where(connection, filter, now)), erased=0)
-        rows.where(filter, now)  # a filter that cannot be used is refused before it waits for its turn
+                enrolled, _ = rows.numbers_where(connection, filter, now)
+                return Erasure(matched=len(enrolled), erased=0)
+        rows.where(filter)  # refuse an invalid filter before waiting for the writer
         erased, swept, receipt = self._change(
-            lambda connection, change: transactions.erase(connection, change, filter, by, now)
+            lambda connection, change: writer.erase(connection, change, filter, by, now)
         )
         if erased or swept:
             self._wipe(urgent=True)
         return Erasure(matched=erased, erased=erased, receipt=receipt)
 
+    @override
     def expire(self) -> int:
-        """Remove what has expired; how many. Each step of at most some thousands has its entry in the audit log.
-
-        What `delete` and replaced records have left on the disk goes as well.
-        """
         now = clock.now()
 
         def work(connection: sqlite3.Connection, change: Change) -> int:
-            return transactions.expire(connection, change, _EXPIRED_AT_ONCE, now)
+            return writer.expire(connection, change, _EXPIRED_AT_ONCE, now)
 
         removed = 0
         while step := self._change(work):
             removed += step
-        if removed or self._remains:
+        if removed or self._wipe_needed:
             self._wipe(urgent=False)
-        else:  # again where the last save failed
-            self._saver.request_without_removed(urgent=False)
+        else:  # the last save may have failed
+            self._saver.request_purge(urgent=False)
         return removed
 
+    @override
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
-        """The audit log, newest first, of entries older than the receipt `before`."""
-        if limit < 1:
-            raise InvalidArgument(f"limit is {limit}, not a positive number")
+        checks.check_limit(limit)
         checks.check_text(before, "before")
         with self._readers.snapshot() as connection:
             return audit.read(connection, limit, before)
 
+    @override
     def check(self) -> None:
-        """Raises `GalleryBroken` where only a new start of the process helps. Asks nobody, and never waits."""
         self._index.check()
 
+    @override
     def count(self) -> int:
-        """How many records are enrolled."""
         if self._closed:
             raise GalleryError("the gallery is closed")
         return self._index.count(clock.now())
 
+    @override
     def close(self) -> None:
-        """Save the index and let go of files and locks; a second call does nothing."""
         with self._closing:
             if self._closed:
                 return
             self._closed = True
-            with ExitStack() as last_first:  # all of them, whichever fails
+            with ExitStack() as last_first:  # closes all of them, even if one fails
                 last_first.callback(self._resources.close)
                 last_first.callback(self._writer.close)
                 last_first.callback(self._readers.close)
@@ -290,19 +277,13 @@ class EmbeddedGallery(Gallery):
                 last_first.callback(self._rebuilder.close)
 
     def _search(
-        self,
-        query: NDArray[np.float32],
-        top_k: int,
-        filter: Filter,
-        min_score: float | None,
+        self, query: NDArray[np.float32], top_k: int, filter: Filter, min_score: float | None
     ) -> SearchResult | None:
-        """Search one snapshot of the database; `None` where a commit overtook it, so that the index is newer."""
+        """Search one snapshot of the database. Return `None` if the index is already past its version."""
         with self._readers.snapshot() as connection:
             version = rows.version_of(connection)
-            selection = self._select(connection, filter, version)
-            candidates = self._index.search(
-                query, top_k, selection, version, lambda numbers: self._fetch(connection, numbers)
-            )
+            row_filter = self._row_filter(connection, filter, version)
+            candidates = self._index.search(query, top_k, row_filter, version, partial(self._read_vectors, connection))
             if candidates is None:
                 return None
             scores = dict(zip(candidates.numbers.tolist(), candidates.scores.tolist(), strict=True))
@@ -314,50 +295,55 @@ class EmbeddedGallery(Gallery):
         hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
         return SearchResult(hits, candidates.searched, candidates.exact)
 
-    def _select(self, connection: sqlite3.Connection, filter: Filter, version: int) -> RowFilter:
-        """The filter for the index; what it asks beyond cameras and times is looked up in this snapshot."""
+    def _row_filter(self, connection: sqlite3.Connection, filter: Filter, version: int) -> RowFilter:
+        """Look up metadata and ids of a filter in this snapshot."""
         after, before = checks.interval_of(filter)
         terms = checks.terms_of(dict(filter.metadata))
-        only = tuple(self._terms.numbers(connection, term, version) for term in terms)
-        without = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
-        return RowFilter(clock.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, only, without)
+        term_rows = tuple(self._terms.numbers(connection, term, version) for term in terms)
+        exclude_rows = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
+        return RowFilter(
+            clock.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, term_rows, exclude_rows
+        )
 
-    def _wipe(self, *, urgent: bool) -> None:
-        """Leave nothing of removed records in SQLite's files and, soon, in the saved index."""
-        self._remains = False
-        if not self._writer.empty_log():  # somebody is reading it, such as `not3d gallery snapshot`
-            self._remains = True  # for `expire` to try again
-        self._saver.request_without_removed(urgent=urgent)
-
-    def _fetch(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors `[n, D]` of these rows, which are in the snapshot."""
-        found, vectors = read_some(connection, numbers, self.dimension)
+    def _read_vectors(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors `[n, D]` of these rows of the snapshot, in this order."""
+        found, vectors = rows.vectors_of(connection, numbers, self.dimension)
         if len(found) != len(numbers):
             raise rows.error_of_missing(connection, set(numbers.tolist()) - set(found.tolist()))
         in_order: NDArray[np.float32] = vectors[np.searchsorted(found, numbers)]
         return in_order
 
+    def _wipe(self, *, urgent: bool) -> None:
+        """Remove what is left of removed records in SQLite's files, and soon in the saved index.
+
+        SQLite overwrites the pages that it frees, so emptying its log is enough.
+        """
+        self._wipe_needed = False
+        if not self._writer.empty_log():  # a reader such as `not3d gallery snapshot` needs the log
+            self._wipe_needed = True  # `expire` tries again
+        self._saver.request_purge(urgent=urgent)
+
     def _change(self, work: Work[T]) -> T:
-        # An index that lost a change would never catch up with the versions to come.
+        # An index that lost a change would never reach the later versions.
         self._index.check()
         return self._writer.run(work)
 
-    def _follow(self, version: int, change: Change) -> None:
+    def _on_commit(self, version: int, change: Change) -> None:
         if change.removed:
-            self._remains = True
+            self._wipe_needed = True
         try:
-            entries = [
-                Entry(number, row.camera_id, row.start_time, row.end_time, row.expires_at)
+            added = [
+                FilterValues(number, row.camera_id, row.start_time, row.end_time, row.expires_at)
                 for number, row in change.added
             ]
             vectors = np.array([row.vector for _, row in change.added], np.float32)
-            self._index.apply(version, entries, vectors, change.removed)
-        except Exception:  # whatever it is, such as a want of memory: the change is committed, and so acknowledged
-            self._index.fail()  # it has lost a version for ever
-            log.exception("the search index could not follow the database")
+            self._index.apply(version, added, vectors, change.removed)
+        except Exception:  # such as too little memory: the change is committed, so the caller must not see an error
+            self._index.fail()
+            log.exception("search index failed: it does not follow the database any more")
             return
         except BaseException:
             self._index.fail()
             raise
-        self._saver.note(len(change.added), len(change.removed))
-        self._rebuilder.note()
+        self._saver.on_commit(len(change.added), len(change.removed))
+        self._rebuilder.on_commit()

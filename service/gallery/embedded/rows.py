@@ -1,10 +1,12 @@
-"""Records as rows of the database, and filters as SQL."""
+"""Records and vectors as rows of the database, and filters as SQL.
+
+In all functions `at` is a time in microseconds since 1970; a record that has expired at this time is not enrolled.
+"""
 
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from service.gallery.checks import Row, check_text, interval_of, terms_of
 from service.gallery.clock import to_datetime
 from service.gallery.records import Filter, GalleryBroken, GalleryError, Record
 
-ROWS_LACK_VECTORS = "the database is damaged: some rows lack their vector. Restore it from a backup"
+_ROWS_LACK_VECTORS = "the database is damaged: some rows lack their vector. Restore it from a backup"
 
 _VECTOR = np.dtype("<f4")
 _COLUMNS = (
@@ -22,21 +24,20 @@ _COLUMNS = (
     "t.expires_at, EXISTS (SELECT 1 FROM thumbnails h WHERE h.number = t.number) "
     "FROM tracklets t JOIN embeddings e USING (number)"
 )
-# With the present moment, of which a method takes one and stays with it.
 _ENROLLED = "(t.expires_at IS NULL OR t.expires_at > ?)"
 
 
 @dataclass(frozen=True, slots=True)
-class RequestSlot:
-    """Where an id is kept: its number, and whether the record there has expired, so that the id is free."""
+class StoredId:
+    """The row of an id; if its record has `expired`, the id is free."""
 
     number: int
     expired: bool
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row], embedding_space: str) -> list[int]:
-    """Write rows and return their numbers, ascending. The caller has seen that the ids are free."""
-    # Given out here, because an INSERT of many tells the number of none.
+    """Write rows whose ids are free, and return their numbers, ascending."""
+    # The numbers are chosen here, because an INSERT of many rows does not return them.
     found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tracklets'").fetchone()
     first = 1 if found is None else int(found[0]) + 1
     numbers = list(range(first, first + len(rows)))
@@ -75,40 +76,40 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row], embedding_space:
     return numbers
 
 
+def delete(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    """Remove rows and everything that belongs to them."""
+    connection.executemany("DELETE FROM tracklets WHERE number = ?", [(number,) for number in numbers])
+
+
 def version_of(connection: sqlite3.Connection) -> int:
-    """How many transactions changed the gallery so far."""
+    """Return how many transactions have changed the gallery."""
     return int(connection.execute("SELECT version FROM gallery").fetchone()[0])
 
 
-def places_of(connection: sqlite3.Connection, ids: Sequence[str], at: int) -> dict[str, RequestSlot]:
-    """Where those of these ids are that have a row, expired at the moment `at` or not."""
+def find_ids(connection: sqlite3.Connection, ids: Sequence[str], at: int) -> dict[str, StoredId]:
+    """Find the rows of ids; an id without a row is not in the result."""
     found = connection.execute(
         "SELECT id, number, expires_at FROM tracklets WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
     )
-    return {id_: RequestSlot(number, expires is not None and expires <= at) for id_, number, expires in found}
+    return {id_: StoredId(number, expires is not None and expires <= at) for id_, number, expires in found}
 
 
 def expired(connection: sqlite3.Connection, at: int, limit: int) -> list[int]:
-    """The numbers of at most `limit` rows that have expired, the longest expired first."""
+    """Return the numbers of at most `limit` expired rows, the earliest expiry first."""
     found = connection.execute(
         "SELECT number FROM tracklets WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (at, limit)
     )
     return [number for (number,) in found]
 
 
-def delete(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
-    """Remove rows with all that belongs to them."""
-    connection.executemany("DELETE FROM tracklets WHERE number = ?", [(number,) for number in numbers])
-
-
 def by_id(connection: sqlite3.Connection, id: str, at: int) -> Record | None:
-    """The record of an id, unless it has expired."""
+    """Return the record of an id if it is enrolled."""
     found = connection.execute(f"SELECT {_COLUMNS} WHERE t.id = ? AND {_ENROLLED}", (id, at)).fetchone()
     return None if found is None else _decode(found)
 
 
 def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | None:
-    """The picture kept with a record, unless that has expired."""
+    """Return the JPEG of an enrolled record, or `None` if it has none."""
     found = connection.execute(
         f"SELECT h.jpeg FROM thumbnails h JOIN tracklets t USING (number) WHERE t.id = ? AND {_ENROLLED}",  # noqa: S608
         (id, at),
@@ -117,7 +118,7 @@ def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | No
 
 
 def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Record]:
-    """The records of these numbers, in their order. Raises `error_of_missing` where one is missing."""
+    """Return the records of these numbers, in their order. Raises `error_of_missing` if one is missing."""
     found = connection.execute(
         f"SELECT t.number, {_COLUMNS} WHERE t.number IN (SELECT value FROM json_each(?))",  # noqa: S608
         (json.dumps(list(numbers)),),
@@ -130,14 +131,14 @@ def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Re
 
 
 def error_of_missing(connection: sqlite3.Connection, numbers: Collection[int]) -> GalleryError:
-    """What it means that these rows, which the index knows, could not be read whole: a damaged database or index."""
+    """Return the error for rows that are in the index but not complete in the database."""
     if len(ids_of(connection, list(numbers))) == len(numbers):
-        return GalleryError(ROWS_LACK_VECTORS)
-    return GalleryBroken(f"the index knows {len(numbers)} rows that the database does not: restart the service")
+        return GalleryError(_ROWS_LACK_VECTORS)
+    return GalleryBroken(f"the index has {len(numbers)} rows that the database does not have: restart the service")
 
 
 def ids_of(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, str]:
-    """The ids of these numbers."""
+    """Return the ids of these numbers."""
     return dict(
         connection.execute(
             "SELECT number, id FROM tracklets WHERE number IN (SELECT value FROM json_each(?))",
@@ -146,14 +147,8 @@ def ids_of(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, 
     )
 
 
-def by_page(
-    connection: sqlite3.Connection,
-    filter: Filter,
-    after_id: str,
-    limit: int,
-    at: int,
-) -> list[Record]:
-    """At most `limit` matching records whose id is greater than `after_id`, in order of their ids."""
+def by_page(connection: sqlite3.Connection, filter: Filter, after_id: str, limit: int, at: int) -> list[Record]:
+    """Return at most `limit` records that pass and whose id is greater than `after_id`, in order of their ids."""
     condition, values = where(filter, at)
     found = connection.execute(
         f"SELECT {_COLUMNS} WHERE t.id > ? AND {condition} ORDER BY t.id LIMIT ?",
@@ -163,45 +158,35 @@ def by_page(
 
 
 def numbers_of(connection: sqlite3.Connection, ids: Sequence[str]) -> NDArray[np.int64]:
-    """The numbers of those ids that are enrolled."""
+    """Return the numbers of these ids `[n]`, in any order; an id without a row is left out."""
     found = connection.execute(
         "SELECT number FROM tracklets WHERE id IN (SELECT value FROM json_each(?))", (_texts(ids, "exclude_ids"),)
     ).fetchall()
     return np.array(found, dtype=np.int64).reshape(-1)
 
 
-def numbers_where(connection: sqlite3.Connection, filter: Filter, at: int) -> NDArray[np.int64]:
-    """The numbers of all matching rows that have not expired at the moment `at`, ascending."""
-    condition, values = where(filter, at)
-    found = connection.execute(
-        f"SELECT t.number FROM tracklets t WHERE {condition} ORDER BY t.number",  # noqa: S608 (parameters only)
-        values,
-    ).fetchall()
-    return np.array(found, dtype=np.int64).reshape(-1)
-
-
-def split_where(connection: sqlite3.Connection, filter: Filter, at: int) -> tuple[list[int], list[int]]:
-    """The numbers of all matching rows, in two parts: the enrolled ones, and those that had expired at `at`."""
+def numbers_where(connection: sqlite3.Connection, filter: Filter, at: int) -> tuple[list[int], list[int]]:
+    """Return the numbers of all rows that pass, ascending: first the enrolled ones, then the expired ones."""
     condition, values = where(filter)
     found = connection.execute(
         f"SELECT t.number, {_ENROLLED} FROM tracklets t WHERE {condition} ORDER BY t.number",  # noqa: S608
         (at, *values),
     ).fetchall()
-    enrolled = [number for number, lasting in found if lasting]
-    return enrolled, [number for number, lasting in found if not lasting]
+    return [number for number, enrolled in found if enrolled], [number for number, enrolled in found if not enrolled]
 
 
 def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:
-    """A condition on `tracklets t` with the values of its parameters; "1" where everything matches.
+    """Return a filter as a condition on `tracklets t`, with the values of its parameters.
 
-    With `at` only what has not expired at that moment matches.
+    Without `at`, expired records pass too.
 
-    Raises `InvalidArgument` for times without a zone, an interval that ends before it begins, and what is not JSON.
+    Raises:
+        InvalidArgument: a time has no zone, the interval ends before it begins, or metadata is not JSON.
     """
     conditions = [] if at is None else [_ENROLLED]
     values: list[object] = [] if at is None else [at]
     if filter.camera_ids is not None and len(filter.camera_ids) == 1:
-        # Said so, SQLite reads a page straight from the index over camera and id.
+        # With "=", SQLite reads a page directly from the index over camera and id.
         check_text(filter.camera_ids[0], "camera_ids")
         conditions.append("t.camera_id = ?")
         values.append(filter.camera_ids[0])
@@ -227,28 +212,70 @@ def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:
     return " AND ".join(conditions) or "1", values
 
 
-def _texts(texts: Sequence[str], name: str) -> str:
-    for text in texts:
-        check_text(text, name)
-    return json.dumps(list(texts))
+def vectors_after(
+    connection: sqlite3.Connection, number: int, limit: int, dimension: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Read the first `limit` rows whose numbers are greater than `number`.
+
+    Returns:
+        Their numbers `[n]`, ascending, and vectors `[n, D]`.
+
+    Raises:
+        GalleryError: a row has no vector of this dimension.
+    """
+    found = connection.execute(
+        "SELECT t.number, e.vector FROM tracklets t LEFT JOIN embeddings e USING (number) WHERE t.number > ? "
+        "ORDER BY t.number LIMIT ?",
+        (number, limit),
+    ).fetchall()
+    return _decode_vectors(found, dimension)
+
+
+def vectors_of(
+    connection: sqlite3.Connection, numbers: NDArray[np.int64], dimension: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Read the vectors of these numbers; a number without a vector is left out.
+
+    Returns:
+        The numbers `[n]`, ascending, and vectors `[n, D]`.
+
+    Raises:
+        GalleryError: a vector is not of this dimension.
+    """
+    found = connection.execute(
+        "SELECT number, vector FROM embeddings WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number",
+        (json.dumps(numbers.tolist()),),
+    ).fetchall()
+    return _decode_vectors(found, dimension)
+
+
+def _decode_vectors(
+    found: list[tuple[int, bytes | None]], dimension: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    if any(vector is None or len(vector) != 4 * dimension for _, vector in found):
+        raise GalleryError(_ROWS_LACK_VECTORS)
+    vectors = np.frombuffer(b"".join(vector for _, vector in found if vector), _VECTOR).astype(np.float32)
+    return np.array([number for number, _ in found], np.int64), vectors.reshape(-1, dimension)
 
 
 def _decode(columns: Sequence[Any]) -> Record:
-    identifier, vector, camera_id, start, end, metadata, frames, clips, created, expires, has_thumbnail = columns
+    id_, vector, camera_id, start, end, metadata, frames, clips, created, expires, has_thumbnail = columns
     return Record(
-        id=identifier,
+        id=id_,
         embedding=np.frombuffer(vector, _VECTOR).astype(np.float32),
         camera_id=camera_id,
-        start_time=_moment(start),
-        end_time=_moment(end),
+        start_time=None if start is None else to_datetime(start),
+        end_time=None if end is None else to_datetime(end),
         metadata=json.loads(metadata),
         frames=frames,
         clips=clips,
         created_at=to_datetime(created),
-        expires_at=_moment(expires),
+        expires_at=None if expires is None else to_datetime(expires),
         has_thumbnail=bool(has_thumbnail),
     )
 
 
-def _moment(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else to_datetime(microseconds)
+def _texts(texts: Sequence[str], name: str) -> str:
+    for text in texts:
+        check_text(text, name)
+    return json.dumps(list(texts))

@@ -1,33 +1,41 @@
-"""Group commit: changes of concurrent callers share one transaction, and so one wait for the disk."""
+"""All changes of the database: what each one does, and the group commit that makes it durable.
+
+Concurrent callers share one transaction and so one wait for the disk. `enrol`, `delete`, `erase` and `expire` are the
+work of a transaction. Their `now` is in microseconds since 1970.
+"""
 
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.gallery.checks import Row
+from service.gallery.checks import Row, audit_condition
+from service.gallery.embedded import audit, rows
 from service.gallery.embedded.database import translate
-from service.gallery.records import GalleryError
+from service.gallery.records import DuplicateId, Filter, GalleryError, OnConflict
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PATIENCE_MS = 1000
-_PATIENCE_OF_A_CHANGE_MS = 10_000
+_WRITE_TIMEOUT_MS = 10_000
+_CHECKPOINT_TIMEOUT_MS = 1000
+"""Shorter, because no change can be made while a checkpoint waits, and a snapshot of the gallery may take minutes."""
 
 
 @dataclass(slots=True)
 class Change:
-    """What one transaction did to the rows, for the index to follow: first `added`, then `removed`."""
+    """What one transaction did, for the index to follow: first `added`, then `removed`.
+
+    `other` says that something was changed which the index does not follow.
+    """
 
     added: list[tuple[int, Row]] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
-    # Set where the transaction touched something the index does not care about.
     other: bool = False
 
     def __bool__(self) -> bool:
@@ -37,8 +45,74 @@ class Change:
 Work = Callable[[sqlite3.Connection, Change], T]
 
 
+def enrol(
+    connection: sqlite3.Connection,
+    change: Change,
+    new: Mapping[str, Row],
+    space: str,
+    on_conflict: OnConflict,
+    now: int,
+) -> set[str]:
+    """Write rows, by their ids. Return the ids that existed. Raises `DuplicateId`."""
+    stored = rows.find_ids(connection, list(new), now)
+    taken = {id_ for id_, one in stored.items() if not one.expired}
+    if taken and on_conflict == "error":
+        raise DuplicateId(min(taken))
+    skipped = taken if on_conflict == "skip" else set()
+    _remove(connection, change, [one.number for id_, one in stored.items() if id_ not in skipped])
+    if expired := len(stored) - len(taken):
+        audit.write_expiry(connection, expired, now)
+    added = [row for id_, row in new.items() if id_ not in skipped]
+    numbers = rows.insert(connection, added, space)
+    change.added.extend(zip(numbers, added, strict=True))
+    return taken
+
+
+def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now: int) -> bool:
+    """Remove one record, with an entry in the audit log. Return false if there is no such record."""
+    stored = rows.find_ids(connection, [id], now).get(id)
+    if stored is None:
+        return False
+    _remove(connection, change, [stored.number])
+    if stored.expired:  # `expire` has not removed it yet, so the entry names the expiry and not the caller
+        audit.write_expiry(connection, 1, now)
+    else:
+        audit.write(connection, "delete", by=by, condition={"id": id}, erased=1, at=now)
+    return not stored.expired
+
+
+def erase(connection: sqlite3.Connection, change: Change, filter: Filter, by: str, now: int) -> tuple[int, int, str]:
+    """Remove all records that pass, with an entry in the audit log even if there are none.
+
+    Returns:
+        How many enrolled records were removed, how many expired ones, and the receipt.
+    """
+    enrolled, expired = rows.numbers_where(connection, filter, now)
+    _remove(connection, change, [*enrolled, *expired])
+    if expired:
+        audit.write_expiry(connection, len(expired), now)
+    condition = audit_condition(filter)
+    receipt = audit.write(connection, "erase", by=by, condition=condition, erased=len(enrolled), at=now)
+    change.other = True
+    return len(enrolled), len(expired), receipt
+
+
+def expire(connection: sqlite3.Connection, change: Change, limit: int, now: int) -> int:
+    """Remove at most `limit` expired records, with an entry in the audit log. Return how many were removed."""
+    numbers = rows.expired(connection, now, limit)
+    _remove(connection, change, numbers)
+    if numbers:
+        audit.write_expiry(connection, len(numbers), now)
+    return len(numbers)
+
+
+def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:
+    rows.delete(connection, numbers)
+    change.removed.extend(numbers)
+
+
 class _Call:
-    """One caller's piece of work and what became of it."""
+    """The work of one caller, and its result or error."""
 
     __slots__ = ("error", "finished", "result", "work")
 
@@ -52,32 +126,38 @@ class _Call:
 class Writer:
     """The only connection that changes the database.
 
-    Whoever finds the connection free leads: it takes along the work of everyone who waits, commits once, tells
-    `committed` the new version and the changes (so that the index never knows of anything uncommitted), and only then
-    lets the others go. Work raising `GalleryError` must not have changed anything; it fails alone. An error of SQLite
-    fails the whole group, of which then nothing is kept.
+    A caller that finds the connection free becomes the leader of a group: it runs the work of all waiting callers in
+    one transaction, commits, passes the new version and the changes to `on_commit`, and then lets the callers return.
+    So the index never sees a change that is not committed.
+
+    Work that raises `GalleryError` must not have changed anything; it fails alone. An error of SQLite fails the whole
+    group, and nothing of it is kept.
     """
 
-    def __init__(self, connection: sqlite3.Connection, directory: Path, committed: Callable[[int, Change], None]):
+    def __init__(self, connection: sqlite3.Connection, directory: Path, on_commit: Callable[[int, Change], None]):
         self._connection = connection
         self._directory = directory
-        self._committed = committed
+        self._on_commit = on_commit
         self._condition = threading.Condition()
         self._waiting: list[_Call] = []
-        self._led = False
+        self._busy = False
         self._closed = False
 
     def run(self, work: Work[T]) -> T:
-        """Do `work` in a transaction; its result once that is on disk. Raises its error, or the database's."""
+        """Do `work` in a transaction, and return its result when it is on the disk.
+
+        Raises:
+            GalleryError: the error of the work or of the database.
+        """
         call = _Call(work)
         with self._condition:
             if self._closed:
                 raise GalleryError("the gallery is closed")
             self._waiting.append(call)
-            while self._led and not call.finished:
+            while self._busy and not call.finished:
                 self._condition.wait()
             if not call.finished:
-                self._led = True
+                self._busy = True
                 group, self._waiting = self._waiting, []
         if not call.finished:
             self._lead(group)
@@ -92,10 +172,10 @@ class Writer:
         finally:
             with self._condition:
                 for call in group:
-                    if not call.finished:  # an exception nobody foresaw is on its way out of the leader
-                        call.error = GalleryError("the transaction was broken off; nothing of it was acknowledged")
+                    if not call.finished:  # an unexpected exception ends the leader
+                        call.error = GalleryError("the transaction was interrupted and not acknowledged: try again")
                         call.finished = True
-                self._led = False
+                self._busy = False
                 self._condition.notify_all()
 
     def _commit(self, group: list[_Call]) -> None:
@@ -124,63 +204,65 @@ class Writer:
             return
         try:
             if change:
-                self._committed(version, change)
+                self._on_commit(version, change)
         finally:
-            for call in group:  # it is on the disk, whatever the index makes of it
+            for call in group:  # even if the index fails: the change is on the disk
                 call.finished = True
 
     def empty_log(self) -> bool:
-        """Move everything from the write-ahead log into the database file and cut the log to nothing.
+        """Move all changes from the write-ahead log into the database file, and truncate the log.
 
-        Waits a second for readers of older states, for nobody can write meanwhile, and a snapshot of the gallery may
-        take minutes. Where that is not enough or fails, the changes are kept all the same, so it is only logged; false
-        then, and the log is to be emptied later.
+        Waits for readers of older versions, but at most a second. A failure is only logged, because no change is lost.
+
+        Returns:
+            False if the log could not be emptied and this has to be called again.
         """
         try:
             with self.paused():
                 return self._empty_log()
-        except GalleryError:  # it is being closed, which empties the log as well
+        except GalleryError:  # closing the connection empties the log too
             return False
 
     def _empty_log(self) -> bool:
         try:
-            self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+            self._connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT_MS}")
             busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
             if busy:
-                log.warning(
-                    "readers kept the write-ahead log in %s from being emptied; it will be later", self._directory
-                )
+                log.warning("write-ahead log in %s not emptied, because of readers: trying later", self._directory)
         except sqlite3.Error as error:
-            log.warning("the write-ahead log could not be emptied now: %s", translate(error, self._directory))
+            log.warning("write-ahead log not emptied: %s", translate(error, self._directory))
             return False
         finally:
             with suppress(sqlite3.Error):
-                self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_OF_A_CHANGE_MS}")
+                self._connection.execute(f"PRAGMA busy_timeout = {_WRITE_TIMEOUT_MS}")
         return not busy
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Wait for the transaction under way, and let none begin until the block ends: `committed` knows them all.
+        """Wait for the running transaction, then make a context in which no transaction begins.
 
-        Raises `GalleryError` once the writer is being closed: SQLite's connection must not be used beside its closing.
+        In this context `on_commit` knows all committed changes.
+
+        Raises:
+            GalleryError: the writer is closing. SQLite's connection must not be used while it is being closed.
         """
         with self._condition:
-            while self._led and not self._closed:
+            while self._busy and not self._closed:
                 self._condition.wait()
             if self._closed:
                 raise GalleryError("the gallery is closed")
-            self._led = True
+            self._busy = True
         try:
             yield
         finally:
             with self._condition:
-                self._led = False
+                self._busy = False
                 self._condition.notify_all()
 
     def close(self) -> None:
-        """Wait for the work under way, then close the connection, which also empties the write-ahead log."""
+        """Wait for running and waiting work, then close the connection, which also empties the write-ahead log."""
         with self._condition:
             self._closed = True
-            while self._led or self._waiting:
+            while self._busy or self._waiting:
                 self._condition.wait()
         self._connection.close()

@@ -1,4 +1,4 @@
-"""The filter's columns in memory, row for row beside the vectors of the index."""
+"""What filters ask about each row, in memory: one array for each column, in the order of the index's vectors."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 S = TypeVar("S", bound=np.generic)
 
-# A record without times: later than any `before`, earlier than any `after`.
+# A record without times starts after every `before` and ends before every `after`.
 _NEVER_STARTS = np.iinfo(np.int64).max
 _NEVER_ENDS = np.iinfo(np.int64).min
 _NEVER_EXPIRES = np.iinfo(np.int64).max
 _NO_CAMERA = -1
-_WIDEST_TABLE = 8
-"""Times as many numbers as rows that are looked up in a table: in a byte for each number."""
+_MAX_TABLE_FACTOR = 8
+"""Row numbers are looked up in a table of bytes if it has at most this many bytes for each row."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One row's number and what filters ask about it; times in microseconds since 1970."""
+class FilterValues:
+    """One row's number and the values that filters ask about; times in microseconds since 1970."""
 
     number: int
     camera_id: str | None
@@ -31,9 +31,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Conditions on rows, as `Filter` means them: times in microseconds, `only` and `without` numbers that SQL found.
+    """A `Filter` in the terms of the index: times in microseconds, metadata and ids as row numbers.
 
-    Each of `only` is the ascending numbers of the rows of one condition, all of which must hold.
+    `term_rows` has the rows of each metadata term, ascending; a row must be in all of them. Rows in `exclude_rows` and
+    rows that have expired at `now` do not pass.
     """
 
     now: int
@@ -41,21 +42,21 @@ class RowFilter:
     exclude_camera_ids: tuple[str, ...] = ()
     after: int | None = None
     before: int | None = None
-    only: tuple[NDArray[np.int64], ...] = ()
-    without: NDArray[np.int64] | None = None
+    term_rows: tuple[NDArray[np.int64], ...] = ()
+    exclude_rows: NDArray[np.int64] | None = None
 
 
 class Columns:
-    """Number, camera and times of every row, in ascending order of numbers.
+    """Number, camera and times of every row, in ascending order of numbers. Not safe for threads.
 
-    A removed row keeps its position, marked dead: positions are those of the vectors in the index, and moving gigabytes
-    for one deletion would stop all searches. `at` makes columns without it. Not safe for threads by itself.
+    A removed row keeps its position and is marked dead: positions are the same as in the vectors, and moving gigabytes
+    for one deletion would stop all searches. `subset` makes a copy without it.
     """
 
     def __init__(self) -> None:
         self.size = 0
-        self.living = 0
-        self._codes: dict[str, int] = {}
+        self.live = 0
+        self._camera_codes: dict[str, int] = {}
         self._numbers: NDArray[np.int64] = np.empty(0, np.int64)
         self._cameras: NDArray[np.int32] = np.empty(0, np.int32)
         self._starts: NDArray[np.int64] = np.empty(0, np.int64)
@@ -66,141 +67,148 @@ class Columns:
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """The number at every position `[size]`, ascending, dead ones included."""
+        """The row number at every position `[size]`, ascending, dead rows included."""
         return self._numbers[: self.size]
 
     @property
     def alive(self) -> NDArray[np.bool_]:
-        """Which positions hold a row that is still enrolled `[size]`."""
+        """Which positions hold a row that is not removed `[size]`."""
         return self._alive[: self.size]
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Add rows whose numbers are greater than all before."""
-        end = self.size + len(entries)
+    def append(self, rows: Sequence[FilterValues]) -> None:
+        """Add rows. Their numbers must ascend and be greater than all numbers so far."""
+        end = self.size + len(rows)
         self._reserve(end)
         new = slice(self.size, end)
-        self._numbers[new] = [entry.number for entry in entries]
-        self._cameras[new] = [self._code(entry.camera_id) for entry in entries]
-        self._starts[new] = [_first(entry.start_time, entry.end_time, _NEVER_STARTS) for entry in entries]
-        self._ends[new] = [_first(entry.end_time, entry.start_time, _NEVER_ENDS) for entry in entries]
-        expiries = [_NEVER_EXPIRES if entry.expires_at is None else entry.expires_at for entry in entries]
+        self._numbers[new] = [row.number for row in rows]
+        self._cameras[new] = [self._camera_code(row.camera_id) for row in rows]
+        self._starts[new] = [_first_known(row.start_time, row.end_time, _NEVER_STARTS) for row in rows]
+        self._ends[new] = [_first_known(row.end_time, row.start_time, _NEVER_ENDS) for row in rows]
+        expiries = [_NEVER_EXPIRES if row.expires_at is None else row.expires_at for row in rows]
         self._expiries[new] = expiries
         self._first_expiry = min(self._first_expiry, *expiries, _NEVER_EXPIRES)
         self._alive[new] = True
         self.size = end
-        self.living += len(entries)
+        self.live += len(rows)
 
     def remove(self, numbers: Sequence[int]) -> None:
-        """Mark rows dead. Every number must be a living row's."""
+        """Mark rows dead. All of them must be live."""
         positions = np.searchsorted(self.numbers, np.array(numbers, np.int64))
         self._alive[positions] = False
-        self.living -= len(numbers)
-        if (self._expiries[positions] <= self._first_expiry).any():  # else every search would look for expired rows
+        self.live -= len(numbers)
+        # Otherwise every later search would look for expired rows that are gone.
+        if (self._expiries[positions] <= self._first_expiry).any():
             self._first_expiry = self._earliest_expiry()
 
-    def at(self, numbers: NDArray[np.int64]) -> "Columns":
-        """The columns of these rows, ascending numbers that are all here, dead ones included."""
-        kept = np.searchsorted(self.numbers, numbers)
+    def subset(self, numbers: NDArray[np.int64]) -> "Columns":
+        """Copy the columns of some rows.
+
+        Args:
+            numbers: the numbers of these rows `[N]`, ascending; dead rows may be among them.
+
+        Raises:
+            ValueError, IndexError: a number is not in these columns.
+        """
+        positions = np.searchsorted(self.numbers, numbers)
         columns = Columns()
-        columns._codes = dict(self._codes)
-        columns._numbers = self._numbers[kept]
-        columns._cameras = self._cameras[kept]
-        columns._starts = self._starts[kept]
-        columns._ends = self._ends[kept]
-        columns._expiries = self._expiries[kept]
-        columns._alive = self._alive[kept]
+        columns._camera_codes = dict(self._camera_codes)
+        columns._numbers = self._numbers[positions]
+        columns._cameras = self._cameras[positions]
+        columns._starts = self._starts[positions]
+        columns._ends = self._ends[positions]
+        columns._expiries = self._expiries[positions]
+        columns._alive = self._alive[positions]
         columns.size = len(numbers)
         columns._first_expiry = columns._earliest_expiry()
-        columns.living = int(np.count_nonzero(columns._alive))
+        columns.live = int(np.count_nonzero(columns._alive))
         if not np.array_equal(columns._numbers, numbers):
-            raise ValueError("rows that never were here")
+            raise ValueError("some of these row numbers are not in the columns")
         return columns
 
-    def _earliest_expiry(self) -> int:
-        return int(self._expiries[: self.size].min(initial=_NEVER_EXPIRES, where=self.alive))
-
-    def unexpired(self, now: int) -> int:
-        """How many living rows have not expired."""
+    def count_unexpired(self, now: int) -> int:
+        """Count the live rows that have not expired."""
         if now < self._first_expiry:
-            return self.living
+            return self.live
         return int(np.count_nonzero(self.alive & (self._expiries[: self.size] > now)))
 
-    def mask(self, selection: RowFilter) -> NDArray[np.bool_] | None:
-        """Which positions pass `[size]`; `None` where all do."""
-        conditions = self._conditions(selection)
+    def mask(self, row_filter: RowFilter) -> NDArray[np.bool_] | None:
+        """Return which positions pass `[size]`, or `None` if all pass."""
+        conditions = self._conditions(row_filter)
         passing = next(conditions, None)
         if passing is not None:
             for condition in conditions:
                 passing &= condition
         return passing
 
-    def _conditions(self, selection: RowFilter) -> Iterator[NDArray[np.bool_]]:
-        """One after the other, each its own array, what not every row passes."""
-        if self.living < self.size:
-            yield self.alive.copy()
-        if selection.now >= self._first_expiry:
-            yield self._expiries[: self.size] > selection.now
-        if selection.camera_ids is not None:
-            yield self._of_cameras(selection.camera_ids)
-        if selection.exclude_camera_ids:
-            yield ~self._of_cameras(selection.exclude_camera_ids)
-        if selection.after is not None:
-            yield self._ends[: self.size] >= selection.after
-        if selection.before is not None:
-            yield self._starts[: self.size] <= selection.before
-        for numbers in selection.only:
-            yield self._of_numbers(numbers)
-        if selection.without is not None and len(selection.without):
-            yield ~self._of_numbers(selection.without)
+    def _earliest_expiry(self) -> int:
+        return int(self._expiries[: self.size].min(initial=_NEVER_EXPIRES, where=self.alive))
 
-    def _of_cameras(self, camera_ids: Iterable[str]) -> NDArray[np.bool_]:
-        wanted = np.zeros(len(self._codes) + 1, np.bool_)  # the last is that of rows without a camera
-        wanted[self._known(camera_ids)] = True
+    def _conditions(self, row_filter: RowFilter) -> Iterator[NDArray[np.bool_]]:
+        """Yield one new array for each condition that some rows may not meet."""
+        if self.live < self.size:
+            yield self.alive.copy()
+        if row_filter.now >= self._first_expiry:
+            yield self._expiries[: self.size] > row_filter.now
+        if row_filter.camera_ids is not None:
+            yield self._has_camera(row_filter.camera_ids)
+        if row_filter.exclude_camera_ids:
+            yield ~self._has_camera(row_filter.exclude_camera_ids)
+        if row_filter.after is not None:
+            yield self._ends[: self.size] >= row_filter.after
+        if row_filter.before is not None:
+            yield self._starts[: self.size] <= row_filter.before
+        for numbers in row_filter.term_rows:
+            yield self._has_number(numbers)
+        if row_filter.exclude_rows is not None and len(row_filter.exclude_rows):
+            yield ~self._has_number(row_filter.exclude_rows)
+
+    def _has_camera(self, camera_ids: Iterable[str]) -> NDArray[np.bool_]:
+        codes = [self._camera_codes[name] for name in camera_ids if name in self._camera_codes]
+        wanted = np.zeros(len(self._camera_codes) + 1, np.bool_)  # the last element is for _NO_CAMERA
+        wanted[np.array(codes, np.int32)] = True
         passing: NDArray[np.bool_] = wanted[self._cameras[: self.size]]
         return passing
 
-    def _of_numbers(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _has_number(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         if not self.size:
             return np.zeros(0, np.bool_)
         first, last = int(self._numbers[0]), int(self._numbers[self.size - 1])
         numbers = numbers[slice(*np.searchsorted(numbers, (first, last + 1)))]
-        if last - first < _WIDEST_TABLE * self.size:  # a table by number takes a tenth of the time of a search for each
+        if last - first < _MAX_TABLE_FACTOR * self.size:  # a table takes a tenth of the time of the search below
             table = np.zeros(last - first + 1, np.bool_)
             table[numbers - first] = True
             looked_up: NDArray[np.bool_] = table[self.numbers - first]
             return looked_up
         passing = np.zeros(self.size, np.bool_)
-        places = np.searchsorted(self.numbers, numbers)
-        passing[places[self._numbers[places] == numbers]] = True
+        positions = np.searchsorted(self.numbers, numbers)
+        passing[positions[self._numbers[positions] == numbers]] = True
         return passing
 
-    def _known(self, camera_ids: Iterable[str]) -> NDArray[np.int32]:
-        return np.array([self._codes[name] for name in camera_ids if name in self._codes], np.int32)
-
-    def _code(self, camera_id: str | None) -> int:
+    def _camera_code(self, camera_id: str | None) -> int:
         if camera_id is None:
             return _NO_CAMERA
-        return self._codes.setdefault(camera_id, len(self._codes))
+        return self._camera_codes.setdefault(camera_id, len(self._camera_codes))
 
     def _reserve(self, size: int) -> None:
         if size <= len(self._numbers):
             return
-        room = max(size, 2 * len(self._numbers), 1024)
-        self._numbers = _grown(self._numbers, room)
-        self._cameras = _grown(self._cameras, room)
-        self._starts = _grown(self._starts, room)
-        self._ends = _grown(self._ends, room)
-        self._expiries = _grown(self._expiries, room)
-        self._alive = _grown(self._alive, room)
+        capacity = max(size, 2 * len(self._numbers), 1024)
+        self._numbers = enlarged(self._numbers, capacity)
+        self._cameras = enlarged(self._cameras, capacity)
+        self._starts = enlarged(self._starts, capacity)
+        self._ends = enlarged(self._ends, capacity)
+        self._expiries = enlarged(self._expiries, capacity)
+        self._alive = enlarged(self._alive, capacity)
 
 
-def _grown(column: NDArray[S], room: int) -> NDArray[S]:
-    grown: NDArray[S] = np.empty(room, column.dtype)
-    grown[: len(column)] = column
-    return grown
+def enlarged(array: NDArray[S], capacity: int) -> NDArray[S]:
+    """Copy an array to the start of a longer one; the rest is not initialised."""
+    longer: NDArray[S] = np.empty(capacity, array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
-def _first(preferred: int | None, otherwise: int | None, neither: int) -> int:
+def _first_known(preferred: int | None, otherwise: int | None, neither: int) -> int:
     if preferred is not None:
         return preferred
     return neither if otherwise is None else otherwise

@@ -1,8 +1,9 @@
-"""The index saved beside the database, trusted only where it is whole and provably of this database's past.
+"""The format of the saved index, a file beside the database. It is used only if it is intact and of this database.
 
-Layout: magic, header length (uint32), header (JSON), row numbers (int64), the vectors as their class writes them, and
-the BLAKE2b digest of all before; numbers are little-endian. Row numbers are never given twice, so the vectors of a file
-that belongs to this database's past stay right; rows that came and went since then are for the reader to make up for.
+Layout: magic, header length (uint32), header (JSON), row numbers (int64), the bytes of the vectors' `serialise`, and
+the BLAKE2b digest of all of these. Numbers are little-endian. A row number is never used twice, so the vectors of a
+file stay right if it was saved from this database or from the backup that it was restored from. The reader removes and
+adds the rows that changed after the save.
 """
 
 import hashlib
@@ -31,14 +32,15 @@ _CHUNK = 1 << 22
 
 
 class IndexFileError(Exception):
-    """Why the saved index cannot be used."""
+    """The saved index cannot be used; the message says why and reads on from "it"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the file was saved from. `token` is random, and the database knows which ones to expect.
+    """What the file was saved from. The names of the fields are part of the format.
 
-    `kind` and `facts` are those of the vectors' class.
+    `token` is random; the database has the tokens of the files that it accepts. `kind` and `facts` are the `kind` and
+    the `parameters` of the vectors.
     """
 
     token: str
@@ -50,11 +52,27 @@ class Header:
 
 
 def save(directory: Path, header: Header, numbers: NDArray[np.int64], vectors: Iterable[bytes]) -> None:
-    """Write the file so that a crash leaves the old one or the new one; `vectors` come in pieces. Raises `OSError`."""
+    """Write the file. After a crash either the old or the new file is there.
+
+    Args:
+        directory: the data directory.
+        header: what is saved.
+        numbers: the numbers of the rows `[N]`, ascending.
+        vectors: what `Vectors.serialise` yields for them.
+
+    Raises:
+        OSError: the file cannot be written; the old one is still there.
+    """
     temporary = directory / f"{FILE_NAME}.part"
     try:
         with open(temporary, "wb", opener=owner_only) as file:
-            _write(file, header, numbers, vectors)
+            digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+            text = json.dumps(asdict(header)).encode()
+            head = (_MAGIC, struct.pack("<I", len(text)), text, numbers.astype("<i8").tobytes())
+            for part in chain(head, vectors):
+                digest.update(part)
+                file.write(part)
+            file.write(digest.digest())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(directory / FILE_NAME)
@@ -66,48 +84,48 @@ def save(directory: Path, header: Header, numbers: NDArray[np.int64], vectors: I
 def load(
     directory: Path, tokens: Collection[str], embedding_space: str, dimension: int
 ) -> tuple[Vectors, NDArray[np.int64], str]:
-    """The saved vectors, their row numbers `[N]`, ascending, and which of the expected `tokens` the file has.
+    """Read the file. FAISS parses no byte before the checksum is verified.
 
-    Raises `FileNotFoundError`, and `IndexFileError` saying what is wrong with the file; FAISS never parses a byte that
-    was not checked.
+    Args:
+        directory: the data directory.
+        tokens: the file must have one of these.
+        embedding_space: the file must hold embeddings of this space.
+        dimension: the file must hold embeddings of this length.
+
+    Returns:
+        The vectors, the numbers of their rows `[N]`, ascending, and the file's token.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        IndexFileError: the file cannot be used.
     """
-    with _trusted(directory, tokens, embedding_space, dimension) as (file, header, end):
+    with _open_checked(directory, tokens, embedding_space, dimension) as (file, header, end):
         numbers = _read_numbers(file, header)
         return _read_vectors(file, header, end), numbers, header.token
 
 
 def load_numbers(directory: Path, tokens: Collection[str], embedding_space: str, dimension: int) -> NDArray[np.int64]:
-    """Only the row numbers of what `load` would give, after the same checks; takes no memory for the vectors."""
-    with _trusted(directory, tokens, embedding_space, dimension) as (file, header, _):
+    """Read only the row numbers, with the arguments, the checks and the errors of `load`."""
+    with _open_checked(directory, tokens, embedding_space, dimension) as (file, header, _):
         return _read_numbers(file, header)
 
 
 def remove(directory: Path) -> None:
-    """Remove the file and what a crash left of a newer one. Raises `OSError`."""
+    """Remove the file and an unfinished newer one. Raises `OSError`."""
     (directory / FILE_NAME).unlink(missing_ok=True)
-    remove_part(directory)
+    remove_unfinished(directory)
 
 
-def remove_part(directory: Path) -> None:
-    """Remove what a crash left of a newer one. Raises `OSError`."""
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a killed process had written of a newer file. Raises `OSError`."""
     (directory / f"{FILE_NAME}.part").unlink(missing_ok=True)
 
 
-def _write(file: BinaryIO, header: Header, numbers: NDArray[np.int64], vectors: Iterable[bytes]) -> None:
-    digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
-    text = json.dumps(asdict(header)).encode()
-    head = (_MAGIC, struct.pack("<I", len(text)), text, numbers.astype("<i8").tobytes())
-    for part in chain(head, vectors):
-        digest.update(part)
-        file.write(part)
-    file.write(digest.digest())
-
-
 @contextmanager
-def _trusted(
+def _open_checked(
     directory: Path, tokens: Collection[str], embedding_space: str, dimension: int
 ) -> Iterator[tuple[BinaryIO, Header, int]]:
-    """The file behind its header, the header, and where the content ends, once all of it is known to be right."""
+    """Check the file, then yield it (at the end of its header), the header and the end of its content."""
     try:
         with (directory / FILE_NAME).open("rb") as file:
             end = _check_digest(file)
@@ -117,7 +135,7 @@ def _trusted(
                     f"it holds embeddings of space {header.embedding_space}, dimension {header.dimension}"
                 )
             if header.token not in tokens:
-                raise IndexFileError("it was not the last one saved from this database")
+                raise IndexFileError("it is not the last one saved from this database")
             yield file, header, end
     except FileNotFoundError:
         raise
@@ -130,7 +148,7 @@ def _read_numbers(file: BinaryIO, header: Header) -> NDArray[np.int64]:
 
 
 def _check_digest(file: BinaryIO) -> int:
-    """Where the content ends; the file is left at the header's length."""
+    """Return where the content ends, and leave the file at the header's length."""
     end = os.fstat(file.fileno()).st_size - _DIGEST_SIZE
     if file.read(len(_MAGIC)) != _MAGIC or end < len(_MAGIC) + 4:
         raise IndexFileError("it is not an index file of this version")
@@ -159,15 +177,15 @@ def _read_header(file: BinaryIO) -> Header:
 def _read_vectors(file: BinaryIO, header: Header, end: int) -> Vectors:
     def read(size: int) -> bytes:
         if size > end - file.tell():
-            raise ValueError("its rows and its vectors do not fit")
+            raise ValueError("its number of rows does not match its vectors")
         return file.read(size)
 
     if header.kind not in _KINDS:
-        raise IndexFileError(f"it holds vectors of a kind {header.kind!r}, which this version does not know")
+        raise IndexFileError(f"it holds vectors of the kind {header.kind!r}, which this version cannot read")
     try:
-        vectors = _KINDS[header.kind].read(read, header.facts, header.dimension, header.rows)
+        vectors = _KINDS[header.kind].deserialise(read, header.facts, header.dimension, header.rows)
     except (KeyError, TypeError, ValueError) as error:
         raise IndexFileError(str(error)) from error
     if file.tell() != end:
-        raise IndexFileError("its rows and its vectors do not fit")
+        raise IndexFileError("its number of rows does not match its vectors")
     return vectors

@@ -1,4 +1,4 @@
-"""The vectors in memory: what the index asks of them, and the kind that FAISS scans whole."""
+"""The `Vectors` protocol, which every kind of vector storage in the index follows, and the exact kind."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -8,33 +8,38 @@ from typing import Any, ClassVar, Protocol, Self
 import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 # FAISS's own stubs lack most of its Python additions, such as arrays for pointers.
 faiss: Any = untyped_faiss
 
-Hold = Callable[[], AbstractContextManager[object]]
-"""Makes a block in which nothing is appended; a long piece of work enters it again and again, to let others in."""
-Read = Callable[[int], bytes]
-"""The next bytes of a file, exactly so many; raises `ValueError` where there are fewer."""
+ReadLock = Callable[[], AbstractContextManager[object]]
+"""Makes a context in which nothing is appended. Long work enters it many times, so that writers get their turn."""
+ReadExactly = Callable[[int], bytes]
+"""Returns exactly so many next bytes of a file; raises `ValueError` if there are fewer."""
 
-_SPARE = 32
+_EXTRA_CANDIDATES = 32
 """Candidates fetched beyond those wanted, so that ties at the cut-off rarely need a second scan."""
 _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Candidates: positions, their vectors `[n, D]` where they are in memory, and whether none better was left out."""
+class Neighbours:
+    """Candidates for the nearest rows.
+
+    `vectors` `[n, D]` are those at the `positions` `[n]`, or `None` if they are not in memory. `exact` says that no
+    better row was left out.
+    """
 
     positions: NDArray[np.int64]
-    rows: NDArray[np.float32] | None
+    vectors: NDArray[np.float32] | None
     exact: bool
 
 
 class Vectors(Protocol):
     """Unit vectors of length `dimension` at positions 0, 1, 2, ... Not safe for threads while they change.
 
-    Positions only ever grow: a row that is gone is left out by a mask, until `kept` makes a copy without it.
+    Rows are only ever appended. A mask leaves a removed row out of searches until `subset` makes a copy without it.
     """
 
     kind: ClassVar[str]
@@ -42,51 +47,55 @@ class Vectors(Protocol):
     dimension: int
 
     def __len__(self) -> int:
-        """How many positions there are."""
+        """Return the number of positions."""
         ...
 
     @property
     def exact(self) -> bool:
-        """Whether a search without a filter looks at every row."""
+        """Whether a search without a filter compares every row."""
         ...
 
     @property
     def description(self) -> str:
-        """The index in words, for people."""
+        """What the index is, for people."""
         ...
 
     def append(self, rows: NDArray[np.float32]) -> None:
-        """Add rows `[N, D]`, made unit length, at the end."""
+        """Scale rows `[N, D]` to unit length and add them at the end."""
         ...
 
     def nearest(
-        self, direction: NDArray[np.float32], wanted: int, allowed: int, mask: NDArray[np.bool_] | None
-    ) -> Found:
-        """Candidates for the best `wanted` rows for a unit vector `[D]`: at least so many, in no order.
+        self, query: NDArray[np.float32], wanted: int, allowed: int, mask: NDArray[np.bool_] | None
+    ) -> Neighbours:
+        """Find candidates for the nearest rows.
 
-        `mask` says which positions may be found, `allowed` how many those are, at least `wanted`; without a mask all.
+        Args:
+            query: a unit vector `[D]`.
+            wanted: how many of the best rows must be among the candidates; more may be returned, in any order.
+            allowed: how many positions the mask lets pass, at least `wanted`.
+            mask: which positions may be found; `None` for all.
         """
         ...
 
-    def kept(self, mask: NDArray[np.bool_], hold: Hold) -> Self:
-        """A copy of the first positions, as many as the mask has, where it is true; those after a gap move up."""
+    def subset(self, mask: NDArray[np.bool_], read_lock: ReadLock) -> Self:
+        """Copy the rows for which the mask is true, in order. Positions beyond the mask are not copied."""
         ...
 
-    def facts(self) -> dict[str, Any]:
-        """What `read` must know beside the bytes, as JSON."""
+    def parameters(self) -> dict[str, Any]:
+        """Return what `deserialise` needs besides the bytes, as JSON."""
         ...
 
-    def pieces(self, mask: NDArray[np.bool_], hold: Hold) -> Iterator[bytes]:
-        """What `kept` would copy, serialised."""
+    def serialise(self, mask: NDArray[np.bool_], read_lock: ReadLock) -> Iterator[bytes]:
+        """Yield the bytes of what `subset` would copy."""
         ...
 
     @classmethod
-    def read(cls, read: Read, facts: dict[str, Any], dimension: int, rows: int) -> Self:
-        """What `pieces` gave of so many rows. Raises `ValueError` where it is something else."""
+    def deserialise(cls, read: ReadExactly, parameters: dict[str, Any], dimension: int, rows: int) -> Self:
+        """Rebuild the vectors of `rows` rows from what `serialise` yielded. Raises `ValueError` for other bytes."""
         ...
 
 
-class FlatVectors:
+class FlatVectors(Vectors):
     """Float32 vectors, every one of which is compared with each query."""
 
     kind: ClassVar[str] = "flat"
@@ -97,54 +106,52 @@ class FlatVectors:
         self.dimension = dimension
         self._index = faiss.IndexFlatIP(dimension)
 
+    @override
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
+    @override
     def append(self, rows: NDArray[np.float32]) -> None:
-        """Add rows `[N, D]`, made unit length, at the end."""
         if len(rows):
             self._index.add(unit_rows(rows))
 
+    @override
     def nearest(
-        self, direction: NDArray[np.float32], wanted: int, allowed: int, mask: NDArray[np.bool_] | None
-    ) -> Found:
-        """Positions that hold the best `wanted` rows for certain, whatever single precision has rounded."""
-        fetched = min(wanted + _SPARE, allowed)
+        self, query: NDArray[np.float32], wanted: int, allowed: int, mask: NDArray[np.bool_] | None
+    ) -> Neighbours:
+        fetched = min(wanted + _EXTRA_CANDIDATES, allowed)
         parameters = None if mask is None else faiss.SearchParameters(sel=selector(mask))
-        all_scores, all_positions = self._index.search(direction[None], fetched, params=parameters)
+        all_scores, all_positions = self._index.search(query[None], fetched, params=parameters)
         scores, positions = all_scores[0], all_positions[0]
-        # The true last one may score less by one doubt, and one that belongs before it may look worse by another.
-        threshold = float(scores[wanted - 1]) - 2 * self._doubt
+        # D roundings, each of half the spacing of float32 numbers at 1. Both the last wanted score and the score of a
+        # row that belongs before it may be off by this much.
+        rounding_error = self.dimension * 2.0**-24
+        threshold = float(scores[wanted - 1]) - 2 * rounding_error
         if fetched < allowed and scores[-1] >= threshold:
-            _, _, found = self._index.range_search(direction[None], threshold, params=parameters)
+            _, _, found = self._index.range_search(query[None], threshold, params=parameters)
             positions = np.asarray(found, np.int64)
-        rows: NDArray[np.float32] = self._index.reconstruct_batch(positions)
-        return Found(positions, rows, exact=True)
+        vectors: NDArray[np.float32] = self._index.reconstruct_batch(positions)
+        return Neighbours(positions, vectors, exact=True)
 
-    @property
-    def _doubt(self) -> float:
-        """How far a score may be off: D roundings, each of half the spacing of float32 numbers at 1."""
-        return self.dimension * 2.0**-24
+    @override
+    def subset(self, mask: NDArray[np.bool_], read_lock: ReadLock) -> "FlatVectors":
+        copy = FlatVectors(self.dimension)
+        for rows in self._rows(mask, read_lock):
+            copy._index.add(rows)
+        return copy
 
-    def kept(self, mask: NDArray[np.bool_], hold: Hold) -> "FlatVectors":
-        """A copy of the first positions, as many as the mask has, where it is true; those after a gap move up."""
-        copied = FlatVectors(self.dimension)
-        for rows in self._rows(mask, hold):
-            copied._index.add(rows)
-        return copied
-
-    def facts(self) -> dict[str, Any]:
-        """What `read` must know beside the bytes: nothing."""
+    @override
+    def parameters(self) -> dict[str, Any]:
         return {}
 
-    def pieces(self, mask: NDArray[np.bool_], hold: Hold) -> Iterator[bytes]:
-        """The rows that `kept` would copy, as little-endian float32."""
-        for rows in self._rows(mask, hold):
+    @override
+    def serialise(self, mask: NDArray[np.bool_], read_lock: ReadLock) -> Iterator[bytes]:
+        for rows in self._rows(mask, read_lock):
             yield rows.astype("<f4").tobytes()
 
+    @override
     @classmethod
-    def read(cls, read: Read, facts: dict[str, Any], dimension: int, rows: int) -> "FlatVectors":  # noqa: ARG003
-        """What `pieces` gave of so many rows. Raises `ValueError` where it is something else."""
+    def deserialise(cls, read: ReadExactly, parameters: dict[str, Any], dimension: int, rows: int) -> "FlatVectors":
         vectors = cls(dimension)
         for start in range(0, rows, _ROWS_AT_ONCE):
             count = min(_ROWS_AT_ONCE, rows - start)
@@ -152,21 +159,21 @@ class FlatVectors:
             vectors._index.add(values.reshape(count, dimension))
         return vectors
 
-    def _rows(self, mask: NDArray[np.bool_], hold: Hold) -> Iterator[NDArray[np.float32]]:
+    def _rows(self, mask: NDArray[np.bool_], read_lock: ReadLock) -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(mask), _ROWS_AT_ONCE):
             part = mask[start : start + _ROWS_AT_ONCE]
-            with hold():
+            with read_lock():
                 rows = self._index.reconstruct_n(start, len(part))[part]
             yield np.ascontiguousarray(rows)
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows `[N, D]` divided by their lengths; the same row gives the same bits in any company."""
+    """Divide rows `[N, D]` by their lengths. Equal rows give equal bits, whatever other rows are beside them."""
     wide = vectors.astype(np.float64)
     lengths = np.sqrt(np.add.reduce(wide * wide, axis=1, keepdims=True))
     return np.ascontiguousarray((wide / lengths).astype(np.float32))
 
 
 def selector(mask: NDArray[np.bool_]) -> Any:
-    """The mask in FAISS's terms."""
+    """Return the mask as FAISS's bitmap of positions that may be found."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))

@@ -12,57 +12,62 @@ from service.gallery.embedded.index.flat import faiss
 
 log = logging.getLogger(__name__)
 
-_BYTES_A_NUMBER = 2
-_MOST_FETCHED = 2048
-"""What FAISS's GPU indexes give at most."""
+_BYTES_PER_VALUE = 2
+_MAX_FETCHED = 2048
+"""The most rows that FAISS's GPU indexes return."""
 _ROWS_AT_ONCE = 16_384
 
 
 class GpuMirror:
-    """All rows once more, in half precision, compared by a GPU in a few milliseconds.
+    """All rows in half precision, which a GPU compares with a query in a few milliseconds.
 
-    FAISS's plain GPU indexes ignore a filter, so none is given to them: more rows are fetched than wanted, those that
-    do not pass are dropped, and where too few are left the answer is `None` and the CPU's. What is left is right: the
-    best of all rows that pass are the best that pass. Once its memory is used up, or the GPU fails, it is given up
-    for good, with a warning.
+    FAISS's plain GPU indexes ignore a filter. So the mirror fetches more rows than wanted and drops those that do not
+    pass; the rest are the best rows that pass. If too few are left, it returns `None` and the CPU has to search. If its
+    memory is used up or the GPU fails, it logs a warning and is not used any more.
     """
 
-    def __init__(self, make: Callable[[], Any], dimension: int, memory: int) -> None:
-        """`make` gives an empty index of inner products, `memory` is how many bytes its rows may take."""
+    def __init__(self, make: Callable[[], Any], dimension: int, max_bytes: int) -> None:
+        """Start with no rows.
+
+        Args:
+            make: returns an empty FAISS index of inner products.
+            dimension: the length of the vectors.
+            max_bytes: how much memory the rows may take.
+        """
         self._make = make
         self._index = make()
-        self._most = memory // (_BYTES_A_NUMBER * dimension)
+        self._max_rows = max_bytes // (_BYTES_PER_VALUE * dimension)
         self._numbers: NDArray[np.int64] = np.empty(0, np.int64)
-        self._lock = threading.Lock()  # a GPU's resources are not for two threads at once
-        self._given_up = False
+        self._lock = threading.Lock()  # two threads must not use a GPU's resources at the same time
+        self._disabled = False
 
     @property
     def in_use(self) -> bool:
-        """Whether it answers, and has to be kept up to date."""
-        return not self._given_up
+        """Whether it answers searches and has to be kept up to date."""
+        return not self._disabled
 
     def append(self, numbers: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
-        """Add rows `[N, D]` of unit length whose numbers are greater than all before."""
+        """Add rows `[N, D]` of unit length, whose numbers `[N]` are greater than all numbers so far."""
         with self._lock:
-            if self._given_up or not len(numbers):
+            if self._disabled or not len(numbers):
                 return
-            if len(self._numbers) + len(numbers) > self._most:
-                self._give_up(f"it has room for {self._most} records")
+            if len(self._numbers) + len(numbers) > self._max_rows:
+                self._disable(f"it has memory for {self._max_rows} records only: set NOT3D_GALLERY_GPU_MB to more")
                 return
             try:
                 self._index.add(rows)
             except (RuntimeError, MemoryError) as error:
-                self._give_up(str(error) or "no memory is left")
+                self._disable(str(error) or "no memory is left")
                 return
             self._numbers = np.concatenate([self._numbers, numbers])
 
-    def keep(self, numbers: NDArray[np.int64]) -> None:
-        """Forget all rows but these, ascending."""
+    def retain(self, numbers: NDArray[np.int64]) -> None:
+        """Remove all rows except these `[N]`, ascending."""
         with self._lock:
-            if self._given_up:
+            if self._disabled:
                 return
-            kept = np.flatnonzero(np.isin(self._numbers, numbers))
-            if len(kept) == len(self._numbers):
+            retained = np.flatnonzero(np.isin(self._numbers, numbers))
+            if len(retained) == len(self._numbers):
                 return
             try:
                 rows = [
@@ -70,44 +75,50 @@ class GpuMirror:
                     for start in range(0, len(self._numbers), _ROWS_AT_ONCE)
                 ]
                 self._index = self._make()
-                self._index.add(np.concatenate(rows)[kept])
-            except (RuntimeError, MemoryError) as error:  # the copy is only a help: the index must not break for it
-                self._give_up(str(error) or "no memory is left")
+                self._index.add(np.concatenate(rows)[retained])
+            except (RuntimeError, MemoryError) as error:  # the index works without its mirror
+                self._disable(str(error) or "no memory is left")
                 return
-            self._numbers = self._numbers[kept]
+            self._numbers = self._numbers[retained]
 
     def nearest(
-        self, direction: NDArray[np.float32], wanted: int, passes: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+        self, query: NDArray[np.float32], wanted: int, passes: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
     ) -> NDArray[np.int64] | None:
-        """Numbers of the best rows for a unit vector `[D]`, at least `wanted`, all of which pass; `None`: ask the CPU.
+        """Find the best rows for a unit vector `[D]`.
 
-        `passes` says which of some numbers may be found.
+        Args:
+            query: the unit vector.
+            wanted: how many rows to return at least.
+            passes: returns which of some row numbers may be found.
+
+        Returns:
+            Row numbers, all of which pass, or `None` if the CPU has to search.
         """
         with self._lock:
-            fetched = min(4 * wanted + 64, _MOST_FETCHED, len(self._numbers))
-            if self._given_up or fetched < wanted:
+            fetched = min(4 * wanted + 64, _MAX_FETCHED, len(self._numbers))
+            if self._disabled or fetched < wanted:
                 return None
             try:
-                _, places = self._index.search(direction[None], fetched)
+                _, positions = self._index.search(query[None], fetched)
             except RuntimeError as error:
-                self._give_up(str(error))
+                self._disable(str(error))
                 return None
-            numbers = self._numbers[places[0]]
+            numbers = self._numbers[positions[0]]
         chosen = numbers[passes(numbers)]
-        # Half precision ranks nearly as single does: the last of those wanted may be a little further down.
+        # Half precision ranks nearly as single precision does: the last wanted row may be a little further down.
         return chosen if len(chosen) >= min(2 * wanted, wanted + 54) or fetched == len(self._numbers) else None
 
-    def _give_up(self, reason: str) -> None:
-        self._given_up = True
+    def _disable(self, reason: str) -> None:
+        self._disabled = True
         self._index = None
-        log.warning("the gallery is searched without the GPU from now on: %s", reason)
+        log.warning("GPU not used for searches any more: %s", reason)
 
 
-def open_mirror(dimension: int, memory: int) -> GpuMirror | None:
-    """A mirror on the first GPU, or `None` where FAISS was built without GPUs or finds none."""
+def open_mirror(dimension: int, max_bytes: int) -> GpuMirror | None:
+    """Make a mirror on the first GPU, or return `None` if FAISS was built without GPUs or finds none."""
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     resources = faiss.StandardGpuResources()
     options = faiss.GpuIndexFlatConfig()
     options.useFloat16 = True
-    return GpuMirror(lambda: faiss.GpuIndexFlatIP(resources, dimension, options), dimension, memory)
+    return GpuMirror(lambda: faiss.GpuIndexFlatIP(resources, dimension, options), dimension, max_bytes)

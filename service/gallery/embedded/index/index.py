@@ -1,4 +1,4 @@
-"""The search index: the rows of one version of the database, for many threads."""
+"""The search index: vectors and columns of the rows of one version of the database, for many threads."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.embedded.index.columns import Columns, Entry, RowFilter
-from service.gallery.embedded.index.flat import Found, Vectors, unit_rows
+from service.gallery.embedded.index.columns import Columns, FilterValues, RowFilter
+from service.gallery.embedded.index.flat import Neighbours, Vectors, unit_rows
 from service.gallery.embedded.index.gpu import GpuMirror
 from service.gallery.records import GalleryBroken, GalleryError
 
-Fetch = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""The vectors `[n, D]` of rows `[n]`, from the snapshot that is searched."""
+ReadVectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Returns the vectors `[n, D]` of rows `[n]` from the snapshot that is searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Row numbers with their scores, best first: at least the asked-for number, and all that tie with the last one.
+    """Row numbers with their scores, best first: at least the wanted number, and all that tie with the last one.
 
-    `searched` counts the rows that passed the selection; `exact` is false where a better one may have been missed.
+    `searched` counts the rows that passed the filter. `exact` is false if a better row may have been missed.
     """
 
     numbers: NDArray[np.int64]
@@ -33,13 +33,13 @@ class Candidates:
 class Index:
     """Cosine search over all rows of one version of the database, safe for threads.
 
-    Many may search at once; a change waits for them and they for it. `version` is the database's after the change
-    applied last, and a search names the version it wants, so that what it finds can be read from a snapshot of the
-    database of that very version.
+    Searches run at the same time; a change waits for them and they for it. The version is that of the last change. A
+    search names the version it wants, so that its result can be read from a snapshot of the same version of the
+    database.
     """
 
     def __init__(self, vectors: Vectors, columns: Columns, version: int, mirror: GpuMirror | None = None) -> None:
-        """Take over unit vectors, the columns of the same rows, in the same order, and a GPU's copy of them."""
+        """Take over unit vectors, the columns of the same rows in the same order, and their copy on a GPU."""
         self._vectors = vectors
         self._mirror = mirror
         self._columns = columns
@@ -51,126 +51,136 @@ class Index:
         self._changing = False
 
     def __len__(self) -> int:
-        """How many rows are enrolled, expired ones included until they are removed."""
-        return self._columns.living
+        """Return how many rows are enrolled, including expired rows that are not removed yet."""
+        return self._columns.live
 
     def count(self, now: int) -> int:
-        """How many rows can be found at this time, in microseconds."""
-        with self._reading(None):
-            return self._columns.unexpired(now)
+        """Count the rows that have not expired at this time, in microseconds."""
+        with self.read_lock():
+            return self._columns.count_unexpired(now)
 
     def check(self) -> None:
-        """Raises `GalleryBroken` where a change failed half-way, so that the index is no longer the database's."""
+        """Raise `GalleryBroken` if a change was lost, so that the index differs from the database."""
         if self._broken:
             raise GalleryBroken("the search index failed and no longer follows the database: restart the service")
 
     def fail(self) -> None:
-        """Give up following the database: whoever waits for a version that will not come is told, as are all later."""
+        """Refuse all later calls, and end waits for a version that will not come."""
         with self._condition:
             self._broken = True
             self._condition.notify_all()
 
     @property
     def vectors(self) -> Vectors:
-        """What is searched now; it may be replaced at any time."""
+        """What is searched now; `replace` may change it at any time."""
         return self._vectors
 
     @property
     def dead(self) -> int:
-        """How many removed rows still take their place."""
-        return self._columns.size - self._columns.living
+        """How many removed rows still use memory."""
+        return self._columns.size - self._columns.live
 
-    def apply(self, version: int, added: Sequence[Entry], vectors: NDArray[np.float32], removed: Sequence[int]) -> None:
-        """Follow a committed change: rows `added` with their vectors `[N, D]`, then numbers `removed`."""
-        with self._changed():
+    @property
+    def description(self) -> str:
+        """How rows are searched, for people."""
+        mirrored = self._mirror is not None and self._mirror.in_use
+        return self._vectors.description + (", mirrored on a GPU" if mirrored else "")
+
+    def apply(
+        self, version: int, added: Sequence[FilterValues], vectors: NDArray[np.float32], removed: Sequence[int]
+    ) -> None:
+        """Follow a committed change: add rows with their vectors `[N, D]`, then remove row numbers."""
+        with self._write_lock():
             if added:
                 self._vectors.append(vectors)
                 if self._mirror is not None:
-                    self._mirror.append(np.array([entry.number for entry in added], np.int64), unit_rows(vectors))
+                    self._mirror.append(np.array([row.number for row in added], np.int64), unit_rows(vectors))
                 self._columns.append(added)
             if removed:
                 self._columns.remove(removed)
             self._version = version
 
     def replace(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
-        """Search other vectors from now on: of the same rows, those of `numbers` `[N]`, ascending; dead ones may lack.
+        """Search other vectors of the same rows from now on.
 
-        Raises `GalleryError`, and changes nothing, where a living row lacks.
+        Args:
+            vectors: the new vectors.
+            numbers: their row numbers `[N]`, ascending; dead rows may be missing.
+
+        Raises:
+            GalleryError: a live row is missing. Nothing has changed.
         """
-        columns = self._columns.at(numbers)
-        if columns.living != self._columns.living or len(vectors) != columns.size:
+        columns = self._columns.subset(numbers)
+        if columns.live != self._columns.live or len(vectors) != columns.size:
             raise GalleryError("the new index does not have the rows of the old one")
-        with self._changed():
+        with self._write_lock():
             self._vectors, self._columns = vectors, columns
             if self._mirror is not None:
-                self._mirror.keep(numbers)
+                self._mirror.retain(numbers)
 
     def search(
-        self, query: NDArray[np.float32], top_k: int, selection: RowFilter, version: int, fetch: Fetch
+        self, query: NDArray[np.float32], top_k: int, row_filter: RowFilter, version: int, read_vectors: ReadVectors
     ) -> Candidates | None:
-        """The best `top_k` rows for a query `[D]`, or `None` where the index is past `version` already.
+        """Find the best `top_k` rows for a query `[D]`.
 
-        Scores are cosines computed in double precision row by row, so equal vectors score equal wherever they lie;
-        single precision, or less, only picks the candidates.
+        Scores are cosines, computed row by row in double precision, so equal vectors have equal scores. Single
+        precision, or less, only picks the candidates.
+
+        Returns:
+            The candidates, or `None` if the index is already past `version`.
         """
-        direction = unit_rows(query[None])[0]
+        query = unit_rows(query[None])[0]
         with self._reading(version) as current:
             if not current:
                 return None
-            mask = self._columns.mask(selection)
+            mask = self._columns.mask(row_filter)
             searched = self._columns.size if mask is None else int(np.count_nonzero(mask))
             if not searched:
                 return Candidates(np.empty(0, np.int64), np.empty(0, np.float64), 0, exact=True)
             wanted = min(top_k, searched)
-            found = self._nearest(direction, wanted, searched, mask)
+            found = self._nearest(query, wanted, searched, mask)
             numbers = self._columns.numbers[found.positions]
-        rows = fetch(numbers) if found.rows is None else found.rows
-        products = rows.astype(np.float64) * direction.astype(np.float64)
+        vectors = read_vectors(numbers) if found.vectors is None else found.vectors
+        products = vectors.astype(np.float64) * query.astype(np.float64)
         scores = np.clip(np.add.reduce(products, axis=1), -1.0, 1.0)
         best_first = np.argsort(-scores, kind="stable")
         numbers, scores = numbers[best_first], scores[best_first]
-        kept = scores >= scores[wanted - 1]
-        return Candidates(numbers[kept], scores[kept], searched, found.exact)
+        chosen = scores >= scores[wanted - 1]
+        return Candidates(numbers[chosen], scores[chosen], searched, found.exact)
 
     def _nearest(
-        self, direction: NDArray[np.float32], wanted: int, searched: int, mask: NDArray[np.bool_] | None
-    ) -> Found:
-        # Half precision proves nothing: rows that are few enough to be compared exactly are the CPU's.
+        self, query: NDArray[np.float32], wanted: int, searched: int, mask: NDArray[np.bool_] | None
+    ) -> Neighbours:
+        # Half precision is never exact, so the CPU searches what it can compare exactly.
         if self._mirror is not None and self._mirror.in_use and not self._vectors.exact:
             known = self._columns.numbers
 
             def passes(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-                places = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
-                there: NDArray[np.bool_] = known[places] == numbers
-                return there if mask is None else there & mask[places]
+                positions = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+                found: NDArray[np.bool_] = known[positions] == numbers
+                return found if mask is None else found & mask[positions]
 
-            numbers = self._mirror.nearest(direction, wanted, passes)
+            numbers = self._mirror.nearest(query, wanted, passes)
             if numbers is not None:
-                return Found(np.searchsorted(known, numbers), None, exact=False)
-        return self._vectors.nearest(direction, wanted, searched, mask)
+                return Neighbours(np.searchsorted(known, numbers), None, exact=False)
+        return self._vectors.nearest(query, wanted, searched, mask)
 
-    @property
-    def description(self) -> str:
-        """How rows are searched, in words, for people."""
-        mirrored = self._mirror is not None and self._mirror.in_use
-        return self._vectors.description + (", mirrored on a GPU" if mirrored else "")
+    def live_rows(self) -> tuple[Vectors, NDArray[np.bool_], NDArray[np.int64]]:
+        """Return the vectors, which of their positions hold a live row, and the numbers of those rows.
 
-    def living(self) -> tuple[Vectors, NDArray[np.bool_], NDArray[np.int64]]:
-        """The vectors, which of their positions hold a living row, and the numbers of those rows, as of now.
-
-        The vectors go on growing behind these positions: read them in blocks of `hold`.
+        More vectors may be appended after these positions: read them inside `read_lock`.
         """
-        with self._reading(None):
+        with self.read_lock():
             alive = self._columns.alive.copy()
             return self._vectors, alive, self._columns.numbers[alive]
 
-    def hold(self) -> AbstractContextManager[object]:
-        """A block in which nothing changes; searches go on."""
+    def read_lock(self) -> AbstractContextManager[object]:
+        """Make a context in which nothing changes; searches go on."""
         return self._reading(None)
 
     @contextmanager
-    def _changed(self) -> Iterator[None]:
-        """Keep everyone else out. The writer lets in one change at a time."""
+    def _write_lock(self) -> Iterator[None]:
+        """Make a context without searches. The `Writer` makes one change at a time."""
         with self._condition:
             self._change_waiting = True
             while self._searching:
@@ -189,7 +199,7 @@ class Index:
 
     @contextmanager
     def _reading(self, version: int | None) -> Iterator[bool]:
-        """Keep changes out, from `version` on; false where that version is past."""
+        """Make a context without changes, once `version` is reached; yield false if the index is past it."""
         with self._condition:
             while not self._broken and self._must_wait(version):
                 self._condition.wait()
@@ -203,5 +213,5 @@ class Index:
                 self._condition.notify_all()
 
     def _must_wait(self, version: int | None) -> bool:
-        # A waiting change goes first, or a stream of searches would keep it out for ever.
+        # A waiting change goes first, otherwise a stream of searches would block it forever.
         return self._changing or self._change_waiting or (version is not None and self._version < version)

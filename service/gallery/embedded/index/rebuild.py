@@ -1,4 +1,4 @@
-"""Another index in place of the one in use, made in the background while searches and changes go on."""
+"""Which kind of index suits how many rows, and the thread that replaces the index while searches and changes go on."""
 
 import logging
 import os
@@ -9,66 +9,74 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.embedded.database import Readers
 from service.gallery.embedded.index.flat import FlatVectors, Vectors, faiss
 from service.gallery.embedded.index.index import Index
-from service.gallery.embedded.index.ivf import IvfVectors, Stopped, list_count, sample_size
-from service.gallery.embedded.index.malloc import give_back_freed
-from service.gallery.embedded.readers import Readers
-from service.gallery.embedded.stored_vectors import read_after, read_some
+from service.gallery.embedded.index.ivf import BuildCancelled, IvfVectors, list_count, sample_size, trim_memory
+from service.gallery.embedded.rows import vectors_after, vectors_of
 from service.gallery.embedded.writer import Writer
 from service.gallery.records import GalleryError
 
 log = logging.getLogger(__name__)
 
 EXACT_BYTES = 128 * 2**20
-"""Of float32 vectors, up to which every search compares them all: about 8 ms on two cores."""
-_GROWTH = 8
-"""Lists made for so many rows serve up to eight times as many."""
-_FEWEST_DEAD_TO_SWEEP = 1024
-_ROWS_AT_ONCE = 4096
-_ROWS_WHILE_PAUSED = 2048
+"""Up to so many bytes of float32 vectors, every search compares all of them: about 8 ms on two cores."""
+ROWS_AT_ONCE = 4096
+"""Rows that are read from the database at a time."""
+_MAX_GROWTH = 8
+"""Lists serve up to this many times the rows they were made for."""
+_MIN_DEAD_TO_COMPACT = 1024
+_MAX_ROWS_WHILE_PAUSED = 2048
 _CHUNKS_BETWEEN_TRIMS = 32
-_QUERIES = 96
-"""Rows that the number of lists to read is measured with."""
+_TUNING_QUERIES = 96
+"""Rows with which the number of lists to read is measured."""
 _NICENESS = 5
-_PATIENCE = 60.0
-"""Seconds after a failure in which it is not tried again."""
+_RETRY_AFTER = 60.0
+"""Seconds after a failure before the next try."""
 
 
 Sample = Callable[[int], NDArray[np.float32]]
-"""So many vectors of living rows `[n, D]`, drawn at random, or all of them where there are fewer."""
+"""Returns so many vectors of live rows `[n, D]`, drawn at random, or all of them if there are fewer."""
 
 
 def make_vectors(
-    rows: int, dimension: int, exact_bytes: int, sample: Sample, stopped: Callable[[], bool] = lambda: False
+    rows: int, dimension: int, exact_bytes: int, sample: Sample, cancelled: Callable[[], bool] = lambda: False
 ) -> Vectors:
-    """An empty index of the kind that suits so many rows, trained where it has to be. Raises `Stopped`."""
+    """Make an empty index of the kind that suits so many rows, and train it if needed. Raises `BuildCancelled`."""
     if fits_exact(rows, dimension, exact_bytes):
         return FlatVectors(dimension)
-    lists = list_count(rows * _GROWTH // 2)
+    lists = list_count(rows * _MAX_GROWTH // 2)
     log.info("training an index of %d lists for %d records", lists, rows)
-    return IvfVectors.train(sample(sample_size(lists)), lists, rows, stopped)
+    return IvfVectors.train(sample(sample_size(lists)), lists, rows, cancelled)
 
 
-def tune_vectors(vectors: Vectors, sample: Sample, stopped: Callable[[], bool] = lambda: False) -> None:
-    """Measure how much of a filled index has to be read. Raises `Stopped`."""
+def tune_vectors(vectors: Vectors, sample: Sample, cancelled: Callable[[], bool] = lambda: False) -> None:
+    """Measure how many lists of a filled index each search must read. Raises `BuildCancelled`."""
     if isinstance(vectors, IvfVectors):
-        vectors.tune(sample(_QUERIES), stopped)
+        vectors.tune(sample(_TUNING_QUERIES), cancelled)
 
 
 def fits_exact(rows: int, dimension: int, exact_bytes: int) -> bool:
-    """Whether so many rows are few enough to compare all of them."""
+    """Return whether so many rows are few enough to compare all of them."""
     return rows * 4 * dimension <= exact_bytes
 
 
-class Rebuilder:
-    """Looks after each change whether the index still suits the rows, and replaces it where it does not.
+def draw(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Draw so many row numbers at random, ascending, or return all of them if there are fewer."""
+    if count >= len(numbers):
+        return numbers
+    return np.sort(np.random.default_rng(0).choice(numbers, count, replace=False))
 
-    Up to `exact_bytes` of vectors every search compares them all; above, an `IvfVectors` is trained, and trained anew
-    whenever the rows have become eight times as many. Where more than a quarter of the positions are dead, the living
-    are copied together. A thread of low priority does it from the database, in reads short enough not to hold up its
-    log; the writers are stopped for the last few rows only. What fails is logged and tried
-    again at the first change after a minute; until then the old index goes on.
+
+class Rebuilder:
+    """Checks after each change whether the index still suits the rows, and replaces it if not.
+
+    Up to `exact_bytes` of vectors it uses `FlatVectors`, above it `IvfVectors`, which it trains again when there are
+    eight times as many rows. If more than a quarter of the positions are dead, it copies the live rows.
+
+    A thread of low priority reads the rows from the database, in snapshots so short that the write-ahead log can be
+    emptied between them. It stops the writers only for the last few rows. It logs a failure and tries again at the
+    first change after a minute; until then the old index is used.
     """
 
     def __init__(
@@ -78,10 +86,10 @@ class Rebuilder:
         writer: Writer,
         dimension: int,
         exact_bytes: int,
-        replaced: Callable[[], None] = lambda: None,
+        on_replaced: Callable[[], None],
     ) -> None:
-        """`replaced` is called after each exchange: a new index should be saved before it has to be made again."""
-        self._replaced = replaced
+        """`on_replaced` is called after each replacement, so that the new index is saved soon."""
+        self._on_replaced = on_replaced
         self._index, self._readers, self._writer = index, readers, writer
         self._dimension = dimension
         self._exact_bytes = exact_bytes
@@ -90,8 +98,8 @@ class Rebuilder:
         self._closed = False
         self._not_before = 0.0
 
-    def note(self) -> None:
-        """Look whether anything is due after a change; returns at once."""
+    def on_commit(self) -> None:
+        """Start the thread if the index has to be replaced. Returns at once."""
         if not self._is_due():
             return
         with self._condition:
@@ -100,19 +108,18 @@ class Rebuilder:
             thread = threading.Thread(target=self._run, name="gallery-rebuilder", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # the change that led here is committed, and must not look as if it failed
-                self._not_before = time.monotonic() + _PATIENCE
-                log.warning("the index could not be rebuilt; the old one goes on: %s", error)
+            except RuntimeError as error:  # the change is committed, so its caller must not see an error
+                self._log_failure(error)
                 return
             self._thread = thread
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is under way; false where that takes longer than `timeout` seconds."""
+        """Wait until no replacement is running. Return false if that takes longer than `timeout` seconds."""
         with self._condition:
             return self._condition.wait_for(lambda: self._thread is None, timeout)
 
     def close(self) -> None:
-        """Give up what is under way, at its next step."""
+        """Cancel a running replacement at its next step, and wait for it."""
         with self._condition:
             self._closed = True
         self.wait()
@@ -121,84 +128,89 @@ class Rebuilder:
         return time.monotonic() >= self._not_before and (self._is_unsuitable() or self._is_sparse())
 
     def _is_unsuitable(self) -> bool:
-        """Whether the rows have become too many, or too few, for the kind of index."""
-        living, vectors = len(self._index), self._index.vectors
+        """Return whether there are too many or too few rows for this kind of index."""
+        live, vectors = len(self._index), self._index.vectors
         if isinstance(vectors, IvfVectors):
-            # Half: a gallery about this size shall not change its mind with every record.
-            return living > _GROWTH * vectors.made_for or fits_exact(2 * living, self._dimension, self._exact_bytes)
-        return not fits_exact(living, self._dimension, self._exact_bytes)
+            # Half the limit: a gallery of about this size must not be rebuilt with every record.
+            return live > _MAX_GROWTH * vectors.trained_for or fits_exact(2 * live, self._dimension, self._exact_bytes)
+        return not fits_exact(live, self._dimension, self._exact_bytes)
 
     def _is_sparse(self) -> bool:
         dead = self._index.dead
-        return dead > max(_FEWEST_DEAD_TO_SWEEP, (len(self._index) + dead) // 4)
+        return dead > max(_MIN_DEAD_TO_COMPACT, (len(self._index) + dead) // 4)
 
     def _run(self) -> None:
         try:
-            _step_back()
+            _lower_priority()
             while not self._closed and self._is_due():
                 try:
                     self._replace()
-                except (GalleryError, MemoryError, RuntimeError) as error:  # RuntimeError is FAISS's
-                    self._not_before = time.monotonic() + _PATIENCE
-                    log.warning("the index could not be rebuilt; the old one goes on: %s", error)
-        except Stopped:
-            log.debug("the index is not rebuilt, because the gallery closes")
+                except (GalleryError, MemoryError, RuntimeError) as error:  # FAISS raises RuntimeError
+                    self._log_failure(error)
+        except BuildCancelled:
+            log.debug("index rebuild cancelled: the gallery is closing")
         finally:
             with self._condition:
                 self._thread = None
                 self._condition.notify_all()
+
+    def _log_failure(self, error: Exception) -> None:
+        self._not_before = time.monotonic() + _RETRY_AFTER
+        log.warning("index could not be rebuilt, the old one is still used: %s", error)
 
     def _replace(self) -> None:
         if self._is_unsuitable():
             vectors = make_vectors(len(self._index), self._dimension, self._exact_bytes, self._sample, self._is_closed)
             numbers = np.empty(0, np.int64)
         else:
-            old, alive, numbers = self._index.living()
-            vectors = old.kept(alive, self._index.hold)
-        give_back_freed()
-        self._catch_up(vectors, numbers)
-        give_back_freed()
-        self._replaced()
-        log.info("%d records are searched by: %s", len(self._index), vectors.description)
+            old, alive, numbers = self._index.live_rows()
+            vectors = old.subset(alive, self._index.read_lock)
+        trim_memory()
+        self._fill_and_swap(vectors, numbers)
+        trim_memory()
+        self._on_replaced()
+        log.info("index rebuilt for %d records: %s", len(self._index), vectors.description)
 
-    def _catch_up(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
-        """Append the rows behind `numbers`, and search these vectors from then on."""
+    def _fill_and_swap(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
+        """Append the rows after `numbers`, then search these vectors."""
         known = [numbers]
-        self._read_on(vectors, known)
+        self._append_most(vectors, known)
         tune_vectors(vectors, self._sample, self._is_closed)
-        self._read_on(vectors, known)  # what came while it was tuned
+        self._append_most(vectors, known)  # what was enrolled during the tuning
         with self._writer.paused():
-            while len(added := self._append(vectors, _last(known), _ROWS_AT_ONCE)):
+            while len(added := self._append_next(vectors, known)):
                 known.append(added)
             self._index.replace(vectors, np.concatenate(known))
 
-    def _read_on(self, vectors: Vectors, known: list[NDArray[np.int64]]) -> None:
-        """Append what is behind the rows that are `known`, until little is left."""
+    def _append_most(self, vectors: Vectors, known: list[NDArray[np.int64]]) -> None:
+        """Append the rows after the `known` ones until few are left, and add their numbers to `known`."""
         while True:
-            self._check_open()
-            added = self._append(vectors, _last(known), _ROWS_AT_ONCE)
+            if self._closed:
+                raise BuildCancelled
+            added = self._append_next(vectors, known)
             known.append(added)
             if len(known) % _CHUNKS_BETWEEN_TRIMS == 0:
-                give_back_freed()
-            if len(added) < _ROWS_WHILE_PAUSED:
+                trim_memory()
+            if len(added) < _MAX_ROWS_WHILE_PAUSED:
                 return
 
-    def _append(self, vectors: Vectors, last: int, limit: int) -> NDArray[np.int64]:
+    def _append_next(self, vectors: Vectors, known: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        last = max((int(part[-1]) for part in known if len(part)), default=0)
         with self._readers.snapshot() as connection:
-            numbers, rows = read_after(connection, last, limit, self._dimension)
+            numbers, rows = vectors_after(connection, last, ROWS_AT_ONCE, self._dimension)
         vectors.append(rows)
         return numbers
 
     def _sample(self, count: int) -> NDArray[np.float32]:
-        """Vectors of so many living rows, drawn at random, or of all."""
-        _, _, numbers = self._index.living()
+        _, _, numbers = self._index.live_rows()
         numbers = draw(numbers, count)
         sample = np.empty((len(numbers), self._dimension), np.float32)
         filled = 0
-        for start in range(0, len(numbers), _ROWS_AT_ONCE):
-            self._check_open()
+        for start in range(0, len(numbers), ROWS_AT_ONCE):
+            if self._closed:
+                raise BuildCancelled
             with self._readers.snapshot() as connection:
-                _, rows = read_some(connection, numbers[start : start + _ROWS_AT_ONCE], self._dimension)
+                _, rows = vectors_of(connection, numbers[start : start + ROWS_AT_ONCE], self._dimension)
             sample[filled : filled + len(rows)] = rows
             filled += len(rows)
         return sample[:filled]
@@ -206,27 +218,12 @@ class Rebuilder:
     def _is_closed(self) -> bool:
         return self._closed
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Stopped
 
-
-def _last(known: list[NDArray[np.int64]]) -> int:
-    return max((int(part[-1]) for part in known if len(part)), default=0)
-
-
-def draw(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """So many of the rows at random, ascending, or all of them."""
-    if count >= len(numbers):
-        return numbers
-    return np.sort(np.random.default_rng(0).choice(numbers, count, replace=False))
-
-
-def _step_back() -> None:
-    """From now on this thread computes on one core, and after all others that want it."""
+def _lower_priority() -> None:
+    """Let this thread compute on one core only, and after other threads."""
     faiss.omp_set_num_threads(1)  # for parallel regions of the calling thread alone
     if hasattr(os, "setpriority"):
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # Linux: of this thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # on Linux: of this thread
         except OSError as error:
-            log.debug("the rebuilder keeps its priority: %s", error)
+            log.debug("priority of the rebuilder not lowered: %s", error)

@@ -250,7 +250,7 @@ def test_a_directory_with_only_a_lock_and_a_cache_is_restored_into(snapshot: Pat
     (tmp_path / "data-2" / "restoring.part").mkdir()
     (tmp_path / "data-2" / "restoring.part" / "gallery.sqlite").write_text("of a restore that was killed")
     (tmp_path / "data-2" / "index.faiss").write_text("which had its place already")
-    with pytest.raises(GalleryError, match="broken off: run `not3d gallery restore` again"):
+    with pytest.raises(GalleryError, match="interrupted: run `not3d gallery restore` again"):
         open_gallery(tmp_path / "data-2")
     restore(snapshot, tmp_path / "data-2")
     assert verify(tmp_path / "data-2").is_intact

@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.gallery import Filter, GalleryError, SpaceMismatch
+from service.gallery import Filter, GalleryError, GalleryLocked, SpaceMismatch
 from service.gallery.archive.snapshot import restore, take_snapshot
-from service.gallery.embedded.database import connect
+from service.gallery.embedded import database
+from service.gallery.embedded.database import Readers, connect
 from tests.service.gallery.samples import JPEG, NOON, SPACE, assert_same, at, open_gallery, record, vector
 
 ROOT = Path(__file__).parents[4]
@@ -309,3 +311,95 @@ def test_the_mode_of_a_directory_that_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "data").chmod(0o750)
     open_gallery(tmp_path / "data").close()
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o750
+
+
+class Failing:
+    """A real connection whose ROLLBACK fails."""
+
+    def __init__(self, real: sqlite3.Connection) -> None:
+        self.real = real
+        self.closed = False
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.real.in_transaction
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement == "ROLLBACK":
+            raise sqlite3.OperationalError("disk I/O error")
+        return self.real.execute(statement, *values)
+
+    def close(self) -> None:
+        self.closed = True
+        self.real.close()
+
+
+def test_a_connection_is_lent_again(tmp_path: Path) -> None:
+    open_gallery(tmp_path).close()
+    lent = Readers(tmp_path)
+    with lent.snapshot() as first, lent.snapshot() as second:
+        assert first is not second
+    with lent.snapshot() as third:
+        assert third in {first, second}
+    lent.close()
+
+
+def test_a_connection_that_cannot_end_its_transaction_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_gallery(tmp_path).close()
+    lent = Readers(tmp_path)
+    failing = Failing(connect(tmp_path, read_only=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "connect", lambda *_arguments, **_more: failing)
+        with pytest.raises(GalleryError), lent.snapshot():
+            pass
+    assert failing.closed
+    with lent.snapshot() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    lent.close()
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from service.gallery import GalleryLocked
+from tests.service.gallery.samples import open_gallery
+try:
+    open_gallery(Path(sys.argv[1])).close()
+except GalleryLocked as error:
+    sys.exit(str(error))
+"""
+
+
+def open_elsewhere(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", OPEN, str(directory)],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
+    gallery = open_gallery(tmp_path)
+    gallery.add(record("a"))
+    refused = open_elsewhere(tmp_path)
+    assert refused.returncode == 1
+    assert f"by process {os.getpid()}" in refused.stderr
+    assert "--data-dir" in refused.stderr
+    assert gallery.get("a") is not None
+    gallery.close()
+    accepted = open_elsewhere(tmp_path)
+    assert accepted.returncode == 0, accepted.stderr
+
+
+def test_a_second_gallery_of_the_same_process_is_refused_too(tmp_path: Path) -> None:
+    gallery = open_gallery(tmp_path)
+    with pytest.raises(GalleryLocked):
+        open_gallery(tmp_path)
+    gallery.close()
+    open_gallery(tmp_path).close()

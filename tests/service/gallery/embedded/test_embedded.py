@@ -136,7 +136,7 @@ def test_an_index_that_lost_a_commit_says_so_and_is_right_after_a_restart(
     gallery = open_gallery(tmp_path)
     gallery.add(record("a"))
     with monkeypatch.context() as patched:
-        patched.setattr("service.gallery.embedded.gallery.Entry", no_memory)
+        patched.setattr("service.gallery.embedded.gallery.FilterValues", no_memory)
         gallery.add(record("b"))  # it is on the disk
     with ThreadPoolExecutor(1) as pool:
         searching = pool.submit(gallery.search, vector("a"), 1)

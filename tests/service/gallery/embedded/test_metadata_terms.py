@@ -12,7 +12,7 @@ import pytest
 from service.gallery import Filter
 from service.gallery.embedded import metadata_terms as terms
 from service.gallery.embedded.gallery import EmbeddedGallery
-from service.gallery.embedded.metadata_terms import Terms
+from service.gallery.embedded.metadata_terms import MetadataTerms
 from tests.service.gallery.samples import open_gallery, record, vector
 
 TERM = b"t" * 32
@@ -51,7 +51,7 @@ class Snapshot:
         self.connection.execute("BEGIN")
         self.version = int(self.connection.execute("SELECT version FROM gallery").fetchone()[0])
 
-    def ask(self, terms: Terms, digest: bytes = TERM) -> "np.typing.NDArray[np.int64]":
+    def ask(self, terms: MetadataTerms, digest: bytes = TERM) -> "np.typing.NDArray[np.int64]":
         numbers = terms.numbers(self.connection, digest, self.version)
         assert (np.diff(numbers) > 0).all()
         missing = set(self.truth(digest)) - set(numbers.tolist())
@@ -69,8 +69,8 @@ class Snapshot:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Terms of any size are kept, and few marks."""
-    monkeypatch.setattr(terms, "_FEWEST", 1)
-    monkeypatch.setattr(terms, "_MARKS", 4)
+    monkeypatch.setattr(terms, "_MIN_CACHED_ROWS", 1)
+    monkeypatch.setattr(terms, "_MAX_VERSIONS", 4)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
 
 
 def test_what_comes_later_is_read_behind_what_is_known(book: Book) -> None:
-    known = Terms()
+    known = MetadataTerms()
     for total in (0, 3, 3, 1000, 5000):
         if total > book.last:
             book.change(add=total - book.last)
@@ -96,7 +96,7 @@ def test_what_comes_later_is_read_behind_what_is_known(book: Book) -> None:
 
 def test_a_snapshot_that_is_older_than_what_was_read_misses_nothing(book: Book) -> None:
     """A row that was removed since is still enrolled in it, and must not be missed; nor may it mislead the next."""
-    known = Terms()
+    known = MetadataTerms()
     book.change(add=10)
     before = book.snapshot()
     book.change(add=10, remove=(3, 4))
@@ -109,7 +109,7 @@ def test_a_snapshot_that_is_older_than_what_was_read_misses_nothing(book: Book) 
 
 
 def test_an_older_snapshot_uses_what_was_read_up_to_it(book: Book) -> None:
-    known = Terms()
+    known = MetadataTerms()
     snapshots = []
     for step in range(8):
         book.change(add=5, remove=(5 * step - 2,))
@@ -123,7 +123,7 @@ def test_an_older_snapshot_uses_what_was_read_up_to_it(book: Book) -> None:
 
 
 def test_removed_rows_may_stay_and_new_ones_come(book: Book) -> None:
-    known = Terms()
+    known = MetadataTerms()
     book.change(add=10)
     first = book.snapshot()
     first.ask(known)
@@ -137,25 +137,25 @@ def test_removed_rows_may_stay_and_new_ones_come(book: Book) -> None:
 
 
 def test_what_was_not_asked_for_the_longest_makes_room(book: Book) -> None:
-    known = Terms(capacity=300)
+    known = MetadataTerms(capacity=300)
     for name in (b"a", b"b", b"c"):
         book.change(add=100, digest=name)
     snapshot = book.snapshot()
     for name in (b"a", b"b", b"a", b"c"):
         assert len(snapshot.ask(known, name)) == 100
-    assert list(known._known) == [b"a", b"c"]
+    assert list(known._cached) == [b"a", b"c"]
     book.change(add=1000, digest=b"d")
     later = book.snapshot()
     assert len(later.ask(known, b"d")) == 1000  # too many to keep at all
-    assert not known._known
-    assert known._room == 0
+    assert not known._cached
+    assert known._size == 0
     snapshot.close()
     later.close()
 
 
 def test_snapshots_of_many_threads_miss_nothing_while_rows_come_and_go(book: Book) -> None:
     """The writer adds and removes for as long as the readers ask, some of them with snapshots of long ago."""
-    known = Terms(capacity=2000)
+    known = MetadataTerms(capacity=2000)
     book.change(add=50)
     done = threading.Event()
 

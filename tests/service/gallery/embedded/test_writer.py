@@ -134,7 +134,7 @@ def test_what_is_on_the_disk_is_acknowledged_whatever_follows(desk: Desk, monkey
     def fail(_version: int, _change: Change) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(desk.writer, "_committed", fail)
+    monkeypatch.setattr(desk.writer, "_on_commit", fail)
     group = [_Call(lambda connection, change, name=name: note(name, change, connection)) for name in "abc"]
     with pytest.raises(ZeroDivisionError):
         desk.writer._lead(group)
@@ -162,7 +162,7 @@ def test_the_log_is_emptied_or_it_is_told_that_a_reader_is_in_the_way(
         begin = time.monotonic()
         assert not desk.writer.empty_log()
         assert time.monotonic() - begin < 5  # writers wait for it
-        assert "readers kept" in caplog.text
+        assert "because of readers" in caplog.text
         assert log_file.stat().st_size > 0
     assert desk.writer.empty_log()
     assert log_file.stat().st_size == 0

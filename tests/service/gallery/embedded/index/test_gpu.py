@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.gallery.embedded.index import gpu
-from service.gallery.embedded.index.columns import Columns, Entry, RowFilter
+from service.gallery.embedded.index.columns import Columns, FilterValues, RowFilter
 from service.gallery.embedded.index.flat import FlatVectors, unit_rows
 from service.gallery.embedded.index.gpu import GpuMirror, open_mirror
 from service.gallery.embedded.index.index import Index
@@ -44,14 +44,14 @@ def rows() -> NDArray[np.float32]:
 
 def build(rows: NDArray[np.float32], mirror: GpuMirror, kind: type[FlatVectors] = Large) -> Index:
     index = Index(kind(D), Columns(), 0, mirror)
-    index.apply(1, [Entry(number, f"c{number % 3}", None, None) for number in range(len(rows))], rows, [])
+    index.apply(1, [FilterValues(number, f"c{number % 3}", None, None) for number in range(len(rows))], rows, [])
     return index
 
 
 def search(
-    index: Index, rows: NDArray[np.float32], query: NDArray[np.float32], selection: RowFilter
+    index: Index, rows: NDArray[np.float32], query: NDArray[np.float32], row_filter: RowFilter
 ) -> tuple[list[int], int]:
-    found = index.search(query, 10, selection, index._version, lambda numbers: rows[numbers])
+    found = index.search(query, 10, row_filter, index._version, lambda numbers: rows[numbers])
     assert found is not None
     return found.numbers[:10].tolist(), found.searched
 
@@ -63,7 +63,7 @@ def test_it_answers_as_the_cpu_does(rows: NDArray[np.float32], only: int) -> Non
     assert mirror.in_use
     random = np.random.default_rng(only)
     for query in unit_rows(random.standard_normal((20, D)).astype(np.float32)):
-        chosen = RowFilter(0, only=(np.sort(random.choice(ROWS, only, replace=False)),))
+        chosen = RowFilter(0, term_rows=(np.sort(random.choice(ROWS, only, replace=False)),))
         assert search(index, rows, query, chosen) == search(plain, rows, query, chosen)
 
 
@@ -80,8 +80,8 @@ def test_rows_swept_out_are_forgotten(rows: NDArray[np.float32]) -> None:
     mirror = GpuMirror(half_precision, D, 10**9)
     index = build(rows, mirror)
     index.apply(2, [], np.empty((0, D), np.float32), list(range(2000)))
-    vectors, alive, numbers = index.living()
-    index.replace(vectors.kept(alive, index.hold), numbers)
+    vectors, alive, numbers = index.live_rows()
+    index.replace(vectors.subset(alive, index.read_lock), numbers)
     assert len(mirror._numbers) == 1000
     assert "GPU" in index.description
     assert search(index, rows, rows[2500], RowFilter(0))[0][0] == 2500
@@ -93,7 +93,7 @@ def test_it_is_given_up_where_its_memory_does_not_suffice_or_it_fails(
     small = GpuMirror(half_precision, D, 2 * D * 2999)
     index = build(rows, small)
     assert not small.in_use
-    assert "room for 2999 records" in caplog.text
+    assert "memory for 2999 records" in caplog.text
     assert "GPU" not in index.description
     assert search(index, rows, rows[5], RowFilter(0))[0][0] == 5
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.gallery.embedded.index.columns import Columns, Entry, RowFilter
+from service.gallery.embedded.index.columns import Columns, FilterValues, RowFilter
 from service.gallery.embedded.index.flat import FlatVectors, unit_rows
 from service.gallery.embedded.index.index import Index
 from service.gallery.records import GalleryError
@@ -20,7 +20,7 @@ def fetch(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def index_of(rows: NDArray[np.float32]) -> Index:
     index = Index(FlatVectors(rows.shape[1]), Columns(), 0)
-    index.apply(1, [Entry(number, None, None, None) for number in range(len(rows))], rows, [])
+    index.apply(1, [FilterValues(number, None, None, None) for number in range(len(rows))], rows, [])
     return index
 
 
@@ -60,10 +60,10 @@ def test_dead_rows_are_left_out_and_gone_from_a_copy_put_in_their_place() -> Non
         index.apply(version, [], np.empty((0, 8), np.float32), list(range(first, first + 500)))
         assert len(index) == 4500 - first
         assert index.dead > 0
-        vectors, alive, numbers = index.living()
+        vectors, alive, numbers = index.live_rows()
         assert numbers.tolist() == list(range(first + 500, 5000))
         if version % 2:
-            index.replace(vectors.kept(alive, index.hold), numbers)
+            index.replace(vectors.subset(alive, index.read_lock), numbers)
             assert index.dead == 0
         for number in (first + 500, 4321):
             found = index.search(rows[number], 1, EVERYTHING, version, fetch)
@@ -87,7 +87,9 @@ def test_vectors_that_lack_a_living_row_are_refused_and_nothing_changes() -> Non
 def test_an_expired_row_is_neither_found_nor_counted() -> None:
     rows = np.eye(4, dtype=np.float32)
     index = Index(FlatVectors(4), Columns(), 0)
-    index.apply(1, [Entry(number, None, None, None, expires_at=10 * number or None) for number in range(4)], rows, [])
+    index.apply(
+        1, [FilterValues(number, None, None, None, expires_at=10 * number or None) for number in range(4)], rows, []
+    )
     for now, left in ((9, [0, 1, 2, 3]), (10, [0, 2, 3]), (20, [0, 3]), (99, [0])):
         assert index.count(now) == len(left)
         found = index.search(rows[1], 4, RowFilter(now=now), 1, fetch)
@@ -110,7 +112,7 @@ def test_a_search_waits_for_its_version_and_refuses_an_older_one() -> None:
     waiting.start()
     waiting.join(0.05)
     assert waiting.is_alive()
-    index.apply(2, [Entry(2, None, None, None)], rows[2:3], [])
+    index.apply(2, [FilterValues(2, None, None, None)], rows[2:3], [])
     waiting.join(10)
     assert found == [[2]]
     assert index.search(rows[2], 1, EVERYTHING, 1, fetch) is None
@@ -119,7 +121,9 @@ def test_a_search_waits_for_its_version_and_refuses_an_older_one() -> None:
 def test_a_change_that_fails_half_way_is_not_searched_over() -> None:
     index = index_of(np.eye(4, dtype=np.float32))
     with pytest.raises(AssertionError):
-        index.apply(2, [Entry(9, None, None, None)], np.ones((1, 5), np.float32), [])  # FAISS checks the dimension
+        index.apply(
+            2, [FilterValues(9, None, None, None)], np.ones((1, 5), np.float32), []
+        )  # FAISS checks the dimension
     with pytest.raises(GalleryError, match="restart"):
         index.search(np.ones(4, np.float32), 1, EVERYTHING, 2, fetch)
     with pytest.raises(GalleryError, match="restart"):

@@ -1,5 +1,7 @@
 """The approximate index finds what comparing everything would find, and keeps it in copies and files."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.gallery.embedded.index import ivf
 from service.gallery.embedded.index.flat import unit_rows
-from service.gallery.embedded.index.ivf import IvfVectors, Stopped, list_count, sample_size
+from service.gallery.embedded.index.ivf import BuildCancelled, IvfVectors, list_count, sample_size
 
 D, ROWS = 48, 6000
 
@@ -57,7 +60,7 @@ def test_lists_grow_with_the_root_of_the_rows() -> None:
 def test_few_lists_find_nearly_all(
     vectors: IvfVectors, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.embedded.index.ivf._CODES_READ", 0)
+    monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES", 0)
     assert vectors.probes < vectors.lists
     assert recall(vectors, rows, None) >= 0.98
 
@@ -66,9 +69,9 @@ def test_few_lists_find_nearly_all(
 def test_a_filter_is_kept_and_costs_no_recall(
     vectors: IvfVectors, rows: NDArray[np.float32], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.embedded.index.ivf._CODES_READ", 0)
-    monkeypatch.setattr("service.gallery.embedded.index.ivf._CODES_READ_FILTERED", 0)
-    monkeypatch.setattr("service.gallery.embedded.index.ivf._COMPARED_WHOLE", 30)
+    monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES", 0)
+    monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES_FILTERED", 0)
+    monkeypatch.setattr("service.gallery.embedded.index.ivf._MAX_COMPARED_EXACTLY", 30)
     mask = np.random.default_rng(3).random(ROWS) < share
     mask[17] = True
     assert recall(vectors, rows, mask) >= 0.98
@@ -80,8 +83,8 @@ def test_a_filter_that_shows_in_the_vectors_costs_no_recall(
     rows: NDArray[np.float32], shift: float, strangers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fifth is of a camera at night, of other people or the same; all who ask are of the day."""
-    monkeypatch.setattr("service.gallery.embedded.index.ivf._CODES_READ_FILTERED", 0)
-    monkeypatch.setattr("service.gallery.embedded.index.ivf._COMPARED_WHOLE", 30)
+    monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES_FILTERED", 0)
+    monkeypatch.setattr("service.gallery.embedded.index.ivf._MAX_COMPARED_EXACTLY", 30)
     light = unit_rows(np.random.default_rng(8).standard_normal((1, D)).astype(np.float32))
     shown = np.random.default_rng(9).standard_normal((ROWS // 5, D)).astype(np.float32) if strangers else rows[::5]
     night = unit_rows(unit_rows(shown) + np.float32(shift) * light)
@@ -114,7 +117,7 @@ def test_a_few_dead_rows_cost_a_search_nothing(vectors: IvfVectors, monkeypatch:
 def test_as_many_as_are_wanted_are_found_where_the_nearest_lists_hold_fewer(
     vectors: IvfVectors, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.gallery.embedded.index.ivf._CODES_READ", 0)
+    monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES", 0)
     vectors.probes = 1
     mask = rows[:, 0] < 0  # rather not where this query is
     query = unit_rows(np.eye(1, D, dtype=np.float32))[0]
@@ -136,11 +139,11 @@ def test_few_allowed_rows_are_all_candidates(vectors: IvfVectors) -> None:
 def test_a_copy_and_a_file_hold_the_rows_that_were_kept(vectors: IvfVectors, rows: NDArray[np.float32]) -> None:
     mask = np.random.default_rng(5).random(ROWS - 500) < 0.5  # the last ones came after the mask was made
     kept = rows[: ROWS - 500][mask]
-    data = b"".join(vectors.pieces(mask, nullcontext))
-    read = IvfVectors.read(reader(data), vectors.facts(), D, len(kept))
-    for other in (vectors.kept(mask, nullcontext), read):
+    data = b"".join(vectors.serialise(mask, nullcontext))
+    read = IvfVectors.deserialise(reader(data), vectors.parameters(), D, len(kept))
+    for other in (vectors.subset(mask, nullcontext), read):
         assert len(other) == len(kept)
-        assert other.facts() == vectors.facts()
+        assert other.parameters() == vectors.parameters()
         other.probes = other.lists  # for all of them to be seen
         assert recall(other, kept, None) == 1
         other.append(rows[:1])
@@ -149,19 +152,19 @@ def test_a_copy_and_a_file_hold_the_rows_that_were_kept(vectors: IvfVectors, row
 
 def test_a_file_that_is_something_else_is_refused(vectors: IvfVectors) -> None:
     mask = np.ones(ROWS, np.bool_)
-    data = b"".join(vectors.pieces(mask, nullcontext))
-    with pytest.raises(ValueError, match="do not fit"):
-        IvfVectors.read(reader(data), vectors.facts(), D, ROWS - 1)
-    with pytest.raises(ValueError, match="do not fit"):
-        IvfVectors.read(reader(data), vectors.facts(), D, ROWS + 1)
-    with pytest.raises(ValueError, match="no sense"):
-        IvfVectors.read(reader(data), {**vectors.facts(), "lists": 0}, D, ROWS)
+    data = b"".join(vectors.serialise(mask, nullcontext))
+    with pytest.raises(ValueError, match="does not match"):
+        IvfVectors.deserialise(reader(data), vectors.parameters(), D, ROWS - 1)
+    with pytest.raises(ValueError, match="does not match"):
+        IvfVectors.deserialise(reader(data), vectors.parameters(), D, ROWS + 1)
+    with pytest.raises(ValueError, match="numbers of lists are invalid"):
+        IvfVectors.deserialise(reader(data), {**vectors.parameters(), "lists": 0}, D, ROWS)
 
 
 def test_training_and_tuning_stop_when_told(vectors: IvfVectors, rows: NDArray[np.float32]) -> None:
-    with pytest.raises(Stopped):
+    with pytest.raises(BuildCancelled):
         IvfVectors.train(rows, 8, ROWS, lambda: True)
-    with pytest.raises(Stopped):
+    with pytest.raises(BuildCancelled):
         vectors.tune(rows[:5], lambda: True)
 
 
@@ -177,6 +180,42 @@ class Reader:
 
     def __call__(self, size: int) -> bytes:
         if size > len(self._left):
-            raise ValueError("its rows and its vectors do not fit")
+            raise ValueError("its number of rows does not match its vectors")
         part, self._left = bytes(self._left[:size]), self._left[size:]
         return part
+
+
+GROW = """
+import numpy as np
+from pathlib import Path
+from service.gallery.embedded.index.ivf import trim_memory, map_large_blocks
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+map_large_blocks()
+blocks = [np.ones(512 * 1024, np.uint8) for _ in range(200)]
+full = resident()
+del blocks[::2]
+half = resident()
+small = [bytearray(100_000) for _ in range(1000)]
+kept = small[::50]
+del small
+trim_memory()
+print(full - half, resident() - half)
+"""
+
+
+@pytest.mark.skipif(ivf._malloc_trim is None or sys.platform != "linux", reason="needs glibc")
+def test_freed_blocks_are_no_longer_resident() -> None:
+    done = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, check=True)
+    large, rest = map(int, done.stdout.split())
+    assert large > 45 * 2**20  # of 50 MiB between blocks in use
+    assert rest < 20 * 2**20  # of 100 MB, of which 2 MB are in use
+
+
+def test_another_c_library_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ivf, "_malloc_trim", None)
+    monkeypatch.setattr(ivf, "_mallopt", None)
+    ivf.trim_memory()
+    ivf.map_large_blocks.__wrapped__()

@@ -61,17 +61,17 @@ def test_a_gallery_that_grows_and_shrinks_changes_its_index(tmp_path: Path) -> N
     assert "approximate" in gallery.engine
     assert not gallery.search(embedding(3), 1).exact
     check(gallery, range(1600))
-    made_for = gallery._index.vectors
-    assert isinstance(made_for, IvfVectors)
-    assert made_for.made_for == 1600
+    trained = gallery._index.vectors
+    assert isinstance(trained, IvfVectors)
+    assert trained.trained_for == 1600
 
     for start in range(1600, 14200, 900):
         gallery.enrol(records(range(start, start + 900)), "replace")
     settle(gallery)
     grown = gallery._index.vectors
     assert isinstance(grown, IvfVectors)
-    assert grown.made_for > 8 * 1600
-    assert grown.lists > made_for.lists
+    assert grown.trained_for > 8 * 1600
+    assert grown.lists > trained.lists
     check(gallery, range(14200))
 
     gallery.erase(Filter(exclude_ids=tuple(one.id for one in records(range(200)))), dry_run=False)
@@ -83,7 +83,7 @@ def test_a_gallery_that_grows_and_shrinks_changes_its_index(tmp_path: Path) -> N
 
 
 def test_dead_rows_are_swept_out_of_either_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebuild, "_FEWEST_DEAD_TO_SWEEP", 20)
+    monkeypatch.setattr(rebuild, "_MIN_DEAD_TO_COMPACT", 20)
     gallery = open_small(tmp_path)
     for size in (400, 1500):
         gallery.enrol(records(range(size)), "replace")
@@ -161,7 +161,7 @@ def test_what_happens_while_it_is_rebuilt_is_in_the_new_index(tmp_path: Path, mo
     """Held up right before it changes places, while records are searched, added, replaced and deleted."""
     entered, go_on = threading.Event(), threading.Event()
 
-    def slow_tuning(self: IvfVectors, queries: object, stopped: Callable[[], bool]) -> None:
+    def slow_tuning(self: IvfVectors, queries: object, cancelled: Callable[[], bool]) -> None:
         entered.set()
         assert go_on.wait(60)
 
@@ -249,11 +249,11 @@ def test_without_a_thread_to_spare_the_old_index_goes_on(
 def test_closing_does_not_wait_for_the_end_of_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered = threading.Event()
 
-    def endless(self: IvfVectors, queries: object, stopped: Callable[[], bool]) -> None:
+    def endless(self: IvfVectors, queries: object, cancelled: Callable[[], bool]) -> None:
         entered.set()
-        while not stopped():
+        while not cancelled():
             pass
-        raise rebuild.Stopped
+        raise rebuild.BuildCancelled
 
     monkeypatch.setattr(IvfVectors, "tune", endless)
     gallery = open_small(tmp_path)

@@ -66,7 +66,7 @@ def flip(path: Path, position: int) -> None:
 
 def save_foreign(path: Path, *, token: str, embedding_space: str = SPACE, rows: int = 0) -> None:
     header = Header(token, embedding_space, DIMENSION, rows)
-    pieces = FlatVectors(DIMENSION).pieces(np.empty(0, np.bool_), nullcontext)
+    pieces = FlatVectors(DIMENSION).serialise(np.empty(0, np.bool_), nullcontext)
     index_file.save(path.parent, header, np.arange(rows, dtype=np.int64), pieces)
 
 
@@ -102,7 +102,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "with fewer vectors than rows": (
         lambda path: save_foreign(path, token=token_of(path), rows=3),
-        "do not fit",
+        "does not match",
     ),
 }
 
@@ -210,7 +210,7 @@ def test_a_gallery_killed_before_its_first_save_opens(tmp_path: Path, caplog: py
 
 
 def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.gallery.embedded.index.saver._FEWEST_CHANGES_TO_SAVE", 30)
+    monkeypatch.setattr("service.gallery.embedded.index.saver._MIN_CHANGES_TO_SAVE", 30)
     gallery = open_gallery(tmp_path)
     enrol(gallery, map(record, NAMES[:29]))
     assert not (tmp_path / index_file.FILE_NAME).exists()
@@ -225,7 +225,7 @@ def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pyte
 
 def test_a_kill_finds_most_rows_of_a_bulk_in_the_saved_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a save takes: to read the vectors of a million rows anew would take the next start half a minute."""
-    monkeypatch.setattr("service.gallery.embedded.index.saver._FEWEST_CHANGES_TO_SAVE", 30)
+    monkeypatch.setattr("service.gallery.embedded.index.saver._MIN_CHANGES_TO_SAVE", 30)
     save, done = index_file.save, []
 
     def slow_save(*args: Any) -> None:
@@ -248,7 +248,7 @@ def test_a_kill_finds_most_rows_of_a_bulk_in_the_saved_index(tmp_path: Path, mon
 
 
 def test_while_saving_fails_it_is_not_tried_with_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.gallery.embedded.index.saver._FEWEST_CHANGES_TO_SAVE", 5)
+    monkeypatch.setattr("service.gallery.embedded.index.saver._MIN_CHANGES_TO_SAVE", 5)
     tried: list[str] = []
 
     def fail(*_args: Any) -> None:
@@ -270,13 +270,13 @@ def test_while_saving_fails_it_is_not_tried_with_every_change(tmp_path: Path, mo
 def test_an_index_that_cannot_be_saved_is_only_a_warning(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def no_space(self: FlatVectors, mask: object, hold: object) -> None:
+    def no_space(self: FlatVectors, mask: object, read_lock: object) -> None:
         raise OSError(28, "No space left on device")
 
     gallery = open_gallery(directory)
     gallery.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False)
     with monkeypatch.context() as patched:
-        patched.setattr(FlatVectors, "pieces", no_space)
+        patched.setattr(FlatVectors, "serialise", no_space)
         gallery.add(record("new"))
         gallery.close()
     assert any("No space left" in message for message in warnings(caplog))
