@@ -1,1 +1,1 @@
-"""What the README's figures come from."""
+"""Benchmarks: the source of each measured figure in the documents."""

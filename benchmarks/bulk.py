@@ -1,10 +1,10 @@
-"""Bulk enrolment that is interrupted, and on a Ray cluster that loses a worker: ``python -m benchmarks.bulk``.
+"""Bulk enrolment with interruptions, and on a Ray cluster that loses a worker: `python -m benchmarks.bulk`.
 
-A real service, and ``not3d enroll`` as a user runs it. Ends with status 1 where a tracklet is lost or doubled.
+Runs the service and `not3d enroll` as a user does. The exit status is 1 if a tracklet is lost or enrolled twice.
 
     python -m benchmarks.bulk interrupted --tracklets 10000    # Ctrl-C, kill -9, a restart of the service; then again
-    python -m benchmarks.bulk ray --tracklets 600              # two worker nodes, one of which is killed midway
-    python -m benchmarks.bulk skipped --tracklets 100000       # all of them enrolled already, listed and skipped
+    python -m benchmarks.bulk ray --tracklets 600              # two worker nodes, one is killed midway
+    python -m benchmarks.bulk skipped --tracklets 100000       # all enrolled before, listed and skipped
 """
 
 import argparse
@@ -33,7 +33,7 @@ NODE_CPUS = 1
 
 
 def write_tracklets(folder: Path, count: int, seed: int = 5) -> set[str]:
-    """Draw ``count`` tracklets of two small JPEGs each, a folder for each; their ids."""
+    """Draw `count` tracklets of two small JPEGs, one folder each, and return their ids."""
     rng = np.random.default_rng(seed)
     names = [f"t{number:06}" for number in range(count)]
     for name in names:
@@ -48,7 +48,7 @@ def write_tracklets(folder: Path, count: int, seed: int = 5) -> set[str]:
 
 
 class Run:
-    """``not3d enroll`` in a process of its own, in its own group; what it says goes to a file."""
+    """`not3d enroll` in a process group of its own; its output goes to a file."""
 
     def __init__(self, log: Path, *arguments: object) -> None:
         self._log = log
@@ -62,14 +62,14 @@ class Run:
         self._process.send_signal(number)
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
-        """Come back once that has happened.
+        """Wait until `happened` is true.
 
         Raises:
-            SystemExit: the process ended before.
+            SystemExit: The process ended before.
         """
         while not happened():
             if self._process.poll() is not None:
-                raise SystemExit(f"it ended too soon: {self.said()}")
+                raise SystemExit(f"enroll ended too early: {self.said()}")
             time.sleep(0.1)
 
     def end(self) -> tuple[int, float]:
@@ -86,10 +86,10 @@ def enrolled(client: Client) -> int:
 
 
 def check(client: Client, expected: set[str]) -> None:
-    """Every tracklet is enrolled, once.
+    """Check that each tracklet is enrolled exactly once.
 
     Raises:
-        SystemExit: one is missing, is there twice, or is another.
+        SystemExit: A record is missing, duplicated or unexpected.
     """
     found = [record.id for record in client.records()]
     if sorted(found) != sorted(expected) or enrolled(client) != len(expected):
@@ -98,7 +98,7 @@ def check(client: Client, expected: set[str]) -> None:
 
 
 def interrupt(bundle: Path, count: int, home: Path) -> None:
-    """Enrol with Ctrl-C after a third, kill -9 after two, and a restart of the service after five of six."""
+    """Enrol with Ctrl-C after 1/3, kill -9 after 2/3, and a restart of the service after 5/6 of the tracklets."""
     footage, log = home / "footage", home / "enroll.log"
     expected = write_tracklets(footage, count)
     with running_service(bundle, home) as client:
@@ -113,7 +113,7 @@ def interrupt(bundle: Path, count: int, home: Path) -> None:
             pace = (after - before) / seconds
             print(
                 f"{number.name} after {seconds:.1f} s: status {status}; {before} -> {after} records, {pace:.0f}/s; "
-                f"said: {run.said()}"
+                f"output: {run.said()}"
             )
         before = enrolled(client)
         run = Run(log, footage, "--url", client.url)
@@ -125,7 +125,7 @@ def interrupt(bundle: Path, count: int, home: Path) -> None:
         status, seconds = run.end()
         pace = (count - before) / (seconds - away)
         print(f"service restarted, {away:.1f} s away: status {status} after {seconds:.1f} s, {pace:.0f}/s without them")
-        print(f"said: {run.said()}")
+        print(f"output: {run.said()}")
         if status:
             raise SystemExit(1)
         check(client, expected)
@@ -135,13 +135,13 @@ def interrupt(bundle: Path, count: int, home: Path) -> None:
 def skip(client: Client, footage: Path, log: Path, count: int) -> None:
     run = Run(log, footage, "--url", client.url)
     status, seconds = run.end()
-    print(f"again: status {status} after {seconds:.1f} s, {count / seconds:.0f} skipped/s; said: {run.said()}")
+    print(f"again: status {status} after {seconds:.1f} s, {count / seconds:.0f} skipped/s; output: {run.said()}")
     if status:
         raise SystemExit(1)
 
 
 def skip_filled(bundle: Path, count: int, home: Path) -> None:
-    """Fill a gallery directly, then enrol footage of the same ids."""
+    """Fill a gallery directly, then enrol tracklets with the same ids."""
     from service.gallery.embedded.gallery import EmbeddedGallery
     from service.gallery.records import Record
 
@@ -179,12 +179,12 @@ def skip_filled(bundle: Path, count: int, home: Path) -> None:
 
 @contextmanager
 def ray_cluster() -> Iterator[tuple[str, list[Any]]]:
-    """A head that takes no tasks and two worker nodes on the loopback; the address and the nodes."""
+    """Start a head without tasks and two worker nodes on loopback; yield the address and the nodes."""
     prepare("local")
     from ray.cluster_utils import Cluster
 
     small: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-    # A dead node's port refuses, so it is known after some tries; how long a slow one has to answer is left as it is.
+    # A dead node's port refuses connections, so few failed checks are enough.
     health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": health, **small})
     try:
@@ -196,7 +196,7 @@ def ray_cluster() -> Iterator[tuple[str, list[Any]]]:
 
 
 def kill_node(node: Any) -> int:
-    """Kill a node's raylet and all of its workers at once, as if the machine were gone; how many processes."""
+    """Kill a node's raylet and all of its workers at once; return the number of processes."""
     raylet = node.all_processes["raylet"][0].process.pid
     doomed = [*_descendants(raylet), raylet]
     for process in doomed:
@@ -220,7 +220,7 @@ def enroll_with_a_loss(bundle: Path, count: int, home: Path) -> None:
         killed = kill_node(nodes[0])
         print(f"a worker node of two killed, {killed} processes, when {at} of {count} were enrolled")
         status, seconds = run.end()
-        print(f"status {status} after {seconds:.1f} s; said: {run.said()}")
+        print(f"status {status} after {seconds:.1f} s; output: {run.said()}")
         if status:
             raise SystemExit(1)
         check(client, expected)
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--tracklets", type=int, metavar="N")
     parser.add_argument("--bundle", type=Path, default=BUNDLED)
     options = parser.parse_args()
-    # A shell lets what it starts in the background ignore Ctrl-C, and that is handed on to what is to be interrupted.
+    # A shell makes background processes ignore SIGINT, and child processes inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     show, count = SHOWN[options.what]
     with tempfile.TemporaryDirectory(prefix="not3d-bulk-") as home:

@@ -1,10 +1,8 @@
-"""``python -m benchmarks.clips --data FOLDER``: what ``max_clips`` costs in accuracy and gains in time, as a table.
+"""Accuracy and time of `max_clips`, as a table: `python -m benchmarks.clips --data FOLDER`. Needs the extra `train`.
 
-Accuracy is the bundle's on the engine that the service picks, in three ways: people set aside from the training data
-(their tracklets are mostly short), the test lists of data in MARS's layout, and the same test tracklets, which are
-long, each a query in a gallery of all of them and of everybody set aside. Time is that of ``POST /embed`` on the real
-service in a process of its own, one client, over these long tracklets: the whole tracklet is sent each time, and
-settings take turns. Needs the extra ``train``.
+Accuracy is measured on the service's engine in three ways: people set aside from the training data (mostly short
+tracklets), the test lists of data in MARS's layout, and the same long test tracklets as queries in a gallery of all of
+them and the people set aside. Time is that of `POST /embed` with one client over the long tracklets, alternating.
 """
 
 import argparse
@@ -55,12 +53,12 @@ def main() -> None:
         action="append",
         required=True,
         metavar="PATH",
-        help="a dataset that the model was trained on; one of them in MARS's layout, with test people",
+        help="a dataset that the model was trained on; one of them must be in MARS's layout with test people",
     )
     arguments = parser.parse_args()
     with_lists = [path for path in arguments.data if kind_of(path) == "mars"]
     if len(with_lists) != 1:
-        parser.error("one dataset in MARS's layout is needed, for its long test tracklets")
+        parser.error("exactly one dataset in MARS's layout is needed, for its long test tracklets")
     bundle = Bundle.load(arguments.bundle)
     people = _gather(bundle, arguments.data, with_lists[0])
     print(_describe(bundle, people), flush=True)
@@ -73,14 +71,14 @@ def _gather(bundle: Bundle, data: Sequence[Path], with_lists: Path) -> People:
     set_aside = select(data, "validation", bundle.spec.recipe)
     listed = select([with_lists], "mars")
     long = list(dict.fromkeys([*listed.query, *listed.others]))
-    everybody = Selection("cross-camera", long, set_aside.query, queries_in_gallery=True)
-    return People(set_aside, listed, everybody)
+    among_all = Selection("cross-camera", long, set_aside.query, queries_in_gallery=True)
+    return People(set_aside, listed, among_all)
 
 
 def _measure_accuracy(
     bundle: Bundle, people: People, choice: int | None
 ) -> tuple[Sequence[Mapping[str, str | int | float]], Features]:
-    """The figures of each selection, and unit vectors of the long tracklets."""
+    """Return the figures of each selection, and unit vectors of the long tracklets."""
     spec = bundle.spec
     tracklets = list(dict.fromkeys(people.among_others.gallery))
     features = embed_tracklets(
@@ -120,7 +118,7 @@ def _measure_time(bundle: Bundle, tracklets: Sequence[Tracklet]) -> dict[int | N
                     wanted = len(split_into_clips(len(sent), bundle.spec.clip_length, choice))
                     if answer.clips != wanted:
                         raise SystemExit(f"{answer.clips} clips were computed, not {wanted}")
-                    if turn:  # the first warms up
+                    if turn:  # the first round is a warm-up
                         spent[choice][number].append(elapsed)
     return {choice: [statistics.median(values) for values in each] for choice, each in spent.items()}
 

@@ -1,4 +1,4 @@
-"""The paper's network with fresh weights, for measuring speed; needs the extra ``train``."""
+"""The paper's network with fresh weights, for speed measurements; needs the extra `train`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ _NONE = "none: fresh weights, for measuring speed only"
 
 
 def write_full_size(out: Path) -> Bundle:
-    """A bundle of ResNet50-IBN-a with full-map attention at 224x112, whose embeddings mean nothing."""
+    """Write a bundle of ResNet50-IBN-a with full-map attention at 224x112 and meaningless embeddings."""
     spec = NetworkSpec()
     network = _with_statistics(build_network(spec))
     description = BundleSpec(
@@ -47,10 +47,9 @@ def write_full_size(out: Path) -> Bundle:
 
 
 def eager_network(bundle: Bundle) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """A bundle's network in PyTorch eager mode and fp32.
+    """Return a bundle's network in PyTorch eager mode and fp32.
 
-    With its own weights where :func:`write_full_size` made it, else with fresh ones: a bundle holds no PyTorch weights,
-    and a plain forward pass takes the same time with any.
+    It has its own weights if `write_full_size` made the bundle, otherwise fresh ones, which take the same time.
     """
     spec = bundle.spec
     network = build_network(
@@ -77,7 +76,7 @@ def eager_network(bundle: Bundle) -> Callable[[NDArray[np.uint8]], NDArray[np.fl
 
 
 def _with_statistics(network: VideoReID) -> VideoReID:
-    """Runs a few batches in training mode: without, 50 fresh layers blow activations up beyond what compares well."""
+    """Run a few batches in training mode. Without statistics, activations grow too large through 50 fresh layers."""
     torch.manual_seed(0)
     spec = network.spec
     network.train()

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.precision BUNDLE ... --data PATH``: do f32, bf16 and int8 rank alike, and in one gallery?
+"""Compare f32, bf16 and int8, also in one gallery: `python -m benchmarks.precision BUNDLE ... --data PATH`.
 
-OpenVINO's f32 is what the others are compared with. A bundle in int8 is compared with its float one, named before it.
+The reference is OpenVINO's f32. An int8 bundle is compared with its float bundle, which is named before it.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from training.evaluation.protocols import select
 from training.export.precision import compare_arithmetics
 
 HEAD = (
-    "| model | arithmetic | rank-1, mAP | its queries, f32 gallery | f32 queries, its gallery "
+    "| model | precision | rank-1, mAP | queries against f32 gallery | f32 queries against its "
+    "gallery "
     "| cosine to f32: mean, least |\n|---|---|---|---|---|---|"
 )
 
@@ -23,8 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--data", type=Path, action="append", required=True, help="may be repeated")
-    parser.add_argument("--protocol", default="validation", help="as of `not3d evaluate`")
-    parser.add_argument("--recipe-of", type=Path, metavar="BUNDLE", help="whose set-aside people (default: its own)")
+    parser.add_argument("--protocol", default="validation", help="as in `not3d evaluate`")
+    parser.add_argument(
+        "--recipe-of", type=Path, metavar="BUNDLE", help="use this bundle's people set aside (default: its own)"
+    )
     options = parser.parse_args()
     print(HEAD, flush=True)
     exact: tuple[Bundle, Engine] | None = None
@@ -38,7 +41,7 @@ def main() -> None:
         if bundle.spec.quantisation is None:
             exact = bundle, OpenVinoEngine(bundle, threads=available_cpus(), precision="f32")
         if exact is None:
-            raise SystemExit(f"{path} is in int8: name its float bundle before it")
+            raise SystemExit(f"{path} is an int8 bundle: name its float bundle before it")
         for engine in _others(bundle):
             found = compare_arithmetics(exact[1], engine, bundle.spec, people)
             if engine.precision != "int8":

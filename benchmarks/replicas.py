@@ -1,11 +1,11 @@
-r"""Three replicas of the service on one Milvus under load, whose server is killed, then a replica.
+r"""Three replicas of the service on one Milvus under load; the server is killed, then a replica.
 
     python -m benchmarks.replicas --milvus milvus://127.0.0.1:19530 \
         --kill "COMMAND that kills the server hard" --start "COMMAND that starts it again and waits until it answers"
 
-Writers enrol by PUT, each record through one replica, and at once ask another for it; searchers search. A client that
-gets 503 waits as long as Retry-After says and asks again. At the end every acknowledged record is looked for through
-every replica. The collection is that of the bundled model in the server's database, and is left there.
+Writers enrol with PUT through one replica and immediately read the record through another; searchers search. A client
+that gets 503 waits for Retry-After and repeats. At the end each acknowledged record is read through each replica. The
+records stay in the bundled model's collection.
 """
 
 import argparse
@@ -60,14 +60,14 @@ class Replica:
             )
 
     def wait(self) -> float:
-        """Wait until it is ready; the seconds that took. SystemExit where it does not come to that."""
+        """Wait until it is ready and return the seconds. Raise SystemExit if it does not become ready."""
         began = time.monotonic()
         while time.monotonic() - began < READY_SECONDS:
             with suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
                     return time.monotonic() - began
             time.sleep(0.05)
-        raise SystemExit(f"replica {self.port} did not get ready")
+        raise SystemExit(f"replica {self.port} did not become ready")
 
     def end(self, number: int) -> None:
         if self.process:
@@ -89,7 +89,7 @@ class Load:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def write(self, number: int) -> None:
-        """Enrol one record after the other, and ask another replica for each at once."""
+        """Enrol records one by one and read each through another replica immediately."""
         rng, choice = np.random.default_rng(number), random.Random(number)
         with httpx.Client(timeout=60) as client:
             for serial in range(10**9):
@@ -118,7 +118,7 @@ class Load:
     def ask(
         self, client: httpx.Client, replica: Replica, method: str, path: str, body: Mapping[str, object] | None
     ) -> int:
-        """One request; its status, 0 where nobody answered. After a 503 it waits as it was told."""
+        """Send one request and return its status, 0 without an answer. Wait for Retry-After after a 503."""
         phase, began, pause = self.phase, time.monotonic(), 0.0
         try:
             answer = client.request(method, f"{replica.url}{path}", json=body)
@@ -153,7 +153,7 @@ class Load:
 
 
 def enrolled(replica: Replica, prefix: str) -> dict[str, bytes]:
-    """All ids of this run that a replica lists, with their vectors for every twentieth."""
+    """Return all ids of this run that a replica lists, with the vector of every twentieth."""
     found: dict[str, bytes] = {}
     cursor = base64.urlsafe_b64encode(f"after:{prefix}".encode()).decode()
     with httpx.Client(base_url=replica.url, timeout=60) as client:
@@ -171,7 +171,7 @@ def enrolled(replica: Replica, prefix: str) -> dict[str, bytes]:
 
 def table(load: Load) -> Iterator[str]:
     columns = ("done", "503 with Retry-After", "503 without", "no answer", "other")
-    yield f"| begun while | {' | '.join(columns)} | PUT: median, p99 | search: median, p99 |"
+    yield f"| phase | {' | '.join(columns)} | PUT: median, p99 | search: median, p99 |"
     yield "|---|---|---|---|---|---|---|---|"
     for phase in PHASES:
         kinds = {kind: count for (one, kind), count in load.answers.items() if one == phase}
@@ -218,7 +218,7 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
 
     load.phase = "replica killed"
     replicas[0].end(signal.SIGKILL)
-    load.replicas.remove(replicas[0])  # as a load balancer does, once the replica is not ready
+    load.replicas.remove(replicas[0])  # as a load balancer does when the replica is not ready
     time.sleep(arguments.seconds)
     replicas[0].start()
     print(f"the killed replica is ready {replicas[0].wait():.1f} s after its start", flush=True)
@@ -228,7 +228,7 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
     clients.close()
 
     print("\n".join(table(load)))
-    print(f"acknowledged: {len(load.acknowledged)}; not found at once through another replica: {len(load.missed)}")
+    print(f"acknowledged: {len(load.acknowledged)}; not found immediately through another replica: {len(load.missed)}")
     for number, replica in enumerate(replicas, 1):
         found = enrolled(replica, load.prefix)
         lost = load.acknowledged.keys() - found.keys()
@@ -242,9 +242,9 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--milvus", required=True, help="the server, as NOT3D_GALLERY names it")
-    parser.add_argument("--kill", required=True, help="a command that kills the server hard")
-    parser.add_argument("--start", required=True, help="a command that starts it, and returns once it answers")
+    parser.add_argument("--milvus", required=True, help="address of the server, as in NOT3D_GALLERY")
+    parser.add_argument("--kill", required=True, help="command that kills the server with SIGKILL")
+    parser.add_argument("--start", required=True, help="command that starts the server and returns when it answers")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each phase")
     with ExitStack() as stack:
         measure(parser.parse_args(), stack)

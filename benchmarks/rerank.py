@@ -1,6 +1,6 @@
-"""Time and memory of k-reciprocal re-ranking at MARS's size: ``python -m benchmarks.rerank``.
+"""Time and memory of k-reciprocal re-ranking at MARS's size: `python -m benchmarks.rerank`.
 
-Features are drawn like a real gallery's: clusters of people, several tracklets each, and distractors around none.
+Features are drawn like those of a real gallery: clusters of people, several tracklets each, and distractors.
 """
 
 import argparse
@@ -19,7 +19,7 @@ QUERIES, GALLERY, DIMENSION, PEOPLE = 1_980, 11_310, 2_048, 630
 def draw_features(
     rows: int, dimension: int, people: int, rng: np.random.Generator, spread: float = 1.0
 ) -> NDArray[np.float32]:
-    """``float32 [rows, dimension]``: three quarters around ``people`` centers, the rest anywhere."""
+    """Return `float32 [rows, dimension]`: three quarters near `people` centres, the rest anywhere."""
     centers = np.random.default_rng(0).standard_normal((people, dimension), dtype=np.float32)
     features = spread * rng.standard_normal((rows, dimension), dtype=np.float32)
     known = 3 * rows // 4
@@ -47,9 +47,7 @@ def main() -> None:
         f"re-ranking  {time.perf_counter() - started:7.1f} s, {distances.shape[0]:,} x {distances.shape[1]:,} distances"
     )
     scale = 1 if sys.platform == "darwin" else 1024
-    print(
-        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30:7.2f} GiB, the whole process"
-    )
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30:7.2f} GiB, of this process")
 
 
 if __name__ == "__main__":

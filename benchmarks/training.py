@@ -1,9 +1,9 @@
-"""``python -m benchmarks.training``: this trainer against the plain loop that one would write, in fp32.
+"""Compare the trainer with a plain fp32 training loop: `python -m benchmarks.training`.
 
-Both train the same network from the same weights on the same batches: same people, frames, augmentation, losses and
-rates. The plain loop is fp32 and eager, NCHW, with PyTorch's DataLoader and two worker processes. They take turns, so
-that ratios mean something where the machine is shared, and each keeps its own course: the losses are compared step by
-step. A second plain run from other weights, on other batches, says how far two fp32 runs are apart by chance.
+Both train the same network from the same weights on the same batches, with the same losses and learning rates. The
+plain loop is eager fp32 in NCHW with PyTorch's `DataLoader` and two worker processes. They alternate, so ratios stay
+meaningful on a shared machine, and their losses are compared step by step. A second plain run with other weights and
+batches shows how far two fp32 runs differ by chance.
 """
 
 import argparse
@@ -42,15 +42,15 @@ RECIPES = {
     "light": ("bundled", {"network.frame_height": "128", "network.frame_width": "64", "batch.tracklets": "4"}),
     "paper": ("not3d", {}),
 }
-"""The bundled model's network at 128x64, and system A's; both with system A's batch of 8 x 4 clips of 4 frames."""
+"""The bundled model's network at 128x64, and that of Not 3D Re-ID; both with its batch of 8 x 4 clips of 4 frames."""
 
 TOLERANCE = 0.03
-"""Two loss curves are equal where they end within this share of each other, and are no further apart than two seeds."""
+"""Two loss curves are equal if they end within this share of each other and differ no more than two seeds."""
 
 
 class Loop(Protocol):
     def step(self) -> tuple[float, float]:
-        """Trains a step; returns its loss and the seconds that it waited for the batch."""
+        """Train one step; return its loss and the seconds spent waiting for the batch."""
 
 
 class OurLoop:
@@ -72,7 +72,7 @@ class OurLoop:
 
 
 class Clips(Dataset[tuple[Tensor, int, Tensor]]):
-    """Clips by (epoch, batch, place, tracklet): float32 ``[T, 3, H, W]``, label, and ``bool [T]``: erased."""
+    """Clips by (epoch, batch, position, tracklet): `float32 [T, 3, H, W]`, label, and `bool [T]`: erased."""
 
     def __init__(self, tracklets: Sequence[Tracklet], labels: dict[str, int], recipe: Recipe) -> None:
         self.tracklets, self.labels, self.recipe = tracklets, labels, recipe
@@ -156,12 +156,12 @@ class Course:
         self.seconds, self.waited, self.processor = [], [], []
 
     def rates(self, frames: int) -> list[float]:
-        """Frames per second of each turn, of so many frames."""
+        """Return the frames per second of each turn."""
         return [frames / seconds for seconds in self.seconds]
 
     @property
     def waiting(self) -> float:
-        """The share of its time that it waited for batches, in the turn that is the median."""
+        """The median share of time spent waiting for batches."""
         return statistics.median(w / s for w, s in zip(self.waited, self.seconds, strict=True))
 
     def smooth(self, steps: int) -> list[float]:
@@ -172,11 +172,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=sorted(RECIPES), default="light", help="light (default) or paper")
     parser.add_argument("--data", type=Path, action="append", help="datasets (default: people drawn by the project)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
-    parser.add_argument("--steps", type=int, default=10, help="steps of a turn")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
+    parser.add_argument("--rounds", type=int, default=7, help="alternating turns of each loop")
+    parser.add_argument("--steps", type=int, default=10, help="steps per turn")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads (default: its own choice)")
     parser.add_argument("--winograd", action="store_true", help="the recipe's option: 3x3 convolutions by Winograd")
-    parser.add_argument("--one-seed", action="store_true", help="leave out the second plain run")
+    parser.add_argument("--one-seed", action="store_true", help="skip the second plain run")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -204,7 +204,7 @@ def _measure(arguments: argparse.Namespace, tracklets: Sequence[Tracklet], devic
     )
     courses = {"plain, fp32": Course(), f"this trainer, {recipe.precision}": Course()}
     first, second = courses.values()
-    # Starting costs (threads, kernels, first allocations) are nobody's speed.
+    # Start-up costs (threads, kernels, first allocations) are not measured.
     for loop, course in ((plain, first), (ours, second)):
         course.take_turn(loop, 1)
         course.forget_times()
@@ -234,7 +234,7 @@ def _measure(arguments: argparse.Namespace, tracklets: Sequence[Tracklet], devic
     _compare(first, second, other)
     _share_of_peak(plain.network, run, statistics.median(second.rates(frames)), device)
     if device.type == "cuda":
-        # Of this trainer alone: the other's network, optimiser and buffers go first.
+        # Only of this trainer: network, optimiser and buffers of the plain loop are freed first.
         del plain
         gc.collect()
         torch.cuda.empty_cache()
@@ -271,7 +271,7 @@ def _compare(plain: Course, ours: Course, other: Course | None) -> None:
 
 
 def _share_of_peak(network: torch.nn.Module, run: Run, rate_: float, device: torch.device) -> None:
-    """What share of a matrix product's speed the training reaches, counting the plain network's operations."""
+    """Print the share of a matrix product's speed that training reaches, by the plain network's operations."""
     spec = run.spec
     clips = torch.zeros(2, spec.clip_length, 3, spec.frame_height, spec.frame_width, device=device)
     with FlopCounterMode(display=False) as counter:
@@ -286,7 +286,7 @@ def _share_of_peak(network: torch.nn.Module, run: Run, rate_: float, device: tor
 
 
 def _peak(device: torch.device) -> float:
-    """FLOP/s of a bf16 matrix product, the best of several."""
+    """Return FLOP/s of a bf16 matrix product, the best of several."""
     size = 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     times = []
@@ -300,7 +300,7 @@ def _peak(device: torch.device) -> float:
 
 
 def places(source: ClipSource, recipe: Recipe) -> Iterator[tuple[int, float]]:
-    """Epoch, and the share of it that is over after the step, for every step."""
+    """Yield the epoch and the share of it that is complete after each step."""
     for epoch in range(1, recipe.schedule.epochs + 1):
         steps = len(source.plan(epoch))
         for step in range(steps):

@@ -1,1 +1,1 @@
-"""How fast the network runs on an NVIDIA GPU, and how close to the GPU's peak: ``bash benchmarks/cuda.sh``."""
+"""Speed on an NVIDIA GPU and share of the GPU's peak: `bash benchmarks/cuda.sh`. Never run on a GPU so far."""

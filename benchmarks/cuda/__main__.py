@@ -1,7 +1,7 @@
-"""``python -m benchmarks.cuda``: the network on an NVIDIA GPU, alone and behind HTTP, and its share of the f16 peak.
+"""Measure the network on an NVIDIA GPU, alone and behind HTTP, against its f16 peak: `python -m benchmarks.cuda`.
 
-``bash benchmarks/cuda.sh`` makes an environment, runs the GPU's tests and then this. ``--device cpu`` rehearses all of
-it on a machine without a GPU: the same code on ONNX Runtime's CPU provider, whose figures mean nothing.
+`bash benchmarks/cuda.sh` makes an environment, runs the GPU tests and then this program. `--device cpu` rehearses on a
+machine without a GPU: the same code on ONNX Runtime's CPU provider; its figures mean nothing.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from model.engines.onnx_runtime import OnnxRuntimeEngine
 from model.engines.protocol import EngineError
 
 LARGEST_DIFFERENCE = 1e-2
-"""Of a component of a unit-length embedding, between the GPU and the CPU in f32."""
+"""Largest allowed difference of a component of a unit-length embedding between GPU and CPU in f32."""
 LENGTHS = (20, 60)
 REQUESTS = 64
 FULL_SIZE = "from pathlib import Path; from benchmarks.full_size import write_full_size; write_full_size(Path({!r}))"
@@ -42,7 +42,7 @@ Embeddings = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Peak:
-    """TFLOP/s of f16 products: reached here, and in the data sheet where it is known."""
+    """TFLOP/s of f16 matrix products: measured here, and from the data sheet if known."""
 
     measured: float
     sheet: float | None
@@ -52,12 +52,12 @@ class Peak:
 
 
 def main() -> None:
-    """Measure and print Markdown; the exit status is 1 where embeddings are further from the CPU's than allowed."""
+    """Measure and print Markdown; the exit status is 1 if embeddings differ from the CPU's by more than allowed."""
     options = _options()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     gpu = options.device == "cuda"
     report = Report()
-    name = gpu_name() if gpu else "no GPU: a rehearsal on the CPU, whose figures mean nothing"
+    name = gpu_name() if gpu else "no GPU: a rehearsal on the CPU; figures mean nothing"
     report.say(f"GPU: {name}. ONNX Runtime {onnxruntime.__version__}.")
     report.say(describe_machine())
     peak = Peak(measure_peak(options.device), sheet_peak(name) if gpu else None)
@@ -77,7 +77,7 @@ def _bundles(options: argparse.Namespace, folder: Path) -> Iterator[Bundle]:
     if "light" in options.networks:
         yield Bundle.load(options.bundle)
     if "full" in options.networks:
-        # In a process of its own: PyTorch's CUDA libraries stay out of this one.
+        # In a separate process, so PyTorch's CUDA libraries are not loaded in this one.
         path = folder / "full-size"
         subprocess.run([sys.executable, "-c", FULL_SIZE.format(str(path))], check=True)
         yield Bundle.load(path)
@@ -111,7 +111,7 @@ def _measure_engines(
     gflops: float,
     folder: Path,
 ) -> list[str]:
-    """Arrays in, arrays out; every plan that this ONNX Runtime offers."""
+    """Measure each execution plan of this ONNX Runtime on arrays."""
     report.head("engine", "clips a call", "frames/s", "ms a call", "share of peak here", "of data sheet", "difference")
     faults = []
     for label, plan, tuning in _plans(options.device, tensorrt=options.tensorrt):
@@ -143,7 +143,7 @@ def _measure_plan(
     gflops: float,
     folder: Path,
 ) -> float:
-    """The rows of one plan, whose memory is free again at the end; returns the largest difference from the CPU."""
+    """Measure one plan, free its memory, and return the largest difference from the CPU."""
     label, plan, chosen = what
     started = time.perf_counter()
     engine = CudaEngine(bundle, plan, threads=available_cpus(), cache_dir=folder, options=chosen, device=options.device)
@@ -159,7 +159,7 @@ def _measure_plan(
 
 
 _NEEDED = tuple(CudaPlan(precision, channels_last=False, graphs=False) for precision in ("f32", "f16"))
-"""Plans that must work; the others are faster where they do, and the service does without where they do not."""
+"""Plans that must work; the others are optional speed-ups."""
 
 
 def _plans(device: str, *, tensorrt: bool) -> Iterator[tuple[str, CudaPlan, CudaOptions]]:
@@ -180,7 +180,7 @@ def _plans(device: str, *, tensorrt: bool) -> Iterator[tuple[str, CudaPlan, Cuda
 
 
 def _time(engine: CudaEngine, clips: Clips, seconds: float) -> float:
-    """Seconds of one call: the mean over ``seconds``, after three that do not count."""
+    """Return the mean seconds of one call over `seconds`, after three calls that do not count."""
     for _ in range(3):
         engine.embed(clips)
     calls, started = 0, time.perf_counter()
@@ -199,7 +199,7 @@ def _measure_service(
     peak: Peak,
     gflops: float,
 ) -> None:
-    """JPEG crops over loopback through the service as it comes, in a process of its own."""
+    """Measure the service in a separate process with JPEG crops over loopback."""
     plan = write_plan(crops, folder / "plan", LENGTHS, requests=REQUESTS, clip_length=bundle.spec.clip_length)
     arguments = ("--device", options.device, "--engine", "onnxruntime")
     with running_service(bundle.path, folder / "data", *arguments) as server:
@@ -219,7 +219,7 @@ def _measure_service(
                     path="/embed",
                     dimension=bundle.spec.dimension,
                 )
-            # The engine also computes what fills a tracklet's last clip.
+            # The engine also computes the padding of a tracklet's last clip.
             shares = peak.shares(seen.rate * plan.computed * gflops / 1000)
             report.row(
                 f"{clients}", f"{seen.rate:.1f}", f"{seen.median_ms:.0f}", f"{seen.p99_ms:.0f}", *shares, f"{usage}"
@@ -242,14 +242,16 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=devices, default="cuda", help="cpu rehearses")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement")
-    parser.add_argument("--batches", type=_numbers, default=(1, 16, 256), help="clips of one call, powers of two")
-    parser.add_argument("--clients", type=_numbers, default=(1, 16, 64), help="at a time; empty leaves the service out")
+    parser.add_argument("--batches", type=_numbers, default=(1, 16, 256), help="clips per call, powers of two")
     parser.add_argument(
-        "--networks", default="light,full", help="light is --bundle, full the paper's, of fresh weights"
+        "--clients", type=_numbers, default=(1, 16, 64), help="numbers of clients; empty skips the service"
+    )
+    parser.add_argument(
+        "--networks", default="light,full", help="light: --bundle; full: the paper's network with fresh weights"
     )
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="the light network (default: the bundled one)")
-    parser.add_argument("--compared", type=int, default=16, help="clips that the CPU computes as well")
-    parser.add_argument("--tensorrt", action="store_true", help="TensorRT too, which takes minutes to build")
+    parser.add_argument("--compared", type=int, default=16, help="number of clips that are compared with the CPU")
+    parser.add_argument("--tensorrt", action="store_true", help="also measure TensorRT, which takes minutes to build")
     return parser.parse_args()
 
 

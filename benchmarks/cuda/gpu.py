@@ -1,4 +1,4 @@
-"""The GPU itself: its name, the peak that it reaches here, the peak in its data sheet, and how busy it is."""
+"""The GPU: name, measured peak, peak of its data sheet, utilisation; and the multiplications of a network."""
 
 import json
 import math
@@ -30,17 +30,17 @@ _SHEETS = (
     ("V100-PCIE", 112.0),
     ("V100", 125.0),
 )
-"""Part of the name that ``nvidia-smi`` gives, first match wins, and TFLOP/s of dense f16 products on tensor cores, from
-NVIDIA's data sheet of the product; where that gives a number with sparsity only, half of it."""
+"""Part of the name that `nvidia-smi` prints (first match) and TFLOP/s of dense f16 products on tensor cores, from
+NVIDIA's data sheets; half the number if the sheet gives it with sparsity only."""
 
 _QUERY_SECONDS = 0.2
 
 
 def gpu_name() -> str:
-    """What ``nvidia-smi`` calls the first GPU, with its driver.
+    """Return name, memory and driver of the first GPU from `nvidia-smi`.
 
     Raises:
-        SystemExit: there is no ``nvidia-smi``, or it finds no GPU.
+        SystemExit: `nvidia-smi` is missing or finds no GPU.
     """
     try:
         said = subprocess.run(
@@ -57,23 +57,23 @@ def gpu_name() -> str:
 
 
 def sheet_peak(name: str) -> float | None:
-    """TFLOP/s of dense f16 products that the data sheet promises; None for a GPU that is not in the table."""
+    """Return the data sheet's TFLOP/s of dense f16 products, or None for an unknown GPU."""
     words = name.split(",", maxsplit=1)[0]
     return next((peak for part, peak in _SHEETS if _has(words, part)), None)
 
 
 def _has(name: str, part: str) -> bool:
-    """As whole words: ``A10`` is in "NVIDIA A10" but not in "NVIDIA A100-SXM4-80GB"."""
+    """Compare whole words: `A10` is in "NVIDIA A10" but not in "NVIDIA A100-SXM4-80GB"."""
     return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", name) is not None
 
 
 def measure_peak(device: str) -> float:
-    """TFLOP/s of large f16 products in PyTorch, in a process of its own: its CUDA libraries are not ONNX Runtime's.
+    """Return TFLOP/s of large f16 products in PyTorch, in a separate process because of its CUDA libraries.
 
-    On the CPU, which only rehearses, products are small and in f32.
+    On the CPU (rehearsal) the products are small and in f32.
 
     Raises:
-        SystemExit: PyTorch is missing, or has no CUDA.
+        SystemExit: PyTorch is missing or has no CUDA.
     """
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.cuda.peak", device], stdout=subprocess.PIPE, text=True, check=False
@@ -90,7 +90,7 @@ class _Moment:
 
 
 class Usage:
-    """Asks ``nvidia-smi`` five times a second, for as long as the context lasts; without a GPU, nothing."""
+    """Records `nvidia-smi` five times a second while the context is open; does nothing without a GPU."""
 
     def __init__(self, *, gpu: bool) -> None:
         self._gpu = gpu
@@ -124,17 +124,17 @@ class Usage:
         try:
             utilisation, memory = (float(part) for part in line.strip().split(","))
         except ValueError:
-            return  # a driver that does not tell says "[N/A]"
+            return  # drivers print "[N/A]" for unsupported values
         self._seen.append(_Moment(utilisation, memory))
 
 
 def count_macs(network: Path) -> int:
-    """Multiply-accumulates of the convolutions and matrix products for one clip; a GPU's peak counts two FLOPs each.
+    """Count the multiply-accumulates of convolutions and matrix products for one clip (two FLOPs each).
 
-    Normalisation, activations and pooling are left out, as in every count of the kind: they are bound by memory.
+    Normalisation, activations and pooling are not counted: they are bound by memory.
 
     Raises:
-        ValueError: the shape of a product is not known, or the network is quantised.
+        ValueError: A shape is unknown, or the network is quantised.
     """
     model = onnx.load(network)
     (clips,) = model.graph.input

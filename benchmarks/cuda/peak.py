@@ -1,4 +1,4 @@
-"""``python -m benchmarks.cuda.peak DEVICE``: TFLOP/s of large matrix products, as a JSON object."""
+"""Print TFLOP/s of large matrix products as JSON: `python -m benchmarks.cuda.peak DEVICE`."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ REPEATS = {"cuda": 20, "cpu": 2}
 
 
 def main() -> None:
-    """Print the fastest of several sizes and rounds: the peak is what nothing in the way leaves."""
+    """Print the fastest of several sizes and rounds."""
     device = sys.argv[1]
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"PyTorch {torch.__version__} finds no CUDA")
@@ -32,7 +32,7 @@ def _measure(device: str, size: int, kind: torch.dtype) -> float:
             torch.matmul(left, right, out=out)
         _wait(device)
         seconds = time.perf_counter() - started
-        if turn:  # the first chooses kernels
+        if turn:  # the first round chooses kernels
             best = max(best, 2 * size**3 * REPEATS[device] / seconds)
     return best
 

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.durability``: writers are killed at random moments, and nothing acknowledged may be lost.
+"""Kill writers at random moments and check that no acknowledged change is lost: `python -m benchmarks.durability`.
 
-Every round starts a process that changes a gallery from six threads and sends it SIGKILL: while it writes, starts or
-closes, or just before it opens, renames or removes a file. Then every acknowledged change must be there, every change
-that was under way wholly or not at all, and the index must agree with the database. Every second round has the
-approximate index. Ends with status 1 at the first loss, and leaves the files of that round.
+Each round starts a process that changes a gallery from six threads and sends it SIGKILL while it writes, starts or
+closes, or just before it opens, renames or removes a file. Then each acknowledged change must be stored, each
+unacknowledged change completely or not at all, and the index must agree with the database. Every second round uses the
+approximate index. The exit status is 1 at the first loss, and the files of that round remain.
 """
 
 import argparse
@@ -24,12 +24,12 @@ def main() -> None:
     """Run the rounds and print what they showed as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=None, help="of the first round; by default drawn")
-    parser.add_argument("--folder", type=Path, default=None, help="on the file system to try")
+    parser.add_argument("--seed", type=int, default=None, help="seed of the first round (default: random)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder on the file system to test")
     options = parser.parse_args()
     first = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="not3d-durability-", dir=options.folder))
-    logging.disable(logging.WARNING)  # an index that has to be made anew is to be expected here
+    logging.disable(logging.WARNING)  # rebuilt indexes are expected here
     rounds, outcomes = Rounds(folder), []
     print(f"Seeds {first} to {first + options.rounds - 1}, in {folder}.", flush=True)
     for seed in range(first, first + options.rounds):
@@ -45,9 +45,10 @@ def main() -> None:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """A table of kills by their moment, and what was under way, as Markdown."""
+    """Return a Markdown table of kills by moment."""
     lines = [
-        "| killed while | rounds | changes acknowledged | under way | of these found, whole | index being written |",
+        "| killed while | rounds | changes acknowledged | unacknowledged when killed | of these found, complete "
+        "| index being written |",
         "|---|---|---|---|---|---|",
     ]
     for moment in ("writing", "starting", "closing", "saving", "all"):
@@ -64,7 +65,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     approximate = sum(one.plan.approximate for one in outcomes)
     lines += [
         "",
-        f"Lost: 0. Half: 0. {approximate} rounds with the approximate index; "
+        f"Lost: 0. Found in part: 0. {approximate} rounds with the approximate index; "
         f"{np.median(seconds):.1f} s a round (median), {seconds.max():.1f} s at most; "
         f"up to {max(one.records for one in outcomes)} records and "
         f"{max(one.log_bytes for one in outcomes) / 1e6:.1f} MB of write-ahead log at the kill.",

@@ -1,4 +1,4 @@
-"""One round: a writer is killed, and what it left is compared with what it was told."""
+"""One round: kill a writer and compare its files with what it reported."""
 
 import json
 import os
@@ -29,18 +29,18 @@ from service.gallery.embedded.gallery import EmbeddedGallery
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 120.0
-"""Seconds after which a writer is ended that did not come to the point at which it was to be killed."""
+"""Seconds after which a writer is killed if it did not reach its planned point."""
 
 Moment = Literal["writing", "starting", "closing", "saving"]
 
 
 class Lost(AssertionError):
-    """Something acknowledged is missing, or something half is there."""
+    """An acknowledged change is missing, or a change is stored in part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When a writer is killed: some seconds after it begins to write, start or close, or at a step of saving files."""
+    """When a writer is killed: seconds after it begins to write, start or close, or at a file operation."""
 
     seed: int
     moment: Moment
@@ -48,11 +48,11 @@ class Plan:
     step: int
     approximate: bool
     reopen: bool
-    """Whether the gallery is opened and closed before the next writer, or only a copy of it."""
+    """Whether the gallery itself is opened and closed before the next writer, or only a copy."""
 
     @classmethod
     def draw(cls, seed: int, *, approximate: bool) -> "Plan":
-        """Half of the kills meet writers; the others a start, an end, or the moment of a file's opening or renaming."""
+        """Draw a plan: half of the kills hit writing, the others starting, closing or a file operation."""
         dice = random.Random(f"plan-{seed}")
         moment: Moment = dice.choice(("writing", "writing", "writing", "starting", "closing", "saving"))
         longest = {"writing": 0.6, "starting": 0.15, "closing": 0.05, "saving": 0.0}[moment]
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Told:
-    """What the writer said of each thread: what was acknowledged, and the change that was under way."""
+    """The writer's reports: acknowledged changes, and the change in progress of each thread."""
 
     known: dict[str, str]
     under_way: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a round showed; `begun` changes were under way at the kill, of which `kept` were found, whole."""
+    """Result of a round; of `begun` unacknowledged changes, `kept` were found, complete."""
 
     plan: Plan
     acknowledged: int
@@ -100,7 +100,7 @@ class Outcome:
 
 
 class Rounds:
-    """Rounds on one data directory, each of which begins with what the last one left."""
+    """Rounds on one data directory; each begins with the files of the last one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "data"
@@ -111,12 +111,12 @@ class Rounds:
         self._newest: str | None = None
 
     def run(self, plan: Plan) -> Outcome:
-        """Kill a writer and check what it left. Raises `Lost`."""
+        """Kill a writer and check its files. Raises `Lost`."""
         begin = time.monotonic()
         told = self._write(plan)
         self._exists = self._exists or "open" in told.phases
         files = {path.name: path.stat().st_size for path in self._directory.iterdir()}
-        if self._exists:  # else even its making may have been broken off
+        if self._exists:  # otherwise its creation may have been interrupted
             problems = verify(self._directory).problems
             expect(problems == [], f"verify finds problems in what was left: {problems}")
         kept = self.check(plan, told)
@@ -132,11 +132,11 @@ class Rounds:
         )
 
     def check(self, plan: Plan, told: Told | None = None) -> int:
-        """Compare what is there with what is known; how many of the changes under way were made. Raises `Lost`."""
+        """Compare the files with the reports; return the number of unacknowledged changes found. Raises `Lost`."""
         told = told or Told(dict(self._known))
         directory = self._directory
         if not plan.reopen:
-            # The next writer finds the directory as the killed one left it.
+            # The next writer opens the directory exactly as the killed one left it.
             shutil.rmtree(self._copy, ignore_errors=True)
             directory = Path(shutil.copytree(self._directory, self._copy))
         gallery = open_gallery(directory, approximate=plan.approximate)
@@ -192,7 +192,7 @@ class Rounds:
 
 
 def expect(right: bool, otherwise: str) -> None:
-    """Raise `Lost` with a sentence where something is not right."""
+    """Raise `Lost` with a message if the condition is false."""
     if not right:
         raise Lost(otherwise)
 
@@ -205,7 +205,7 @@ def _kill_after(seconds: float, child: subprocess.Popen[bytes]) -> threading.Tim
 
 
 def _find_states(gallery: EmbeddedGallery, told: Told) -> tuple[dict[str, str], int]:
-    """The state of every id, each as a whole, and how many of the changes under way were made."""
+    """Return the state of each id and the number of unacknowledged changes found."""
     found = {}
     for thread in range(THREADS):
         for number in range(IDS_OF_A_THREAD):
@@ -218,13 +218,13 @@ def _find_states(gallery: EmbeddedGallery, told: Told) -> tuple[dict[str, str], 
         after = before | told.under_way.get(thread, {})
         now = {name: found[name] for name in names}
         differing = {name: (before[name], after[name], now[name]) for name in names if now[name] != before[name]}
-        expect(now in (before, after), f"of thread {thread} something is lost or half: {differing}")
+        expect(now in (before, after), f"thread {thread}: changes are lost or stored in part: {differing}")
         kept += now == after != before
     return found, kept
 
 
 def _find_state(gallery: EmbeddedGallery, name: str) -> str:
-    """What a record says it is, once vector, camera, metadata, counts and picture agree with that."""
+    """Return a record's state after checking that vector, camera, metadata, counts and thumbnail agree with it."""
     record = gallery.get(name)
     if record is None:
         expect(gallery.thumbnail(name) is None, f"{name} is gone and its thumbnail is not")
@@ -239,7 +239,7 @@ def _find_state(gallery: EmbeddedGallery, name: str) -> str:
 
 
 def _check_search(gallery: EmbeddedGallery, found: dict[str, str]) -> None:
-    """The index has every record under its vector, and no other."""
+    """Check that the index finds each record by its vector, and no others."""
     gallery.erase(Filter(camera_ids=(PASSING,)), dry_run=False)
     present = {name for name, state in found.items() if state != ABSENT}
     expect({item.id for item in gallery.list(limit=10_000).items} == present, "the listing has other records")
@@ -255,7 +255,7 @@ def _check_search(gallery: EmbeddedGallery, found: dict[str, str]) -> None:
 
 
 def _check_audit(gallery: EmbeddedGallery, told: Told, newest: str | None) -> str | None:
-    """Every removal that was acknowledged has its entry, and what was in the log before is there; the newest entry."""
+    """Check that each acknowledged removal and each older entry is in the audit log; return the newest entry."""
     entries: list[AuditEntry] = []
     while page := gallery.audit(limit=500, before=entries[-1].receipt if entries else None):
         entries += page

@@ -1,7 +1,7 @@
-"""A process that writes into a gallery from several threads until it is killed.
+"""A process that changes a gallery from several threads until it is killed.
 
-Every thread owns some ids. It tells of each change before it makes it and again once the gallery has answered, one line
-of JSON each, so that whoever reads them knows what was acknowledged and what was under way.
+Each thread owns some ids. It prints one line of JSON before each change and one after the gallery's answer, so the
+reader knows what was acknowledged and what was in progress.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from service.gallery.embedded.index import rebuild, saver
 
 
 def tell(**facts: Any) -> None:
-    """Write one line at once, so that those of different threads are not torn."""
+    """Write one line with one system call, so lines of different threads are not mixed."""
     os.write(1, json.dumps(facts).encode() + b"\n")
 
 
 class Thread:
-    """One thread's ids, with the state of each that the gallery has acknowledged."""
+    """One thread's ids, with the acknowledged state of each."""
 
     def __init__(self, gallery: EmbeddedGallery, thread: int, seed: int, known: dict[str, str]) -> None:
         self._gallery = gallery
@@ -91,14 +91,14 @@ class Thread:
 
 
 def pass_by(gallery: EmbeddedGallery, dice: random.Random) -> None:
-    """Erase what nobody asks for, again and again, so that the index file is being written much of the time."""
+    """Enrol and erase other records all the time, so the index file is written often."""
     for number in range(10**9):
         gallery.enrol([make_passing(1000 * number + one) for one in range(dice.randrange(1, 30))], "replace")
         gallery.erase(Filter(camera_ids=(PASSING,)), dry_run=False)
 
 
 def die_at_step(directory: Path, step: int) -> None:
-    """Die at the so-manieth file of the directory that is opened, renamed or removed from now on, just before it is."""
+    """Kill this process just before its `step`-th file operation in the directory."""
     left = step
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
@@ -112,18 +112,18 @@ def die_at_step(directory: Path, step: int) -> None:
 
 
 def hurry() -> None:
-    """Have happen within a second what otherwise takes thousands of changes: saving the index, sweeping, rebuilding."""
+    """Lower the thresholds for saving, compacting and rebuilding the index, so they happen within a second."""
     saver._MIN_CHANGES_TO_SAVE = 50
     rebuild._MIN_DEAD_TO_COMPACT = 20
 
 
 def main() -> None:
-    """One argument, JSON: directory, seed, approximate, step, closing. The known states as JSON on standard input."""
+    """Read one JSON argument (directory, seed, approximate, step, closing) and known states from standard input."""
     given = json.loads(sys.argv[1])
     known: dict[str, str] = json.load(sys.stdin)
     directory, seed = Path(given["directory"]), int(given["seed"])
     hurry()
-    logging.disable(logging.WARNING)  # an index that has to be made anew is to be expected here
+    logging.disable(logging.WARNING)  # rebuilt indexes are expected here
     if given["step"]:
         die_at_step(directory, given["step"])
     tell(phase="opening")
@@ -132,7 +132,7 @@ def main() -> None:
     jobs = [threading.Thread(target=pass_by, args=(gallery, random.Random(seed)), daemon=True)]
     jobs += [threading.Thread(target=Thread(gallery, n, seed, known).run, daemon=True) for n in range(THREADS)]
     if given["closing"] is not None:
-        threading.excepthook = lambda _: None  # they find the gallery closed, as they should
+        threading.excepthook = lambda _: None  # they find the gallery closed, as expected
     for job in jobs:
         job.start()
     if given["closing"] is not None:
@@ -150,25 +150,25 @@ DIMENSION = 32
 SPACE = "0123456789abcdef"
 ABSENT = "absent"
 PASSING = "passing"
-"""The camera of records that come and go all the time, about which nobody is asked."""
+"""Camera of the records that `pass_by` enrols and erases."""
 _NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 _ROWS_OF_EXACT_INDEX = 40
 
 
 def vector(state: str) -> NDArray[np.float32]:
-    """The unit vector `[DIMENSION]` that belongs to a state."""
+    """Return the unit vector `[DIMENSION]` of a state."""
     seed = list(hashlib.sha256(state.encode()).digest())
     values = np.random.default_rng(seed).standard_normal(DIMENSION)
     return (values / np.linalg.norm(values)).astype(np.float32)
 
 
 def thumbnail(state: str) -> bytes | None:
-    """The picture that belongs to a state; every third has none."""
+    """Return the thumbnail of a state; every third state has none."""
     return None if zlib.crc32(state.encode()) % 3 == 0 else b"\xff\xd8\xff" + state.encode() * 20
 
 
 def make_record(name: str, state: str) -> Record:
-    """The record of an id `t<thread>-<number>`: all that it holds follows from its state."""
+    """Return the record of an id `t<thread>-<number>`; its state determines all of its fields."""
     thread, number = name[1:].split("-")
     metadata: dict[str, JSON] = {"state": state, "group": int(number) % GROUPS}
     return Record(
@@ -200,7 +200,7 @@ def make_passing(number: int) -> Record:
 
 
 def open_gallery(directory: Path, *, approximate: bool) -> EmbeddedGallery:
-    """Open the gallery; an approximate index is used from some dozens of records on."""
+    """Open the gallery; with `approximate`, the index is approximate from some dozens of records on."""
     return EmbeddedGallery.open(
         directory,
         embedding_space=SPACE,

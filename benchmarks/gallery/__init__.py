@@ -1,1 +1,1 @@
-"""The gallery against its targets, the exact scan and its peers: ``python -m benchmarks.gallery``."""
+"""Gallery benchmark: `python -m benchmarks.gallery`."""

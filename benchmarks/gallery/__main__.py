@@ -1,7 +1,7 @@
-"""``python -m benchmarks.gallery``: the gallery at its sizes, against the exact scan, its peers and its targets.
+"""Measure the gallery against an exact scan, other libraries and targets: `python -m benchmarks.gallery`.
 
-Vectors are drawn like the bundled model's of real people. The gallery and each peer are alone in a process of their
-own, one after the other; all that is compared is measured in one run.
+Vectors are drawn like the bundled model's vectors of real people. The gallery and each library run alone in their own
+process, one after the other, in one run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ QUICK_SIZE, QUICK_DIMENSION = 2000, 64
 
 def main() -> None:
     options = _options()
-    # Otherwise a benchmark that is ended would leave its contenders behind.
+    # Without this, child processes would keep running when the benchmark is terminated.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     effort = QUICK if options.quick else Effort(seconds=options.seconds)
     with contextlib.ExitStack() as stack:
@@ -64,14 +64,20 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--sizes", type=int, nargs="+", help=f"records (default: {' '.join(map(str, SIZES))})")
     parser.add_argument("--dimensions", type=int, nargs="+", help="default: 512 2048")
-    parser.add_argument("--peers-size", type=int, help=f"records that peers are given (default: {PEERS_SIZE})")
+    parser.add_argument("--peers-size", type=int, help=f"records for the other libraries (default: {PEERS_SIZE})")
     parser.add_argument("--peers-dimensions", type=int, nargs="+", help="default: 512")
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="these peers only, by the first word of their names")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts")
-    parser.add_argument("--seconds", type=float, default=Effort.seconds, help="at most for one setting's searches")
-    parser.add_argument("--folder", type=Path, help="where galleries are made (default: the system's temporary folder)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the Markdown there as well")
-    parser.add_argument("--quick", action="store_true", help="some seconds: that it runs, not how fast")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="NAME", help="these libraries only, by the first word of their names"
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="run these parts only")
+    parser.add_argument(
+        "--seconds", type=float, default=Effort.seconds, help="most seconds of searches for one setting"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for the galleries (default: the system's temporary folder)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the Markdown to this file")
+    parser.add_argument(
+        "--quick", action="store_true", help="some seconds, to check that it runs; figures mean nothing"
+    )
     options = parser.parse_args()
     quick = options.quick
     options.sizes = options.sizes or ([QUICK_SIZE] if quick else SIZES)

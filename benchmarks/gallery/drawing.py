@@ -1,10 +1,9 @@
-"""Embeddings drawn like those that the bundled model computes of real people, as many as are wanted.
+"""Embeddings drawn like the bundled model's embeddings of real people, in any number, with records and filters.
 
-A person is a centre around a common mean, a tracklet is a point around its person, shifted by its camera, and made unit
-length. How far both reach
-in each direction was measured (``benchmarks/gallery/spread.json``, by ``python -m benchmarks.gallery.spread``). Real
-directions are not the axes, so the drawn vectors are rotated: an index that quantises each dimension by itself would
-otherwise find a few wide ones and many empty ones, and look better than it is.
+A person is a centre around a common mean; a tracklet is a point around its person, shifted by its camera, of unit
+length. The spread in each direction was measured (`benchmarks/gallery/spread.json`, by
+`python -m benchmarks.gallery.spread`). The drawn vectors are rotated, because real directions are not the axes: an
+index that quantises each dimension separately would otherwise look better than it is.
 """
 
 import json
@@ -21,7 +20,7 @@ from service.gallery.records import JSON, Filter, Record
 
 SPREAD = Path(__file__).with_name("spread.json")
 CHUNK = 4096
-"""Rows that are drawn together, from a seed of their own: any part of a million can be drawn again."""
+"""Rows that are drawn together from their own seed, so any part of a million can be drawn again."""
 TRACKLETS_PER_PERSON = 20
 CAMERAS = 100
 _CENTRES, _QUERIES, _ROTATION, _CROWD, _CAMERA, _SHIFTS = range(1, 7)
@@ -30,12 +29,12 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Spread:
-    """Variances of unit vectors along directions ``[D]``, widest first: between people and within a person's tracklets.
+    """Variances of unit vectors along directions `[D]`, widest first: between people and within a person's tracklets.
 
-    ``mean`` is the length of what all have in common. ``unevenness`` is the standard deviation of the logarithm of how
-    far a tracklet is from its person: blurred and hidden people are far out. Of all pairs of people the share
-    ``look_alikes`` has ``closeness`` of the variance between people in common, as two in dark coats have. ``camera`` is
-    the share of the variance within a person that all tracklets of a camera have in common: its light and colours.
+    `mean` is the length of the common mean. `unevenness` is the standard deviation of the logarithm of a tracklet's
+    distance from its person: blurred and occluded people are far away. The share `look_alikes` of all pairs of people
+    has `closeness` of the variance between people in common, such as two people in dark coats. `camera` is the share of
+    the variance within a person that is common to all tracklets of a camera: its light and colours.
     """
 
     mean: float
@@ -54,11 +53,11 @@ class Spread:
         return cls(kept["mean"], between, within, *rest)
 
     def stretched(self, dimension: int) -> "Spread":
-        """The same in another number of dimensions: alike in total and in how many directions really count.
+        """Return the spread in another number of dimensions, with the same total and effective number of directions.
 
-        The curves are read at the same relative ranks, then made steeper or flatter until the effective number of
-        directions (the participation ratio of the variances) is what was measured. Without that, cosines of different
-        people would gather around 0 as the dimension grows, which those of real models do not.
+        The curves are interpolated at the same relative ranks, then made steeper or flatter until the participation
+        ratio of the variances is as measured. Without that, cosines of different people would approach 0 with growing
+        dimension, unlike those of real models.
         """
         old, new = (np.linspace(0, 1, count) for count in (len(self.between), dimension))
         between, within = (np.interp(new, old, curve) for curve in (self.between, self.within))
@@ -78,9 +77,9 @@ class Spread:
 
 
 class Drawing:
-    """A crowd of ``people`` and their tracklets, the same for the same ``seed``.
+    """Drawn `people` and their tracklets, the same for the same `seed`.
 
-    How often a person was seen is log-normal: most have some ten tracklets where the mean is 20, a few have a hundred.
+    The number of tracklets per person is log-normal: with a mean of 20, most have about ten and a few have a hundred.
     """
 
     def __init__(self, dimension: int, people: int, seed: int = 1, spread: Spread | None = None) -> None:
@@ -100,7 +99,7 @@ class Drawing:
 
     @cached_property
     def _centres(self) -> Rows:
-        """Of all people ``[P, D]``, before the rotation."""
+        """Centres of all people `[P, D]`, before the rotation."""
         rng, closeness = self._rng(_CENTRES), self._spread.closeness
         looks = rng.standard_normal((self._looks.max() + 1, self.dimension), np.float32) * np.float32(closeness**0.5)
         centres = np.empty((self.people, self.dimension), np.float32)
@@ -114,15 +113,15 @@ class Drawing:
         return centres
 
     def people_of(self, chunk: int) -> NDArray[np.int64]:
-        """Whose tracklets ``[CHUNK]`` a chunk holds."""
+        """Return the person of each tracklet of a chunk, `[CHUNK]`."""
         return self._people(self._rng(0, chunk), CHUNK)
 
     def chunk(self, chunk: int) -> Rows:
-        """Tracklets ``[CHUNK, D]``: rows ``chunk * CHUNK`` and on."""
+        """Return tracklets `[CHUNK, D]`, numbered from `chunk * CHUNK`."""
         return self._draw(self._rng(0, chunk), cameras_of(chunk, self.seed))
 
     def queries(self, count: int) -> Rows:
-        """Further tracklets ``[count, D]`` of the same people."""
+        """Return further tracklets `[count, D]` of the same people."""
         return self._draw(self._rng(_QUERIES), _cameras(self._rng(_QUERIES, _CAMERA), count))
 
     def query_people(self, count: int) -> NDArray[np.int64]:
@@ -139,7 +138,7 @@ class Drawing:
         count = len(cameras)
         people = self._people(rng, count)
         reach = np.exp(rng.normal(0, self._spread.unevenness, (count, 1)))
-        reach /= np.exp(self._spread.unevenness**2)  # its square is 1 on average
+        reach /= np.exp(self._spread.unevenness**2)  # its square has mean 1
         rows = rng.standard_normal((count, self.dimension), np.float32)
         rows *= self._within
         rows *= (reach * (1 - self._spread.camera) ** 0.5).astype(np.float32)
@@ -153,9 +152,9 @@ class Drawing:
 
 
 class _Rotation:
-    """A random rotation in two steps, each of which shuffles the axes and rotates small blocks of them both ways.
+    """A random rotation in two steps; each permutes the axes and rotates small blocks of them.
 
-    Each step costs ``D * (a + b)`` multiplications for ``D = a * b``, in place of ``D * D``.
+    A step costs `D * (a + b)` multiplications for `D = a * b` instead of `D * D`.
     """
 
     def __init__(self, dimension: int, rng: np.random.Generator) -> None:
@@ -164,7 +163,7 @@ class _Rotation:
         self._steps = [(rng.permutation(dimension), _orthogonal(a, rng), _orthogonal(b, rng)) for _ in range(2)]
 
     def apply(self, rows: Rows) -> Rows:
-        """Rows ``[N, D]``, rotated."""
+        """Return rows `[N, D]`, rotated."""
         for order, left, right in self._steps:
             blocks = np.take(rows, order, axis=1).reshape(len(rows), len(left), len(right))
             rows = (left @ (blocks @ right)).reshape(len(rows), -1)
@@ -172,12 +171,12 @@ class _Rotation:
 
 
 def draw(count: int, dimension: int, *, people: int | None = None, seed: int = 1) -> Drawing:
-    """A crowd for a gallery of ``count`` tracklets, 20 of each person: see `Drawing.rows` and `Drawing.queries`."""
+    """Return a drawing for a gallery of `count` tracklets, 20 per person."""
     return Drawing(dimension, people or max(1, count // TRACKLETS_PER_PERSON), seed)
 
 
 def cameras_of(chunk: int, seed: int = 1) -> NDArray[np.int64]:
-    """Which of the `CAMERAS` saw each tracklet ``[CHUNK]`` of a chunk, of any drawing of this seed; some see many."""
+    """Return the camera of each tracklet of a chunk, `[CHUNK]`; some cameras see more than others."""
     return _cameras(_rng(seed, _CAMERA, chunk), CHUNK)
 
 
@@ -202,7 +201,7 @@ def _directions(variances: NDArray[np.float64]) -> float:
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 DAYS = 30
 TEAM = 7
-"""The team that a filter of 1 % asks for, also where peers are asked."""
+"""The team of the 1 % filter, also for other libraries."""
 _KEYS = {"shift": 2, "site": 10, "team": 100, "visit": 1000}
 _MOST_EXCLUDED = 500
 Mask = NDArray[np.bool_]
@@ -210,7 +209,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Condition:
-    """A filter by its name, and the rows ``[N]`` that pass it."""
+    """A named filter and the mask `[N]` of rows that pass it."""
 
     name: str
     filter: Filter
@@ -222,19 +221,19 @@ class Condition:
 
 
 class Population:
-    """Records of ``count`` tracklets in the order of their times: cameras skewed, keys that few or many have."""
+    """Records of `count` tracklets in time order, with skewed cameras and metadata keys of different selectivity."""
 
     def __init__(self, count: int, seed: int = 1) -> None:
         self.count = count
         rng = np.random.default_rng([seed, 99])
         chunks = [cameras_of(chunk, seed) for chunk in range(-(-count // CHUNK))]
-        self._cameras = np.concatenate(chunks)[:count]  # those that shift the drawn vectors
+        self._cameras = np.concatenate(chunks)[:count]  # the cameras that shift the drawn vectors
         self._starts = np.sort(rng.random(count)) * DAYS * 86_400
         self._lasts = rng.exponential(8, count)
         self._keys = {name: rng.integers(0, values, count) for name, values in _KEYS.items()}
 
     def records(self, start: int, rows: NDArray[np.float32]) -> list[Record]:
-        """Of tracklets ``start`` and on, with their vectors ``[n, D]``."""
+        """Return the records of tracklets from `start` on, with their vectors `[n, D]`."""
         return [self._record(start + place, row) for place, row in enumerate(rows)]
 
     def teams(self, start: int, count: int) -> NDArray[np.int64]:
@@ -256,7 +255,7 @@ class Population:
         )
 
     def conditions(self, excluded: Sequence[int]) -> list[Condition]:
-        """From no filter to one that leaves one row; ``excluded`` are numbers that one of them leaves out."""
+        """Return conditions from no filter to one that passes one row; one leaves out the `excluded` numbers."""
         everything = np.ones(self.count, np.bool_)
         found = [Condition("none", Filter(), everything)]
         found += [self._with_key(name) for name in _KEYS]
@@ -291,7 +290,7 @@ class Population:
 
     def _between(self, name: str, hours: int) -> Condition:
         after, before = (BEGIN + timedelta(hours=offset) for offset in (240, 240 + hours))
-        # As the gallery keeps them: whole microseconds.
+        # As the gallery stores them: integer microseconds.
         begins, lasts = (np.rint(1e6 * values).astype(np.int64) for values in (self._starts, self._lasts))
         low, high = ((moment - BEGIN) // timedelta(microseconds=1) for moment in (after, before))
         return Condition(name, Filter(after=after, before=before), (begins <= high) & (begins + lasts >= low))

@@ -1,4 +1,4 @@
-"""The project's gallery in a process of its own, through the methods that the service calls."""
+"""The project's gallery through the methods that the service calls, for a process of its own."""
 
 import threading
 import time
@@ -17,12 +17,12 @@ from service.gallery.records import Filter
 
 SPACE = "0123456789abcdef"
 BATCH = 1024
-"""Records of one call: those of a chunk are enrolled in some calls."""
+"""Records per call."""
 _PAUSES = 4
-"""A watching client waits so many times as long as its last answer took, so that it is no load of its own."""
+"""The watching client waits this many times its last answer's time, so it adds little load."""
 _LEAST_PAUSE = 0.02
 _REBUILDER = "gallery-rebuilder"
-"""The thread that the gallery makes indexes in."""
+"""The gallery's thread that builds indexes."""
 
 
 class Embedded:
@@ -40,7 +40,7 @@ class Embedded:
         self._watch: _Watch | None = None
 
     def first_answer(self, query: NDArray[np.float32]) -> tuple[float, float]:
-        """Seconds that opening took, and the first search behind it."""
+        """Return the seconds of opening and of the first search."""
         began = time.perf_counter()
         self._gallery.search(query, TOP)
         return self.opened, time.perf_counter() - began
@@ -60,14 +60,14 @@ class Embedded:
             return time.perf_counter() - began
 
     def search(self, queries: NDArray[np.float32], filter: Filter, threads: int, seconds: float) -> Answers:
-        """Ask in turns until all are answered, or until ``seconds`` are over and twenty are."""
+        """Ask all queries, or at least twenty if `seconds` are over."""
         return ask(lambda query: self.find(query, filter), queries, threads, seconds)
 
     def watch(self, queries: NDArray[np.float32]) -> None:
         self._watch = _Watch(lambda query: self.find(query, Filter()), queries)
 
     def watched(self) -> list[tuple[float, bool]]:
-        """Seconds that the searches took since `watch` or the last call of this, and whether each was exact."""
+        """Return seconds and exactness of each search since `watch` or the last call of this method."""
         assert self._watch is not None
         return self._watch.take()
 
@@ -76,7 +76,7 @@ class Embedded:
         self._watch.stop()
 
     def at_work(self) -> bool:
-        """Whether an index is made in the background, which on a busy machine may take little of the processors."""
+        """Return whether an index is being built in the background."""
         return any(thread.name == _REBUILDER for thread in threading.enumerate())
 
     def engine(self) -> str:
@@ -91,13 +91,13 @@ class Embedded:
         return time.perf_counter() - began
 
     def find(self, query: NDArray[np.float32], filter: Filter) -> tuple[list[int], bool]:
-        """Numbers of the ten best, and whether the gallery calls them exact."""
+        """Return the numbers of the ten best rows and whether the answer is exact."""
         result = self._gallery.search(query, TOP, filter)
         return [number_of(hit.record.id) for hit in result.hits], result.exact
 
 
 class _Watch:
-    """A client that asks now and then, in a thread."""
+    """A client that searches now and then in a thread."""
 
     def __init__(
         self, search: Callable[[NDArray[np.float32]], tuple[list[int], bool]], queries: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Answers as a contender gave them, and how good and how fast they were."""
+"""Answers of a gallery or library, the true answers by an exact scan, recall and times."""
 
 import threading
 import time
@@ -13,19 +13,19 @@ from service.gallery.embedded.index.flat import faiss
 
 TOP = 10
 _EQUAL = 1e-6
-"""Scores that differ by less are the same: single precision sums in any order."""
+"""Scores that differ by less are equal: single precision sums depend on the order."""
 
 
 @dataclass
 class Answers:
-    """Of one setting: row numbers for each query, and seconds each took."""
+    """Answers with one setting: row numbers and seconds of each query."""
 
     numbers: list[list[int]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     exact: int = 0
-    """How many of the answers called themselves exact."""
+    """Number of answers that were marked exact."""
     seconds: float = 0.0
-    """From the first question to the last answer."""
+    """Seconds from the first query to the last answer."""
 
     @property
     def median_ms(self) -> float:
@@ -47,7 +47,7 @@ def ask(
     seconds: float,
     least: int = 20,
 ) -> Answers:
-    """Lets threads ask one query after the other; the first three are asked once before, unmeasured."""
+    """Answer queries one after the other on each thread; the first three are asked once before, unmeasured."""
     for query in queries[:3]:
         search(query)
     lock, place = threading.Lock(), iter(range(len(queries)))
@@ -73,9 +73,9 @@ def ask(
 
 
 class Truth:
-    """The scores of the ten best rows that pass each condition, for queries ``[Q, D]``, gathered chunk by chunk.
+    """The scores of the ten best rows that pass each condition, for queries `[Q, D]`, collected chunk by chunk.
 
-    ``masks`` ``[C][N]`` say which rows pass.
+    `masks` `[C][N]` say which rows pass.
     """
 
     def __init__(self, queries: NDArray[np.float32], masks: Sequence[NDArray[np.bool_]]) -> None:
@@ -84,18 +84,18 @@ class Truth:
         self._counts = [int(mask.sum()) for mask in masks]
 
     def add(self, start: int, rows: NDArray[np.float32]) -> None:
-        """Rows ``[n, D]`` from number ``start`` on."""
+        """Add rows `[n, D]`, numbered from `start`."""
         scores = self._queries @ rows.T
         for place, mask in enumerate(self._masks):
             best = self._best[place]
             better = scores > best[:, :1]
             better &= mask[start : start + len(rows)]
             for query in np.flatnonzero(better.any(axis=1)):
-                # Ascending: the first is the one to beat.
+                # Ascending: the first is the smallest of the ten.
                 best[query] = np.sort(np.concatenate([best[query], scores[query, better[query]]]))[-TOP:]
 
     def threshold(self, condition: int, query: int) -> float:
-        """The score of the tenth best row that passes, or of the last where there are fewer."""
+        """Return the score of the tenth best row that passes, or of the last if fewer pass."""
         kept = min(TOP, self._counts[condition])
         return float(self._best[condition, query, TOP - kept])
 
@@ -106,7 +106,7 @@ class Truth:
 def recall_of(
     truth: Truth, condition: int, answers: Sequence[Sequence[int]], scores: Sequence[Sequence[float]]
 ) -> float:
-    """The share of the ten best that was found: answers whose exact score is as good as the tenth's."""
+    """Return recall@10: the share of answers whose exact score reaches that of the tenth best row."""
     found = 0
     for query, (numbers, values) in enumerate(zip(answers, scores, strict=True)):
         least = truth.threshold(condition, query) - _EQUAL
@@ -115,14 +115,14 @@ def recall_of(
 
 
 def spoilt(mask: NDArray[np.bool_], answers: Sequence[Sequence[int]], wanted: int) -> int:
-    """Answers that hold a row that does not pass, a row twice, or fewer or more rows than wanted."""
+    """Count the answers with a row that does not pass, a duplicate row, or a wrong number of rows."""
     return sum(
         len(numbers) != wanted or len(set(numbers)) != wanted or not mask[list(numbers)].all() for numbers in answers
     )
 
 
 class Flat:
-    """FAISS's ``IndexFlatIP``, which uses all cores for a query, and the truth about the same rows."""
+    """FAISS's `IndexFlatIP`, which uses all cores for a query, and the true answers for the same rows."""
 
     def __init__(self, dimension: int, queries: NDArray[np.float32], masks: list[NDArray[np.bool_]]) -> None:
         self._index = faiss.IndexFlatIP(dimension)
@@ -130,7 +130,7 @@ class Flat:
         self._truth = Truth(queries, masks)
 
     def add(self, start: int, rows: NDArray[np.float32]) -> None:
-        """The next rows ``[n, D]``."""
+        """Add the next rows `[n, D]`."""
         self._truth.add(start, rows)
         self._index.add(rows)
 
@@ -141,7 +141,7 @@ class Flat:
         return ask(self._ask, self._queries, 1, seconds, least=5)
 
     def scores(self, answers: list[list[int]]) -> list[list[float]]:
-        """Exact scores of the rows that were answered to each query."""
+        """Return the exact scores of the rows in each answer."""
         return [
             [float(self._index.reconstruct(number) @ query) for number in numbers]
             for numbers, query in zip(answers, self._queries, strict=False)

@@ -1,4 +1,4 @@
-"""The gallery beside other libraries: the same vectors, the same queries, one process after the other."""
+"""The gallery and other libraries: same vectors, same queries, one process after the other."""
 
 import importlib
 import importlib.util
@@ -29,15 +29,15 @@ _WANTED = 0.99
 _EFFORTS = (16, 32, 64, 128, 256, 512, 1024)
 _COLLECTION = "tracklets"
 _PROBES = 20
-"""LanceDB's own choice; at 100,000 rows more of them find nothing more, comparing more rows in full does."""
+"""LanceDB's default; at 100,000 rows more probes find no more, comparing more rows in full precision does."""
 Rows = NDArray[np.float32]
 
 
 class Contender(ABC):
-    """A way to keep and search ``count`` unit vectors ``[count, D]``, in a process of its own.
+    """A library that stores and searches `count` unit vectors `[count, D]`, in a process of its own.
 
-    ``settings`` are values of the one knob that trades time for recall, the library's own choice first; the rest
-    ascends. ``name`` says the parameters that were chosen for it.
+    `settings` are values of the one parameter that trades time for recall: the library's default first, then ascending.
+    `name` includes the chosen parameters.
     """
 
     name: ClassVar[str]
@@ -54,18 +54,18 @@ class Contender(ABC):
 
     @abstractmethod
     def add(self, start: int, rows: Rows) -> None:
-        """Rows ``[n, D]`` from number ``start`` on."""
+        """Add rows `[n, D]`, numbered from `start`."""
 
-    def finish(self) -> None:  # noqa: B027 (most have nothing to do)
-        """Build what is built once all rows are there."""
+    def finish(self) -> None:  # noqa: B027 (most libraries need nothing)
+        """Build what needs all rows."""
 
     def at_work(self) -> bool:
-        """Whether it builds in the background by its own account."""
+        """Return whether it builds an index in the background."""
         return False
 
     @abstractmethod
     def find(self, query: Rows, *, filtered: bool) -> list[int]:
-        """Numbers of the ten best."""
+        """Return the numbers of the ten best rows."""
 
     def search(self, queries: Rows, setting: int, filtered: bool, seconds: float) -> Answers:
         self._setting = setting
@@ -142,12 +142,12 @@ class Hnswlib(Contender):
         self._index.add_items(rows, np.arange(start, start + len(rows)))
 
     def find(self, query: Rows, *, filtered: bool) -> list[int]:
-        """With a Python function as the filter, which is how it filters."""
+        """Filter with a Python function, the only way that hnswlib offers."""
         self._index.set_ef(self._setting)
         passes = self._passing.__getitem__ if filtered else None
         try:
             return _kept(self._index.knn_query(query[None], TOP, num_threads=1, filter=passes)[0][0].astype(np.int64))
-        except RuntimeError:  # it found fewer than ten
+        except RuntimeError:  # fewer than ten results
             return []
 
 
@@ -257,7 +257,7 @@ def _kept(numbers: NDArray[np.int64]) -> list[int]:
 
 
 class _Judge:
-    """Knows the true answers; in a process of its own while others are measured, at rest."""
+    """Compares answers with the true ones, which a process of its own holds."""
 
     def __init__(self, flat: Process, truth: Truth, mask: NDArray[np.bool_]) -> None:
         self._flat, self._truth, self._mask = flat, truth, mask
@@ -266,14 +266,14 @@ class _Judge:
         return recall_of(self._truth, int(filtered), answers.numbers, self._flat.ask("scores", answers.numbers))
 
     def wrong(self, answers: Answers) -> int:
-        """Filtered answers that hold what does not pass, or too little."""
+        """Count filtered answers with rows that do not pass or that are too few."""
         return spoilt(self._mask, answers.numbers, self._truth.wanted(1))
 
 
 def measure_peers(
     report: Report, folder: Path, count: int, dimension: int, effort: Effort, names: Sequence[str] | None
 ) -> None:
-    """One table of ``count`` records; ``names`` are first words of those wanted."""
+    """Print one table for `count` records; `names` are the first words of the wanted libraries."""
     drawing = draw(count, dimension)
     queries = drawing.queries(effort.judged)
     mask = Population(count).teams(0, count) == TEAM
@@ -301,9 +301,10 @@ def measure_peers(
                 shutil.rmtree(place, ignore_errors=True)
     report.end_table()
     report.say(
-        "Each is alone in a process of its own and asked one query at a time. Its own choice of the knob first, then "
-        f"the least that finds {_WANTED:.0%}, with which it is filtered. not3d, LanceDB and Milvus Lite keep what they "
-        "were given on disk, the others in memory only; resident sets include the Python process and its libraries."
+        "Each library runs alone in its own process and answers one query at a time: first with its default setting, "
+        f"then with the smallest setting that finds {_WANTED:.0%}, which is also used under the filter. not3d, "
+        "LanceDB and Milvus Lite store the records on disk, the others in memory only. Resident sets include the "
+        "Python process and its libraries."
     )
 
 

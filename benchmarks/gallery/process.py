@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, one at a time, and what those take."""
+"""Objects in processes of their own, and the memory that they use."""
 
 import multiprocessing
 import os
@@ -18,17 +18,14 @@ _STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident sets of a process and its children, bytes: now, and the most so far (of each by itself)."""
+    """Resident bytes of a process and its children: now, and the sum of their peaks."""
 
     now: int
     most: int
 
 
 class Process:
-    """An object in another process, whose methods are called by name; ended when the context is left.
-
-    It is a fresh interpreter: what this one holds is not in its memory.
-    """
+    """An object in a fresh Python process whose methods are called by name; it ends with the context."""
 
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -52,12 +49,12 @@ class Process:
         self._pipe.close()
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What the method returns.
+        """Call a method and return its result.
 
         Raises:
-            SystemExit: it raised or its process ended.
+            SystemExit: The method raised or the process ended.
         """
-        with suppress(BrokenPipeError):  # it has ended, which is told below
+        with suppress(BrokenPipeError):  # the process has ended; reported below
             self._pipe.send((method, arguments))
         return self._receive()
 
@@ -90,9 +87,9 @@ class Process:
             said, failed = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(_STOP_SECONDS)
-            raise SystemExit(f"a contender ended with code {self._process.exitcode}") from None
+            raise SystemExit(f"a benchmark process ended with code {self._process.exitcode}") from None
         if failed:
-            raise SystemExit(f"a contender failed:\n{failed}")
+            raise SystemExit(f"a benchmark process failed:\n{failed}")
         return said
 
 
@@ -101,7 +98,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 def forget_files(folder: Path) -> None:
-    """Ask the system to drop what it caches of the files below a folder, as after a restart of the machine."""
+    """Drop the folder's files from the page cache, as after a restart of the machine."""
     for path in folder.rglob("*"):
         if path.is_file():
             handle = os.open(path, os.O_RDONLY)
@@ -121,7 +118,7 @@ def _serve(pipe: Connection, make: Callable[..., Any], arguments: tuple[Any, ...
             pipe.send((getattr(contender, method)(*given), ""))
     except EOFError:
         return
-    except Exception:  # noqa: BLE001 - whatever it is, it is told to the one who waits
+    except Exception:  # noqa: BLE001 - any error is sent to the caller
         pipe.send((None, traceback.format_exc()))
 
 

@@ -1,4 +1,4 @@
-"""The gallery at one size: enrolled, searched meanwhile, filtered, closed, opened again, held against a scan."""
+"""The gallery at one size: enrolment, searches, filters, restarts, compared with an exact scan."""
 
 import shutil
 import sys
@@ -20,23 +20,23 @@ from benchmarks.serving.report import Report
 from service.gallery.records import Filter
 
 _QUIET_SHARE, _QUIET_SECONDS, _QUIET_AT_MOST = 0.5, 2.0, 900.0
-"""The index is at rest where its process takes so little of a core, which is what the watching client causes."""
+"""The index is at rest if its process uses less than this share of a core."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is asked; ``exact_bytes`` is the gallery's own limit unless given."""
+    """Size of the measurement; `exact_bytes` None is the gallery's default."""
 
     queries: int = 1000
     judged: int = 400
-    """Of these the true answers are known."""
+    """Number of queries with known true answers."""
     filtered: int = 200
     alone: int = 500
-    """Records that one thread enrols one by one."""
+    """Records enrolled one by one by one thread."""
     together: int = 2000
-    """Records that eight threads do."""
+    """Records enrolled one by one by eight threads."""
     seconds: float = 20.0
-    """At most for one setting, unless twenty queries take longer."""
+    """Most seconds for one setting, unless twenty queries take longer."""
     quiet: float = _QUIET_SECONDS
     exact_bytes: int | None = None
 
@@ -52,16 +52,16 @@ class Filtered:
 
 @dataclass
 class Measured:
-    """All that was seen at one size; seconds and bytes."""
+    """Measurements at one size, in seconds and bytes."""
 
     count: int
     dimension: int
     bulk: int = 0
     bulk_seconds: float = 0.0
     bulk_inside: float = 0.0
-    """Of these spent in the gallery's calls; drawing the vectors takes cores from them all the same."""
+    """Part of `bulk_seconds` inside the gallery's calls; drawing vectors competes for the same cores."""
     index_seconds: float = 0.0
-    """From the last bulk call until the gallery is at rest."""
+    """Seconds from the last bulk call until the gallery is at rest."""
     alone_rate: float = 0.0
     together_rate: float = 0.0
     while_bulk: list[tuple[float, bool]] = field(default_factory=list)
@@ -78,16 +78,16 @@ class Measured:
     warm: tuple[float, float] = (0.0, 0.0)
     cold: tuple[float, float] = (0.0, 0.0)
     killed: tuple[float, float] = (0.0, 0.0)
-    """The slower of two openings after a kill -9: of what was never closed, and behind some thousand replacements."""
+    """The slower of two openings after kill -9: of a gallery never closed, and after thousands of replacements."""
     disk: int = 0
     parts: dict[str, float] = field(default_factory=dict)
 
 
 def measure_scale(folder: Path, count: int, dimension: int, effort: Effort) -> Measured:
-    """Everything at ``count`` records of ``dimension``, in a folder that is removed again.
+    """Measure everything at `count` records of `dimension`, in a folder that is removed at the end.
 
     Raises:
-        SystemExit: the gallery or the scan failed, or lost a record.
+        SystemExit: The gallery or the scan failed, or lost a record.
     """
     drawing, population = draw(count, dimension), Population(count)
     queries = drawing.queries(effort.queries)
@@ -125,7 +125,7 @@ def measure_scale(folder: Path, count: int, dimension: int, effort: Effort) -> M
 
 
 def progress(text: str) -> None:
-    """What is under way, on standard error: the report is on standard output."""
+    """Print progress to standard error; the report is on standard output."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
@@ -151,11 +151,11 @@ def _enrol(
     watching = False
     for start, rows in ahead(drawing, seen.count):
         now = rows[: max(0, seen.bulk - start)]
-        rest.append(rows[len(now) :].copy())  # a part alone would keep all of it
+        rest.append(rows[len(now) :].copy())  # a view would keep the full array alive
         if len(now):
             seen.bulk_inside += gallery.ask("enrol", start, now)
             seen.bulk_seconds = time.perf_counter() - began
-        if not watching:  # an empty gallery answers at once
+        if not watching:  # an empty gallery would answer immediately
             gallery.ask("watch", queries)
             watching = True
     seen.while_bulk = gallery.ask("watched")
@@ -175,7 +175,7 @@ def _enrol(
 def _search(
     gallery: Process, queries: NDArray[np.float32], conditions: Sequence[Condition], seen: Measured, effort: Effort
 ) -> list[Answers]:
-    """The answers of each condition, the first of which lets all through."""
+    """Return the answers for each condition; the first condition passes all rows."""
     seen.plain = gallery.ask("search", queries, Filter(), 1, effort.seconds)
     seen.two = gallery.ask("search", queries, Filter(), 2, effort.seconds)
     some = queries[: effort.filtered]
@@ -186,7 +186,7 @@ def _search(
 def _reopen(
     arguments: tuple[Path, int, int, int | None], drawing: Drawing, queries: NDArray[np.float32], seen: Measured
 ) -> None:
-    """Opened after a kill, with its files in memory, with none of them, and after a kill that follows many changes."""
+    """Open the gallery after a kill, with cached files, without them, and after a kill that follows many changes."""
     with Process(Embedded, *arguments) as gallery:
         never_closed = gallery.ask("first_answer", queries[0])
         seen.closing = gallery.ask("close")
@@ -199,7 +199,7 @@ def _reopen(
     forget_files(arguments[0])
     with Process(Embedded, *arguments) as gallery:
         seen.cold = gallery.ask("first_answer", queries[0])
-        gallery.ask("enrol", 0, drawing.chunk(0)[: seen.bulk])  # in place of the same records
+        gallery.ask("enrol", 0, drawing.chunk(0)[: seen.bulk])  # replaces the same records
         gallery.kill()
     with Process(Embedded, *arguments) as gallery:
         seen.killed = max(never_closed, gallery.ask("first_answer", queries[0]), key=sum)
@@ -207,7 +207,7 @@ def _reopen(
 
 
 def ahead(drawing: Drawing, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Number of the first row and rows, the next of which are drawn meanwhile."""
+    """Yield the first row's number and rows; the next rows are drawn in the background."""
     chunks = drawing.rows(count)
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, chunks, None)
@@ -219,7 +219,7 @@ def ahead(drawing: Drawing, count: int) -> Iterator[tuple[int, NDArray[np.float3
 
 
 def until_quiet(gallery: Process, quiet: float) -> float:
-    """Seconds until the gallery's process is at rest, those of looking left out."""
+    """Return the seconds until the gallery's process is at rest."""
     began = time.perf_counter()
     while True:
         since, used = time.perf_counter(), gallery.cpu_seconds
@@ -228,7 +228,7 @@ def until_quiet(gallery: Process, quiet: float) -> float:
         if little and not gallery.ask("at_work"):
             return since - began
         if since - began > _QUIET_AT_MOST:
-            raise SystemExit(f"the gallery is still at work {_QUIET_AT_MOST:g} s after the last record")
+            raise SystemExit(f"the gallery is still building {_QUIET_AT_MOST:g} s after the last record")
 
 
 def _tracklets_of(drawing: Drawing, count: int, people: NDArray[np.int64]) -> list[int]:
@@ -243,7 +243,7 @@ _GB = 1e9
 
 
 def show_scale(report: Report, seen: Sequence[Measured]) -> None:
-    """Tables of all sizes: enrolment, searches meanwhile, searches, restarts, memory; then filters of each."""
+    """Print tables of all sizes: enrolment, searches meanwhile, searches, restarts, memory, filters."""
     report.head(
         "records", "bulk, records/s", "of it in the gallery's calls", "1 thread", "8 threads", "index at rest after"
     )
@@ -258,9 +258,9 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
         )
     report.end_table()
     report.say(
-        "In bulk, 1,024 records are one durable call; the next vectors are drawn meanwhile on the same cores, and a "
-        "client searches now and then. One by one, each record is durable before the next is given. At rest means that "
-        "the index for so many records is in place; the records are searched from the first one on."
+        "In bulk, 1,024 records are one durable call; the next vectors are drawn on the same cores meanwhile, and a "
+        "client searches now and then. One by one, each record is durable before the next one is sent. At rest means "
+        "that the index for so many records is complete; records are found from the first one on."
     )
     report.head("searches meanwhile", "of them", "asked", "exact", "median ms", "p99", "most")
     for item in seen:
@@ -293,9 +293,9 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
         )
     report.end_table()
     report.say(
-        "Opening is measured inside the process, Python and its libraries loaded; `killed` is the slower of two "
-        "openings after a kill -9: of a gallery that was never closed, and behind some thousand replaced records. The "
-        "exact scan is FAISS's over the same vectors with all cores; recall is against it, by scores in single "
+        "Opening is measured inside the process, with Python and its libraries loaded. `killed` is the slower of two "
+        "openings after `kill -9`: of a gallery that was never closed, and of one with some thousand replaced records. "
+        "The exact scan is FAISS's over the same vectors with all cores; recall is against it, by scores in single "
         "precision. `wrong` counts answers with a row that does not pass the filter, a row twice, or not ten of them "
         "where ten pass."
     )
@@ -306,7 +306,7 @@ def show_scale(report: Report, seen: Sequence[Measured]) -> None:
 
 
 def judge(report: Report, item: Measured) -> None:
-    """The targets: some of any size, all of them at a million of 2,048."""
+    """Add the targets: some at each size, all at a million of 2,048."""
     name = _name(item)
     answers = sum(len(part.answers.numbers) for part in item.filtered)
     wrong = sum(part.spoilt for part in item.filtered)

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.gallery.spread --data PATH``: how the bundled model's embeddings of real people are spread.
+"""Measure the spread of the bundled model's embeddings: `python -m benchmarks.gallery.spread --data PATH`.
 
-Writes ``spread.json``: variances along the widest directions, no vector of anybody. The shape of the curves is that of
-everybody in the data; how much is between people and how much within a person is that of the people whom the model's
-training set aside, since those it was trained on lie closer together. Needs the extra ``train``.
+Writes `spread.json`: variances along the widest directions, no vectors of people. The shape of the curves comes from
+all people in the data; the shares between and within people come from the people set aside, because people that the
+model was trained on are closer together. Needs the extra `train`.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from training.evaluation.embed import embed_tracklets
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 UNEVENNESS, LOOK_ALIKES, CLOSENESS = 0.4, 0.006, 0.68
-"""Not measured but chosen, so that both ends of the cosines come out right: see the benchmark's first table."""
+"""Chosen, not measured, so that both tails of the cosines agree; see the benchmark's first table."""
 MAX_CLIPS = 8
 Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Covariances:
-    """Of unit rows ``[N, D]`` with their people: the mean of people, between people, and within a person."""
+    """Of unit rows `[N, D]`: the mean over people, the covariances between people and within a person."""
 
     mean: Rows
     between: Rows
@@ -41,7 +41,7 @@ class Covariances:
 
     @classmethod
     def of(cls, rows: Rows, people: NDArray[Any]) -> "Covariances":
-        """Unbiased estimates: what a person's mean owes to having few tracklets is not counted as between people."""
+        """Return unbiased estimates: noise of a person's mean over few tracklets is not counted as between people."""
         _, person, counts = np.unique(people, return_inverse=True, return_counts=True)
         means = np.zeros((len(counts), rows.shape[1]))
         np.add.at(means, person, rows)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def measure(rows: Rows, tracklets: list[Tracklet], unseen: int) -> dict[str, Any]:
-    """The statistics of unit rows ``[N, D]``, of which the first ``unseen`` are of people set aside."""
+    """Return the statistics of unit rows `[N, D]`; the first `unseen` rows are of people set aside."""
     people = np.asarray([tracklet.person for tracklet in tracklets])
     cameras = np.asarray([tracklet.camera for tracklet in tracklets])
     all_, new = Covariances.of(rows, people), Covariances.of(rows[:unseen], people[:unseen])
@@ -79,7 +79,7 @@ def measure(rows: Rows, tracklets: list[Tracklet], unseen: int) -> dict[str, Any
     axes = axes[:, ::-1]
     shapes = (np.einsum("di,de,ei->i", axes, part, axes).clip(0) for part in (all_.between, all_.within))
     traces = np.asarray([float(new.mean @ new.mean), np.trace(new.between), np.trace(new.within)])
-    mean, *shares = traces / traces.sum()  # the vectors are of unit length
+    mean, *shares = traces / traces.sum()  # the vectors have unit length
     curves = [shape * share / shape.sum() for shape, share in zip(shapes, shares, strict=True)]
     return {
         "people": len(np.unique(people)),
@@ -100,9 +100,9 @@ def measure(rows: Rows, tracklets: list[Tracklet], unseen: int) -> dict[str, Any
 
 
 def camera_share(rows: NDArray[Any], people: NDArray[Any], cameras: NDArray[Any]) -> float:
-    """Which share of the variance within a person is a camera's own, that is common to all whom it sees.
+    """Return the share of the variance within a person that is common to all people of a camera.
 
-    Of two people the tracklets of one camera have it in common, and those of two cameras do not.
+    Tracklets of two people share it if the camera is the same.
     """
     scores = rows @ rows.T
     one_person, one_camera = people[:, None] == people, cameras[:, None] == cameras
@@ -111,7 +111,7 @@ def camera_share(rows: NDArray[Any], people: NDArray[Any], cameras: NDArray[Any]
 
 
 def cosines(rows: NDArray[Any], people: NDArray[Any], cameras: NDArray[Any] | None = None) -> dict[str, list[float]]:
-    """Quantiles of the cosines of one person's tracklets, of two cameras where these are given, and of two people's."""
+    """Return quantiles of cosines within a person (across cameras, if given) and between people."""
     scores = rows @ rows.T
     pairs = np.triu(np.ones(scores.shape, np.bool_), 1)
     same = people[:, None] == people[None]
@@ -138,7 +138,7 @@ _PEOPLE, _TRACKLETS = 655, 2828
 
 
 def show_likeness(report: Report, dimensions: Sequence[int]) -> None:
-    """One table: the model's vectors of real people, and drawn ones of several dimensions."""
+    """Print tables that compare vectors of real people with drawn ones of several dimensions."""
     kept = json.loads(SPREAD.read_text(encoding="utf-8"))
     names = [f"{100 * quantile:g} %" for quantile in kept["quantiles"]]
     aside = f"{kept['people_set_aside']} real people set aside, {kept['tracklets_set_aside']} tracklets"

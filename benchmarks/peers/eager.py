@@ -1,7 +1,7 @@
-"""PyTorch eager fp32 behind FastAPI, as the authors' network would first be put online: ``-m benchmarks.peers.eager``.
+"""PyTorch eager fp32 behind FastAPI, the simplest way to serve the network: `python -m benchmarks.peers.eager`.
 
-A plain ``def`` route runs in FastAPI's pool of threads: requests decode and compute side by side, each with PyTorch's
-own threads. With ``--lock`` one computes at a time, which spares memory, caches and switches between threads.
+A plain `def` route runs in FastAPI's thread pool: requests decode and compute in parallel, each with PyTorch's own
+threads. With `--lock` one request computes at a time, which saves memory, cache misses and thread switches.
 """
 
 import argparse

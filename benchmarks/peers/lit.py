@@ -1,4 +1,4 @@
-"""ONNX Runtime fp32 behind LitServe: ``python -m benchmarks.peers.lit``; needs the extra ``bench``."""
+"""ONNX Runtime fp32 behind LitServe: `python -m benchmarks.peers.lit`; needs the extra `bench`."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from model.engines.onnx_runtime import OnnxRuntimeEngine
 
 @dataclass(frozen=True, eq=False)
 class Tracklet:
-    """A tracklet's clips ``[C, T, H, W, 3]``, or their embeddings ``[C, D]``, and how many frames were sent."""
+    """A tracklet's clips `[C, T, H, W, 3]`, or their embeddings `[C, D]`, and its number of frames."""
 
     frames: int
     values: NDArray[Any]
 
 
 class TrackletAPI(litserve.LitAPI):  # type: ignore[misc]
-    """The route; with batching, the clips of the requests that LitServe hands over make one call of the engine."""
+    """The route; with batching, the clips of LitServe's batch form one engine call."""
 
     def __init__(self, bundle: Path, threads: int, batch: int, timeout: float) -> None:
         super().__init__(max_batch_size=batch, batch_timeout=timeout, api_path="/embed")
@@ -40,7 +40,7 @@ class TrackletAPI(litserve.LitAPI):  # type: ignore[misc]
         self._embed = OnnxRuntimeEngine(self._bundle, device="cpu", threads=self._threads).embed
 
     def decode_request(self, request: Request) -> Tracklet:
-        """The form's crops as clips. LitServe hands over the parsed form, but takes the route from the annotation."""
+        """Return the form's crops as clips. LitServe passes the parsed form and takes the route from the annotation."""
         uploads = cast(list[UploadFile], cast(FormData, request).getlist("frames"))
         return Tracklet(len(uploads), clips_of([upload.file.read() for upload in uploads], self._bundle.spec))
 

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.serving``: the service against its engine, its peers and its targets, all in one run.
+"""Compare the service with its engine, other servers and the targets, in one run: `python -m benchmarks.serving`.
 
-Everything is real: the service, the peers and the clients are processes of their own on loopback, and the clients send
-JPEG crops. Ratios are taken in turns, so that they mean something where the machine is shared.
+The service, the peers and the clients are separate processes on loopback, and the clients send JPEG crops. Ratios are
+taken alternately, so they stay meaningful on a shared machine.
 """
 
 import argparse
@@ -31,7 +31,7 @@ QUICK = Effort(rounds=1, seconds=0.3, engine_seconds=0.1, clients=4, lengths=(4,
 
 def main() -> None:
     options = _options()
-    # Otherwise a benchmark that is ended would leave its servers behind.
+    # Without this, servers would keep running when the benchmark is terminated.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     effort = QUICK if options.quick else Effort(options.rounds, options.seconds, options.seconds / 4)
     report = Report()
@@ -84,22 +84,30 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="the model (default: the bundled one)")
     parser.add_argument(
-        "--full-size", action="store_true", help="the paper's ResNet50-IBN-a at 224x112 with fresh weights in its place"
+        "--full-size", action="store_true", help="use the paper's ResNet50-IBN-a at 224x112 with fresh weights instead"
     )
     parser.add_argument("--quantised", type=Path, help="its int8 bundle, as `not3d quantize` writes it")
-    parser.add_argument("--int8", action="store_true", help="make that bundle here, on the crops, judged by nobody")
-    parser.add_argument("--data", type=Path, help="a dataset or folder of tracklets (default: people are drawn)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of engine and service")
-    parser.add_argument("--seconds", type=float, default=12.0, help="length of each load")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts; peers need the service")
     parser.add_argument(
-        "--every-way", action="store_true", help="peers in all ways to configure them, not the best only"
+        "--int8", action="store_true", help="make the int8 bundle here from the crops, without judging its accuracy"
     )
-    parser.add_argument("--starts", type=int, default=3, help="how often to start")
-    parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="mixed load while memory is watched")
-    parser.add_argument("--csv", type=Path, help="where the soak's samples go")
-    parser.add_argument("--profile", type=Path, metavar="FILE", help="write where the CPU time goes under load")
-    parser.add_argument("--quick", action="store_true", help="a few seconds: that it runs, not how fast")
+    parser.add_argument("--data", type=Path, help="a dataset or folder of tracklets (default: drawn people)")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds of engine and service")
+    parser.add_argument("--seconds", type=float, default=12.0, help="duration of each load")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="run these parts only; peers need service"
+    )
+    parser.add_argument(
+        "--every-way", action="store_true", help="measure peers in all configurations instead of the best one only"
+    )
+    parser.add_argument("--starts", type=int, default=3, help="number of starts")
+    parser.add_argument(
+        "--soak", type=float, default=0.0, metavar="MINUTES", help="minutes of mixed load while memory is recorded"
+    )
+    parser.add_argument("--csv", type=Path, help="write the soak's samples to this file")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write a CPU profile under load to this file")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, to check that it runs; figures mean nothing"
+    )
     return parser.parse_args()
 
 

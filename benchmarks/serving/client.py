@@ -1,7 +1,7 @@
-"""Clients over loopback, in a process of their own: ``python -m benchmarks.serving.client``.
+"""HTTP load clients in a separate process: `python -m benchmarks.serving.client`.
 
-They share the machine's CPUs with the service, so they cost next to nothing: bodies are ready-made, nothing but the
-standard library is imported, and what they take is measured. Every answer is checked. Prints one JSON object.
+They share the CPUs with the service, so they are cheap: bodies are prepared, only the standard library is imported, and
+their CPU time is measured. Each answer is checked. Prints one JSON object.
 """
 
 import argparse
@@ -19,11 +19,11 @@ BOUNDARY = "not3d-benchmark-9b2f6c1e"
 PLAN = "plan.json"
 PATIENCE = 600.0
 WARM_UP = 5
-"""Answers of a lone client that are left out; of several, the first of each."""
+"""Number of first answers that are left out (with more clients: one each)."""
 
 
 def form(frames: Sequence[bytes], fields: dict[str, str] | None = None, video: bytes | None = None) -> bytes:
-    """A multipart body: text fields, then frames in their order, or a video."""
+    """Return a multipart body: text fields, then frames in order, or a video."""
     parts = [(f'name="{name}"', value.encode()) for name, value in (fields or {}).items()]
     parts += [
         (f'name="frames"; filename="{index}.jpg"\r\nContent-Type: image/jpeg', frame)
@@ -37,11 +37,11 @@ def form(frames: Sequence[bytes], fields: dict[str, str] | None = None, video: b
 
 
 class Tally:
-    """Who asks what next, and what counts: a window of time in which all clients ask without a pause.
+    """The measurement window, in which all clients send requests without a pause.
 
-    It opens when every client has had an answer, and closes after ``seconds`` and as many answers as there are clients.
-    They go on asking until what was under way then is answered too. A request that reaches over an edge of the window
-    counts by its share inside, so that neither answers that come in groups nor the last ones bend the rate.
+    The window opens when each client has one answer and closes after `seconds` and at least as many answers as
+    clients. Clients continue until the requests in progress at that moment are answered. A request that crosses an
+    edge of the window counts by its share inside, so neither grouped nor late answers change the rate.
     """
 
     def __init__(self, clients: int, seconds: float) -> None:
@@ -57,7 +57,7 @@ class Tally:
         self.over = threading.Event()
 
     def take(self) -> int | None:
-        """The number of the next request; None when it is over."""
+        """Return the number of the next request, or None after the end."""
         with self._lock:
             if self.over.is_set():
                 return None
@@ -81,7 +81,7 @@ class Tally:
                 self.over.set()
 
     def result(self) -> dict[str, Any]:
-        """Length of the window, frames in it, seconds of each request that was answered in it, and CPU seconds."""
+        """Return the window's length, its frames, the seconds of each request answered in it, and CPU seconds."""
         (begin, cpu_begin), (end, cpu_end) = self._begin, self._end
         frames = 0.0
         for start, stop, count in self._answers:
@@ -95,7 +95,7 @@ class Tally:
         }
 
     def wait_as_told(self, number: int, seconds: str | None) -> None:
-        """A refusal with 503, which names the seconds to wait."""
+        """Wait after a 503 for the seconds in its Retry-After."""
         with self._lock:
             self.busy += 1
             self._under_way.pop(number)
@@ -130,7 +130,7 @@ def main() -> None:
     for thread in threads:
         thread.start()
     tally.over.wait()
-    # What is still under way is answered, so that nothing of it disturbs what is measured next.
+    # Requests in progress are answered, so they do not disturb the next measurement.
     for thread in threads:
         thread.join(PATIENCE)
     result = {} if tally.faults else tally.result()
@@ -163,7 +163,7 @@ def _ask(
 
 
 def _check(status: int, content: bytes, frames: int, dimension: int, tally: Tally) -> list[float] | None:
-    """The embedding, where the answer has one: of unit length, and every component a number."""
+    """Check an answer and return its unit-length embedding, if it has one."""
     if status not in {200, 201}:
         tally.fail(f"{status}: {content[:300]!r}")
         return None

@@ -1,4 +1,4 @@
-"""The peers under the same load: the same bodies, checks and clients."""
+"""Other servers under the same load: the same bodies, checks and clients."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from model.bundle import Bundle
 from model.cgroups import available_cpus
 
 LEAST_COSINE = 0.98
-"""Between the answers of the service, in int8 perhaps, and of a peer in fp32."""
+"""Least cosine between an answer of the service, possibly in int8, and of a peer in fp32."""
 
 
 class Peer(NamedTuple):
-    """A peer, the package it needs, how many times faster the service must be, and ways to configure it."""
+    """A peer: its package, the required speed-up of the service, and its configurations."""
 
     name: str
     module: str
@@ -30,7 +30,7 @@ class Peer(NamedTuple):
 
 
 def peers() -> list[Peer]:
-    """The peers, the way that did best on two cores first."""
+    """Return the peers, each with its best configuration on two cores first."""
     workers = ("--workers", str(available_cpus()), "--threads", "1")
     one = ("--threads", str(available_cpus()))
     return [
@@ -58,7 +58,7 @@ def peers() -> list[Peer]:
 
 @dataclass(frozen=True)
 class Contest:
-    """A peer's load, and the service's just before and after it."""
+    """A peer's load, and the service's load just before and after it."""
 
     peer: Load
     lone: Load
@@ -70,17 +70,16 @@ class Contest:
 
     @property
     def times(self) -> float:
-        """How many times the peer's frames per second the service reaches."""
+        """The service's frames per second divided by the peer's."""
         return self.ours / self.peer.rate
 
 
 def measure_peers(
     report: Report, service: Measured, bundle: Bundle, folder: Path, plans: Plans, effort: Effort, *, every: bool
 ) -> None:
-    """A table of the peers, each in its best way, or in all ways with ``every``.
+    """Print a table of the peers, each in its best configuration, or in all with `every`.
 
-    The service in its fastest form runs beside them, idle but for its own turns around each peer's, so that a ratio is
-    of neighbouring minutes.
+    The service in its fastest form is measured just before and after each peer.
     """
     with running_service(service.bundle.path, folder) as server:
 
@@ -124,9 +123,9 @@ def _load(port: int, bundle: Bundle, plan: Plan, clients: int, effort: Effort, p
 
 
 def _check_answer(peer: Peer, mixed: Load, service: Measured, bundle: Bundle) -> None:
-    """The same crops, the same weights: another answer would mean that a peer does other work."""
+    """Check that a peer computes the same embedding from the same crops and weights."""
     if peer.needs == "torch" and not weights_of(bundle.path).exists():
         return  # fresh weights
     cosine = float(np.dot(np.asarray(mixed.sample, dtype=np.float32), service.sample))
     if cosine < LEAST_COSINE:
-        raise SystemExit(f"{peer.name} answers the first tracklet otherwise: cosine {cosine:.4f} to the service's")
+        raise SystemExit(f"{peer.name} answers the first tracklet differently: cosine {cosine:.4f} to the service's")

@@ -1,4 +1,4 @@
-"""Engines on ready-made arrays: what there would be without HTTP and decoding."""
+"""Engines on prepared arrays, without HTTP and decoding."""
 
 import statistics
 import time
@@ -22,7 +22,7 @@ SHOWN_BATCH = 8
 
 
 class Candidate(NamedTuple):
-    """An engine's call, and how many of them it runs side by side."""
+    """An engine's call and the number of parallel calls."""
 
     embed: Embed
     streams: int = 1
@@ -31,7 +31,7 @@ class Candidate(NamedTuple):
 def measure_engines(
     report: Report, bundle: Bundle, quantised: Bundle | None, clips: NDArray[np.uint8], rounds: int, seconds: float
 ) -> None:
-    """A table of every engine and precision; measured in turns, so that a busy moment hits all."""
+    """Print a table of each engine and precision, measured alternately so that a busy moment affects all."""
     candidates = _candidates(report, bundle, quantised)
     several: dict[str, list[float]] = {name: [] for name in candidates}
     lone: dict[str, list[float]] = {name: [] for name in candidates}
@@ -41,7 +41,7 @@ def measure_engines(
             several[name].append(clips_per_second(embed, batch, seconds, streams))
             lone[name].append(clip_seconds(embed, clips[:1], seconds / 2))
     calls = f"{len(batch)} clips a call"
-    report.head("engine on ready-made arrays", f"frames/s, {calls}", "calls side by side", "ms for one clip alone")
+    report.head("engine on prepared arrays", f"frames/s, {calls}", "parallel calls", "one clip alone, ms")
     for name, candidate in candidates.items():
         rate = bundle.spec.clip_length * statistics.median(several[name])
         report.row(name, f"{rate:.0f}", str(candidate.streams), f"{1000 * statistics.median(lone[name]):.1f}")
@@ -56,7 +56,7 @@ def _candidates(report: Report, bundle: Bundle, quantised: Bundle | None) -> Map
 
         found["PyTorch eager fp32"] = Candidate(eager_network(bundle))
     except ImportError:
-        report.say("(No PyTorch here: its row is left out.)")
+        report.say("(PyTorch is not installed: its row is missing.)")
     if not bundle.is_ir:
         found["ONNX Runtime f32"] = Candidate(OnnxRuntimeEngine(bundle, device="cpu", threads=threads).embed)
     precisions: tuple[Literal["f32", "bf16"], ...] = ("f32", "bf16")
@@ -73,7 +73,7 @@ def _candidates(report: Report, bundle: Bundle, quantised: Bundle | None) -> Map
 
 
 def engine_like(bundle: Bundle, facts: Mapping[str, Any]) -> Engine:
-    """The engine that the service says it runs, in this process: the same package, precision and threads."""
+    """Open the engine that the service reports, in this process: same package, precision and threads."""
     threads = int(facts["threads"])
     if facts["name"] == "onnxruntime":
         return OnnxRuntimeEngine(bundle, device=facts["device"], threads=threads)
@@ -82,7 +82,7 @@ def engine_like(bundle: Bundle, facts: Mapping[str, Any]) -> Engine:
 
 
 def best_batch(engine: Engine, clips: NDArray[np.uint8], sizes: Sequence[int], rounds: int, seconds: float) -> int:
-    """Of the sizes that the service batches by, the one with the most clips per second."""
+    """Return the batch size of the service with the most clips per second."""
     rates: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size in sizes:
@@ -91,7 +91,7 @@ def best_batch(engine: Engine, clips: NDArray[np.uint8], sizes: Sequence[int], r
 
 
 def clips_per_second(embed: Embed, clips: NDArray[np.uint8], seconds: float, streams: int) -> float:
-    """Over ``seconds``, call after call on each of ``streams`` threads."""
+    """Return clips per second over `seconds`, with continuous calls on each of `streams` threads."""
     embed(clips)
     started = time.perf_counter()
 

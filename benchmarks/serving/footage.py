@@ -1,4 +1,4 @@
-"""The tracklets that clients send, the same for every contestant: JPEG crops in ready-made bodies."""
+"""The tracklets that clients send, the same to each server: JPEG crops in prepared bodies."""
 
 import json
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from training.datasets.synthetic.dataset import write_synthetic
 LONGEST = 60
 DRAWN_PEOPLE = 16
 MOST = 200
-"""Tracklets of a dataset that are used, evenly spread over it."""
+"""Number of tracklets that are used, evenly spread over a dataset."""
 
 Tracklet = Sequence[bytes]
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Encoded crops of each tracklet; ``described`` says what they are and of what size."""
+    """Encoded crops of each tracklet; `described` says what and how large they are."""
 
     tracklets: Sequence[Tracklet]
     described: str
@@ -33,7 +33,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class Plan:
-    """Requests in their order: a folder of bodies, and the frames in each."""
+    """Requests in order: a folder of bodies, and the number of frames in each."""
 
     folder: Path
     frames: list[int]
@@ -41,12 +41,12 @@ class Plan:
 
     @property
     def computed(self) -> float:
-        """Frames that the engine computes for each that is sent: a short last clip is filled with its own frames."""
+        """Frames that the engine computes per sent frame; a short last clip is padded with its own frames."""
         return sum(-(-count // self.clip_length) * self.clip_length for count in self.frames) / sum(self.frames)
 
 
 def read_crops(data: Path | None, folder: Path) -> Crops:
-    """The crops of a dataset, or people drawn into ``folder`` where there is none."""
+    """Return the crops of a dataset, or of people drawn into `folder` if no dataset is given."""
     if data is None:
         drawn = write_synthetic(folder, people=DRAWN_PEOPLE, cameras=1, frames=LONGEST, seed=1)
         tracklets = [[path.read_bytes() for path in tracklet.frames] for tracklet in drawn]
@@ -74,7 +74,7 @@ def _sizes(tracklets: Sequence[Tracklet]) -> str:
 def write_plan(
     crops: Crops, folder: Path, lengths: tuple[int, int], *, requests: int, clip_length: int, seed: int = 1
 ) -> Plan:
-    """Requests of ``lengths`` (least, most) frames each; a tracklet that is too short goes round again."""
+    """Write requests of `lengths` (least, most) frames each; a short tracklet repeats its frames."""
     folder.mkdir(parents=True)
     rng, plan, counts = np.random.default_rng(seed), [], []
     for number in range(requests):
@@ -89,7 +89,7 @@ def write_plan(
 
 
 def ready_clips(crops: Crops, spec: BundleSpec, count: int) -> NDArray[np.uint8]:
-    """Decoded clips ``uint8 [count, T, H, W, 3]`` of the same people: what an engine gets without HTTP and decoding."""
+    """Return decoded clips `uint8 [count, T, H, W, 3]` of the same people."""
     clips: list[NDArray[np.uint8]] = []
     while len(clips) < count:
         for tracklet in crops.tracklets:

@@ -1,8 +1,8 @@
-"""Clients that do all that clients do: ``python -m benchmarks.serving.mixed``, in a process of its own.
+"""Clients with mixed requests, in a separate process: `python -m benchmarks.serving.mixed`.
 
-Tracklets with and without enrolment, as forms and as JSON, full frames and a video with boxes, searches of every kind,
-replaced and deleted records, bad input, and clients that go away. The gallery is kept at a few hundred records, so that
-what grows is not what was asked to be kept. Every status is checked; prints one JSON object.
+Tracklets with and without enrolment, as forms and as JSON, full frames and a video with boxes, all kinds of search,
+replaced and deleted records, bad input, and clients that disconnect. The gallery stays at a few hundred records, so
+memory that grows is not the gallery's. Each status is checked; prints one JSON object.
 """
 
 import argparse
@@ -28,7 +28,7 @@ JSON = "application/json"
 
 
 class MixedClient:
-    """One client: picks what to do from a seeded source, and knows the records that it enrolled."""
+    """One client: chooses its requests from a seeded source and knows the records that it enrolled."""
 
     def __init__(self, port: int, material: Path, seed: int) -> None:
         self._port, self._random = port, random.Random(seed)
@@ -117,10 +117,10 @@ class MixedClient:
             (b'{"frames": [1, 2', JSON, {400}),
             (form([], {}, b"no video"), FORM, {415}),
         ])  # fmt: skip
-        self._call("POST", "/embed", body, kind, right, "refused, as it should be")
+        self._call("POST", "/embed", body, kind, right, "refused as expected")
 
     def _go_away(self) -> None:
-        """Half of a body, or all of it, and nobody waits for the answer."""
+        """Send half of a body, or all of it, and disconnect before the answer."""
         body = form(self._frames())
         lines = (
             "POST /embed?enroll=false HTTP/1.1",
@@ -156,7 +156,7 @@ class MixedClient:
             content = answer.read()
             if answer.status != 503:
                 break
-            self.done["asked to come back"] += 1
+            self.done["answered 503"] += 1
             time.sleep(float(answer.headers["Retry-After"]))
         if answer.status not in right:
             raise RuntimeError(f"{what}: {answer.status} {content[:300]!r}")

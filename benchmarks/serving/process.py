@@ -1,4 +1,4 @@
-"""Servers and clients in processes of their own, and what they take."""
+"""Servers and clients in separate processes, and the CPU time and memory that they use."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready; ``start_seconds`` is the time from the start of its process until then."""
+    """A server that is ready; `start_seconds` is the time from process start to ready."""
 
     pid: int
     port: int
@@ -42,10 +42,10 @@ class Server:
 
 @contextmanager
 def running(arguments: Sequence[str], *, ready: str, log: Path) -> Iterator[Server]:
-    """``python -m`` these arguments with a free ``--port``, until ``ready`` answers 200; ended with all its children.
+    """Run `python -m` with these arguments and a free `--port` until `ready` answers 200; stop all its children.
 
     Raises:
-        SystemExit: it ended or did not get ready, with the last lines of its log.
+        SystemExit: The server ended or did not become ready; the message has the last lines of its log.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,12 +58,12 @@ def running(arguments: Sequence[str], *, ready: str, log: Path) -> Iterator[Serv
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # so that its workers can be ended with it
+            start_new_session=True,  # a group of its own, so that its workers can be stopped with it
         )
     try:
         while not _answers(port, ready):
             if process.poll() is not None or time.perf_counter() - started > READY_SECONDS:
-                raise SystemExit(f"{arguments[0]} did not get ready:\n{log.read_text(errors='replace')[-2000:]}")
+                raise SystemExit(f"{arguments[0]} did not become ready:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(POLL_SECONDS)
         yield Server(process.pid, port, time.perf_counter() - started)
     finally:
@@ -77,7 +77,7 @@ def running(arguments: Sequence[str], *, ready: str, log: Path) -> Iterator[Serv
 
 @contextmanager
 def running_service(bundle: Path, data_dir: Path, *options: str) -> Iterator[Server]:
-    """The real service with a gallery in ``data_dir``, ready; ``options`` are more of ``not3d serve``."""
+    """Run the service with a gallery in `data_dir` until it is ready; `options` go to `not3d serve`."""
     data_dir.mkdir(parents=True, exist_ok=True)
     arguments = ["not3d", "serve", "--bundle", str(bundle), "--data-dir", str(data_dir), "--log-level", "warning"]
     with running([*arguments, *options], ready="/readyz", log=data_dir / "service.log") as server:
@@ -97,7 +97,7 @@ def _answers(port: int, path: str) -> bool:
 
 @dataclass(frozen=True)
 class Load:
-    """What clients saw: frames per second sent and answered, seconds of each request, CPU seconds of the clients."""
+    """Measurements of the clients: frames per second, seconds of each request, the clients' CPU seconds."""
 
     rate: float
     times: list[float]
@@ -105,7 +105,7 @@ class Load:
     busy: int
     sample: list[float] | None
     all_frames: int
-    """Also those before and after the window that the rate is of."""
+    """Frames including those outside the measurement window."""
 
     @property
     def median_ms(self) -> float:
@@ -117,16 +117,16 @@ class Load:
 
 
 def load(port: int, plan: Plan, *, clients: int, seconds: float, path: str, dimension: int) -> Load:
-    """Lets clients in a process of their own go through the plan.
+    """Run clients with this plan in a separate process.
 
     Raises:
-        SystemExit: an answer was wrong.
+        SystemExit: An answer was wrong.
     """
     command = [sys.executable, "-m", "benchmarks.serving.client", "--port", str(port), "--path", path]
     command += ["--plan", str(plan.folder), "--clients", str(clients), "--seconds", str(seconds)]
     done = subprocess.run([*command, "--dimension", str(dimension)], stdout=subprocess.PIPE, check=False)
     if not done.stdout:
-        raise SystemExit("the clients ended without an answer")
+        raise SystemExit("the client process ended without output")
     said = json.loads(done.stdout)
     if done.returncode or said["faults"]:
         raise SystemExit(f"{path}: {said['faults']}")
@@ -138,7 +138,7 @@ def load(port: int, plan: Plan, *, clients: int, seconds: float, path: str, dime
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used in all its threads."""
+    """Return the CPU seconds that a process has used in all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -167,7 +167,7 @@ def look_at(pid: int) -> Footprint:
 
 
 class Watch:
-    """Looks at a process every ``seconds``, for as long as the context lasts."""
+    """Records the footprint of a process every `seconds` while the context is open."""
 
     def __init__(self, pid: int, seconds: float = 1.0) -> None:
         self._pid, self._seconds = pid, seconds

@@ -1,6 +1,6 @@
-"""Where the service's CPU time goes under load: by thread from the kernel, inside of threads by samples.
+"""CPU profile of the service under load: per thread from the kernel, within threads from samples.
 
-Needs py-spy (extra ``bench``), which may need the right to look into another process.
+Needs py-spy (extra `bench`) and the permission to trace another process.
 """
 
 import json
@@ -21,8 +21,7 @@ from model.bundle import Bundle
 WARM_UP, SAMPLES_PER_SECOND, LINES = 2.0, 50, 12
 PARSING = ("python_multipart/", "service/http/uploads.py", "service/http/tracklet_request.py")
 THREADS = {"MainThread": "event loop", "decode": "decoders", "gallery": "gallery", "asyncio": "other threads"}
-"""By the beginning of a thread's name in Python. What has no such name belongs to the engine: OpenVINO's own threads,
-and those that call it."""
+"""Parts by prefix of the Python thread name. Other threads belong to the engine: OpenVINO's and those that call it."""
 
 
 def find_sampler() -> str | None:
@@ -31,10 +30,10 @@ def find_sampler() -> str | None:
 
 
 def profile(bundle: Bundle, folder: Path, plans: Plans, effort: Effort) -> str:
-    """Load the real service and tell, as text, what share of its CPU time each part of the work has.
+    """Load the service and return, as text, the share of CPU time of each part of the work.
 
     Raises:
-        SystemExit: py-spy is missing or may not look.
+        SystemExit: py-spy is missing or lacks permission.
     """
     sampler = find_sampler()
     if sampler is None:
@@ -56,7 +55,7 @@ def profile(bundle: Bundle, folder: Path, plans: Plans, effort: Effort) -> str:
     head = (
         f"{bundle.spec.name}, {bundle.spec.frame_height}x{bundle.spec.frame_width}, {facts['name']} "
         f"{facts['precision']}, {facts['threads']} threads; {effort.clients} clients, tracklets of {effort.lengths[0]} "
-        f"to {effort.lengths[1]} frames: {loading.result().rate:.0f} frames per second while it was watched.\n"
+        f"to {effort.lengths[1]} frames: {loading.result().rate:.0f} frames per second during the profile.\n"
         f"{describe_machine()}"
     )
     return f"{head}\n\n{describe(used, names, stacks)}"
@@ -82,7 +81,7 @@ class _Loading(threading.Thread):
 
     def result(self) -> Load:
         if self._load is None:
-            raise SystemExit("the clients ended without an answer")
+            raise SystemExit("the client process ended without output")
         return self._load
 
 
@@ -96,7 +95,7 @@ def _thread_seconds(pid: int) -> dict[int, float]:
 
 
 def _thread_names(sampler: str, pid: int) -> dict[int, str]:
-    """Names of the threads that Python knows, by the kernel's number."""
+    """Return the names of Python's threads by kernel thread id."""
     done = subprocess.run(
         [sampler, "dump", "--nonblocking", "--json", "--pid", str(pid)], check=True, capture_output=True
     )
@@ -104,7 +103,7 @@ def _thread_names(sampler: str, pid: int) -> dict[int, str]:
 
 
 def read_samples(path: Path) -> list[tuple[list[str], int]]:
-    """Stacks, outermost first and the thread at the front, and how often each was seen."""
+    """Return stacks, outermost function first after the thread, with their number of samples."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         stack, _, count = line.rpartition(" ")
@@ -113,7 +112,7 @@ def read_samples(path: Path) -> list[tuple[list[str], int]]:
 
 
 def describe(used: dict[int, float], names: dict[int, str], stacks: list[tuple[list[str], int]]) -> str:
-    """The shares: threads by CPU time; the event loop's part for parsing, and single functions, by samples."""
+    """Return the shares as text: threads by CPU time, parsing and single functions by samples."""
     parts: Counter[str] = Counter()
     for thread, seconds in used.items():
         name = names.get(thread, "")
@@ -130,7 +129,7 @@ def describe(used: dict[int, float], names: dict[int, str], stacks: list[tuple[l
         if part == "event loop":
             lines.append(f"{'':12}  {parsed:6.1%}    of it parsing: forms, fields and their limits")
     lines += ["", f"Decoding and parsing: {parts['decoders'] / total + parsed:.1%} of the service's CPU time.", ""]
-    lines.append("Functions by samples of threads that were not waiting, innermost frame:")
+    lines.append("Functions by samples of running threads, innermost frame:")
     leaves: Counter[str] = Counter()
     for stack, count in stacks:
         leaves[stack[-1]] += count

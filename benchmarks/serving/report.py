@@ -1,4 +1,4 @@
-"""Markdown on standard output, as a README can take it, and the targets at its end."""
+"""Markdown tables on standard output, with the targets at the end."""
 
 import importlib.metadata
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("openvino", "onnxruntime", "torch", "fastapi", "uvicorn", "litserve
 
 
 class Report:
-    """Prints as it goes, and keeps what was asked for until the end."""
+    """Prints tables at once and collects the targets for the end."""
 
     def __init__(self) -> None:
         self._targets: list[str] = []
@@ -41,7 +41,7 @@ class Report:
 
 
 def describe_machine() -> str:
-    """CPU, cores, the flags that decide how fast an engine is, and versions."""
+    """Return CPU, cores, instruction sets that decide an engine's speed, and versions as one line."""
     facts = {}
     for line in _read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""The real service under load, against the engine that it runs."""
+"""The service under load, compared with its engine."""
 
 import statistics
 import threading
@@ -20,29 +20,29 @@ from model.engines.protocol import batch_sizes
 from service.settings import Settings
 
 COMPUTE = "/embed?enroll=false&include_embedding=true"
-"""As the peers answer: with the embedding, and nothing kept."""
+"""As the peers answer: with the embedding, without enrolment."""
 VARIANTS = {"without the vector in the answer": "/embed?enroll=false", "enrolled, committed durably": "/embed"}
 
 SHARE, TIMES_ONE_CLIP, MEMORY = 0.9, 1.3, 1200 * MB
-"""What the service must reach of its engine's rate, may take of its engine's time, and may hold."""
+"""Targets: share of the engine's rate, times the engine's time for one clip, bytes of resident memory."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: rounds, seconds of a load in each, seconds of the engine before and after it, clients."""
+    """Size of the measurement: rounds, seconds of each load, seconds of the engine before and after, clients."""
 
     rounds: int
     seconds: float
     engine_seconds: float
     clients: int = 16
     lengths: tuple[int, int] = (8, 60)
-    """Frames of a tracklet, least and most."""
+    """Least and most frames of a tracklet."""
     largest_batch: int = Settings().largest_batch("cpu")
 
 
 @dataclass(frozen=True)
 class Plans:
-    """What clients ask: tracklets of mixed lengths, of one clip, and of thirty frames."""
+    """Requests of the clients: tracklets of mixed lengths, of one clip, and of thirty frames."""
 
     mixed: Plan
     clip: Plan
@@ -74,7 +74,7 @@ def measure_service(
     effort: Effort,
     options: tuple[str, ...] = (),
 ) -> Measured:
-    """Starts the service, measures it in turns with its engine in this process, and prints tables."""
+    """Start the service, measure it alternately with its engine in this process, and print tables."""
     with running_service(bundle.path, folder, *options) as server:
         facts = server.get("/info")["engine"]
         name = f"{facts['name']} {facts['precision']}"
@@ -95,7 +95,7 @@ def measure_service(
         share = _share_of_engine(report, batch, plans.mixed, mixed, counted.clips * bundle.spec.clip_length)
         ratio = _times_one_clip(report, lone)
         report.say(f"Resident set under this load: at most {watch.most / MB:.0f} MB.")
-    if not options:  # targets are for what a user gets
+    if not options:  # targets apply to the default configuration only
         report.target(f"{name}: at least 90% of the engine alone", f"{share:.1%}", met=share >= SHARE)
         asked = f"{name}: one client, one clip, median at most 1.3 times the engine's own time"
         report.target(asked, f"{ratio:.2f} times", met=ratio <= TIMES_ONE_CLIP)
@@ -106,7 +106,7 @@ def measure_service(
 
 
 class Counted:
-    """An engine whose clips are counted; calls come from several threads."""
+    """An engine that counts its clips; safe for several threads."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.streams = engine, engine.streams
@@ -122,18 +122,18 @@ class Counted:
 
 @dataclass(frozen=True)
 class _Alternated:
-    """The engine's measure before and after every load, and the loads."""
+    """The loads, and the engine's measurement before and after each."""
 
     before: list[float]
     loads: list[Load]
     after: list[float]
     engine_cpu: float
     service_cpu: float
-    """Seconds of all rounds."""
+    """CPU seconds of all rounds."""
 
     @property
     def engine(self) -> list[float]:
-        """The engine's measure around every load: a neighbour's busy moment is likely to hit both."""
+        """The mean of the engine's measurements before and after each load."""
         return [(a + b) / 2 for a, b in zip(self.before, self.after, strict=True)]
 
     @property
@@ -167,7 +167,7 @@ class _Turns:
 
 
 def _given(options: tuple[str, ...]) -> str:
-    return f" (given `{' '.join(options)}`)" if options else " (chosen by itself)"
+    return f" (with `{' '.join(options)}`)" if options else " (chosen automatically)"
 
 
 def _rate(engine: Counted, clips: NDArray[np.uint8], effort: Effort, bundle: Bundle) -> float:
@@ -177,7 +177,7 @@ def _rate(engine: Counted, clips: NDArray[np.uint8], effort: Effort, bundle: Bun
 def _print(
     report: Report, effort: Effort, mixed: _Alternated, lone: _Alternated, thirty: Load, variants: dict[str, Load]
 ) -> None:
-    report.head("load on the service", "frames/s", "median ms", "p99 ms", "503s", "the clients' share of the CPUs")
+    report.head("load on the service", "frames/s", "median ms", "p99 ms", "503s", "clients' share of CPU")
     lines = [(f"{effort.clients} clients, tracklets of {effort.lengths[0]} to {effort.lengths[1]} frames", mixed.loads)]
     lines += [(f"the same, {what}", [item]) for what, item in variants.items()]
     lines += [("1 client, one clip", lone.loads), ("1 client, 30 frames", [thirty])]
@@ -200,9 +200,9 @@ def _share_of_engine(report: Report, batch: int, plan: Plan, mixed: _Alternated,
     sent = [rate / engine for rate, engine in zip(rates, mixed.engine, strict=True)]
     share = statistics.median(computed)
     report.say(
-        f"The engine alone, {batch} clips a call (its best here): {_listed(mixed.before)} frames/s before, "
+        f"The engine alone, {batch} clips a call (the best size): {_listed(mixed.before)} frames/s before, "
         f"{_listed(mixed.after)} after each load of {_listed(rates)}. The engine computes {plan.computed:.3f} frames "
-        f"for each of these tracklets' frames (short last clips are filled): ready-made arrays of them would flow at "
+        f"per frame of these tracklets (short last clips are padded): on prepared arrays that is "
         f"{statistics.median(mixed.engine) / plan.computed:.0f} frames/s. The service reaches {share:.1%} of that "
         f"({', '.join(f'{value:.1%}' for value in computed)}); of the engine's rate on whole clips "
         f"{statistics.median(sent):.1%}."
@@ -210,7 +210,7 @@ def _share_of_engine(report: Report, batch: int, plan: Plan, mixed: _Alternated,
     alone = engine_frames / mixed.engine_cpu
     served = plan.computed * sum(item.all_frames for item in mixed.loads) / mixed.service_cpu
     report.say(
-        f"By CPU time, which neighbours on the machine change less: {alone:.1f} computed frames per CPU second of the "
+        f"By CPU time, which other load on the machine changes less: {alone:.1f} computed frames per CPU second of the "
         f"engine alone, {served:.1f} of the whole service: {served / alone:.1%}; the rest is reading, parsing, "
         "decoding and answering."
     )

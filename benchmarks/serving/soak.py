@@ -1,4 +1,4 @@
-"""Minutes of mixed load while memory, threads and open files are watched: what is flat stays flat for days."""
+"""Mixed load while memory, threads and open files are recorded, and start times."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ LIMIT = 1200 * MB
 
 
 def soak(report: Report, bundle: Bundle, crops: Crops, folder: Path, minutes: float, samples: Path | None) -> None:
-    """Runs the load, prints resident set, slope, threads and files; every sample goes into a CSV file."""
+    """Run the load; print resident set, slope, threads and files; write all samples to a CSV file."""
     material = folder / "material"
     _write_material(crops, material)
     with running_service(bundle.path, folder / "gallery") as server:
@@ -36,7 +36,7 @@ def soak(report: Report, bundle: Bundle, crops: Crops, folder: Path, minutes: fl
             done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
         said = json.loads(done.stdout or b"{}")
         if done.returncode:
-            raise SystemExit(f"mixed load: {said.get('faults') or 'the clients ended without an answer'}")
+            raise SystemExit(f"mixed load: {said.get('faults') or 'the client process ended without output'}")
         after = look_at(server.pid)
     if samples is not None:
         _write_samples(watch.seen, samples)
@@ -65,8 +65,8 @@ def _print(report: Report, seen: Sequence[Footprint], after: Footprint) -> None:
     report.end_table()
     slope, error = fit_slope([item.at for item in warm], [item.resident / MB for item in warm])
     report.say(
-        f"Slope of the resident set behind the first {WARM_UP_SHARE:.0%} of the time: {3600 * slope:+.1f} MB per hour, "
-        f"standard error {3600 * error:.1f} (of the means of {BLOCKS} stretches: neighbouring seconds are not "
+        f"Slope of the resident set after the first {WARM_UP_SHARE:.0%} of the time: {3600 * slope:+.1f} MB per hour, "
+        f"standard error {3600 * error:.1f} (from the means of {BLOCKS} blocks: neighbouring seconds are not "
         "independent)."
     )
     flat = 3600 * slope - 2 * 3600 * error <= 0
@@ -77,10 +77,10 @@ def _print(report: Report, seen: Sequence[Footprint], after: Footprint) -> None:
 
 
 def fit_slope(times: Sequence[float], values: Sequence[float], blocks: int = BLOCKS) -> tuple[float, float]:
-    """Least-squares slope of ``values`` over ``times`` and its standard error, of the means of ``blocks`` parts."""
+    """Return the least-squares slope of `values` over `times` and its standard error, from means of `blocks` parts."""
     parts = min(blocks, len(times))
     if parts < 3:
-        raise ValueError(f"{parts} samples do not make a slope with an error")
+        raise ValueError(f"{parts} samples are too few for a slope with an error (3 needed)")
     at, height = (
         np.asarray([part.mean() for part in np.array_split(np.asarray(given, dtype=np.float64), parts)])
         for given in (times, values)
@@ -101,7 +101,7 @@ def _write_samples(seen: Sequence[Footprint], path: Path) -> None:
 
 
 def _write_material(crops: Crops, folder: Path) -> None:
-    """Crops, a full frame of three people side by side, and a video that pans over it."""
+    """Write crops, a full frame with three people, and a video that pans over it."""
     folder.mkdir(parents=True)
     for number, tracklet in enumerate(crops.tracklets[:8]):
         for index, frame in enumerate(tracklet[:60]):
@@ -124,7 +124,7 @@ SECONDS, LIGHT_SECONDS = 5.0, 2.0
 
 
 def measure_starts(report: Report, bundle: Bundle, folder: Path, times: int) -> None:
-    """A first start with an empty data folder and a second in the same, several times."""
+    """Measure a first start with an empty data folder and a second in the same folder, several times."""
     first, second, resident = [], [], []
     for number in range(times):
         data = folder / f"start-{number}"
