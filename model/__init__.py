@@ -2,6 +2,6 @@
 
 import sys
 
-# OpenVINO reports its import to its maker, from a child process, and NNCF each call, through this package of theirs;
-# without it they report nothing. Who runs the service has not agreed to that.
+# Through this package, OpenVINO (from a child process, when it is imported) and NNCF (on each call) send usage reports
+# to their vendor. Without it they send nothing. The person who runs the service has not agreed to reports.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,14 +1,14 @@
-"""A model bundle: the folder that training exports and the service loads, and nothing else.
+"""A model bundle: the folder that export writes and the service loads.
 
-The folder holds ``model.onnx``, ``model.json`` (see ``model.spec``), ``golden.npz`` (clips and the embeddings that the
-PyTorch network gave for them) and, for people, ``MODEL_CARD.md``. A model that was imported from OpenVINO's IR, from
-which no faithful way leads to ONNX, has ``model.xml`` and ``model.bin`` in place of ``model.onnx``. ``Bundle.load``
-reads what code needs once and in full, so that a damaged bundle is refused at start.
+The folder holds `model.onnx`, `model.json` (see `model.spec`), `golden.npz` (clips, and the embeddings that the PyTorch
+network gives for them) and `MODEL_CARD.md` for people. A model that was imported from OpenVINO's IR, which cannot be
+converted to ONNX exactly, has `model.xml` and `model.bin` instead of `model.onnx`.
 """
 
 import hashlib
 import io
 import json
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -21,8 +21,6 @@ from pydantic import ValidationError
 
 from model.errors import Not3dError
 from model.frames import PREPROCESSING_VERSION
-from model.ir_signature import IrFileError, read_ir_signature
-from model.onnx_signature import ELEMENT_FLOAT32, ELEMENT_UINT8, OnnxFileError, TensorSignature, read_signature
 from model.spec import BundleSpec, Preprocessing
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -32,14 +30,21 @@ ONNX_FILE, SPEC_FILE, GOLDEN_FILE, CARD_FILE = "model.onnx", "model.json", "gold
 IR_FILES = "model.xml", "model.bin"
 INPUT_NAME, OUTPUT_NAME = "clips", "embeddings"
 
+_EXTERNAL_DATA = re.compile(rb"\x6a.{1,2}\x0a\x08location\x12", re.DOTALL)
+"""An entry `location` of ONNX's `TensorProto.external_data`, as protobuf writes it.
+
+The opened session cannot refuse such a file: given the bytes of a model, both engines look for its external data in the
+working directory (ONNX Runtime 1.32, OpenVINO 2026.4).
+"""
+
 
 class BundleError(Not3dError):
-    """A bundle cannot be used; the message names the file and, inside it, the field."""
+    """A bundle that cannot be used. The message names the file and the field in it."""
 
 
 @dataclass(frozen=True)
 class GoldenVectors:
-    """What the network must answer: clips uint8 ``[N, T, H, W, 3]`` and their unit embeddings float32 ``[N, D]``."""
+    """Test vectors: clips uint8 `[N, T, H, W, 3]` and their unit-length embeddings float32 `[N, D]`."""
 
     clips: NDArray[np.uint8]
     embeddings: NDArray[np.float32]
@@ -47,9 +52,10 @@ class GoldenVectors:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A validated bundle. ``embedding_space`` names the space its vectors live in (16 hex digits).
+    """A bundle whose files have been checked; an engine checks the network itself when it opens it.
 
-    ``network_path`` is the ONNX file, or the ``.xml`` of an OpenVINO IR, which only OpenVINO runs.
+    `network_path` is the ONNX file, or the `.xml` of an OpenVINO IR, which only OpenVINO runs. `embedding_space` names
+    the space of its vectors (16 hex digits).
     """
 
     path: Path
@@ -59,12 +65,12 @@ class Bundle:
 
     @property
     def is_ir(self) -> bool:
-        """Whether the network is an OpenVINO IR."""
+        """Return whether the network is an OpenVINO IR."""
         return self.network_path.name == IR_FILES[0]
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
-        """Read and check every file of the bundle in the folder ``path``.
+        """Read and check the bundle in the folder `path`.
 
         Raises:
             BundleError: a file is missing or damaged, or two files contradict each other.
@@ -73,38 +79,58 @@ class Bundle:
             raise BundleError(f"{path}: no such folder; a bundle is a folder with {ONNX_FILE} and {SPEC_FILE}")
         spec = _parse_spec(path / SPEC_FILE)
         is_ir = (path / IR_FILES[0]).exists() and not (path / ONNX_FILE).exists()
-        files = [path / name for name in (IR_FILES if is_ir else (ONNX_FILE,))]
-        content = [_read(file) for file in files]
-        _check_network(files[0], content, spec)
+        network_path = path / (IR_FILES[0] if is_ir else ONNX_FILE)
+        content = _read_network(network_path)
+        if not is_ir and b"location" in content[0] and _EXTERNAL_DATA.search(content[0]):
+            # The embedding space is a hash of this one file, and would not change with the weights.
+            raise BundleError(f"{network_path}: its weights are in other files; save the model as a single file")
         _read_golden(path / GOLDEN_FILE, spec)
-        return cls(path, spec, files[0], _find_space(path, spec, b"".join(content)))
+        return cls(path, spec, network_path, _find_space(path, spec, b"".join(content)))
 
     def golden(self) -> GoldenVectors:
         """Read the golden vectors.
 
         Raises:
-            BundleError: the file was damaged or removed since the bundle was loaded.
+            BundleError: the file was damaged or removed after the bundle was loaded.
         """
         return _read_golden(self.path / GOLDEN_FILE, self.spec)
 
+    def read_network(self) -> tuple[bytes, ...]:
+        """Read the bytes of the network: the ONNX file, or the `.xml` and the `.bin`.
+
+        Raises:
+            BundleError: they are not the bytes that `embedding_space` names, because a file was changed after the
+                bundle was loaded.
+        """
+        content = _read_network(self.network_path)
+        loaded = self.spec.quantisation.network if self.spec.quantisation else self.embedding_space
+        if compute_embedding_space(b"".join(content), self.spec.preprocessing) != loaded:
+            raise BundleError(f"{self.network_path}: the network has changed since the bundle was loaded")
+        return content
+
 
 def compute_embedding_space(network: bytes, preprocessing: Preprocessing) -> str:
-    """Name the space of a network's embeddings: 16 hex digits of SHA-256 over its bytes and the preprocessing."""
+    """Return the name of a network's embedding space: 16 hex digits of SHA-256 of its bytes and the preprocessing."""
     canonical = json.dumps(preprocessing.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(network + canonical.encode()).hexdigest()[:16]
 
 
 def _find_space(path: Path, spec: BundleSpec, network: bytes) -> str:
-    """The space of the network's own bytes, or of the float network that it was measured to rank like."""
+    """Return the space of these bytes, or of the float network if this quantised one was measured to rank like it."""
     own = compute_embedding_space(network, spec.preprocessing)
     if spec.quantisation is None:
         return own
     if spec.quantisation.network != own:
         raise BundleError(
-            f"{path / SPEC_FILE}: quantisation.network: was measured on the network {spec.quantisation.network}, this "
-            f"one is {own}; quantise again"
+            f"{path / SPEC_FILE}: quantisation.network: was measured on the network {spec.quantisation.network}, but "
+            f"this network is {own}; quantise again"
         )
     return spec.quantisation.of if spec.quantisation.ranks_alike else own
+
+
+def _read_network(path: Path) -> tuple[bytes, ...]:
+    names = IR_FILES if path.name == IR_FILES[0] else (path.name,)
+    return tuple(_read(path.with_name(name)) for name in names)
 
 
 def _read(path: Path) -> bytes:
@@ -126,53 +152,15 @@ def _parse_spec(path: Path) -> BundleSpec:
         raise BundleError(
             f"{path}: preprocessing.version: the network was trained on frames prepared as version "
             f"'{spec.preprocessing.version}', this release prepares them as '{PREPROCESSING_VERSION}'; "
-            "export the model again from a checkpoint trained with this release, or use the release it was made with"
+            "export the model again from a checkpoint trained with this release, or use the release that exported it"
         )
     return spec
-
-
-def _check_network(path: Path, content: list[bytes], spec: BundleSpec) -> None:
-    try:
-        if path.name == ONNX_FILE:
-            signature = read_signature(content[0])
-        else:
-            signature = read_ir_signature(content[0], weights=len(content[1]))
-    except OnnxFileError as error:
-        raise BundleError(f"{path}: damaged, or no ONNX model: {error}") from error
-    except IrFileError as error:
-        raise BundleError(f"{path}: damaged, or no OpenVINO model: {error}") from error
-    if signature.external_weights:
-        # They would escape the embedding space, which names the network by the bytes of this one file.
-        raise BundleError(f"{path}: its weights lie in other files; they must be inside")
-    wanted_input = TensorSignature(INPUT_NAME, ELEMENT_UINT8, ("N", *spec.clip_shape))
-    wanted_output = TensorSignature(OUTPUT_NAME, ELEMENT_FLOAT32, ("N", spec.dimension))
-    for role, tensors, wanted in (
-        ("input", signature.inputs, wanted_input),
-        ("output", signature.outputs, wanted_output),
-    ):
-        fault = _find_fault(tensors, wanted)
-        if fault:
-            raise BundleError(f"{path}: {role} '{wanted.name}': {fault}")
-
-
-def _find_fault(tensors: tuple[TensorSignature, ...], wanted: TensorSignature) -> str | None:
-    names = [tensor.name for tensor in tensors]
-    if names != [wanted.name]:
-        return f"must be the only one, found {names}"
-    (tensor,) = tensors
-    if tensor.element != wanted.element:
-        return f"expected ONNX element type {wanted.element}, found {tensor.element} (1 is float32, 2 is uint8)"
-    if not tensor.shape or not isinstance(tensor.shape[0], str):
-        return f"the first axis must be dynamic, found shape {list(tensor.shape)}"
-    if tensor.shape[1:] != wanted.shape[1:]:
-        return f"shape {list(tensor.shape)} contradicts {SPEC_FILE}, which asks for {list(wanted.shape)}"
-    return None
 
 
 def _read_golden(path: Path, spec: BundleSpec) -> GoldenVectors:
     content = io.BytesIO(_read(path))
     if not zipfile.is_zipfile(content):
-        raise BundleError(f"{path}: damaged: not a whole .npz archive")
+        raise BundleError(f"{path}: damaged: it is not a complete .npz archive")
     content.seek(0)
     try:
         with np.load(content, allow_pickle=False) as archive:
@@ -187,12 +175,12 @@ def _read_golden(path: Path, spec: BundleSpec) -> GoldenVectors:
     _check_array(path, "embeddings", embeddings, np.dtype(np.float32), (spec.dimension,))
     if not 0 < len(clips) == len(embeddings):
         raise BundleError(
-            f"{path}: {len(clips)} clips but {len(embeddings)} embeddings; they must be as many, at least one"
+            f"{path}: {len(clips)} clips but {len(embeddings)} embeddings; the numbers must be equal and at least 1"
         )
     lengths = np.linalg.norm(embeddings, axis=1)
     if not np.allclose(lengths, 1, atol=1e-4):
         raise BundleError(
-            f"{path}: array 'embeddings': rows must have length 1, found {lengths.min()} to {lengths.max()}"
+            f"{path}: array 'embeddings': each row must have length 1, found {lengths.min()} to {lengths.max()}"
         )
     return GoldenVectors(clips, embeddings)
 

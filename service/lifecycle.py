@@ -13,7 +13,7 @@ import cv2
 
 from model.bundle import Bundle
 from model.engines import Engine, open_engine
-from model.engines.cuda_options import CudaOptions
+from model.engines.protocol import CudaOptions
 from model.engines.self_test import SelfTest, run_self_test
 from model.errors import Not3dError
 from service.embedding.embedder import Embedder
@@ -23,7 +23,7 @@ from service.gallery.records import GalleryBroken, GalleryError, GalleryUnavaila
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-STAGES: Final = ("bundle", "gallery", "engine", "self_test")
+STAGES: Final = ("bundle", "engine", "self_test", "gallery")
 """Stages of loading, in their order."""
 GALLERY_RETRY_SECONDS: Final = 2.0
 """Time between two attempts to reach a gallery on a server."""
@@ -153,14 +153,15 @@ class Lifecycle:
         settings, metrics = self.settings, self.metrics
         cv2.setNumThreads(1)  # frames are decoded in parallel; threads inside each decoder would compete with that
         bundle = await self._run_stage("bundle", lambda: Bundle.load(settings.bundle))
+        start = time.perf_counter()
+        engine = await self._run_stage("engine", lambda: _open_engine(bundle, settings))
+        self_test = await self._run_stage("self_test", lambda: run_self_test(engine, bundle))
+        seconds = round(time.perf_counter() - start, 2)
         async with AsyncExitStack() as opened:
+            # Last, so that a damaged network never names the embedding space of a new gallery.
             gallery = await self._until_gallery_answers(lambda: self._open_gallery(bundle))
             opened.push_async_callback(gallery.close)
             self.pending.remove("gallery")
-            start = time.perf_counter()
-            engine = await self._run_stage("engine", lambda: _open_engine(bundle, settings))
-            self_test = await self._run_stage("self_test", lambda: run_self_test(engine, bundle))
-            seconds = round(time.perf_counter() - start, 2)
             records = await self._until_gallery_answers(gallery.count)
             self._check_stop()
             info = engine.info

@@ -26,7 +26,7 @@ from benchmarks.serving.report import Report, describe_machine
 from model.bundle import BUNDLED, Bundle
 from model.cgroups import available_cpus
 from model.engines.cuda import TENSORRT, CudaEngine, CudaPlan
-from model.engines.cuda_options import CudaOptions
+from model.engines.protocol import CudaOptions
 from model.engines.onnx_runtime import OnnxRuntimeEngine
 from model.engines.protocol import EngineError
 

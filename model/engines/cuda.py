@@ -1,4 +1,4 @@
-"""ONNX Runtime on NVIDIA GPUs: the fastest plan that passes the self-test, and in words what does not work."""
+"""ONNX Runtime on NVIDIA GPUs: the fastest plan that passes the self-test, and messages about those that do not."""
 
 import contextlib
 import io
@@ -13,11 +13,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.bundle import INPUT_NAME, Bundle
-from model.engines.cuda_options import CudaOptions
 from model.engines.half_precision import half_network
 from model.engines.io_binding_session import IoBindingSession
-from model.engines.onnx_runtime import ORT_ERRORS, VERSION, cuda_provider_installed
-from model.engines.protocol import EngineError, EngineInfo, batch_sizes, check_clips
+from model.engines.onnx_runtime import VERSION, cuda_provider_installed, open_session
+from model.engines.protocol import CudaOptions, EngineError, EngineInfo, batch_sizes, check_clips
 from model.engines.self_test import SelfTestError, run_self_test
 
 CUDA: Final = "CUDAExecutionProvider"
@@ -27,12 +26,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class ProviderError(EngineError):
-    """The provider itself is absent or does not load, so that no other plan would work either."""
+    """The provider itself is missing or does not load, so no other plan would work either."""
 
 
 @dataclass(frozen=True)
 class CudaPlan:
-    """One way to run a network: ``precision`` "f16" or "f32", and what `CudaOptions` says of the rest."""
+    """One way to run a network: `precision` is "f16" or "f32", the rest is as in `CudaOptions`."""
 
     precision: str
     channels_last: bool
@@ -46,13 +45,13 @@ class CudaPlan:
 
 
 def cuda_plans(options: CudaOptions) -> Iterator[CudaPlan]:
-    """What is tried, in this order: fastest first, each next one without something that may not work."""
+    """Yield the plans in the order in which they are tried: fastest first, each next one with less that may fail."""
     for precision in ("f16", "f32") if options.precision == "auto" else (options.precision,):
         if options.tensorrt:
-            # It lays tensors out itself; its graphs need a network without CUDA nodes, and it leaves uint8 to CUDA.
+            # TensorRT chooses layouts itself. Its graphs need a network without CUDA nodes, but CUDA runs uint8.
             yield CudaPlan(precision, channels_last=False, graphs=False, tensorrt=True)
             continue
-        # Tensor cores read NHWC, and f32 without TF32 does not use them.
+        # Tensor cores read NHWC; f32 without TF32 does not use them.
         for channels_last in (True, False) if options.channels_last and precision == "f16" else (False,):
             for graphs in (True, False) if options.graphs else (False,):
                 yield CudaPlan(precision, channels_last=channels_last, graphs=graphs)
@@ -66,12 +65,13 @@ def open_cuda(
     options: CudaOptions,
     device: Literal["cuda", "cpu"] = "cuda",
 ) -> "CudaEngine":
-    """Open the first of the plans whose golden vectors are right; what was asked for and does not work is logged.
+    """Open the first plan that passes the self-test, and log the plans that do not work.
 
-    ``device="cpu"`` rehearses: the same plans, networks and buffers on the CPU provider, without CUDA graphs.
+    With `device="cpu"` the same plans, networks and buffers run on the CPU provider, without CUDA graphs, for tests.
 
     Raises:
-        EngineError: the GPU, the provider or the bundle does not allow any.
+        EngineError: no plan works on this GPU, or the provider or the bundle does not allow any.
+        BundleError: the network was changed after the bundle was loaded.
     """
     if device == "cpu":
         options = replace(options, graphs=False, channels_last=False, tensorrt=False)
@@ -88,14 +88,14 @@ def open_cuda(
             faults.append(f"{plan} does not work: {error}")
             continue
         if faults:
-            engine.warning = f"runs {plan}; {faults[0]}"
-            _LOG.warning("the network runs %s", plan)
+            engine.warning = f"the network runs in {plan}; {faults[0]}"
+            _LOG.warning("the network runs in %s", plan)
         return engine
     raise EngineError(f"{bundle.network_path}: no plan works: " + "; ".join(faults))
 
 
 class CudaEngine:
-    """A bundle's network on one GPU, in one plan; calls from several threads take turns."""
+    """A bundle's network on one GPU, in one plan. Calls from several threads take turns."""
 
     name: Final = "onnxruntime"
 
@@ -109,11 +109,11 @@ class CudaEngine:
         options: CudaOptions,
         device: Literal["cuda", "cpu"] = "cuda",
     ) -> None:
-        """Open a session, prepared for every batch size; ``cache_dir`` keeps the f16 network and TensorRT's engine.
+        """Open a session and prepare it for every batch size; `cache_dir` keeps the f16 network and TensorRT's engine.
 
         Raises:
             ProviderError: the provider does not load.
-            EngineError: the network, in this plan, does not run on this GPU or within the memory.
+            EngineError: the network does not run with this plan on this GPU, or does not fit into the memory.
         """
         self.plan: Final = plan
         self.device: Final = device
@@ -129,17 +129,13 @@ class CudaEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What is really running."""
+        """See `Engine.info`."""
         return EngineInfo(
             self.name, self.device, self.precision, self.threads, VERSION, self.provider, warning=self.warning
         )
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.
-
-        Raises:
-            EngineError: wrong shape or element type, or ONNX Runtime failed (out of memory, say).
-        """
+        """See `Engine.embed`."""
         check_clips(clips, self._spec)
         return self._bound.embed(clips)
 
@@ -147,14 +143,14 @@ class CudaEngine:
 def _check_providers(bundle: Bundle, options: CudaOptions, device: str) -> None:
     if bundle.is_ir:
         raise EngineError(
-            f"{bundle.network_path}: an OpenVINO model, which no GPU of NVIDIA runs; "
-            "ask for the device cpu, or import the model from its ONNX file"
+            f"{bundle.network_path}: an OpenVINO model, which NVIDIA GPUs do not run; "
+            "choose the device cpu, or import the model from its ONNX file"
         )
-    # Operators' names lie in the file as they are. In f32 it would run, slower than what it was made from.
-    if b"DequantizeLinear" in bundle.network_path.read_bytes():
+    # The names of operators are in the file as text. The network would run in f32, slower than the float network.
+    if b"DequantizeLinear" in bundle.read_network()[0]:
         raise EngineError(
-            f"{bundle.network_path}: a quantised network, which is for the CPU; "
-            "a GPU runs the one that it was made from, in f16"
+            f"{bundle.network_path}: a quantised network, which runs on the CPU only; "
+            "use the float network that it was made from, which a GPU runs in f16"
         )
     if device == "cpu":
         return
@@ -179,19 +175,16 @@ def _open_session(
     if device == "cuda":
         _load_libraries()
         providers = session_providers(bundle, plan, cache_dir, options)
-    # TensorRT converts by itself, from the f32 network.
+    # TensorRT converts the f32 network itself.
     in_half = plan.precision == "f16" and not plan.tensorrt
-    network: bytes | Path = half_network(bundle, cache_dir) if in_half else bundle.network_path
+    network = half_network(bundle, cache_dir) if in_half else bundle.read_network()[0]
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(network, session_options, providers=providers)
-    except ORT_ERRORS as error:
-        raise EngineError(f"{bundle.network_path}: ONNX Runtime cannot open it on {device}: {error}") from error
-    # A provider whose libraries do not load is dropped with a log line, and a failing run moves to the CPU:
-    # both are refused.
+    session = open_session(network, bundle.network_path, bundle.spec, session_options, providers)
+    # ONNX Runtime drops a provider whose libraries do not load, with a log line, and moves a failing run to the CPU.
+    # Both are errors here.
     session.disable_fallback()
     wanted = TENSORRT if plan.tensorrt else CUDA if device == "cuda" else _CPU
     if session.get_providers()[0] != wanted:
@@ -207,18 +200,18 @@ def _open_session(
 def session_providers(
     bundle: Bundle, plan: CudaPlan, cache_dir: Path | None, options: CudaOptions
 ) -> list[str | tuple[str, dict[str, str]]]:
-    """The providers of a session in the order in which they take nodes, with their options."""
+    """Return the providers of a session in the order in which they take nodes, with their options."""
     limit = {} if options.memory_mb is None else {"gpu_mem_limit": str(options.memory_mb * 2**20)}
     cuda = {
         **limit,
-        # The default doubles the arena each time it is full; batches have fixed sizes, so what is asked for suffices.
+        # The default doubles the arena each time it is full; batches have fixed sizes, so that is not needed.
         "arena_extend_strategy": "kSameAsRequested",
         # The default tries every convolution algorithm for each batch size.
         "cudnn_conv_algo_search": "EXHAUSTIVE" if options.exhaustive_search else "HEURISTIC",
-        # Without a limit cuDNN may take the workspace that its fastest algorithm asks for; with one it takes at most
-        # 32 MB.
+        # With a memory limit cuDNN takes at most 32 MB of workspace, without one as much as its fastest algorithm asks
+        # for.
         "cudnn_conv_use_max_workspace": str(int(options.large_workspace and not limit)),
-        # TF32 has 10 bits of mantissa; without it the GPU keeps the export's promise of 1e-3 per component.
+        # TF32 has 10 bits of mantissa; without it the GPU keeps the limit of the export, 1e-3 per component.
         "use_tf32": "0",
         "prefer_nhwc": str(int(plan.channels_last)),
         "enable_cuda_graph": str(int(plan.graphs)),
@@ -240,12 +233,12 @@ def _tensorrt_options(bundle: Bundle, plan: CudaPlan, cache_dir: Path | None, op
     if options.memory_mb is not None:
         found["trt_max_workspace_size"] = str(options.memory_mb * 2**20)
     if cache_dir is not None:
-        # By network and precision: TensorRT names a kept engine by the graph alone.
+        # A folder for each network and precision, because TensorRT names an engine by the graph alone.
         folder = cache_dir / f"tensorrt-{bundle.embedding_space}-{plan.precision}-{options.largest_batch}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            _LOG.warning("TensorRT's engine cannot be kept in %s: %s", folder, error)
+            _LOG.warning("TensorRT's engine cannot be saved in %s: %s", folder, error)
             return found
         found |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
         found |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
@@ -253,7 +246,7 @@ def _tensorrt_options(bundle: Bundle, plan: CudaPlan, cache_dir: Path | None, op
 
 
 def _load_libraries() -> None:
-    """Load CUDA and cuDNN where pip put them; what is missing shows when the session is opened."""
+    """Load CUDA and cuDNN from their pip packages; if one is missing, opening the session fails."""
     preload = getattr(onnxruntime, "preload_dlls", None)
     if preload is None:
         return

@@ -56,7 +56,7 @@ def half_network(bundle: Bundle, cache_dir: Path | None) -> bytes:
     if kept is not None:
         return kept
     try:
-        content = _Converter(onnx, onnx.load_from_string(bundle.network_path.read_bytes())).convert()
+        content = _Converter(onnx, onnx.load_from_string(bundle.read_network()[0])).convert()
     except (OSError, ValueError, KeyError, IndexError, onnx.checker.ValidationError) as error:
         raise EngineError(f"{bundle.network_path}: cannot be converted to f16: {error}") from error
     _keep(cache_dir, key, content)

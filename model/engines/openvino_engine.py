@@ -1,6 +1,10 @@
 """OpenVINO on the CPU."""
 
+import ctypes
+import sys
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Final, Literal
 
@@ -10,35 +14,36 @@ from numpy.typing import NDArray
 from openvino.passes import ConstantFolding, Manager
 
 from model.bundle import INPUT_NAME, Bundle
-from model.engines.protocol import EngineError, EngineInfo, check_clips
-from model.engines.signal_stack import kept_signal_stack
+from model.engines.protocol import EngineError, EngineInfo, Tensor, check_clips, check_signature
 
 VERSION: Final[str] = openvino.__version__
 
 _PRECISIONS = {openvino.Type.f32: "f32", openvino.Type.bf16: "bf16", openvino.Type.f16: "f16"}
 
-# Measured with system A and with the light model, bf16 and int8 on two cores with AVX-512:
+_TYPES = {"u8": "uint8", "f32": "float32"}
+
+# Measured with the full-size model and with the light one, bf16 and int8, on two cores with AVX-512:
 # - One stream per core (THROUGHPUT) against all cores for one call (LATENCY): 4 % more frames per second on an idle
-#   machine and 10 to 15 % beside the service's decoding, since threads that compute one call wait for each other after
-#   every layer. But a lone clip takes nearly twice as long. So there are two compiled networks, and a call that would
-#   leave cores idle has the one that uses all of them. The price is a second copy of the weights in the order in which
-#   the processor wants them.
-# - OpenVINO's cache of compiled networks against compiling at each start, once weights are folded: no sooner, and the
+#   machine and 10 to 15 % beside the service's decoding, because threads that compute one call wait for each other
+#   after every layer. But a single clip takes nearly twice as long. So the network is compiled twice, and a call that
+#   would leave cores idle uses the one for all cores. The cost is a second copy of the weights, in the order that the
+#   processor needs.
+# - OpenVINO's cache of compiled networks against compiling at each start, when weights are folded: not faster, and the
 #   file, which holds the weights as f32, is mapped into memory once for each compiled network.
-# - A dynamic number of clips against one compiled network for each of a fixed set of batch sizes: 2 to 6 % slower, but
-#   25 % for a lone clip of the light model. In exchange there is one copy of the weights instead of five, and any N
-#   runs without compiling anew.
-# - Pinned threads wait for a core that someone else uses: beside one busy process they were eight times slower than
-#   free ones, and the service's own decoding is such a neighbour.
-_MOST_STREAMS = 8
-_ALONE = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+# - A dynamic number of clips against one compiled network for each of a fixed set of batch sizes: 2 to 6 % slower, and
+#   25 % slower for a single clip of the light model. In exchange there is one copy of the weights instead of five, and
+#   any N runs without compiling again.
+# - Pinned threads wait for a core that another process uses: beside one busy process they were eight times slower than
+#   free threads, and the service's own decoding is such a process.
+_MAX_STREAMS = 8
+_SINGLE_CALL = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 
 
 class OpenVinoEngine:
     """A bundle's network compiled for this CPU.
 
-    ``streams`` calls run side by side, each with its share of ``threads``; further ones wait. A call that comes alone
-    with fewer clips than there are streams has all threads.
+    `streams` calls run side by side, each with its share of `threads`; more calls wait. A single call with fewer clips
+    than streams gets all threads.
     """
 
     name: Final = "openvino"
@@ -51,17 +56,22 @@ class OpenVinoEngine:
         threads: int,
         precision: Literal["auto", "f32", "bf16"] = "auto",
     ) -> None:
-        """Compile the network for ``threads`` threads.
+        """Compile the network.
 
-        ``precision="auto"`` leaves the arithmetic to OpenVINO: bf16 where the CPU has instructions for it (AMX, AVX-512
-        BF16), else f32. A quantised network computes in int8, and what is not quantised of it in ``precision``.
+        Args:
+            bundle: the bundle.
+            threads: CPU threads of all streams together.
+            precision: "auto" leaves the arithmetic to OpenVINO: bf16 if the CPU has instructions for it (AMX, AVX-512
+                BF16), otherwise f32. A quantised network computes in int8; its other parts compute in `precision`.
 
         Raises:
-            EngineError: the network cannot be compiled, or this CPU does not do ``precision``.
+            EngineError: the network cannot be compiled, is another one than the bundle says, or this CPU does not
+                compute in `precision`.
+            BundleError: the network was changed after the bundle was loaded.
         """
         self.threads: Final = threads
         self._spec = bundle.spec
-        self.streams: Final = min(threads, _MOST_STREAMS)
+        self.streams: Final = min(threads, _MAX_STREAMS)
         self._lock = threading.Lock()
         self._calls = 0
         config: dict[str, Any] = {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads}
@@ -69,9 +79,12 @@ class OpenVinoEngine:
             config["INFERENCE_PRECISION_HINT"] = precision
         try:
             core = openvino.Core()
-            with kept_signal_stack():
-                network = _with_own_weights(core.read_model(bundle.network_path))
-                wide = core.compile_model(network, "CPU", config | _ALONE)
+            with preserve_signal_stack():
+                network = core.read_model(*bundle.read_network())
+                inputs, outputs = _tensors(network.inputs), _tensors(network.outputs)
+                check_signature(bundle.network_path, inputs, outputs, bundle.spec)
+                _fold_weights(network)
+                wide = core.compile_model(network, "CPU", config | _SINGLE_CALL)
                 narrow = wide
                 if self.streams > 1:
                     side_by_side = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
@@ -82,30 +95,28 @@ class OpenVinoEngine:
                 self._narrow.put(narrow.create_infer_request())
             used = wide.get_property("INFERENCE_PRECISION_HINT")
         except RuntimeError as error:
-            raise EngineError(f"{bundle.network_path}: OpenVINO cannot compile it: {error}") from error
+            raise EngineError(
+                f"{bundle.network_path}: OpenVINO cannot compile it: {' '.join(str(error).split())}"
+            ) from error
         if used not in _PRECISIONS:
-            raise EngineError(f"OpenVINO computes in {used}, whose accuracy was never judged; ask for f32")
+            raise EngineError(f"OpenVINO computes in {used}, whose accuracy was not measured; ask for f32")
         if precision not in {"auto", _PRECISIONS[used]}:
             raise EngineError(f"OpenVINO computes in {_PRECISIONS[used]} on this CPU, not in {precision}")
         self.precision: Final = "int8" if _is_quantised(network) else _PRECISIONS[used]
 
     @property
     def info(self) -> EngineInfo:
-        """What is really running."""
+        """See `Engine.info`."""
         return EngineInfo(self.name, self.device, self.precision, self.threads, VERSION, "CPU")
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed clips uint8 ``[N, T, H, W, 3]`` as float32 ``[N, D]``, not normalised.
-
-        Raises:
-            EngineError: wrong shape or element type, or OpenVINO failed.
-        """
+        """See `Engine.embed`."""
         check_clips(clips, self._spec)
         with self._lock:
             self._calls += 1
-            alone = self._calls == 1 and len(clips) < self.streams
+            single = self._calls == 1 and len(clips) < self.streams
         try:
-            return self._infer(self._wide, clips) if alone else self._infer_narrow(clips)
+            return self._infer(self._wide, clips) if single else self._infer_narrow(clips)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on {len(clips)} clips: {error}") from error
         finally:
@@ -129,15 +140,55 @@ def _is_quantised(network: Any) -> bool:
     return any(node.get_type_name() == "FakeQuantize" for node in network.get_ops())
 
 
-def _with_own_weights(network: Any) -> Any:
-    """The network with f32 weights in place of f16 ones and their conversion.
+def _fold_weights(network: Any) -> None:
+    """Replace f16 weights and their conversion by f32 weights, in place.
 
-    Each compiled network would convert them for itself and keep the result; these it shares. A quantised network stays
-    as it is: folded, its weights would be numbers that no longer tell of int8.
+    Each compiled network would convert them for itself and keep the result; these are shared. A quantised network stays
+    unchanged: folded, its weights would no longer be int8.
     """
     if _is_quantised(network):
-        return network
+        return
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(network)
-    return network
+
+
+def _tensors(ports: Sequence[Any]) -> list[Tensor]:
+    return [
+        Tensor(
+            min(port.get_names(), default=""),
+            _TYPES.get(name := port.get_element_type().get_type_name(), name),
+            tuple(None if axis.is_dynamic else axis.get_length() for axis in _axes(port.get_partial_shape())),
+        )
+        for port in ports
+    ]
+
+
+def _axes(shape: Any) -> Sequence[Any]:
+    return () if shape.rank.is_dynamic else list(shape)
+
+
+class _Stack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def preserve_signal_stack() -> Iterator[None]:
+    """Restore the calling thread's alternate signal stack at the end (on Linux).
+
+    Each model that OpenVINO 2026 compiles on x86 installs an alternate signal stack in the calling thread, and restores
+    the previous one when it is freed. If two models are freed in the order in which they were made, the second one
+    restores the freed stack of the first, and the next signal (Ctrl-C, SIGTERM) is a segmentation fault.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    before = _Stack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)

@@ -44,8 +44,8 @@ channel, which the cosine over many components hides.
   below 1e-4.
 - f16 and bf16 keep 11 and 8 bits, so one rounding is up to 5e-4 or 4e-3 of the value, and dozens of layers add up.
   Measured in bf16: a component 1.7e-3, a cosine 0.99998 (light trained network), 1.3e-3 and 0.9999 (ResNet50-IBN-a of
-  random weights), 2.3e-2 and 0.998 (OSNet, imported), which ranks as in f32 all the same (docs/figures/precision.md). Swapped
-  colours are far outside, at a cosine of 0.2 to 0.4.
+  random weights), 2.3e-2 and 0.998 (OSNet, imported), which ranks as in f32 (docs/figures/precision.md).
+  Swapped colours are far outside, at a cosine of 0.2 to 0.4.
 - int8: the golden vectors are the quantised network's own, so what remains is how a CPU computes it. Measured for
   instruction sets from AVX2 to AVX-512 VNNI: a component 1.1e-3, a cosine 0.99998; what is not quantised may be bf16.
 """

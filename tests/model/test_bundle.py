@@ -34,7 +34,7 @@ def edit_golden(folder: Path, **arrays: Any) -> None:
     np.savez(folder / "golden.npz", **{name: array for name, array in (kept | arrays).items() if array is not None})
 
 
-def test_a_bundle_is_loaded(folder: Path) -> None:
+def test_bundle_is_loaded(folder: Path) -> None:
     bundle = Bundle.load(folder)
 
     assert bundle.spec.dimension == 16
@@ -46,13 +46,13 @@ def test_a_bundle_is_loaded(folder: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(golden.embeddings, axis=1), 1, atol=1e-5)
 
 
-def test_the_card_is_for_people_and_not_needed(folder: Path) -> None:
+def test_model_card_is_optional(folder: Path) -> None:
     (folder / "MODEL_CARD.md").unlink()
 
     assert Bundle.load(folder)
 
 
-def test_the_embedding_space_is_that_of_the_network_and_its_preprocessing(folder: Path) -> None:
+def test_embedding_space_depends_on_the_network_and_the_preprocessing_only(folder: Path) -> None:
     before = Bundle.load(folder)
     edit_spec(folder, name="another name", accuracy=[])
     assert Bundle.load(folder).embedding_space == before.embedding_space
@@ -67,22 +67,22 @@ def test_the_embedding_space_is_that_of_the_network_and_its_preprocessing(folder
     assert len(spaces) == 4
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"nowhere: no such folder"):
         Bundle.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.json", "golden.npz"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
 
     with pytest.raises(BundleError, match=rf"{name}: the file is missing"):
         Bundle.load(folder)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.json", "golden.npz"])
+@pytest.mark.parametrize("name", ["model.json", "golden.npz"])
 @pytest.mark.parametrize("keep", [0, 0.5])
-def test_a_file_cut_short_is_named(folder: Path, name: str, keep: float) -> None:
+def test_truncated_file_is_named(folder: Path, name: str, keep: float) -> None:
     path = folder / name
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
@@ -91,7 +91,7 @@ def test_a_file_cut_short_is_named(folder: Path, name: str, keep: float) -> None
         Bundle.load(folder)
 
 
-def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
+def test_unreadable_file_is_named(folder: Path) -> None:
     (folder / "model.json").unlink()
     (folder / "model.json").mkdir()
 
@@ -111,56 +111,48 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_fact_is_named(folder: Path, facts: dict[str, object], message: str) -> None:
+def test_wrong_field_is_named(folder: Path, facts: dict[str, object], message: str) -> None:
     edit_spec(folder, **facts)
 
     with pytest.raises(BundleError, match=message):
         Bundle.load(folder)
 
 
-@pytest.mark.parametrize(
-    ("facts", "message"),
-    [
-        ({"dimension": 17}, r"output 'embeddings': shape \['N', 16\] contradicts model\.json, .*\['N', 17\]"),
-        ({"clip_length": 3}, r"input 'clips': shape \['N', 2, 64, 32, 3\] contradicts"),
-        ({"frame_height": 128}, r"input 'clips': shape"),
-    ],
-)
-def test_sizes_that_contradict_the_network_are_named(folder: Path, facts: dict[str, object], message: str) -> None:
-    edit_spec(folder, **facts)
-
-    with pytest.raises(BundleError, match=r"model\.onnx: " + message):
-        Bundle.load(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: setattr(m.graph.input[0], "name", "frames"), r"input 'clips': must be the only one.*frames"),
-        (lambda m: m.graph.output.append(m.graph.output[0]), r"output 'embeddings': must be the only one"),
-        (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 1), r"input 'clips': expected ONNX element"),
-        (
-            lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1),
-            r"input 'clips': the first axis must be dynamic",
-        ),
-        (lambda m: m.graph.output[0].type.tensor_type.ClearField("shape"), r"output 'embeddings': the first axis"),
-    ],
-)
-def test_a_network_of_another_form_is_refused(
-    folder: Path, change: Callable[[onnx.ModelProto], object], message: str
+@pytest.mark.parametrize("size_threshold", [0, 500])
+@pytest.mark.parametrize("location", ["weights", "w" * 200])
+def test_weights_outside_the_file_are_refused(
+    folder: Path, location: str, size_threshold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit_onnx(folder, change)
-
-    with pytest.raises(BundleError, match=r"model\.onnx: " + message):
-        Bundle.load(folder)
-
-
-def test_weights_outside_the_file_are_refused(folder: Path) -> None:
+    """In the bundle's folder too, where both engines would find the weights of a model given as bytes."""
     model = onnx.load(folder / "model.onnx")
-    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    onnx.save(
+        model, folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=size_threshold
+    )
+    monkeypatch.chdir(folder)
 
-    with pytest.raises(BundleError, match=r"model\.onnx: its weights lie in other files"):
+    with pytest.raises(BundleError, match=r"model\.onnx: its weights are in other files; save the model as a single"):
         Bundle.load(folder)
+
+
+def test_the_word_location_in_a_network_is_not_external_data(folder: Path) -> None:
+    def add_location(model: onnx.ModelProto) -> None:
+        model.doc_string = "location"
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "location", "gate 3"
+
+    edit_onnx(folder, add_location)
+
+    assert Bundle.load(folder)
+
+
+def test_network_that_changed_after_loading_is_not_read(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    content = (folder / "model.onnx").read_bytes()
+    assert bundle.read_network() == (content,)
+    (folder / "model.onnx").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    with pytest.raises(BundleError, match=r"model\.onnx: the network has changed since the bundle was loaded"):
+        bundle.read_network()
 
 
 @pytest.mark.parametrize(
@@ -172,12 +164,12 @@ def test_weights_outside_the_file_are_refused(folder: Path) -> None:
         ({"clips": np.zeros((3, 2, 64, 32, 3), np.float32)}, "array 'clips': float32"),
         ({"embeddings": np.ones((3, 15), np.float32) / 15**0.5}, "array 'embeddings': float32"),
         ({"embeddings": np.ones((2, 16), np.float32) / 4}, "3 clips but 2 embeddings"),
-        ({"embeddings": np.ones((3, 16), np.float32)}, "rows must have length 1"),
-        ({"embeddings": np.full((3, 16), np.nan, np.float32)}, "rows must have length 1"),
+        ({"embeddings": np.ones((3, 16), np.float32)}, "each row must have length 1"),
+        ({"embeddings": np.full((3, 16), np.nan, np.float32)}, "each row must have length 1"),
         ({"clips": np.array([{}], dtype=object)}, "damaged"),
     ],
 )
-def test_golden_vectors_that_do_not_fit_are_named(folder: Path, arrays: dict[str, Any], message: str) -> None:
+def test_golden_vectors_that_contradict_the_spec_are_named(folder: Path, arrays: dict[str, Any], message: str) -> None:
     edit_golden(folder, **arrays)
 
     with pytest.raises(BundleError, match=rf"golden\.npz: .*{message}"):

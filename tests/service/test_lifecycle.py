@@ -15,7 +15,7 @@ from model.engines import Engine, EngineError
 from model.engines.self_test import SelfTest, run_self_test
 from model.frames import read_frame
 from service import lifecycle
-from service.gallery import GalleryUnavailable
+from service.gallery import GalleryError, GalleryUnavailable
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.lifecycle import Lifecycle, ServiceState
 from service.settings import Settings
@@ -50,10 +50,10 @@ def test_not_ready_until_the_self_test_has_passed(
 
     monkeypatch.setattr(lifecycle, "run_self_test", held)
     with run_service(bundle, tmp_path, wait_until_ready=False) as live:
-        wait_for(lambda: live.lifecycle.pending == ["self_test"])
+        wait_for(lambda: live.lifecycle.pending == ["self_test", "gallery"])
         answer = live.client.get("/readyz")
         document = check_problem(answer, 503, "not-ready")
-        assert document["pending"] == ["self_test"]
+        assert document["pending"] == ["self_test", "gallery"]
         assert answer.headers["retry-after"] == "2"
         for method, path in (("POST", "/embed"), ("POST", "/search"), ("GET", "/gallery"), ("GET", "/info")):
             check_problem(live.client.request(method, path), 503, "not-ready")
@@ -62,6 +62,17 @@ def test_not_ready_until_the_self_test_has_passed(
         may_pass.set()
         wait_for(lambda: live.client.get("/readyz").status_code == 200)
         assert live.client.post("/embed", files=form(tracklet(1, 1))).status_code == 201
+
+
+def test_damaged_network_makes_no_gallery(bundle: Path, tmp_path: Path) -> None:
+    """The gallery would belong to an embedding space that no network has."""
+    damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
+    network = damaged / "model.onnx"
+    network.write_bytes(network.read_bytes()[:-100])
+    with run_service(damaged, tmp_path / "data", wait_until_ready=False) as live:
+        assert "model.onnx" in failed(live)
+    with run_service(bundle, tmp_path / "data") as live:
+        assert live.client.get("/readyz").status_code == 200
 
 
 def test_a_failed_self_test(bundle: Path, tmp_path: Path) -> None:
@@ -163,7 +174,7 @@ def test_a_gallery_that_does_not_answer_is_waited_for(bundle: Path, tmp_path: Pa
         document = check_problem(answer, 503, "not-ready")
         assert document["detail"].startswith("the service is waiting for its gallery: Milvus at 127.0.0.1:")
         assert "secret" not in answer.text
-        assert document["pending"] == ["gallery", "engine", "self_test"]
+        assert document["pending"] == ["gallery"]
         assert live.client.get("/livez").status_code == 200
     assert (live.lifecycle.state, live.lifecycle.reason) == (ServiceState.STOPPED, None)
 
@@ -289,16 +300,16 @@ def test_the_end_is_requested_when_only_a_restart_helps() -> None:
 def test_stopping_while_a_stage_runs_loads_no_further(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gallery that was opened is closed, and an error of the last stage is no reason any more."""
+    """The gallery that was opened is closed, and the error of a stage that ends later is not a reason."""
     may_fail = threading.Event()
     opened: list[str] = []
 
     def held(*_arguments: object, **_more: object) -> None:
-        opened.append("engine")
+        opened.append("gallery")
         assert may_fail.wait(20)
-        raise EngineError("too late")
+        raise GalleryError("too late")
 
-    monkeypatch.setattr(lifecycle, "open_engine", held)
+    monkeypatch.setattr(EmbeddedGallery, "count", held)
 
     async def live() -> Lifecycle:
         life = Lifecycle(Settings(bundle=bundle, data_dir=tmp_path / "data", device="cpu"))
@@ -313,7 +324,7 @@ def test_stopping_while_a_stage_runs_loads_no_further(
         return life
 
     life = asyncio.run(live())
-    assert (life.state, life.reason, life.pending) == (ServiceState.STOPPED, None, ["engine", "self_test"])
+    assert (life.state, life.reason, life.pending) == (ServiceState.STOPPED, None, [])
     monkeypatch.undo()
     with run_service(bundle, tmp_path / "data") as again:
         assert again.client.get("/readyz").status_code == 200

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from model.bundle import INPUT_NAME, IR_FILES, OUTPUT_NAME
-from model.engines.signal_stack import kept_signal_stack
+from model.engines.openvino_engine import preserve_signal_stack
 from model.spec import BundleSpec
 from training.export.bundle_assembly import ExportError
 from training.importing.frame_model import FrameInput, FrameModel, ImportOptions, first_line
@@ -37,7 +37,7 @@ def open_ir(path: Path, options: ImportOptions) -> FrameModel:
     place = _choose_output(path, model, options.output)
     model.reshape({source: openvino.PartialShape([-1, *_frame_shape(expects)])})
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-    with kept_signal_stack():
+    with preserve_signal_stack():
         compiled = openvino.Core().compile_model(model, "CPU", config)
 
     def run(frames: NDArray[np.float32]) -> NDArray[np.float32]:

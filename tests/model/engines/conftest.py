@@ -15,10 +15,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Bundle:
-    """A bundle whose network was replaced, after it was loaded, by one that no engine opens."""
-    damaged = Bundle.load(make_bundle(tmp_path / "damaged"))
-    damaged.network_path.write_bytes(b"no network")
-    return damaged
+    """A bundle whose network no engine opens."""
+    folder = make_bundle(tmp_path / "damaged")
+    (folder / "model.onnx").write_bytes(b"no network")
+    return Bundle.load(folder)
 
 
 @pytest.fixture

@@ -12,8 +12,14 @@ import pytest
 from model.bundle import Bundle
 from model.cgroups import available_cpus
 from model.engines import EngineError, open_engine
-from model.engines.choice import installed_engines
-from model.engines.choice_cache import CHOICE_FILE, choice_key, cpu_model, recall_choice, remember_choice
+from model.engines.choice import (
+    CHOICE_FILE,
+    choice_key,
+    cpu_model,
+    installed_engines,
+    load_choice,
+    save_choice,
+)
 from tests.bundles import make_bundle
 
 
@@ -41,7 +47,7 @@ def test_threads_follow_the_cpus_of_the_container(bundle: Bundle) -> None:
 
 
 def test_no_threads_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="at least one thread"):
+    with pytest.raises(EngineError, match="threads must be at least 1"):
         open_engine(bundle, threads=0)
 
 
@@ -150,7 +156,7 @@ class TestFastest:
         )
 
         assert open_engine(bundle, "cpu").name == "onnxruntime"
-        assert "openvino is left out of the choice" in caplog.text
+        assert "engine left out of the choice: openvino" in caplog.text
 
     def test_a_network_that_none_can_run_is_an_error(self, damaged: Bundle) -> None:
         with pytest.raises(EngineError, match=r"no engine can run the bundle: onnxruntime: .*openvino: "):
@@ -159,25 +165,25 @@ class TestFastest:
 
 class TestMemory:
     def test_a_choice_is_recalled_under_its_key_alone(self, tmp_path: Path) -> None:
-        remember_choice(tmp_path / "new" / "folder", "key", "openvino")
+        save_choice(tmp_path / "new" / "folder", "key", "openvino")
 
-        assert recall_choice(tmp_path / "new" / "folder", "key") == "openvino"
-        assert recall_choice(tmp_path / "new" / "folder", "other") is None
-        assert recall_choice(tmp_path, "key") is None
-        assert recall_choice(None, "key") is None
+        assert load_choice(tmp_path / "new" / "folder", "key") == "openvino"
+        assert load_choice(tmp_path / "new" / "folder", "other") is None
+        assert load_choice(tmp_path, "key") is None
+        assert load_choice(None, "key") is None
 
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "key"}', '{"key": "key", "engine": "abacus"}'])
     def test_a_damaged_memory_is_measured_again(self, tmp_path: Path, content: str) -> None:
         (tmp_path / CHOICE_FILE).write_text(content)
 
-        assert recall_choice(tmp_path, "key") is None
+        assert load_choice(tmp_path, "key") is None
 
     def test_a_folder_that_cannot_be_written_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         (tmp_path / "file").write_text("")
 
-        remember_choice(tmp_path / "file" / "cache", "key", "openvino")
+        save_choice(tmp_path / "file" / "cache", "key", "openvino")
 
-        assert "cannot be remembered" in caplog.text
+        assert "cannot be saved" in caplog.text
 
     def test_the_key_holds_everything_the_answer_depends_on(self, bundle: Bundle, tmp_path: Path) -> None:
         other = Bundle.load(make_bundle(tmp_path, seed=1))

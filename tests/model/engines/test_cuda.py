@@ -11,8 +11,8 @@ from model.bundle import BUNDLED, Bundle
 from model.engines import EngineError, open_engine
 from model.engines.cuda import CUDA, TENSORRT, CudaEngine, CudaPlan, ProviderError, cuda_plans, open_cuda
 from model.engines.cuda import session_providers as providers_of
-from model.engines.cuda_options import CudaOptions
 from model.engines.onnx_runtime import OnnxRuntimeEngine
+from model.engines.protocol import CudaOptions
 from model.engines.self_test import run_self_test
 from tests.model.engines.networks import make_convolutional, make_quantised
 
@@ -130,7 +130,7 @@ class TestRehearsal:
         assert info.precision == F32
         assert info.warning is not None
         assert "fails the self-test" in info.warning
-        assert info.warning.startswith("runs f32 on")
+        assert info.warning.startswith("the network runs in f32 on")
         assert "f16" in caplog.text
         assert "fails the self-test" in caplog.text
 
@@ -149,7 +149,7 @@ class TestRehearsal:
     def test_a_quantised_network_is_refused(self, tmp_path: Path) -> None:
         """In f32 as well, which would say f32 of what computes with 8 bits."""
         for precision in ("auto", F32):
-            with pytest.raises(EngineError, match="a quantised network, which is for the CPU"):
+            with pytest.raises(EngineError, match="a quantised network, which runs on the CPU only"):
                 rehearse(make_quantised(tmp_path / precision), precision=precision)
 
     def test_clips_of_a_wrong_shape_are_refused(self, convolutional: Bundle) -> None:
@@ -197,5 +197,5 @@ class TestRefusals:
     def test_an_openvino_bundle(self, bundle: Bundle) -> None:
         imported = Bundle(bundle.path, bundle.spec, bundle.path / "model.xml", bundle.embedding_space)
 
-        with pytest.raises(EngineError, match="an OpenVINO model, which no GPU of NVIDIA runs"):
+        with pytest.raises(EngineError, match="an OpenVINO model, which NVIDIA GPUs do not run"):
             open_engine(imported, "cuda")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from model.bundle import BUNDLED, Bundle
 from model.engines import EngineError, open_engine
 from model.engines.cuda import CUDA, TENSORRT, CudaEngine, CudaPlan, cuda_plans
-from model.engines.cuda_options import CudaOptions
 from model.engines.onnx_runtime import OnnxRuntimeEngine
+from model.engines.protocol import CudaOptions
 from model.engines.self_test import run_self_test
 from tests.bundles import make_bundle
 

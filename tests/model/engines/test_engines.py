@@ -1,17 +1,22 @@
 """What every engine must do, run on each that the `cpu` extra brings."""
 
+import dataclasses
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
-from model.bundle import Bundle
+from model.bundle import Bundle, BundleError
 from model.engines import Engine, EngineError, EngineInfo, open_engine
 from model.engines.onnx_runtime import OnnxRuntimeEngine
 from model.engines.openvino_engine import OpenVinoEngine
 from model.tracklet import normalise
+from tests.bundles import make_bundle
 
 NAMES = ("onnxruntime", "openvino")
 
@@ -100,6 +105,90 @@ def test_info_says_what_runs(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_damaged_network_is_named(name: str, damaged: Bundle) -> None:
+def test_damaged_network_is_named(name: str, damaged: Bundle) -> None:
     with pytest.raises(EngineError, match=r"model\.onnx"):
         open_engine(damaged, "cpu", engine=name)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle", dimension=16, clip_length=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_truncated_network_is_named(name: str, folder: Path, keep: float) -> None:
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(content[: int(len(content) * keep)])
+
+    with pytest.raises(EngineError, match=r"model\.onnx"):
+        open_engine(Bundle.load(folder), "cpu", engine=name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_that_changed_after_loading_is_not_opened(name: str, folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    make_bundle(folder, dimension=16, clip_length=2, seed=1)
+
+    with pytest.raises(BundleError, match=r"model\.onnx: the network has changed since the bundle was loaded"):
+        open_engine(bundle, "cpu", engine=name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"dimension": 17}, r"output 'embeddings': shape \['N', 16\] contradicts model\.json, .*\['N', 17\]"),
+        ({"clip_length": 3}, r"input 'clips': shape \['N', 2, 64, 32, 3\] contradicts"),
+        ({"frame_height": 128}, r"input 'clips': shape"),
+    ],
+)
+def test_sizes_that_contradict_the_network_are_named(
+    name: str, folder: Path, facts: dict[str, object], message: str
+) -> None:
+    bundle = Bundle.load(folder)
+    # The golden vectors would be refused first.
+    bundle = dataclasses.replace(bundle, spec=bundle.spec.model_copy(update=facts))
+
+    with pytest.raises(EngineError, match=r"model\.onnx: " + message):
+        open_engine(bundle, "cpu", engine=name)  # type: ignore[arg-type]
+
+
+def fix_first_axis(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def rename_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = model.graph.node[0].input[0] = "frames"
+
+
+def add_output(model: onnx.ModelProto) -> None:
+    model.graph.output.append(model.graph.output[0])
+    model.graph.output[1].name = "vector"
+    del model.graph.output[1].type.tensor_type.shape.dim[1:]
+    model.graph.output[1].type.tensor_type.shape.dim.add().dim_value = 24
+
+
+def take_floats(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (rename_input, r"input 'clips': must be the only one, found \['frames'\]"),
+        (add_output, r"output 'embeddings': must be the only one, found \['embeddings', 'vector'\]"),
+        (take_floats, r"input 'clips': expected uint8, found float32"),
+        (fix_first_axis, r"input 'clips': the first axis must be dynamic, found shape \[1, "),
+    ],
+)
+def test_network_of_another_form_is_refused(
+    name: str, folder: Path, change: Callable[[onnx.ModelProto], object], message: str
+) -> None:
+    model = onnx.load(folder / "model.onnx")
+    change(model)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(EngineError, match=r"model\.onnx: " + message):
+        open_engine(Bundle.load(folder), "cpu", engine=name)  # type: ignore[arg-type]

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,6 +10,20 @@ from model.bundle import Bundle
 from model.engines import EngineError
 from model.engines.openvino_engine import OpenVinoEngine
 from model.engines.self_test import run_self_test
+
+PROGRAM = """
+import gc, os, signal, sys
+from pathlib import Path
+from model.bundle import Bundle
+from model.engines.openvino_engine import OpenVinoEngine
+
+engines = [OpenVinoEngine(Bundle.load(Path(sys.argv[1])), threads=1) for _ in range(3)]
+while engines:
+    engines.pop(0)
+    gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
 
 
 def computes_bf16() -> bool:
@@ -44,3 +60,8 @@ def test_f32_agrees_with_the_golden_vectors_closely(bundle: Bundle) -> None:
     result = run_self_test(OpenVinoEngine(bundle, threads=1, precision="f32"), bundle)
 
     assert result.max_difference < 1e-4
+
+
+def test_signal_is_handled_after_engines_were_closed_in_the_order_of_opening(bundle: Bundle) -> None:
+    run = subprocess.run([sys.executable, "-c", PROGRAM, str(bundle.path)], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
