@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -38,7 +39,6 @@ from service.gallery.records import DiskFull, GalleryError
 log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
-_TOKENS = "SELECT index_token, next_index_token FROM gallery"
 _CHUNK = 1 << 22
 # These may be in a directory without a gallery: the lock file remains, and the inference engine has its cache there.
 _NO_RECORDS = {"lock", "cache"}
@@ -99,9 +99,7 @@ def take_snapshot(directory: Path, out: Path) -> Manifest:
         manifest = Manifest(
             created=created,
             schema_version=SCHEMA_VERSION,
-            embedding_space=files.stamp.embedding_space,
-            dimension=files.stamp.dimension,
-            model_name=files.stamp.model_name,
+            **asdict(files.stamp),
             records=len(numbers),
             files={name: _digest(part / name) for name in names},
         )
@@ -193,9 +191,8 @@ def copy_database(files: GalleryFiles, target: Path) -> None:
         DiskFull: there is no space for the copy.
         sqlite3.Error, OSError: anything else failed.
     """
-    os.close(
-        owner_only(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    )  # SQLite would create it readable by all users
+    # SQLite would create the file readable by all users.
+    os.close(owner_only(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))
     try:
         # One read transaction. Only its rows are written: no free pages and no write-ahead log.
         files.connection.execute("VACUUM INTO ?", (str(target),))
@@ -225,8 +222,9 @@ def _take_index(directory: Path, part: Path) -> None:
 def _keep_index(copy: GalleryFiles, numbers: NDArray[np.int64]) -> bool:
     """Return whether the snapshot's index belongs to its database and has no removed record. Otherwise remove it."""
     try:
-        tokens = [token for token in copy.connection.execute(_TOKENS).fetchone() if token]
-        rows = index_file.load_numbers(copy.directory, tokens, copy.stamp.embedding_space, copy.stamp.dimension)
+        rows = index_file.load_numbers(
+            copy.directory, copy.index_tokens(), copy.stamp.embedding_space, copy.stamp.dimension
+        )
         if np.isin(rows, numbers).all():
             return True
         reason = "it contains removed records"

@@ -20,11 +20,17 @@ from service.gallery.records import GalleryError, InvalidArgument
 
 _ROWS_AT_ONCE = 1000
 _MAX_DATABASE_PROBLEMS = 20
+_OF_ANOTHER_SPACE = "SELECT id FROM tracklets WHERE embedding_space <> ?"
+_WITHOUT_VECTOR = "SELECT id FROM tracklets WHERE number NOT IN (SELECT number FROM embeddings)"
+_METADATA_AND_DIGESTS = (
+    "SELECT id, metadata, (SELECT group_concat(hex(digest), ' ') FROM metadata_terms m WHERE m.number = t.number) "
+    "FROM tracklets t"
+)
 
 
 @dataclass(slots=True)
 class VerificationReport:
-    """What a check found: `problems` mean damaged data, `remarks` mean something that the service rebuilds itself."""
+    """What a check found: `problems` are damaged data, `remarks` are about files that the service rebuilds."""
 
     stamp: Stamp | None = None
     manifest: Manifest | None = None
@@ -91,10 +97,6 @@ def _check_rows(files: GalleryFiles, report: VerificationReport) -> None:
     _report_records(report, "have metadata that filters do not find", _bad_terms(connection))
 
 
-_OF_ANOTHER_SPACE = "SELECT id FROM tracklets WHERE embedding_space <> ?"
-_WITHOUT_VECTOR = "SELECT id FROM tracklets WHERE number NOT IN (SELECT number FROM embeddings)"
-
-
 def _report_records(report: VerificationReport, problem: str, ids: Iterator[str]) -> None:
     found = list(ids)
     if found:
@@ -106,30 +108,23 @@ def _bad_vectors(files: GalleryFiles) -> Iterator[str]:
     dimension = files.stamp.dimension
     found = files.connection.execute("SELECT t.id, e.vector FROM embeddings e JOIN tracklets t USING (number)")
     while chunk := found.fetchmany(_ROWS_AT_ONCE):
-        right = [(id_, vector) for id_, vector in chunk if len(vector) == 4 * dimension]
         yield from (id_ for id_, vector in chunk if len(vector) != 4 * dimension)
-        rows = np.frombuffer(b"".join(vector for _, vector in right), "<f4").reshape(-1, dimension)
+        complete = [(id_, vector) for id_, vector in chunk if len(vector) == 4 * dimension]
+        rows = np.frombuffer(b"".join(vector for _, vector in complete), "<f4").reshape(-1, dimension)
         with np.errstate(all="ignore"):  # NaN and infinity have no length, and are reported
             lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
             bad = ~(np.abs(lengths - 1) <= LENGTH_TOLERANCE)
-        yield from (right[position][0] for position in np.flatnonzero(bad))
+        yield from (complete[position][0] for position in np.flatnonzero(bad))
 
 
 def _bad_terms(connection: sqlite3.Connection) -> Iterator[str]:
     """Return the ids of records whose metadata differ from the digests that filters search."""
-    kept = connection.execute("SELECT number, digest FROM metadata_terms ORDER BY number")
-    next_number, next_digest = kept.fetchone() or (None, b"")
-    for number, id_, text in connection.execute("SELECT number, id, metadata FROM tracklets ORDER BY number"):
-        digests = set()
-        while next_number is not None and next_number <= number:
-            if next_number == number:
-                digests.add(next_digest)
-            next_number, next_digest = kept.fetchone() or (None, b"")
+    for id_, text, digests in connection.execute(_METADATA_AND_DIGESTS):
         try:
-            right = digests == set(terms_of(json.loads(text)))
+            matches = set((digests or "").split()) == {digest.hex().upper() for digest in terms_of(json.loads(text))}
         except (ValueError, RecursionError, InvalidArgument):
-            right = False
-        if not right:
+            matches = False
+        if not matches:
             yield id_
 
 
@@ -150,7 +145,7 @@ def _check_index(files: GalleryFiles, report: VerificationReport) -> None:
     """Add a remark if the saved index cannot be used. Never a problem, because the index can be rebuilt."""
     name = index_file.FILE_NAME
     for last in (False, True):
-        tokens = [token for token in files.connection.execute(_TOKENS).fetchone() if token]
+        tokens = files.index_tokens()
         try:
             space, dimension = files.stamp.embedding_space, files.stamp.dimension
             numbers = index_file.load_numbers(files.directory, tokens, space, dimension)
@@ -163,6 +158,3 @@ def _check_index(files: GalleryFiles, report: VerificationReport) -> None:
             # A service may have saved another index after the tokens were read: try once more.
             if last:
                 report.remarks.append(f"{name} cannot be used, because {error}: it is rebuilt at the next start")
-
-
-_TOKENS = "SELECT index_token, next_index_token FROM gallery"

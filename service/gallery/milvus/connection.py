@@ -74,7 +74,7 @@ class Connection:
         if limit is not None:
             # As the library's iterator does: without this, some servers return any rows instead of the first ones.
             more = {"limit": limit, "iterator": "True", "reduce_stop_for_best": True}
-        answer = self._loaded(
+        answer = self._call_loaded(
             "query", collection, filter=where, output_fields=list(fields), consistency_level=level, **more
         )
         return list(answer)
@@ -85,15 +85,15 @@ class Connection:
 
     def search(self, collection: str, **kwargs: Any) -> list[Mapping[str, Any]]:
         """Return the hits of one query vector."""
-        return list(self._loaded("search", collection, **kwargs)[0])
+        return list(self._call_loaded("search", collection, **kwargs)[0])
 
-    def upsert(self, collection: str, rows: list[dict[str, Any]], *, seconds: float = _CALL_SECONDS) -> None:
+    def upsert(self, collection: str, rows: list[dict[str, Any]]) -> None:
         """Insert rows, or replace those with the same keys. Returns when they are in the server's log on disk."""
-        self.call("upsert", collection, rows, seconds=seconds)
+        self.call("upsert", collection, rows)
 
     def delete(self, collection: str, where: str) -> None:
         """Remove the rows that pass `where`."""
-        self._loaded("delete", collection, filter=where)
+        self._call_loaded("delete", collection, filter=where)
 
     def create(self, name: str, schema: CollectionSchema, index: IndexParams, **kwargs: Any) -> None:
         """Create a collection unless it exists, and load it. Several replicas may do this at the same time."""
@@ -131,7 +131,7 @@ class Connection:
         """Close the connection."""
         self._client.close()
 
-    def _loaded(self, name: str, collection: str, **kwargs: Any) -> Any:
+    def _call_loaded(self, name: str, collection: str, **kwargs: Any) -> Any:
         try:
             return self.call(name, collection, **kwargs)
         except GalleryUnavailable as error:

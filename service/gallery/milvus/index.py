@@ -69,7 +69,7 @@ class IndexManager:
 
     def start(self) -> None:
         """Read the kind of the index, and start the thread."""
-        self.kind = self._read() or self.kind
+        self.kind = self._read_kind() or self.kind
         self._thread.start()
 
     def close(self) -> None:
@@ -80,10 +80,10 @@ class IndexManager:
 
     def check(self) -> None:
         """Change the index if its kind does not fit the number of rows."""
-        kind = self._read()
+        kind = self._read_kind()
         if kind is not None:
             self.kind = kind
-        if kind is None or (kind == "FLAT" and self._rows() > EXACT_ROWS):
+        if kind is None or (kind == "FLAT" and self._count_rows() > EXACT_ROWS):
             with self._locks.request(["task index"]) as lock:
                 lock.acquire()
                 self._change()
@@ -96,7 +96,7 @@ class IndexManager:
                 log.info("index not checked, next try in %d s: %s", _CHECK_SECONDS, error)
 
     def _change(self) -> None:
-        kind, rows = self._read(), self._rows()
+        kind, rows = self._read_kind(), self._count_rows()
         wanted = self._large if rows > EXACT_ROWS else "FLAT"
         if kind is not None and (kind != "FLAT" or wanted == "FLAT"):
             return  # another replica has changed it
@@ -119,14 +119,14 @@ class IndexManager:
             else:
                 return
 
-    def _read(self) -> str | None:
+    def _read_kind(self) -> str | None:
         """Return the kind of the index, or `None` if there is no index."""
         if not self._connection.call("list_indexes", self._collection, field_name="vector"):
             return None
         facts: dict[str, Any] = self._connection.call("describe_index", self._collection, "vector")
         return str(facts["index_type"])
 
-    def _rows(self) -> int:
+    def _count_rows(self) -> int:
         try:
             return self._connection.count(self._collection, "")
         except GalleryUnavailable:  # without an index nothing is loaded; the statistics lack the newest rows
