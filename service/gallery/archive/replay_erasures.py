@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,7 @@ def read_audit_log(source: Path) -> list[AuditEntry]:
 
 def to_json(entry: AuditEntry) -> str:
     """Return an entry as one line of JSON."""
-    facts = {
-        "receipt": entry.receipt,
-        "time": entry.time.isoformat(),
-        "action": entry.action,
-        "by": entry.by,
-        "filter": entry.filter,
-        "erased": entry.erased,
-    }
-    return json.dumps(facts)
+    return json.dumps(asdict(entry) | {"time": entry.time.isoformat()})
 
 
 def replay_erasures(gallery: Gallery, entries: Sequence[AuditEntry]) -> int:

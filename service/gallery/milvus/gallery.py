@@ -1,7 +1,6 @@
 """The gallery on a Milvus server. All records are on the server, so several replicas of the service can share it."""
 
 import base64
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,8 +42,6 @@ from service.gallery.records import (
     SearchResult,
     SpaceMismatch,
 )
-
-log = logging.getLogger(__name__)
 
 _EXTRA_HITS = 32
 """Hits fetched in addition to `top_k`: the index orders by less exact scores, and equal scores are ordered by id."""
@@ -102,10 +99,10 @@ class MilvusGallery(Gallery):
         connection = Connection(address)
         try:
             gallery = cls(connection, address, embedding_space, dimension, gpu=gpu)
-            name, bare = gallery._records, index_params("FLAT")
-            connection.create(name, records_schema(dimension, f"not3d, model {model_name}"), bare, num_shards=shards)
+            name, flat = gallery._records, index_params("FLAT")
+            connection.create(name, records_schema(dimension, f"not3d, model {model_name}"), flat, num_shards=shards)
             for suffix, schema in (("claims", locks_schema()), ("audit", audit_schema())):
-                connection.create(f"{name}_{suffix}", schema, bare, num_shards=1)
+                connection.create(f"{name}_{suffix}", schema, flat, num_shards=1)
             fields = connection.call("describe_collection", name)["fields"]
             kept = next(field["params"]["dim"] for field in fields if field["name"] == "vector")
             if int(kept) != dimension:
@@ -124,7 +121,7 @@ class MilvusGallery(Gallery):
     @override
     def enrol(self, records: Sequence[Record], on_conflict: OnConflict) -> set[str]:
         new = checks.encode_all(records, lambda record: encode(record, self.dimension))
-        self._check()
+        self._check_open()
         if not new:
             return set()
         now = clock.now()
@@ -153,7 +150,7 @@ class MilvusGallery(Gallery):
     def delete(self, id: str, *, by: str = "") -> bool:
         checks.check_text(id, "id")
         checks.check_text(by, "by")
-        self._check()
+        self._check_open()
         now = clock.now()
         with self._locked([id]) as found:
             if id not in found:
@@ -175,7 +172,7 @@ class MilvusGallery(Gallery):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        self._check()
+        self._check_open()
         checks.check_limit(limit)
         last_seen = checks.decode_cursor(cursor)
         wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
@@ -200,7 +197,7 @@ class MilvusGallery(Gallery):
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
     ) -> SearchResult:
-        self._check()
+        self._check_open()
         query = checks.check_query(embedding, self.dimension)
         checks.check_limit(top_k, "top_k", MAX_ROWS)
         where = condition(filter, clock.now())
@@ -222,7 +219,7 @@ class MilvusGallery(Gallery):
     @override
     def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
         checks.check_erasure(filter, by)
-        self._check()
+        self._check_open()
         now = clock.now()
         where, with_expired = condition(filter, now), condition(filter, None)
         if dry_run:
@@ -239,7 +236,7 @@ class MilvusGallery(Gallery):
 
     @override
     def expire(self) -> int:
-        self._check()
+        self._check_open()
         now = clock.now()
         where = f"expires_at <= {now}"
         with self._locked_task("expire"):
@@ -251,7 +248,7 @@ class MilvusGallery(Gallery):
 
     @override
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
-        self._check()
+        self._check_open()
         checks.check_limit(limit)
         checks.check_text(before, "before")
         return self._audit_log.read(limit, before)
@@ -262,7 +259,7 @@ class MilvusGallery(Gallery):
 
     @override
     def count(self) -> int:
-        self._check()
+        self._check_open()
         return self._connection.count(self._records, f"expires_at > {clock.now()}")
 
     @override
@@ -273,7 +270,7 @@ class MilvusGallery(Gallery):
             self._pool.shutdown()
             self._connection.close()
 
-    def _check(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise GalleryError("the gallery is closed")
 
@@ -302,13 +299,13 @@ class MilvusGallery(Gallery):
 
     def _one(self, id: str, fields: Sequence[str]) -> Mapping[str, Any] | None:
         checks.check_text(id, "id")
-        self._check()
+        self._check_open()
         where = f"id in {quoted_list([id])} and expires_at > {clock.now()}"
         found = self._connection.query(self._records, where, fields)
         return found[0] if found else None
 
     def _share(self, where: str) -> float:
-        """Return about what share of the rows passes: without strong consistency, since that takes longer."""
+        """Return about what share of the rows passes. Reads without strong consistency, which is faster."""
         passing, rows = (self._connection.count(self._records, filter_, level="Eventually") for filter_ in (where, ""))
         return passing / max(1, rows)
 
