@@ -24,7 +24,7 @@ from not3d.demo import running_service
 from training.datasets.catalog import kind_of
 from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import embed_tracklets
-from training.evaluation.protocols import Selection, select
+from training.evaluation.protocols import EvaluationSet, select_tracklets
 from training.evaluation.scoring import score
 from training.evaluation.settings import EvaluationSettings
 
@@ -35,9 +35,9 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class People:
-    set_aside: Selection
-    listed: Selection
-    among_others: Selection
+    set_aside: EvaluationSet
+    listed: EvaluationSet
+    among_others: EvaluationSet
 
     @property
     def long(self) -> list[Tracklet]:
@@ -68,10 +68,10 @@ def main() -> None:
 
 
 def _gather(bundle: Bundle, data: Sequence[Path], with_lists: Path) -> People:
-    set_aside = select(data, "validation", bundle.spec.recipe)
-    listed = select([with_lists], "mars")
-    long = list(dict.fromkeys([*listed.query, *listed.others]))
-    among_all = Selection("cross-camera", long, set_aside.query, queries_in_gallery=True)
+    set_aside = select_tracklets(data, "validation", bundle.spec.recipe)
+    listed = select_tracklets([with_lists], "mars")
+    long = list(dict.fromkeys([*listed.query, *listed.gallery_only]))
+    among_all = EvaluationSet("cross-camera", long, set_aside.query, queries_in_gallery=True)
     return People(set_aside, listed, among_all)
 
 

@@ -14,7 +14,7 @@ from model.network import NetworkSpec, VideoReID, build_network
 from model.spec import BundleSpec, Preprocessing
 from training.batches.clips import Normalise
 from training.export.export import ARCHITECTURE, write_bundle
-from training.export.reference_clips import draw_clips
+from training.export.reference import draw_clips
 
 _NONE = "none: fresh weights, for measuring speed only"
 

@@ -10,8 +10,8 @@ from model.bundle import Bundle
 from model.cgroups import available_cpus
 from model.engines import Engine, EngineError
 from model.engines.openvino_engine import OpenVinoEngine
-from training.evaluation.protocols import select
-from training.export.precision import compare_arithmetics
+from training.evaluation.protocols import select_tracklets
+from training.export.precision import compare_precisions
 
 HEAD = (
     "| model | precision | rank-1, mAP | queries against f32 gallery | f32 queries against its "
@@ -33,7 +33,7 @@ def main() -> None:
     exact: tuple[Bundle, Engine] | None = None
     for path in options.bundles:
         bundle = Bundle.load(path)
-        people = select(
+        people = select_tracklets(
             options.data,
             options.protocol,
             (Bundle.load(options.recipe_of) if options.recipe_of else bundle).spec.recipe,
@@ -43,7 +43,7 @@ def main() -> None:
         if exact is None:
             raise SystemExit(f"{path} is an int8 bundle: name its float bundle before it")
         for engine in _others(bundle):
-            found = compare_arithmetics(exact[1], engine, bundle.spec, people)
+            found = compare_precisions(exact[1], engine, bundle.spec, people)
             if engine.precision != "int8":
                 print(f"| {bundle.spec.name} | f32 | {found.exact.rank1:.2f}, {found.exact.mean_ap:.2f} | | | |")
             print(

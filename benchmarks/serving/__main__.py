@@ -112,9 +112,9 @@ def _options() -> argparse.Namespace:
 
 
 def _quantise(bundle: Bundle, out: Path, clips: NDArray[np.uint8], crops: Crops) -> Bundle:
-    from training.export.quantise import Calibration, quantise
+    from training.export.quantise import CalibrationClips, quantise
 
-    return quantise(bundle, out, Calibration(clips, crops.described), None).bundle
+    return quantise(bundle, out, CalibrationClips(clips, crops.described), None).bundle
 
 
 @contextmanager

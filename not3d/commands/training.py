@@ -14,7 +14,7 @@ from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results
 
 if TYPE_CHECKING:
-    from training.export.bundle_assembly import ExportReport
+    from training.export.bundle_assembly import ExportResult
 
 Data = Annotated[
     list[Path],
@@ -183,7 +183,7 @@ def export(
     show_export(report)
 
 
-def show_export(report: "ExportReport") -> None:
+def show_export(report: "ExportResult") -> None:
     """Print what was written and how near it is to what it was made from."""
     table = Table("engine", "arithmetic", "largest difference", "smallest cosine", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in report.differences:

@@ -34,12 +34,12 @@ class EvaluationError(Not3dError):
 
 
 @dataclass(frozen=True)
-class Selection:
+class EvaluationSet:
     """Tracklets by role. Where the gallery holds the queries, it begins with them."""
 
     name: str
     query: list[Tracklet]
-    others: list[Tracklet]
+    gallery_only: list[Tracklet]
     """gallery tracklets that are not queries"""
     queries_in_gallery: bool
     average_precision: Literal["step", "trapezoid"] = "step"
@@ -48,12 +48,12 @@ class Selection:
     @property
     def gallery(self) -> list[Tracklet]:
         """All rows of the gallery."""
-        return [*self.query, *self.others] if self.queries_in_gallery else self.others
+        return [*self.query, *self.gallery_only] if self.queries_in_gallery else self.gallery_only
 
 
-def select(
+def select_tracklets(
     data: Sequence[Path], protocol: str, recipe: Mapping[str, Any] | None = None, split: int | None = None
-) -> Selection:
+) -> EvaluationSet:
     """The tracklets of a protocol; ``recipe`` is the model's, for ``validation``.
 
     Raises:
@@ -84,7 +84,7 @@ def select(
                 "the model's training set nobody of these people aside: measure with --protocol cross-camera on people "
                 "it has not seen, or train with a larger validation_share"
             )
-    return Selection(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True, split=split)
+    return EvaluationSet(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True, split=split)
 
 
 def _resolve(data: Sequence[Path], protocol: str) -> str:
@@ -96,9 +96,9 @@ def _resolve(data: Sequence[Path], protocol: str) -> str:
     return "cross-camera" if kinds & {"folder", "market1501"} else "benchmark"
 
 
-def _of_benchmark(name: str, benchmark: Benchmark) -> Selection:
+def _of_benchmark(name: str, benchmark: Benchmark) -> EvaluationSet:
     together = name in ("mars-all-queries", "mars-official")
-    return Selection(
+    return EvaluationSet(
         name,
         benchmark.query,
         benchmark.gallery,

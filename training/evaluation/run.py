@@ -17,7 +17,7 @@ from training.batches.clips import Normalise
 from training.datasets.catalog import split_count
 from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import EmbedClips, embed_tracklets, read_clips
-from training.evaluation.protocols import EvaluationError, select
+from training.evaluation.protocols import EvaluationError, select_tracklets
 from training.evaluation.result import EvaluationResult, FrameWeights
 from training.evaluation.scoring import score
 from training.evaluation.settings import EvaluationSettings
@@ -87,8 +87,8 @@ def evaluate_splits(
         if count == 1:
             raise EvaluationError(f"split all: {', '.join(path.name for path in data)} has no splits; leave it out")
         splits = list(range(count))
-    selections = [select(data, settings.protocol, model.recipe, split) for split in splits]
-    tracklets = list(dict.fromkeys(t for s in selections for t in (*s.query, *s.others)))
+    selections = [select_tracklets(data, settings.protocol, model.recipe, split) for split in splits]
+    tracklets = list(dict.fromkeys(t for s in selections for t in (*s.query, *s.gallery_only)))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         task = progress.add_task("embedding", total=len(tracklets))

@@ -10,7 +10,7 @@ from model.ranking import cosine_scores, k_reciprocal_rerank
 from training.evaluation.bootstrap import people_bootstrap
 from training.evaluation.metrics import RankMetrics, rank_metrics
 from training.evaluation.open_set import FALSE_POSITIVE_RATES, open_set
-from training.evaluation.protocols import PROTOCOLS, EvaluationError, Selection
+from training.evaluation.protocols import PROTOCOLS, EvaluationError, EvaluationSet
 from training.evaluation.result import EvaluationResult, FrameWeights
 from training.evaluation.settings import EvaluationSettings, Metric
 from training.evaluation.verification import verify
@@ -22,7 +22,7 @@ RANKS = (1, 5, 10, 20)
 def score(
     query: NDArray[np.float32],
     gallery: NDArray[np.float32],
-    selection: Selection,
+    selection: EvaluationSet,
     settings: EvaluationSettings,
     *,
     head: Mapping[str, str | int | float],

@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle."""
+"""Write bundles: from a checkpoint, and in int8 from another bundle."""

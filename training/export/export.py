@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle, which is written only if it computes what PyTorch computes."""
+"""Export a checkpoint as a bundle, which is written only if it computes what PyTorch computes."""
 
 from pathlib import Path
 
@@ -11,23 +11,13 @@ from model.bundle import ONNX_FILE
 from model.frames import PREPROCESSING_VERSION
 from model.spec import Accuracy, BundleSpec, Preprocessing
 from model.tracklet import normalise
-from training.export.bundle_assembly import (
-    ExportError,
-    ExportReport,
-    Reference,
-    assemble_bundle,
-    batches,
-    refuse_occupied,
-)
-from training.export.onnx_graph import FrameNetwork, WeightError, WeightStorage, write_onnx
-from training.export.reference_clips import draw_clips, read_clips
+from training.export.bundle_assembly import ExportResult, assemble_bundle, refuse_occupied
+from training.export.onnx_graph import FrameNetwork, WeightStorage, write_onnx
+from training.export.reference import Reference, batches, choose_reference_clips
 from training.loop.checkpoint import Checkpoint, load_checkpoint
 from training.recipe import Recipe
 
 ARCHITECTURE = "2D residual trunk, attention over a clip's frames, BNNeck (after Not 3D Re-ID, arXiv 2008.06318)"
-
-_DRAWN_SEED, _DRAWN_PEOPLE = 1, 16
-_MAX_CLIPS = 48
 
 
 def export_bundle(
@@ -37,16 +27,20 @@ def export_bundle(
     crops: Path | None = None,
     weights: WeightStorage = "fp16",
     name: str | None = None,
-) -> ExportReport:
-    """Export a checkpoint as a bundle into the new folder ``out``.
+) -> ExportResult:
+    """Export a checkpoint as a bundle to the new folder `out`.
 
-    It is compared on ``crops`` (MARS, Market-1501, or any folder of tracklets), by default on the training data that
-    the checkpoint names, where that is on this machine, else on drawn people; the report says on which. ``name`` is
-    the model's, by default the recipe's.
+    Args:
+        checkpoint: a file of the trainer
+        out: a path that does not exist, or an empty folder
+        crops: the dataset or folder of tracklets for the comparison with PyTorch; by default the training data named by
+            the checkpoint if it is on this machine, otherwise drawn people
+        weights: how matrices and kernels are stored
+        name: of the model; by default the recipe's
 
     Raises:
-        ExportError: ``out`` holds something, an engine is missing, or the bundle differs from PyTorch.
-        CheckpointError, ValueError: from the checkpoint or the crops.
+        ExportError: `out` is not empty, an engine is missing, or the bundle differs from PyTorch.
+        CheckpointError, DatasetError, FrameError: the checkpoint or the crops cannot be read.
     """
     refuse_occupied(out)
     loaded = load_checkpoint(checkpoint)
@@ -54,17 +48,14 @@ def export_bundle(
     spec = describe_network(loaded, name, network.dimension)
     if crops is None and loaded.crops_source is not None and Path(loaded.crops_source).exists():
         crops = Path(loaded.crops_source)
-    if crops is None:
-        clips, shown = draw_clips(spec, people=_DRAWN_PEOPLE, seed=_DRAWN_SEED), "people drawn by the project"
-    else:
-        clips, shown = read_clips(crops, spec, limit=_MAX_CLIPS), crops.name
+    clips, shown = choose_reference_clips(spec, crops)
     return write_bundle(network, spec, out, clips=clips, crops=shown, weights=weights)
 
 
 def describe_network(checkpoint: Checkpoint, name: str | None, dimension: int) -> BundleSpec:
-    """Put what a checkpoint knows of its network into a bundle's words."""
+    """Return the bundle's spec of a checkpoint's network."""
     network = checkpoint.network_spec
-    # The recipe as it was carried out: the number of classes comes with the data. Imported weights have none.
+    # The network as trained: its number of classes comes from the data. Imported weights have no recipe.
     recipe = Recipe.model_validate(checkpoint.recipe or {"name": "imported"}).model_copy(update={"network": network})
     return BundleSpec(
         name=name or recipe.name,
@@ -94,21 +85,24 @@ def write_bundle(
     clips: NDArray[np.uint8],
     crops: str,
     weights: WeightStorage = "fp16",
-) -> ExportReport:
-    """Export ``network`` (normalised float clips ``[N, T, 3, H, W]`` to ``[N, D]``) and judge it on ``clips``.
+) -> ExportResult:
+    """Export a network as a bundle and compare it with PyTorch.
 
-    ``clips`` are uint8 ``[N, T, H, W, 3]``; ``crops`` says in words where they are from.
+    Args:
+        network: normalised float clips `[N, T, 3, H, W]` to embeddings `[N, D]`
+        spec: of the network
+        out: a path that does not exist, or an empty folder
+        clips: `uint8 [N, T, H, W, 3]` for the comparison
+        crops: what the clips show, in words
+        weights: how matrices and kernels are stored
 
     Raises:
-        ExportError: see :func:`export_bundle`.
+        ExportError: `out` is not empty, an engine is missing, or the bundle differs from PyTorch.
     """
     frames = FrameNetwork(network, spec.preprocessing).eval()
 
     def write(folder: Path) -> None:
-        try:
-            write_onnx(frames, spec, folder / ONNX_FILE, weights=weights)
-        except WeightError as error:
-            raise ExportError(f"nothing was written: {error}") from error
+        write_onnx(frames, spec, folder / ONNX_FILE, weights=weights)
 
     @torch.inference_mode()
     def embed(clips: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,37 +1,36 @@
-"""The model card: what a bundle's ``model.json`` and its export say, for people."""
+"""The model card: a bundle's `model.json` and the comparison at its export, as Markdown for people."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from model.bundle import Bundle
 from model.spec import BundleSpec
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far one engine is from what the bundle was made from: the worst figures over unit-length embeddings."""
-
-    engine: str
-    precision: str
-    max_difference: float
-    min_cosine: float
+from training.export.reference import Difference
 
 
 def describe_bundle(bundle: Bundle, reference: str, compared_on: str, differences: Sequence[Difference]) -> str:
-    """Write the card in Markdown; ``compared_on`` says in words which clips ``differences`` were measured on."""
+    """Return the card in Markdown.
+
+    Args:
+        bundle: to describe
+        reference: name of the network that it was compared with
+        compared_on: the clips of the comparison, in words
+        differences: one for each engine and precision
+    """
     spec = bundle.spec
     return f"""\
 # {spec.name}
 
-{spec.architecture}. A tracklet's crops of one person become one vector of {spec.dimension} components; nearby vectors
-mean people who look alike.
+{spec.architecture}.
+
+The model turns a tracklet (crops of one person from one camera) into one vector of {spec.dimension} components. Similar
+vectors mean that the people look alike.
 
 | | |
 |---|---|
 | backbone | {spec.backbone} |
 | attention | {spec.attention} |
-| frames | {spec.frame_height}x{spec.frame_width} (height x width), RGB, {spec.clip_length} to a clip |
+| frames | {spec.frame_height}x{spec.frame_width} (height x width), RGB, {spec.clip_length} frames in a clip |
 | embedding | {spec.dimension} components, {spec.feature.replace("_", "-")} feature |
 | embedding space | `{bundle.embedding_space}` |
 
@@ -41,7 +40,7 @@ mean people who look alike.
 
 **Not for:** {spec.not_for}
 
-## Data and its terms
+## Training data and its terms
 
 {spec.training_data}
 
@@ -53,9 +52,9 @@ mean people who look alike.
 
 {_quantisation(spec)}## Export
 
-Compared with {reference} on {compared_on}; unit-length embeddings:
+Differences of the embeddings, scaled to unit length, from {reference}, on {compared_on}:
 
-| engine | arithmetic | largest difference of a component | smallest cosine |
+| engine | precision | largest difference of a component | smallest cosine |
 |---|---|---|---|
 {_difference_rows(differences)}
 
@@ -69,7 +68,7 @@ Compared with {reference} on {compared_on}; unit-length embeddings:
 
 def _accuracy_table(spec: BundleSpec) -> str:
     if not spec.accuracy:
-        return "None was measured."
+        return "Not measured."
     rows = (
         f"| {row.dataset} | {row.protocol} | {row.people} | {row.queries} | {row.gallery} "
         f"| {row.rank1:.2f} | {row.map:.2f} |"
@@ -86,15 +85,20 @@ def _quantisation(spec: BundleSpec) -> str:
     text = f"""\
 ## Quantisation
 
-int8, from the float bundle of embedding space `{facts.of}`, calibrated on {facts.clips} clips of {facts.calibration}.
+int8, made from the float bundle with embedding space `{facts.of}`, calibrated on {facts.clips} clips of
+{facts.calibration}.
 """
     if facts.validation is None:
-        return text + "It was not judged: its accuracy is unknown.\n\n"
-    alike = "the two rank alike in one gallery, and share" if facts.ranks_alike else "it does not share"
+        return text + "Its accuracy was not measured.\n\n"
+    use = (
+        "It ranks like the float bundle, also in one gallery with it, and uses the same embedding space"
+        if facts.ranks_alike
+        else "It ranks differently from the float bundle and has its own embedding space"
+    )
     return (
         text
         + f"""\
-On {facts.people} people ({facts.queries} queries, {facts.validation}) {alike} the float bundle's embedding space.
+{use}. Measured on {facts.people} people ({facts.queries} queries, protocol {facts.validation}):
 
 | queries | gallery | mAP |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""From a PyTorch network to one ONNX file that takes uint8 frames."""
+"""Write a PyTorch network as one ONNX file that takes uint8 frames."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,23 +11,20 @@ from torch import Tensor, nn
 
 from model.bundle import INPUT_NAME, OUTPUT_NAME
 from model.spec import BundleSpec, Preprocessing
+from training.export.bundle_assembly import ExportError
 
 OPSET = 18
-"""The exporter's own; converting down to 17 would only add steps that can fail."""
+"""The exporter's default; a conversion to 17 would only add steps that can fail."""
 
 WeightStorage = Literal["fp16", "fp32"]
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
-class WeightError(ValueError):
-    """A weight cannot be stored as asked."""
-
-
 class FrameNetwork(nn.Module):
-    """A network with its normalisation: uint8 RGB clips ``[N, T, H, W, 3]`` to float32 embeddings ``[N, D]``.
+    """A network with its normalisation: uint8 RGB clips `[N, T, H, W, 3]` to float32 embeddings `[N, D]`.
 
-    Frames are divided by 255 and normalised by ``mean`` and ``std`` as in training.
+    Frames are divided by 255 and normalised with `mean` and `std`, as in training.
     """
 
     mean: Tensor
@@ -40,25 +37,30 @@ class FrameNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
 
     def forward(self, clips: Tensor) -> Tensor:
-        """``[N, T, H, W, 3]`` to ``[N, D]``, not of unit length."""
+        """Return embeddings `[N, D]`, not of unit length."""
         frames = clips.permute(0, 1, 4, 2, 3).float() / 255
         embeddings: Tensor = self.network((frames - self.mean) / self.std)
         return embeddings
 
 
 def write_onnx(network: FrameNetwork, spec: BundleSpec, path: Path, *, weights: WeightStorage) -> None:
-    """Write ``network``, in evaluation mode and on the CPU, as ONNX with a dynamic number of clips.
+    """Write a network as ONNX, in evaluation mode and on the CPU, with a dynamic number of clips.
 
-    ``weights="fp16"`` stores matrices and kernels in half precision, cast back inside the graph: half the file, the
-    same fp32 arithmetic. Vectors (biases, norms) stay fp32; they are small, and folded ones may be large in value.
+    Args:
+        network: to write
+        spec: gives the shape of a clip
+        path: of the file
+        weights: `fp16` stores matrices and kernels in half precision and casts them to fp32 inside the graph, so the
+            file has half the size and computes in fp32. Vectors (biases, norms) stay fp32: they are small, and the
+            values of folded ones may be large.
 
     Raises:
-        WeightError: a weight does not fit into half precision.
+        ExportError: a weight does not fit into half precision.
     """
-    # Two clips: an axis of length 1 in the example would be taken for a constant.
+    # Two clips: the exporter takes an axis of length 1 for a constant.
     example = torch.zeros((2, *spec.clip_shape), dtype=torch.uint8)
-    # torch.export rather than the deprecated TorchScript tracer: it resolves the shape arithmetic of the IBN halves
-    # (190 nodes instead of 428 for system A) and states the output's width.
+    # Unlike the deprecated TorchScript tracer, torch.export resolves the shape arithmetic of the IBN halves (190 nodes
+    # instead of 428 for the recipe not3d) and states the output's width.
     program = torch.onnx.export(
         network.eval(),
         (example,),
@@ -72,15 +74,15 @@ def write_onnx(network: FrameNetwork, spec: BundleSpec, path: Path, *, weights: 
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     model = program.model_proto
-    drop_notes(model)
+    drop_metadata(model)
     if weights == "fp16":
         _halve_weights(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def drop_notes(model: onnx.ModelProto) -> None:
-    """Remove an exporter's notes: they hold source paths of its machine, and would vary the embedding space."""
+def drop_metadata(model: onnx.ModelProto) -> None:
+    """Remove an exporter's metadata: it contains paths of its machine and would change the embedding space."""
     del model.metadata_props[:]
     graph = model.graph
     del graph.metadata_props[:]
@@ -97,7 +99,9 @@ def _halve_weights(graph: onnx.GraphProto) -> None:
             stored.append(tensor)
             continue
         if np.abs(values).max(initial=0) > _LARGEST_HALF:
-            raise WeightError(f"weight {tensor.name} does not fit into half precision; store the weights as fp32")
+            raise ExportError(
+                f"nothing was written: weight {tensor.name} does not fit into half precision; store the weights as fp32"
+            )
         half = numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half")
         stored.append(half)
         casts.append(

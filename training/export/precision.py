@@ -1,4 +1,4 @@
-"""Two arithmetics of one network: does the coarser one rank as the finer one does, also where their vectors meet?"""
+"""Compare two precisions of one network: does the coarser one rank like the finer one, also in one gallery?"""
 
 from dataclasses import dataclass
 
@@ -11,39 +11,38 @@ from model.spec import BundleSpec
 from model.tracklet import normalise
 from training.evaluation.embed import embed_tracklets
 from training.evaluation.metrics import rank_metrics
-from training.evaluation.protocols import Selection
+from training.evaluation.protocols import EvaluationSet
 
 Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """In percent, to two places."""
+    """In percent, rounded to two digits."""
 
     rank1: float
     mean_ap: float
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Rankings within each arithmetic, of each one's queries in the other's gallery, and the cosines between the two
-    video features of one tracklet.
-    """
+class PrecisionComparison:
+    """Rankings within each precision and across both, and cosines between the two features of a tracklet."""
 
     exact: Ranking
     other: Ranking
     other_in_exact: Ranking
+    """queries of the coarser precision, gallery of the exact one"""
     exact_in_other: Ranking
     mean_cosine: float
     min_cosine: float
 
 
-def compare_arithmetics(exact: Engine, other: Engine, spec: BundleSpec, people: Selection) -> Comparison:
-    """Embed the tracklets of ``people`` on both engines, all clips, and rank them by cosine in all four ways."""
+def compare_precisions(exact: Engine, other: Engine, spec: BundleSpec, people: EvaluationSet) -> PrecisionComparison:
+    """Embed all clips of the tracklets on both engines, and rank by cosine within and across them."""
     exact_query, exact_gallery = _features(exact, spec, people)
     query, gallery = _features(other, spec, people)
     cosines = (normalise(exact_gallery) * normalise(gallery)).sum(axis=1)
-    return Comparison(
+    return PrecisionComparison(
         exact=_rank(exact_query, exact_gallery, people),
         other=_rank(query, gallery, people),
         other_in_exact=_rank(query, exact_gallery, people),
@@ -53,11 +52,11 @@ def compare_arithmetics(exact: Engine, other: Engine, spec: BundleSpec, people: 
     )
 
 
-def _features(engine: Engine, spec: BundleSpec, people: Selection) -> tuple[Features, Features]:
-    """Of queries and gallery; a gallery that holds the queries begins with them."""
+def _features(engine: Engine, spec: BundleSpec, people: EvaluationSet) -> tuple[Features, Features]:
+    """Return the features of queries and gallery; a gallery that contains the queries begins with them."""
     features = embed_tracklets(
         embed_in_parallel(engine),
-        [*people.query, *people.others],
+        [*people.query, *people.gallery_only],
         frame_size=(spec.frame_height, spec.frame_width),
         clip_length=spec.clip_length,
     )
@@ -65,7 +64,7 @@ def _features(engine: Engine, spec: BundleSpec, people: Selection) -> tuple[Feat
     return features[:queries], features if people.queries_in_gallery else features[queries:]
 
 
-def _rank(query: Features, gallery: Features, people: Selection) -> Ranking:
+def _rank(query: Features, gallery: Features, people: EvaluationSet) -> Ranking:
     metrics = rank_metrics(
         1 - cosine_scores(query, gallery),
         [tracklet.person for tracklet in people.query],

@@ -1,1 +1,1 @@
-"""Models and weights of other programs."""
+"""Import models and weights of other programs."""

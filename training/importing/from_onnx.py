@@ -1,4 +1,4 @@
-"""A frame-level ONNX model behind a bundle's input."""
+"""Open a frame-level ONNX model and wrap it into a network of clips."""
 
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,18 @@ from model.bundle import INPUT_NAME, ONNX_FILE, OUTPUT_NAME
 from model.engines.onnx_runtime import ORT_ERRORS
 from model.spec import BundleSpec
 from training.export.bundle_assembly import ExportError
-from training.export.onnx_graph import drop_notes
-from training.importing.frame_model import FrameInput, FrameModel, ImportOptions, first_line
+from training.export.onnx_graph import drop_metadata
+from training.importing.frame_model import FrameInput, FrameModel, ImportOptions, first_line, fixed_batch_error
 
 _LOWEST_OPSET = 9
 _PREFIX = "frame/"
 
 
 def open_onnx(path: Path, options: ImportOptions) -> FrameModel:
-    """Reads and checks an ONNX file; weights in files beside it are read with it.
+    """Read and check an ONNX file and the weights in files beside it.
 
     Raises:
-        ExportError: damaged, no model of frames, or too old.
+        ExportError: the file is damaged, is not a frame-level model, or has a too old opset.
     """
     model = _read(path)
     graph = model.graph
@@ -33,40 +33,41 @@ def open_onnx(path: Path, options: ImportOptions) -> FrameModel:
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
-        raise ExportError(f"{path} has {len(inputs)} inputs ({names}): a frame-level model has one")
-    output = _choose_output(path, [value.name for value in graph.output], options.output)
+        raise ExportError(f"{path} has {len(inputs)} inputs ({names}); a frame-level model has one")
+    output = graph.output[options.choose_output([[value.name] for value in graph.output], str(path))].name
     expects = options.frame_input(_shape(inputs[0]), str(path))
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _LOWEST_OPSET:
-        raise ExportError(f"{path} is of opset {opset}: export it again with {_LOWEST_OPSET} or later")
+        raise ExportError(f"{path} has opset {opset}: export it with opset {_LOWEST_OPSET} or later")
     element = inputs[0].type.tensor_type.elem_type
     if element not in (TensorProto.FLOAT, TensorProto.FLOAT16):
         raise ExportError(
-            f"{path} takes {TensorProto.DataType.Name(element)}: the model before its own preprocessing takes floats"
+            f"{path} takes {TensorProto.DataType.Name(element)}: export the model without preprocessing, so that it "
+            "takes floats"
         )
     session = _open_session(model.SerializeToString(), path)
-    built_in = _batch_size(inputs[0])
+    fixed_batch = _batch_size(inputs[0])
 
     def run(frames: NDArray[np.float32]) -> NDArray[np.float32]:
         kind = np.float16 if element == TensorProto.FLOAT16 else np.float32
-        # A model of a fixed batch size gets the frame that many times.
-        batch = np.repeat(frames, built_in or 1, axis=0).astype(kind)
+        # A model with a fixed batch size gets the frame that many times.
+        batch = np.repeat(frames, fixed_batch or 1, axis=0).astype(kind)
         try:
             (result,) = session.run([output], {inputs[0].name: batch})
         except ORT_ERRORS as error:
             raise ExportError(f"{path} does not run on one frame: {first_line(error)}") from None
         rows = np.asarray(result, np.float32)
-        return rows[: len(frames)] if rows.ndim and len(rows) == built_in else rows
+        return rows[: len(frames)] if rows.ndim and len(rows) == fixed_batch else rows
 
     def write(spec: BundleSpec, folder: Path) -> None:
-        whole = _behind_clips(model, inputs[0].name, output, element, opset, expects, spec)
+        clip_model = _wrap(model, inputs[0].name, output, element, opset, expects, spec)
         try:
-            onnx.checker.check_model(whole, full_check=True)
+            onnx.checker.check_model(clip_model, full_check=True)
         except onnx.shape_inference.InferenceError as error:
-            raise _frozen(path, error) from None
+            raise fixed_batch_error(path, error) from None
         except onnx.checker.ValidationError as error:
-            raise ExportError(f"{path} cannot be put behind a bundle's input: {first_line(error)}") from None
-        content = whole.SerializeToString()
+            raise ExportError(f"{path} cannot be wrapped into a network of clips: {first_line(error)}") from None
+        content = clip_model.SerializeToString()
         _check_batches(content, spec, path)
         (folder / ONNX_FILE).write_bytes(content)
 
@@ -78,7 +79,7 @@ def _read(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ExportError(f"{path} is no ONNX model, or not a whole one: {first_line(error)}") from None
+        raise ExportError(f"{path} is not an ONNX model, or is incomplete: {first_line(error)}") from None
     return model
 
 
@@ -91,16 +92,8 @@ def _open_session(model: bytes, path: Path) -> Any:
         raise ExportError(f"ONNX Runtime does not run {path}: {first_line(error)}") from None
 
 
-def _choose_output(path: Path, names: list[str], wanted: str | None) -> str:
-    if wanted is not None and wanted not in names:
-        raise ExportError(f"{path} has no output {wanted}; it has {', '.join(names)}")
-    if wanted is None and len(names) != 1:
-        raise ExportError(f"{path} has several outputs ({', '.join(names)}): name the embedding (--output)")
-    return wanted or names[0]
-
-
 def _batch_size(value: onnx.ValueInfoProto) -> int:
-    """The first axis of an input, 0 where it is free."""
+    """Return the length of an input's first axis, 0 if it is not fixed."""
     return int(value.type.tensor_type.shape.dim[0].dim_value)
 
 
@@ -108,7 +101,7 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
     return tuple(axis.dim_value or None for axis in value.type.tensor_type.shape.dim)
 
 
-def _behind_clips(
+def _wrap(
     model: onnx.ModelProto,
     source: str,
     output: str,
@@ -117,9 +110,9 @@ def _behind_clips(
     expects: FrameInput,
     spec: BundleSpec,
 ) -> onnx.ModelProto:
-    """The model between a graph that prepares frames and one that averages over a clip's."""
-    body = compose.add_prefix(_free_batch(model, source, output), _PREFIX)
-    before, after = _before(expects, element), _after(spec, opset)
+    """Put the model between a graph that prepares frames and one that takes the mean over a clip."""
+    body = compose.add_prefix(_with_dynamic_batch(model, source, output), _PREFIX)
+    before, after = _preparation(expects, element), _mean_over_clips(spec, opset)
     graph = helper.make_graph(
         [
             *before.node,
@@ -133,32 +126,32 @@ def _behind_clips(
         [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N", spec.dimension])],
         [*before.initializer, *body.graph.initializer, *after.initializer],
     )
-    whole = helper.make_model(graph, opset_imports=body.opset_import, ir_version=max(body.ir_version, 4))
-    whole.functions.extend(body.functions)
-    return whole
+    wrapped = helper.make_model(graph, opset_imports=body.opset_import, ir_version=max(body.ir_version, 4))
+    wrapped.functions.extend(body.functions)
+    return wrapped
 
 
-def _free_batch(model: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
-    """A copy whose first axis is free, without the shapes that were inferred for another, and without notes."""
-    free = onnx.ModelProto()
-    free.CopyFrom(model)
-    drop_notes(free)
-    graph = free.graph
+def _with_dynamic_batch(model: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
+    """Return a copy with a dynamic first axis, without shapes inferred for a fixed one, and without metadata."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    drop_metadata(copy)
+    graph = copy.graph
     kept = [value for value in graph.input if value.name == source]
-    if built_in := _batch_size(kept[0]):
-        _free_reshapes(graph, built_in)
+    if fixed_batch := _batch_size(kept[0]):
+        _make_reshapes_dynamic(graph, fixed_batch)
     del graph.input[:], graph.value_info[:]
     graph.input.extend(kept)
     kept = [value for value in graph.output if value.name == output]
     del graph.output[:]
     graph.output.extend(kept)
-    return free
+    return copy
 
 
-def _free_reshapes(graph: onnx.GraphProto, built_in: int) -> None:
-    """A Reshape to ``[batch size, ...]`` keeps the first axis of what it reshapes instead: a 0 in its shape says so.
+def _make_reshapes_dynamic(graph: onnx.GraphProto, fixed_batch: int) -> None:
+    """Let a Reshape to `[batch size, ...]` keep the first axis of its input: a 0 in its shape means this.
 
-    Where the first axis was not the frames, the result is wrong; the bundle is compared with the model as it came.
+    If that axis is not the frames, the result is wrong; the comparison of the bundle with the model then shows it.
     """
     shapes = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -169,14 +162,14 @@ def _free_reshapes(graph: onnx.GraphProto, built_in: int) -> None:
         if node.op_type != "Reshape" or literal or node.input[1] not in shapes:
             continue
         shape = numpy_helper.to_array(shapes[node.input[1]])
-        if len(shape) > 1 and shape[0] == built_in:
-            name = f"free_shape_{number}"  # of its own: others may read the old one
+        if len(shape) > 1 and shape[0] == fixed_batch:
+            name = f"free_shape_{number}"  # a new one, since other nodes may read the old one
             graph.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), name))
             node.input[1] = name
 
 
-def _before(expects: FrameInput, element: int) -> onnx.GraphProto:
-    """uint8 ``[N, T, H, W, 3]`` RGB to ``frames`` as the model wants them."""
+def _preparation(expects: FrameInput, element: int) -> onnx.GraphProto:
+    """Return the graph from clips `uint8 [N, T, H, W, 3]` in RGB to `frames` as the model expects them."""
     mean, std = (np.array(each, np.float32) * expects.scale for each in (expects.mean, expects.std))
     constants: dict[str, NDArray[Any]] = {
         "frame_shape": np.array([-1, expects.height, expects.width, 3], np.int64),
@@ -205,11 +198,11 @@ def _before(expects: FrameInput, element: int) -> onnx.GraphProto:
     )
 
 
-def _after(spec: BundleSpec, opset: int) -> onnx.GraphProto:
-    """``embedded [N * T, D, ...]`` to the clips' means ``[N, D]``."""
+def _mean_over_clips(spec: BundleSpec, opset: int) -> onnx.GraphProto:
+    """Return the graph from `embedded [N * T, D, ...]` to the means over clips `[N, D]`."""
     constants: dict[str, NDArray[Any]] = {"clip_rows": np.array([-1, spec.clip_length, spec.dimension], np.int64)}
     nodes = [helper.make_node("Reshape", ["embedded", "clip_rows"], ["rows"])]
-    # The axes of ReduceMean became an input in opset 18.
+    # Since opset 18 the axes of ReduceMean are an input.
     if opset >= 18:
         constants["clip_axis"] = np.array([1], np.int64)
         nodes.append(helper.make_node("ReduceMean", ["rows", "clip_axis"], [OUTPUT_NAME], keepdims=0))
@@ -221,17 +214,11 @@ def _after(spec: BundleSpec, opset: int) -> onnx.GraphProto:
 
 
 def _check_batches(content: bytes, spec: BundleSpec, path: Path) -> None:
-    """A batch size that the exporter froze into the model shows with two clips."""
+    """Run two clips, which fails if the model has a fixed batch size."""
     session = _open_session(content, path)
     try:
         (rows,) = session.run(None, {INPUT_NAME: np.zeros((2, *spec.clip_shape), np.uint8)})
     except ORT_ERRORS as error:
-        raise _frozen(path, error) from None
+        raise fixed_batch_error(path, error) from None
     if rows.shape != (2, spec.dimension):
-        raise _frozen(path, ValueError(f"two clips gave {list(rows.shape)}"))
-
-
-def _frozen(path: Path, error: Exception) -> ExportError:
-    return ExportError(
-        f"{path} has its batch size built in: export it again with a dynamic first axis ({first_line(error)})"
-    )
+        raise fixed_batch_error(path, ValueError(f"two clips gave {list(rows.shape)}"))

@@ -1,9 +1,9 @@
-"""Weights of other programs: their names, told in ours.
+"""Read the weights of other programs and rename them to the names of this project.
 
-System A's kin name a state dict as we do (``base.layer1.0...``, ``bottleneck``, ``classifier``). System B's trunk is a
-sequence (``base.4.0...``), its neck and classifier a module of their own (``classifier.bn``,
-``classifier.classifier``); the temporal-attention baseline has a biased classifier and no neck. Trunks alone, of
-torchvision and of IBN-Net, have no prefix. Any may be wrapped in ``state_dict`` and prefixed by ``module.``.
+Later programs of the author of Not 3D Re-ID use the names of this project (`base.layer1.0...`, `bottleneck`,
+`classifier`). In the program of fantastic the trunk is a sequence (`base.4.0...`), and neck and classifier are one module
+(`classifier.bn`, `classifier.classifier`). The temporal-attention baseline has a biased classifier and no neck. The
+trunks of torchvision and IBN-Net have no prefix. All may be wrapped in `state_dict` and prefixed with `module.`.
 """
 
 import pickle
@@ -23,71 +23,74 @@ from training.loop.checkpoint import Checkpoint, CheckpointError, load_checkpoin
 
 
 class WeightsError(Not3dError):
-    """Weights that cannot be had, or do not fit the network; the message says which and what would."""
+    """Weights are missing or do not fit the network."""
 
 
 @dataclass(frozen=True)
-class WeightReport:
-    """What became of the weights in a file."""
+class LoadedWeights:
+    """Which weights of a file were loaded."""
 
     source: str
     loaded: int
-    """entries of the state dict"""
+    """number of entries of the state dict"""
     missing: tuple[str, ...]
-    """entries of the network that the file has nothing for: they keep their initial values"""
+    """entries of the network that the file does not have: they keep their initial values"""
     unused: tuple[str, ...]
-    """entries of the file that the network, or the transfer, has no use for"""
+    """entries of the file that were not loaded"""
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.loaded} entries loaded"]
-        lines += [f"  not in the file, as initialised: {shorten(self.missing)}"] if self.missing else []
+        lines += [f"  missing in the file, left as initialised: {shorten(self.missing)}"] if self.missing else []
         lines += [f"  in the file, not used: {shorten(self.unused)}"] if self.unused else []
         return "\n".join(lines)
 
 
-def shorten(names: tuple[str, ...] | list[str], most: int = 6) -> str:
-    """The first of some names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def shorten(names: tuple[str, ...] | list[str], limit: int = 6) -> str:
+    """Return the first names and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 _STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
-# A later program of system A's author has action heads, and an inherited spatial transformer that it does not use.
+# Action heads, and a spatial transformer that is not used, in a later program of the author of Not 3D Re-ID.
 _IGNORED = re.compile(r"(localization|fc_loc|class_\d+|fc)\.")
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights in a file by our names, and the names of those that no network of ours has an equal of.
+    """Read the weights in a file.
 
     Only tensors and plain values are unpickled.
 
+    Returns:
+        The state dict with the names of this project, and the names of weights that no network of this project has.
+
     Raises:
-        WeightsError: there is no such file, or it holds no weights.
+        WeightsError: the file does not exist or contains no weights.
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
-        # PyTorch's own message recommends to read the file unsafely.
+        # PyTorch's message recommends to read the file unsafely.
         raise WeightsError(
-            f"{path} is no file of PyTorch weights, or holds more than tensors and plain values"
+            f"{path} is not a file of PyTorch weights, or contains more than tensors and plain values"
         ) from None
     for wrapper in ("state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path} holds no state dict")
+        raise WeightsError(f"{path} contains no state dict")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     ignored = tuple(name for name in tensors if _IGNORED.match(name.removeprefix("module.")))
     return rename(tensors), ignored
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A foreign state dict by our names; what no network of ours has an equal of is left out."""
+    """Rename the entries of a third-party state dict; leave out those that no network of this project has."""
     renamed = {}
-    for foreign, tensor in state.items():
-        name = foreign.removeprefix("module.")
+    for third_party_name, tensor in state.items():
+        name = third_party_name.removeprefix("module.")
         if _IGNORED.match(name):
             continue
         if _TRUNK.match(name):
@@ -102,10 +105,10 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
-    """The network that a state dict by our names belongs to, read off its shapes.
+    """Return the network of a state dict with the names of this project, from the shapes of its entries.
 
     Raises:
-        WeightsError: it is none of system A, B or the temporal-attention baseline.
+        WeightsError: the network is not that of not3d, fantastic or the temporal-attention baseline.
     """
     try:
         kernel = state["attention_conv.weight"].shape
@@ -114,12 +117,12 @@ def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
         deep = "base.layer1.0.conv3.weight" in state
     except KeyError as error:
         raise WeightsError(
-            f"no {error.args[0]}: these are not the weights of system A, of B, or of the temporal-attention baseline"
+            f"{error.args[0]} is missing: expected weights of not3d, fantastic or the temporal-attention baseline"
         ) from None
     if not deep:
-        raise WeightsError("the trunk is no ResNet50, which systems A and B have")
+        raise WeightsError("the trunk is not a ResNet50, which not3d and fantastic have")
     height, width = int(kernel[2]), int(kernel[3])
-    # [7, 4] is the map of 224x112 at stride 32; every other kernel is a map at stride 16, as [14, 7] is.
+    # The kernel is the whole feature map: [7, 4] of 224x112 frames at stride 32, all others (such as [14, 7]) at 16.
     stride = 2 if (height, width) == (7, 4) else 1
     return NetworkSpec(
         backbone="resnet50_ibn_a" if ibn else "resnet50",
@@ -135,34 +138,40 @@ def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
 
 
 def import_checkpoint(path: Path, *, console: Console | None = None) -> Checkpoint:
-    """A checkpoint of ours from one of system A's, B's or the baseline's program; ``console`` gets a report of it.
+    """Convert a file of weights of not3d, fantastic or the temporal-attention baseline into a checkpoint.
+
+    Args:
+        path: a file that another program wrote
+        console: prints which weights were loaded
 
     Raises:
-        WeightsError: not such a file, or its weights do not fit; the message names them.
+        WeightsError: the file is of another kind, or its weights do not fit.
     """
-    if _is_ours(path):
-        raise WeightsError(f"{path} is a checkpoint of not3d already: evaluate or export it as it is")
+    if _is_checkpoint(path):
+        raise WeightsError(f"{path} is already a checkpoint of this project: evaluate or export it directly")
     state, ignored = read_state_dict(path)
     spec = recognise(state)
     checkpoint = Checkpoint(
         network_spec=spec,
         state_dict=state,
         training_data="not stated: imported weights",
-        data_terms="not stated: those of whoever trained the weights, and of their data",
+        data_terms="not stated: those of the weights and of the data that they were trained on",
     )
     given = len(state)
-    missing = tuple(name for name in _counters(checkpoint) if name not in state)  # older files have none
+    missing = tuple(
+        name for name in _counters(checkpoint) if name not in state
+    )  # files of old PyTorch versions have none
     state |= {name: torch.tensor(0) for name in missing}
     try:
         checkpoint.build()
     except CheckpointError as error:
         raise WeightsError(f"{path} does not fit {spec.backbone} with attention {spec.attention}: {error}") from None
     if console:
-        console.print(str(WeightReport(path.name, given, missing, ignored)), highlight=False, markup=False)
+        console.print(str(LoadedWeights(path.name, given, missing, ignored)), highlight=False, markup=False)
     return checkpoint
 
 
-def _is_ours(path: Path) -> bool:
+def _is_checkpoint(path: Path) -> bool:
     try:
         load_checkpoint(path)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Weights to start from: a trunk trained on ImageNet, or trunk and attention of an earlier model."""
+"""Load the weights that training starts from: a trunk trained on ImageNet, or trunk and attention of a model."""
 
 import hashlib
 import re
@@ -9,10 +9,10 @@ from urllib.parse import urlparse
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.network import VideoReID
-from training.importing.third_party_weights import WeightReport, WeightsError, read_state_dict, shorten
+from training.importing.third_party_weights import LoadedWeights, WeightsError, read_state_dict, shorten
 from training.loop.checkpoint import CheckpointError, load_checkpoint
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -24,52 +24,47 @@ PUBLISHED = {
     "resnet18_ibn_a": f"{_IBN_NET}resnet18_ibn_a-2f571257.pth",
     "resnet50_ibn_a": f"{_IBN_NET}resnet50_ibn_a-d9d0bb7b.pth",
 }
-"""ImageNet weights by backbone: torchvision's IMAGENET1K_V1, as in system B, and those of IBN-Net's authors."""
+"""ImageNet weights by backbone: IMAGENET1K_V1 of torchvision, as in fantastic, and those of IBN-Net's authors."""
 
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 _TRANSFERRED = ("base.", "attention_conv.", "attention_tconv.")
 
 
-def load_trunk(network: VideoReID, source: str, *, console: Console | None = None) -> WeightReport:
-    """Loads the trunk ``network.base``; everything else stays as it is.
+def load_trunk(network: VideoReID, source: str, *, console: Console | None = None) -> LoadedWeights:
+    """Load the trunk `network.base`; the other modules keep their weights.
 
     Args:
-        network: of a backbone that the weights are of
-        source: ``imagenet`` for :data:`PUBLISHED`, a URL, or a file: torchvision's or IBN-Net's weights, or a
-            checkpoint of system A's or B's program. Downloads are kept in torch's hub folder (``TORCH_HOME``); a hash
-            in the file's name is checked.
-        console: for a line before a download
+        network: with the backbone of the weights
+        source: `imagenet` for `PUBLISHED`, a URL, or a file: weights of torchvision or IBN-Net, or a checkpoint of the
+            program of not3d or fantastic. Downloads are kept in torch's hub folder (`TORCH_HOME`); a hash in the file's
+            name is checked.
+        console: prints a line before a download
 
     Raises:
-        WeightsError: the weights cannot be had, are of another network, or lack a part of the trunk.
+        WeightsError: the weights cannot be read or downloaded, are of another network, or lack a part of the trunk.
     """
     backbone = network.spec.backbone
     if source == "imagenet":
         if backbone not in PUBLISHED:
             raise WeightsError(
-                f"there are no published ImageNet weights of {backbone}; known are {', '.join(sorted(PUBLISHED))}. "
-                'Give a file or URL, or start from none (start.weights = "none")'
+                f"there are no published ImageNet weights of {backbone}, only of {', '.join(sorted(PUBLISHED))}. "
+                'Give a file or URL, or start from random weights (start.weights = "none")'
             )
         source = PUBLISHED[backbone]
     path = _download(source, console) if urlparse(source).scheme in ("http", "https", "file") else Path(source)
     state, ignored = read_state_dict(path)
-    own = {name: value for name, value in network.state_dict().items() if name.startswith("base.")}
-    _check_normalisation(own, state, source, backbone)
-    missing = [name for name in own if name not in state]
-    if lost := [name for name in missing if not name.endswith("num_batches_tracked")]:
-        raise WeightsError(f"{source} is no {backbone}: it lacks {shorten(lost)}")
-    return _copy(network, {name: state[name] for name in own if name in state}, state, source, missing, ignored)
+    return _copy(network, ("base.",), state, source, ignored)
 
 
-def transfer_weights(network: VideoReID, checkpoint: Path) -> WeightReport:
-    """Copies trunk and attention of a trained model, as systems A and B do; neck and classifier begin anew.
+def transfer_weights(network: VideoReID, checkpoint: Path) -> LoadedWeights:
+    """Copy trunk and attention of a trained model, as not3d and fantastic do; neck and classifier keep their weights.
 
     Args:
-        network: to copy into
-        checkpoint: of this project, or of system A's or B's program
+        network: receives the weights
+        checkpoint: of this project, or of the program of not3d or fantastic
 
     Raises:
-        WeightsError: not a checkpoint, or of another network.
+        WeightsError: the file is not a checkpoint, or is of another network.
     """
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint} does not exist")
@@ -78,42 +73,43 @@ def transfer_weights(network: VideoReID, checkpoint: Path) -> WeightReport:
         state = load_checkpoint(checkpoint).state_dict
     except CheckpointError:
         state, ignored = read_state_dict(checkpoint)
-    own = {name: value for name, value in network.state_dict().items() if name.startswith(_TRANSFERRED)}
-    _check_normalisation(own, state, str(checkpoint), network.spec.backbone)
-    missing = [name for name in own if name not in state]
-    if lost := [n for n in missing if n.startswith("base.") and not n.endswith("num_batches_tracked")]:
-        raise WeightsError(f"{checkpoint} is no {network.spec.backbone}: it lacks {shorten(lost)}")
-    return _copy(network, {n: state[n] for n in own if n in state}, state, str(checkpoint), missing, ignored)
+    return _copy(network, _TRANSFERRED, state, str(checkpoint), ignored)
 
 
 def _check_normalisation(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, backbone: str) -> None:
-    """The most common mistake has its own message: IBN weights into a plain network, or the other way round."""
+    """Raise a separate message for the most common mistake: IBN weights for a plain network or the reverse."""
     wanted, given = (any(".IN." in name for name in names) for names in (own, state))
     if wanted and not given:
         raise WeightsError(
-            f"{source} holds weights of a plain ResNet, without instance normalisation; {backbone} needs IBN-a weights "
-            f'("imagenet" fetches {PUBLISHED["resnet50_ibn_a"].rsplit("/", 1)[1]}), or take the plain backbone'
+            f"{source} contains weights of a plain ResNet, without instance normalisation; {backbone} needs IBN-a "
+            f'weights ("imagenet" fetches {PUBLISHED["resnet50_ibn_a"].rsplit("/", 1)[1]}), or use the plain backbone'
         )
     if given and not wanted:
         raise WeightsError(
-            f"{source} holds weights of an IBN-a network; {backbone} has no instance normalisation: take the backbone "
-            f"{backbone}_ibn_a, or plain weights"
+            f"{source} contains weights of an IBN-a network; {backbone} has no instance normalisation: use the "
+            f"backbone {backbone}_ibn_a, or plain weights"
         )
 
 
 def _copy(
-    network: nn.Module,
-    chosen: Mapping[str, Tensor],
+    network: VideoReID,
+    prefixes: tuple[str, ...],
     state: Mapping[str, Tensor],
     source: str,
-    missing: list[str],
     ignored: tuple[str, ...],
-) -> WeightReport:
-    own = network.state_dict()
+) -> LoadedWeights:
+    """Copy the entries with one of the prefixes; all of the trunk must be there."""
+    backbone = network.spec.backbone
+    own = {name: value for name, value in network.state_dict().items() if name.startswith(prefixes)}
+    _check_normalisation(own, state, source, backbone)
+    missing = [name for name in own if name not in state]
+    if required := [n for n in missing if n.startswith("base.") and not n.endswith("num_batches_tracked")]:
+        raise WeightsError(f"{source} is not a {backbone}: {shorten(required)} missing")
+    chosen = {name: state[name] for name in own if name in state}
     for name, value in chosen.items():
         if value.shape != own[name].shape:
             hint = (
-                "; the attention's kernel is the whole map: [14, 7] implies frames of 224x112 and last stride 1"
+                "; the attention's kernel is the whole feature map: [14, 7] implies 224x112 frames and last stride 1"
                 if name == "attention_conv.weight"
                 else ""
             )
@@ -124,14 +120,14 @@ def _copy(
         for name, value in chosen.items():
             own[name].copy_(value)
     unused = (*(name for name in state if name not in chosen), *ignored)
-    return WeightReport(source, len(chosen), tuple(missing), unused)
+    return LoadedWeights(source, len(chosen), tuple(missing), unused)
 
 
 def _download(url: str, console: Console | None) -> Path:
-    """The file at a URL, from torch's hub folder where it was downloaded before."""
+    """Return the file of a URL, from torch's hub folder if it was downloaded before."""
     name = Path(urlparse(url).path).name
     match = _HASH.search(name)
-    # A name without a hash may stand for another file at another address.
+    # Files at different addresses may have the same name if it contains no hash.
     own = name if match else f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     target = Path(torch.hub.get_dir()) / "checkpoints" / own
     if target.is_file():
@@ -145,6 +141,6 @@ def _download(url: str, console: Console | None) -> Path:
         )
     except (URLError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"{url} cannot be downloaded ({error}): fetch it elsewhere and give the file (start.weights = FILE)"
+            f"{url} cannot be downloaded ({error}): fetch it on another machine and give the file (start.weights = FILE)"
         ) from None
     return target

@@ -8,7 +8,7 @@ import pytest
 
 from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
-from training.evaluation.protocols import Selection
+from training.evaluation.protocols import EvaluationSet
 from training.evaluation.report import write_report
 from training.evaluation.report_charts import overlap
 from training.evaluation.report_gallery import order_queries
@@ -63,7 +63,7 @@ def measure(tracklets, **changes):
     random = np.random.default_rng(4)
     people = {t.person: random.normal(size=8) for t in tracklets}
     features = np.stack([people[t.person] + 1.1 * random.normal(size=8) for t in tracklets]).astype(np.float32)
-    selection = Selection("cross-camera", tracklets, [], queries_in_gallery=True)
+    selection = EvaluationSet("cross-camera", tracklets, [], queries_in_gallery=True)
     head = {"model": "a model", "data": "drawn <people>"}
     return replace(
         score(features, features, selection, EvaluationSettings(), head=head, clip_length=4, seed=7), **changes

@@ -3,7 +3,7 @@ import pytest
 
 from training.datasets.matfile import read_mat
 from training.datasets.tracklet import Tracklet
-from training.evaluation.protocols import EvaluationError, Selection, select
+from training.evaluation.protocols import EvaluationError, EvaluationSet, select_tracklets
 from training.evaluation.scoring import pairwise_distances, score, summarise_splits
 from training.evaluation.settings import EvaluationSettings
 
@@ -31,7 +31,7 @@ def official(shared_data):
 )
 def test_the_three_conventions_of_mars(official, name, together, precision, queries, gallery):
     query, others = official
-    selection = Selection(name, query, others, together, precision)
+    selection = EvaluationSet(name, query, others, together, precision)
     features = np.random.default_rng(3).standard_normal((len(query) + len(others), 4)).astype(np.float32)
     rows = features if together else features[len(query) :]
     result = score(features[: len(query)], rows, selection, SETTINGS, head={}, clip_length=4)
@@ -59,7 +59,12 @@ def test_a_perfect_model_is_perfect_in_every_figure():
     tracklets = people(200)
     features = clustered(tracklets, 0.01)
     result = score(
-        features, features, Selection("cross-camera", tracklets, [], True), SETTINGS, head={"model": "m"}, clip_length=4
+        features,
+        features,
+        EvaluationSet("cross-camera", tracklets, [], True),
+        SETTINGS,
+        head={"model": "m"},
+        clip_length=4,
     )
     for name in (
         "rank-1",
@@ -84,7 +89,7 @@ def test_the_interval_holds_the_figure_and_narrows_with_people():
         tracklets = people(count)
         features = clustered(tracklets, 1.1)
         result = score(
-            features, features, Selection("cross-camera", tracklets, [], True), SETTINGS, head={}, clip_length=4
+            features, features, EvaluationSet("cross-camera", tracklets, [], True), SETTINGS, head={}, clip_length=4
         )
         low, high = result.intervals["mAP"]
         assert low < result.figures["mAP"] < high
@@ -101,7 +106,7 @@ def test_distances():
 def test_re_ranking_and_a_named_precision_are_what_the_settings_say():
     tracklets = people(40, cameras=3)
     features = clustered(tracklets, 1.0)
-    selection = Selection("cross-camera", tracklets, [], True)
+    selection = EvaluationSet("cross-camera", tracklets, [], True)
     plain = score(features, features, selection, SETTINGS, head={}, clip_length=4)
     again = score(features, features, selection, EvaluationSettings(rerank=True), head={}, clip_length=4)
     official = score(
@@ -123,7 +128,7 @@ def test_a_mean_over_splits_has_its_deviation():
     for split in range(3):
         tracklets = people(30)
         features = clustered(tracklets, 1.2, seed=split)
-        selection = Selection("benchmark", tracklets[::2], tracklets[1::2], False, split=split)
+        selection = EvaluationSet("benchmark", tracklets[::2], tracklets[1::2], False, split=split)
         results.append(score(features[::2], features[1::2], selection, SETTINGS, head={}, clip_length=4))
     figures = summarise_splits(results)
     each = [result.figures["rank-1"] for result in results]
@@ -137,6 +142,6 @@ def test_a_mean_over_splits_has_its_deviation():
 
 def test_a_protocol_needs_its_data(tmp_path):
     with pytest.raises(EvaluationError, match="dataset with test lists"):
-        select([tmp_path, tmp_path], "benchmark")
+        select_tracklets([tmp_path, tmp_path], "benchmark")
     with pytest.raises(ValueError, match="does not exist"):
-        select([tmp_path / "nowhere"], "auto")
+        select_tracklets([tmp_path / "nowhere"], "auto")

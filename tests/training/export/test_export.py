@@ -17,10 +17,11 @@ from model.spec import BundleSpec, Preprocessing
 from model.tracklet import normalise
 from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import DatasetError
-from training.export import bundle_assembly, export
-from training.export.export import MAX_DIFFERENCE, ExportError, export_bundle, write_bundle
+from training.export import bundle_assembly
+from training.export.bundle_assembly import MAX_DIFFERENCE, ExportError, ExportResult
+from training.export.export import export_bundle, write_bundle
 from training.export.onnx_graph import FrameNetwork
-from training.export.reference_clips import draw_clips, read_clips
+from training.export.reference import draw_clips, read_dataset_clips
 from training.loop.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from training.recipe import Recipe
 
@@ -57,8 +58,8 @@ class Tiny(nn.Module):
         return embeddings
 
 
-def settled(network: nn.Module, forward: Callable[[Tensor], object], size: tuple[int, int]) -> nn.Module:
-    """Give batch norms statistics of their own, so that folding them matters."""
+def with_statistics(network: nn.Module, forward: Callable[[Tensor], object], size: tuple[int, int]) -> nn.Module:
+    """Give batch norms statistics other than 0 and 1, so that folding them matters."""
     network.train()
     with torch.no_grad():
         for _ in range(5):
@@ -70,7 +71,7 @@ def settled(network: nn.Module, forward: Callable[[Tensor], object], size: tuple
 def network() -> nn.Module:
     torch.manual_seed(3)
     tiny = Tiny()
-    return settled(tiny, tiny, (64, 32))
+    return with_statistics(tiny, tiny, (64, 32))
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +80,7 @@ def clips() -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def written(
-    network: nn.Module, clips: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory
-) -> export.ExportReport:
+def written(network: nn.Module, clips: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     return write_bundle(network, SPEC, tmp_path_factory.mktemp("out") / "bundle", clips=clips, crops="drawn people")
 
 
@@ -92,8 +91,8 @@ def torch_embeddings(network: nn.Module, clips: NDArray[np.uint8]) -> NDArray[np
         return normalise(network(torch.from_numpy(frames).permute(0, 1, 4, 2, 3)).numpy())
 
 
-def test_the_bundle_loads_and_answers_like_pytorch(
-    written: export.ExportReport, network: nn.Module, clips: NDArray[np.uint8]
+def test_bundle_computes_what_pytorch_computes(
+    written: ExportResult, network: nn.Module, clips: NDArray[np.uint8]
 ) -> None:
     bundle = Bundle.load(written.path)
     engine = open_engine(bundle, "cpu", engine="onnxruntime")
@@ -105,9 +104,7 @@ def test_the_bundle_loads_and_answers_like_pytorch(
         np.testing.assert_allclose(found, torch_embeddings(network, clips[:count]), atol=MAX_DIFFERENCE)
 
 
-def test_golden_vectors_are_drawn_people_and_pytorch_s_answers(
-    written: export.ExportReport, network: nn.Module
-) -> None:
+def test_golden_embeddings_of_drawn_people_are_those_of_pytorch(written: ExportResult, network: nn.Module) -> None:
     golden = Bundle.load(written.path).golden()
 
     np.testing.assert_allclose(golden.embeddings, torch_embeddings(network, golden.clips), atol=1e-5)
@@ -115,18 +112,18 @@ def test_golden_vectors_are_drawn_people_and_pytorch_s_answers(
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_every_engine_passes_the_self_test(written: export.ExportReport, name: str) -> None:
+def test_each_engine_passes_the_self_test(written: ExportResult, name: str) -> None:
     bundle = Bundle.load(written.path)
 
     run_self_test(open_engine(bundle, "cpu", engine=name), bundle)  # type: ignore[arg-type]
 
 
-def test_the_report_and_the_card_tell_each_engine_s_difference(written: export.ExportReport) -> None:
+def test_result_and_card_have_the_difference_of_each_engine(written: ExportResult) -> None:
     first, second = written.differences[:2]
     assert (first.engine, first.precision) == ("onnxruntime", "f32")
     assert (second.engine, second.precision) == ("openvino", "f32")
     assert max(first.max_difference, second.max_difference) <= MAX_DIFFERENCE
-    assert len(written.differences) + len(written.notes) == 3, "bf16 is either measured or said not to be"
+    assert len(written.differences) + len(written.notes) == 3, "bf16 is measured or has a note"
     assert (written.clips, written.crops) == (5, "drawn people")
 
     card = (written.path / "MODEL_CARD.md").read_text()
@@ -134,25 +131,25 @@ def test_the_report_and_the_card_tell_each_engine_s_difference(written: export.E
     assert f"| onnxruntime | f32 | {first.max_difference:.1e} |" in card
 
 
-def test_weights_are_stored_in_half_precision_and_batch_norms_folded(written: export.ExportReport) -> None:
+def test_weights_are_stored_in_half_precision_and_batch_norms_folded(written: ExportResult) -> None:
     graph = onnx.load(written.path / "model.onnx").graph
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
     assert all(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in stored.values() if len(tensor.dims) == 4)
-    assert [node.op_type for node in graph.node].count("BatchNormalization") <= 1, "the neck alone may stay"
+    assert [node.op_type for node in graph.node].count("BatchNormalization") <= 1, "only the neck may remain"
     assert not any(node.metadata_props or node.doc_string for node in graph.node)
 
 
-def test_the_same_network_gives_the_same_space(
-    network: nn.Module, clips: NDArray[np.uint8], written: export.ExportReport, tmp_path: Path
+def test_same_network_gives_the_same_embedding_space(
+    network: nn.Module, clips: NDArray[np.uint8], written: ExportResult, tmp_path: Path
 ) -> None:
     again = write_bundle(network, SPEC, tmp_path / "again", clips=clips[:1], crops="another clip")
 
     assert again.embedding_space == written.embedding_space
 
 
-def test_fp32_weights_are_nearer_and_twice_as_large(
-    network: nn.Module, clips: NDArray[np.uint8], written: export.ExportReport, tmp_path: Path
+def test_fp32_weights_are_closer_and_larger(
+    network: nn.Module, clips: NDArray[np.uint8], written: ExportResult, tmp_path: Path
 ) -> None:
     full = write_bundle(network, SPEC, tmp_path / "full", clips=clips, crops="drawn people", weights="fp32")
 
@@ -166,7 +163,7 @@ class Drifting(nn.Module):
 
     def __init__(self, drift: float) -> None:
         super().__init__()
-        self.tiny = settled(tiny := Tiny(), tiny, (64, 32))
+        self.tiny = with_statistics(tiny := Tiny(), tiny, (64, 32))
         self.drift = drift
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -175,15 +172,15 @@ class Drifting(nn.Module):
 
 
 @pytest.mark.parametrize("drift", [0.05, float("nan")])
-def test_a_bundle_that_differs_is_not_written(drift: float, clips: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_bundle_that_differs_is_not_written(drift: float, clips: NDArray[np.uint8], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"over 5 clips .* by up to \S+ .*at most 0\.001.*smallest cosine"):
         write_bundle(Drifting(drift), SPEC, tmp_path / "bundle", clips=clips, crops="drawn people")
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_weight_too_large_for_half_precision_is_named(clips: NDArray[np.uint8], tmp_path: Path) -> None:
-    tiny = settled(tiny := Tiny(), tiny, (64, 32))
+def test_weight_too_large_for_half_precision_is_named(clips: NDArray[np.uint8], tmp_path: Path) -> None:
+    tiny = with_statistics(tiny := Tiny(), tiny, (64, 32))
     with torch.no_grad():
         tiny.trunk[3].weight[0, 0, 0, 0] = 1e6  # type: ignore[index, union-attr]
 
@@ -192,7 +189,7 @@ def test_a_weight_too_large_for_half_precision_is_named(clips: NDArray[np.uint8]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_spec_that_contradicts_the_network_is_refused(
+def test_spec_that_contradicts_the_network_is_refused(
     network: nn.Module, clips: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     wrong = SPEC.model_copy(update={"dimension": 23})
@@ -202,7 +199,7 @@ def test_a_spec_that_contradicts_the_network_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_its_engine_nothing_is_written(
+def test_missing_engine_leaves_nothing_written(
     network: nn.Module, clips: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent(*_: object, **__: object) -> None:
@@ -215,7 +212,7 @@ def test_without_its_engine_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_use_is_left_alone(network: nn.Module, clips: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_occupied_folder_is_not_changed(network: nn.Module, clips: NDArray[np.uint8], tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"precious")
 
     with pytest.raises(ExportError, match="exists"):
@@ -230,7 +227,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         backbone="resnet18_ibn_a", attention="pooled", frame_height=64, frame_width=32, clip_length=2, classes=3
     )
     network = build_network(spec)
-    settled(network, network.train_forward, (64, 32))
+    with_statistics(network, network.train_forward, (64, 32))
     folder = tmp_path_factory.mktemp("run")
     write_synthetic(folder / "people", people=2, cameras=2, frames=3, seed=4, size=(96, 48))
     recipe = Recipe(name="light", network=spec).model_dump()
@@ -251,7 +248,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestCheckpoint:
-    def test_the_training_data_is_compared_on_where_it_is_here(self, checkpoint: Path, tmp_path: Path) -> None:
+    def test_training_data_on_this_machine_is_used_for_the_comparison(self, checkpoint: Path, tmp_path: Path) -> None:
         report = export_bundle(checkpoint, tmp_path / "deep" / "bundle")
 
         bundle = Bundle.load(report.path)
@@ -264,20 +261,20 @@ class TestCheckpoint:
         assert "| drawn | cosine | 2 | 2 | 2 | 50.00 | 61.50 |" in card
         assert str(checkpoint.parent) not in card
 
-    def test_crops_that_are_not_there_are_an_error(self, checkpoint: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="nowhere does not exist"):
+    def test_missing_crops_are_an_error(self, checkpoint: Path, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match="nowhere does not exist"):
             export_bundle(checkpoint, tmp_path / "bundle", crops=tmp_path / "nowhere")
 
-    def test_a_checkpoint_that_is_not_there_is_an_error(self, tmp_path: Path) -> None:
+    def test_missing_checkpoint_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="does not exist"):
             export_bundle(tmp_path / "none.pt", tmp_path / "bundle")
 
-    def test_an_occupied_folder_is_refused_at_once(self, checkpoint: Path) -> None:
+    def test_occupied_folder_is_refused_at_once(self, checkpoint: Path) -> None:
         with pytest.raises(ExportError, match="exists"):
             export_bundle(checkpoint, checkpoint.parent)
 
 
-def test_data_that_left_this_machine_is_replaced_by_drawn_people(
+def test_drawn_people_replace_training_data_that_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network: nn.Module
 ) -> None:
     spec = NetworkSpec(backbone="resnet18", attention="mean", frame_height=64, frame_width=32, clip_length=2, classes=3)
@@ -301,11 +298,11 @@ def test_data_that_left_this_machine_is_replaced_by_drawn_people(
 
 
 class TestClips:
-    def test_clips_spread_over_the_dataset(self, tmp_path: Path) -> None:
+    def test_clips_are_spread_over_the_dataset(self, tmp_path: Path) -> None:
         write_synthetic(tmp_path, people=6, cameras=1, frames=3, seed=2)
 
-        few = read_clips(tmp_path, SPEC, limit=3)
-        every = read_clips(tmp_path, SPEC, limit=50)
+        few = read_dataset_clips(tmp_path, SPEC, limit=3)
+        every = read_dataset_clips(tmp_path, SPEC, limit=50)
 
         assert few.shape == (3, *SPEC.clip_shape)
         assert every.shape == (6, *SPEC.clip_shape)
@@ -315,9 +312,9 @@ class TestClips:
         np.testing.assert_array_equal(draw_clips(SPEC, people=2, seed=7), draw_clips(SPEC, people=2, seed=7))
         assert (draw_clips(SPEC, people=2, seed=7) != draw_clips(SPEC, people=2, seed=8)).any()
 
-    def test_an_empty_folder_is_an_error(self, tmp_path: Path) -> None:
+    def test_empty_folder_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="no images found"):
-            read_clips(tmp_path, SPEC, limit=3)
+            read_dataset_clips(tmp_path, SPEC, limit=3)
 
 
 def test_normalisation_is_that_of_training() -> None:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from model.bundle import BUNDLED, IR_FILES, SPEC_FILE, Bundle, BundleError
 from model.engines import open_engine
 from model.engines.self_test import run_self_test
-from model.spec import Quantisation
 from model.errors import Not3dError
+from model.spec import Quantisation
 from not3d.commands.app import app
 from tests.bundles import make_bundle
 from training.datasets.catalog import read_training

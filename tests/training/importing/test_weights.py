@@ -8,7 +8,7 @@ import torch
 from torchvision.models import resnet18
 
 from model.network import NetworkSpec, build_network
-from tests.training.importing.test_third_party_weights import named_like_b
+from tests.training.importing.test_third_party_weights import named_like_fantastic
 from training.importing.weights import PUBLISHED, WeightsError, load_trunk, transfer_weights
 from training.loop.checkpoint import Checkpoint, save_checkpoint
 
@@ -30,7 +30,7 @@ def plain_file(tmp_path_factory):
     return path
 
 
-def test_torchvisions_weights_give_torchvisions_features(plain_file):
+def test_weights_of_torchvision_give_its_features(plain_file):
     network = build_network(PLAIN.model_copy(update={"last_stride": 2})).eval()
     before = network.classifier.weight.clone()
     report = load_trunk(network, str(plain_file))
@@ -45,7 +45,7 @@ def test_torchvisions_weights_give_torchvisions_features(plain_file):
         torch.testing.assert_close(network.base(frames).mean((2, 3)), reference.eval()(frames), atol=1e-4, rtol=1e-4)
 
 
-def test_ibn_weights_in_the_older_file_form(tmp_path):
+def test_ibn_weights_in_the_older_file_format_are_loaded(tmp_path):
     torch.manual_seed(1)
     source, network = build_network(IBN), build_network(IBN)
     old = {f"module.{n}": t for n, t in trunk_of(source).items() if not n.endswith("num_batches_tracked")}
@@ -55,7 +55,7 @@ def test_ibn_weights_in_the_older_file_form(tmp_path):
     assert all(torch.equal(t, trunk_of(network)[n]) for n, t in trunk_of(source).items())
 
 
-def test_plain_weights_into_an_ibn_network_and_the_other_way_round_are_told(plain_file, tmp_path):
+def test_ibn_weights_for_a_plain_network_and_the_reverse_are_refused(plain_file, tmp_path):
     with pytest.raises(WeightsError, match=r"weights of a plain ResNet.*resnet18_ibn_a needs IBN-a weights"):
         load_trunk(build_network(IBN), str(plain_file))
     torch.save(trunk_of(build_network(IBN)), tmp_path / "ibn.pth")
@@ -63,10 +63,10 @@ def test_plain_weights_into_an_ibn_network_and_the_other_way_round_are_told(plai
         load_trunk(build_network(PLAIN), str(tmp_path / "ibn.pth"))
 
 
-def test_parts_that_lack_or_do_not_fit_are_named(plain_file, tmp_path):
+def test_parts_that_are_missing_or_do_not_fit_are_named(plain_file, tmp_path):
     state = torch.load(plain_file, weights_only=True)
     torch.save({n: t for n, t in state.items() if not n.startswith("layer3.1")}, tmp_path / "less.pth")
-    with pytest.raises(WeightsError, match=r"lacks base\.layer3\.1\.conv1\.weight.* and \d+ more"):
+    with pytest.raises(WeightsError, match=r"not a resnet18: base\.layer3\.1\.conv1\.weight.* and \d+ more missing"):
         load_trunk(build_network(PLAIN), str(tmp_path / "less.pth"))
     torch.save(state | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "grey.pth")
     with pytest.raises(WeightsError, match=r"base\.conv1\.weight is \[64, 1, 7, 7\], the network's is \[64, 3, 7, 7\]"):
@@ -127,15 +127,15 @@ def test_transfer_takes_trunk_and_attention_only(tmp_path):
     assert {name.partition(".")[0] for name in report.unused} == {"bottleneck", "classifier"}
 
 
-def test_transfer_from_system_bs_program(tmp_path):
+def test_transfer_from_the_program_of_fantastic(tmp_path):
     source, network = build_network(PLAIN), build_network(PLAIN)
-    torch.save({"state_dict": named_like_b(source.state_dict())}, tmp_path / "b.pth.tar")
-    transfer_weights(network, tmp_path / "b.pth.tar")
+    torch.save({"state_dict": named_like_fantastic(source.state_dict())}, tmp_path / "fantastic.pth.tar")
+    transfer_weights(network, tmp_path / "fantastic.pth.tar")
     assert torch.equal(network.attention_conv.weight, source.attention_conv.weight)
 
 
-def test_an_attention_of_another_frame_size_is_told(tmp_path):
+def test_attention_of_another_frame_size_is_refused(tmp_path):
     save_checkpoint(Checkpoint(IBN, build_network(IBN).state_dict()), tmp_path / "best.pt")
     larger = build_network(IBN.model_copy(update={"frame_height": 128}))
-    with pytest.raises(WeightsError, match=r"attention_conv\.weight is .*\[14, 7\] implies frames of 224x112"):
+    with pytest.raises(WeightsError, match=r"attention_conv\.weight is .*\[14, 7\] implies 224x112 frames"):
         transfer_weights(larger, tmp_path / "best.pt")

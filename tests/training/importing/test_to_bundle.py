@@ -14,7 +14,8 @@ from model.engines import EngineError, open_engine, self_test
 from model.engines.self_test import run_self_test
 from model.tracklet import normalise
 from training.export.bundle_assembly import ExportError
-from training.importing.frame_model import ImportOptions, import_frame_model
+from training.importing.frame_model import ImportOptions
+from training.importing.to_bundle import import_frame_model
 
 SIZE = (32, 16)
 
@@ -81,7 +82,7 @@ def clips_of(length, count=3):
         {"scale": 1, "mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4), "clip_length": 1},
     ],
 )
-def test_the_bundle_is_the_model_frame_by_frame_averaged(model, tmp_path, options):
+def test_bundle_computes_the_mean_of_the_model_over_frames(model, tmp_path, options):
     report = import_frame_model(model, tmp_path / "bundle", ImportOptions(**options))
     bundle = Bundle.load(tmp_path / "bundle")
     length = options.get("clip_length", 4)
@@ -96,7 +97,7 @@ def test_the_bundle_is_the_model_frame_by_frame_averaged(model, tmp_path, option
     assert report.differences[0].max_difference < 1e-4
 
 
-def test_an_ir_is_a_bundle_that_openvino_runs(model, tmp_path):
+def test_bundle_of_an_ir_runs_on_openvino(model, tmp_path):
     openvino.save_model(openvino.convert_model(model), tmp_path / "tiny.xml", compress_to_fp16=False)
     for name in ("bundle", "again"):
         import_frame_model(tmp_path / "tiny.xml", tmp_path / name, ImportOptions(colour="bgr"))
@@ -122,7 +123,7 @@ def test_an_ir_is_a_bundle_that_openvino_runs(model, tmp_path):
         open_engine(Bundle.load(tmp_path / "bundle"), "cpu")
 
 
-def test_what_the_file_does_not_say_has_to_be_said(tmp_path):
+def test_frame_size_must_be_given_if_the_file_has_none(tmp_path):
     graph = helper.make_graph(
         [helper.make_node("GlobalAveragePool", ["x"], ["y"])],
         "any-size",
@@ -132,13 +133,13 @@ def test_what_the_file_does_not_say_has_to_be_said(tmp_path):
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "any.onnx"
     )
-    with pytest.raises(ExportError, match=r"any height: say which .*--height"):
+    with pytest.raises(ExportError, match=r"any height: give the height .*--height"):
         import_frame_model(tmp_path / "any.onnx", tmp_path / "out")
     import_frame_model(tmp_path / "any.onnx", tmp_path / "out", ImportOptions(height=40, width=24))
     assert Bundle.load(tmp_path / "out").spec.clip_shape == (4, 40, 24, 3)
 
 
-def test_a_size_that_contradicts_the_file(model, tmp_path):
+def test_size_that_contradicts_the_file_is_refused(model, tmp_path):
     with pytest.raises(ExportError, match="frames of height 32, not 64"):
         import_frame_model(model, tmp_path / "out", ImportOptions(height=64))
     assert not (tmp_path / "out").exists()
@@ -149,7 +150,7 @@ class Heads(nn.Module):
         return frames.mean(dim=(2, 3)), frames.amax(dim=(2, 3))
 
 
-def test_one_of_several_outputs_is_named(tmp_path):
+def test_one_of_several_outputs_must_be_named(tmp_path):
     path = tmp_path / "heads.onnx"
     torch.onnx.export(
         Heads().eval(), (torch.zeros(2, 3, *SIZE),), path, dynamo=True, verbose=False, input_names=["image"],
@@ -168,18 +169,18 @@ class Detector(nn.Module):
         return frames.flatten(2).transpose(1, 2)
 
 
-def test_what_is_no_frame_level_model_is_refused(model, tmp_path):
+def test_file_without_a_frame_level_model_is_refused(model, tmp_path):
     path = export(tmp_path / "detector.onnx", Detector())
     with pytest.raises(ExportError, match=r"gives \[1, 512, 3\] for one frame"):
         import_frame_model(path, tmp_path / "out")
     (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:400])
-    with pytest.raises(ExportError, match="no ONNX model, or not a whole one"):
+    with pytest.raises(ExportError, match="not an ONNX model, or is incomplete"):
         import_frame_model(tmp_path / "cut.onnx", tmp_path / "out")
     (tmp_path / "text.xml").write_text("<net/>")
     with pytest.raises(ExportError, match=r"text\.bin is missing"):
         import_frame_model(tmp_path / "text.xml", tmp_path / "out")
     (tmp_path / "text.bin").write_bytes(b"")
-    with pytest.raises(ExportError, match="no OpenVINO IR"):
+    with pytest.raises(ExportError, match="not an OpenVINO IR"):
         import_frame_model(tmp_path / "text.xml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -191,13 +192,13 @@ class Frozen(nn.Module):
         return frames.reshape(3, -1).mean(dim=1).reshape(1, 3)
 
 
-def test_a_batch_size_that_was_built_in_is_told(tmp_path):
+def test_fixed_batch_size_is_refused_if_the_graph_depends_on_it(tmp_path):
     path = export(tmp_path / "frozen.onnx", Frozen(), dynamic=False)
-    with pytest.raises(ExportError, match="batch size built in"):
+    with pytest.raises(ExportError, match="fixed batch size"):
         import_frame_model(path, tmp_path / "out")
 
 
-def test_a_fixed_batch_that_nothing_depends_on_is_freed(tmp_path):
+def test_fixed_batch_size_is_made_dynamic_if_nothing_depends_on_it(tmp_path):
     path = export(tmp_path / "one.onnx", dynamic=False)
     import_frame_model(path, tmp_path / "out")
     clips = clips_of(4)
@@ -206,8 +207,8 @@ def test_a_fixed_batch_that_nothing_depends_on_is_freed(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_fixed_batch_in_reshapes_is_freed(tmp_path, batch):
-    """As exporters write ``x.view(x.size(0), -1)`` of an example, once as an initialiser and once as a node."""
+def test_fixed_batch_size_in_reshapes_is_made_dynamic(tmp_path, batch):
+    """As exporters write `x.view(x.size(0), -1)` of an example, once as an initialiser and once as a node."""
     weights = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
     nodes = [
         helper.make_node("AveragePool", ["x"], ["pooled"], kernel_shape=[16, 16], strides=[16, 16]),
@@ -239,19 +240,19 @@ def test_a_fixed_batch_in_reshapes_is_freed(tmp_path, batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": (123.7, 116.3, 103.5)}, "mean 123.7,116.3,103.5: with scale 255 .* are 0 to 1"),
+        ({"mean": (123.7, 116.3, 103.5)}, "mean 123.7,116.3,103.5: with scale 255 .* must be 0 to 1"),
         ({"std": (0.0, 0.2, 0.2)}, "std 0,0.2,0.2: .* above 0"),
         ({"mean": (0.5, 0.5, -0.5)}, "mean 0.5,0.5,-0.5"),
         ({"clip_length": 0}, "clip length 0"),
     ],
 )
-def test_options_that_no_model_has(model, tmp_path, options, message):
+def test_impossible_options_are_refused(model, tmp_path, options, message):
     with pytest.raises(ExportError, match=message):
         import_frame_model(model, tmp_path / "out", ImportOptions(**options))
     assert not (tmp_path / "out").exists()
 
 
-def test_the_bundle_says_what_it_is_from(model, tmp_path):
+def test_bundle_records_its_origin(model, tmp_path):
     import_frame_model(model, tmp_path / "out", ImportOptions(colour="bgr"))
     spec = Bundle.load(tmp_path / "out").spec
     imported = spec.recipe["imported"]
@@ -267,7 +268,7 @@ def ir(model, tmp_path_factory):
     return path
 
 
-def test_a_damaged_ir_is_told(ir, tmp_path):
+def test_damaged_ir_is_refused(ir, tmp_path):
     for file in (ir, ir.with_suffix(".bin")):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     bundle = import_frame_model(tmp_path / "tiny.xml", tmp_path / "bundle").path
@@ -277,7 +278,7 @@ def test_a_damaged_ir_is_told(ir, tmp_path):
         open_engine(Bundle.load(bundle), "cpu")
     weights = tmp_path / "tiny.bin"
     weights.write_bytes(weights.read_bytes()[:-8])
-    with pytest.raises(ExportError, match=r"not a whole one: Incorrect weights"):
+    with pytest.raises(ExportError, match=r"is incomplete: Incorrect weights"):
         import_frame_model(tmp_path / "tiny.xml", tmp_path / "out")
     (tmp_path / "tiny.xml").write_text("<html/>")
     with pytest.raises(ExportError, match="does not begin with <net>"):
@@ -285,7 +286,7 @@ def test_a_damaged_ir_is_told(ir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_ir_too_fine_for_bf16_runs_in_f32(ir, tmp_path, monkeypatch):
+def test_ir_that_fails_in_bf16_runs_in_f32(ir, tmp_path, monkeypatch):
     import_frame_model(ir, tmp_path / "bundle")
     monkeypatch.setitem(self_test.TOLERANCES, "bf16", self_test.Tolerance(max_difference=0, min_cosine=1))
     bundle = Bundle.load(tmp_path / "bundle")
@@ -294,7 +295,7 @@ def test_an_ir_too_fine_for_bf16_runs_in_f32(ir, tmp_path, monkeypatch):
     run_self_test(engine, bundle)
 
 
-def test_osnet(shared_data, tmp_path):
+def test_osnet_is_imported(shared_data, tmp_path):
     report = import_frame_model(
         shared_data / "peers" / "osnet_x0_25_msmt17.onnx", tmp_path / "osnet", crops=shared_data / "mini-mars"
     )
