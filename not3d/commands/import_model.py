@@ -67,7 +67,8 @@ def import_model(
     if scale not in {1, 255}:
         raise Failure(f"--scale {scale}: 1 or 255")
     with extra("train"):
-        from training.importing.frame_model import ImportOptions, import_frame_model
+        from training.importing.frame_model import ImportOptions
+        from training.importing.to_bundle import import_frame_model
     card: dict[str, Any] = {"name": name, "training_data": training_data, "data_terms": data_terms}
     options = ImportOptions(
         height=height,

@@ -1,9 +1,9 @@
 """Read the weights of other programs and rename them to the names of this project.
 
 Later programs of the author of Not 3D Re-ID use the names of this project (`base.layer1.0...`, `bottleneck`,
-`classifier`). In the program of fantastic the trunk is a sequence (`base.4.0...`), and neck and classifier are one module
-(`classifier.bn`, `classifier.classifier`). The temporal-attention baseline has a biased classifier and no neck. The
-trunks of torchvision and IBN-Net have no prefix. All may be wrapped in `state_dict` and prefixed with `module.`.
+`classifier`). In the program of fantastic the trunk is a sequence (`base.4.0...`), and neck and classifier are one
+module (`classifier.bn`, `classifier.classifier`). The temporal-attention baseline has a biased classifier and no neck.
+The trunks of torchvision and IBN-Net have no prefix. All may be wrapped in `state_dict` and prefixed with `module.`.
 """
 
 import pickle
@@ -158,9 +158,8 @@ def import_checkpoint(path: Path, *, console: Console | None = None) -> Checkpoi
         data_terms="not stated: those of the weights and of the data that they were trained on",
     )
     given = len(state)
-    missing = tuple(
-        name for name in _counters(checkpoint) if name not in state
-    )  # files of old PyTorch versions have none
+    # Files of old PyTorch versions have no counters.
+    missing = tuple(name for name in _counters(checkpoint) if name not in state)
     state |= {name: torch.tensor(0) for name in missing}
     try:
         checkpoint.build()

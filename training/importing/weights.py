@@ -141,6 +141,6 @@ def _download(url: str, console: Console | None) -> Path:
         )
     except (URLError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"{url} cannot be downloaded ({error}): fetch it on another machine and give the file (start.weights = FILE)"
+            f"{url} cannot be downloaded ({error}): fetch it elsewhere and give the file (start.weights = FILE)"
         ) from None
     return target

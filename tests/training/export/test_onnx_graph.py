@@ -1,4 +1,4 @@
-"""Every form of network becomes an ONNX graph that computes what PyTorch computes, for any number of clips."""
+"""The ONNX graph of each form of network computes what PyTorch computes, for any number of clips."""
 
 from pathlib import Path
 
@@ -17,17 +17,17 @@ LIGHT = {"backbone": "resnet18_x0_75", "frame_height": 64, "frame_width": 32, "c
 BASELINE = {"last_stride": 2, "neck": "none", "classifier_bias": True}
 
 FORMS = {
-    "systems A and B": {"attention_bias": 1.0},
+    "not3d and fantastic": {"attention_bias": 1.0},
     "temporal attention": BASELINE | {"attention_bias": 1.0},
     "average pooling": BASELINE | {"attention": "mean"},
     "maximum pooling": BASELINE | {"attention": "max"},
-    "system C, RFU": {"attention": "sta", "embedding": 24, "feature": "raw"},
-    "system C, uneven stripes": {"attention": "sta", "embedding": 24, "stripes": 3, "neck": "batch_norm"},
+    "aas_rfu": {"attention": "sta", "embedding": 24, "feature": "raw"},
+    "aas_rfu, uneven stripes": {"attention": "sta", "embedding": 24, "stripes": 3, "neck": "batch_norm"},
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_graph_computes_what_pytorch_computes(form: str, tmp_path: Path) -> None:
+def test_graph_computes_what_pytorch_computes(form: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = build_network(NetworkSpec.model_validate(LIGHT | FORMS[form]))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The bundled network is really quantised by NNCF and run by OpenVINO; people are drawn."""
+"""NNCF quantises the bundled network and OpenVINO runs it; people are drawn."""
 
 import json
 import os
@@ -22,8 +22,7 @@ from training.datasets.catalog import read_training
 from training.datasets.synthetic.dataset import write_synthetic
 from training.export.bundle_assembly import ExportError
 from training.export.quantise import (
-    Calibration,
-    QuantisationError,
+    CalibrationClips,
     choose_calibration,
     quantise,
     select_people,
@@ -39,13 +38,13 @@ def floats() -> Bundle:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A network whose recipe set nobody aside."""
+    """A network whose recipe set no people aside."""
     return Bundle.load(make_bundle(tmp_path_factory.mktemp("small")))
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Drawn people to calibrate on and others to judge on; each numbers its own."""
+    """Drawn people for calibration and others for measurement, with different ids."""
     folder = tmp_path_factory.mktemp("people")
     for name, seed in (("calibrate", 1), ("validate", 2)):
         write_synthetic(folder / name, people=8, cameras=2, frames=4, seed=seed, size=(160, 80))
@@ -56,14 +55,12 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def quantised(floats: Bundle, people: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    judged_on = select_people(floats, [people["calibrate"]], [people["validate"]])
-    calibration = choose_calibration(floats, [people["calibrate"]], judged_on)
-    return quantise(floats, tmp_path_factory.mktemp("int8") / "bundle", calibration, judged_on).bundle
+    measured_on = select_people(floats, [people["calibrate"]], [people["validate"]])
+    calibration = choose_calibration(floats, [people["calibrate"]], measured_on)
+    return quantise(floats, tmp_path_factory.mktemp("int8") / "bundle", calibration, measured_on).bundle
 
 
-def test_the_int8_network_is_judged_and_shares_the_space_in_which_it_ranks_alike(
-    floats: Bundle, quantised: Bundle
-) -> None:
+def test_int8_network_that_ranks_like_float_shares_its_embedding_space(floats: Bundle, quantised: Bundle) -> None:
     facts = quantised.spec.quantisation
     assert facts is not None
     assert (facts.of, facts.people, facts.queries) == (floats.embedding_space, 8, 16)
@@ -80,26 +77,26 @@ def test_the_int8_network_is_judged_and_shares_the_space_in_which_it_ranks_alike
     assert f"| int8 | float | {facts.map_in_float_gallery:.2f} |" in card
 
 
-def test_the_engine_says_int8_and_gives_nearly_the_float_network_s_vectors(floats: Bundle, quantised: Bundle) -> None:
+def test_engine_computes_in_int8_nearly_the_float_embeddings(floats: Bundle, quantised: Bundle) -> None:
     engine = open_engine(quantised, "cpu", threads=2)
     assert (engine.name, engine.precision) == ("openvino", "int8")
     assert run_self_test(engine, quantised).min_cosine > 0.999
     rows = engine.embed(floats.golden().clips)
     cosines = (rows / np.linalg.norm(rows, axis=1, keepdims=True) * floats.golden().embeddings).sum(axis=1)
-    assert 0.9 < cosines.min() < 0.9999999  # other numbers than float's, and not many
+    assert 0.9 < cosines.min() < 0.9999999  # different from float, but not by much
 
 
-def test_a_network_whose_ranges_are_wrong_is_refused_and_nothing_is_left(
+def test_network_with_wrong_ranges_is_refused_and_nothing_is_written(
     floats: Bundle, people: dict[str, Path], tmp_path: Path
 ) -> None:
-    judged_on = select_people(floats, [people["calibrate"]], [people["validate"]])
-    black = Calibration(np.zeros((8, *floats.spec.clip_shape), np.uint8), "nothing at all")
-    with pytest.raises(QuantisationError, match=r"mAP goes from .* mean cosine"):
-        quantise(floats, tmp_path / "out", black, judged_on)
+    measured_on = select_people(floats, [people["calibrate"]], [people["validate"]])
+    black = CalibrationClips(np.zeros((8, *floats.spec.clip_shape), np.uint8), "black frames")
+    with pytest.raises(ExportError, match=r"mAP goes from .* mean cosine"):
+        quantise(floats, tmp_path / "out", black, measured_on)
     assert not list(tmp_path.iterdir())
 
 
-def test_facts_measured_on_another_network_claim_nothing(quantised: Bundle, tmp_path: Path) -> None:
+def test_facts_measured_on_another_network_are_refused(quantised: Bundle, tmp_path: Path) -> None:
     copy = shutil.copytree(quantised.path, tmp_path / "copy")
     weights = bytearray((copy / IR_FILES[1]).read_bytes())
     weights[-1] ^= 1
@@ -108,7 +105,7 @@ def test_facts_measured_on_another_network_claim_nothing(quantised: Bundle, tmp_
         Bundle.load(copy)
 
 
-def test_figures_that_are_worse_separate_the_spaces(quantised: Bundle, tmp_path: Path) -> None:
+def test_worse_figures_give_an_own_embedding_space(quantised: Bundle, tmp_path: Path) -> None:
     copy = shutil.copytree(quantised.path, tmp_path / "copy")
     spec = json.loads((copy / SPEC_FILE).read_text())
     spec["quantisation"]["map_in_float_gallery"] = spec["quantisation"]["float_map"] - 0.31
@@ -116,16 +113,16 @@ def test_figures_that_are_worse_separate_the_spaces(quantised: Bundle, tmp_path:
     assert Bundle.load(copy).embedding_space == spec["quantisation"]["network"]
 
 
-def test_without_people_to_judge_on_the_space_is_its_own(small: Bundle, tmp_path: Path) -> None:
+def test_unmeasured_network_has_its_own_embedding_space(small: Bundle, tmp_path: Path) -> None:
     clips = small.golden().clips
-    report = quantise(small, tmp_path / "out", Calibration(clips, "golden clips"), None)
+    report = quantise(small, tmp_path / "out", CalibrationClips(clips, "golden clips"), None)
     assert report.bundle.spec.quantisation is not None
     assert not report.bundle.spec.quantisation.ranks_alike
     assert report.bundle.embedding_space == report.bundle.spec.quantisation.network
-    with pytest.raises(QuantisationError, match="quantised already"):
-        quantise(report.bundle, tmp_path / "again", Calibration(clips, "golden clips"), None)
+    with pytest.raises(ExportError, match="already quantised"):
+        quantise(report.bundle, tmp_path / "again", CalibrationClips(clips, "golden clips"), None)
     with pytest.raises(ExportError, match="exists"):
-        quantise(small, tmp_path / "out", Calibration(clips, "golden clips"), None)
+        quantise(small, tmp_path / "out", CalibrationClips(clips, "golden clips"), None)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +135,7 @@ def test_without_people_to_judge_on_the_space_is_its_own(small: Bundle, tmp_path
         ({"float_map": None}, False),
     ],
 )
-def test_ranking_alike_is_a_matter_of_measured_figures(changed: dict[str, float | None], alike: bool) -> None:
+def test_ranking_alike_follows_from_measured_figures(changed: dict[str, float | None], alike: bool) -> None:
     facts = {
         "of": "a",
         "network": "b",
@@ -157,17 +154,19 @@ def test_ranking_alike_is_a_matter_of_measured_figures(changed: dict[str, float 
     assert Quantisation.model_validate(facts | changed).ranks_alike is alike
 
 
-def test_nobody_judged_on_is_calibrated_on(small: Bundle, people: dict[str, Path]) -> None:
-    judged_on = select_people(small, [], [people["validate"]])
+def test_measured_people_are_not_used_for_calibration(small: Bundle, people: dict[str, Path]) -> None:
+    measured_on = select_people(small, [], [people["validate"]])
     both = [people["calibrate"], people["validate"]]
-    assert len(choose_calibration(small, both, judged_on).clips) == 16
+    assert len(choose_calibration(small, both, measured_on).clips) == 16
     assert len(choose_calibration(small, both, None).clips) == 32
     assert len(choose_calibration(small, both, None, clips=5).clips) == 5
-    with pytest.raises(QuantisationError, match="nobody is left"):
-        choose_calibration(small, [people["validate"]], judged_on)
+    with pytest.raises(ExportError, match="no people are left"):
+        choose_calibration(small, [people["validate"]], measured_on)
 
 
-def test_the_command(floats: Bundle, small: Bundle, people: dict[str, Path], tmp_path: Path) -> None:
+def test_quantize_command(
+    floats: Bundle, small: Bundle, people: dict[str, Path], tmp_path: Path
+) -> None:
     bundle = shutil.copytree(floats.path, tmp_path / "mine")
     data = ["--calibrate", str(people["calibrate"]), "--validate", str(people["validate"])]
     done = RUN.invoke(app, ["quantize", str(bundle), *data])
@@ -184,10 +183,10 @@ def test_the_command(floats: Bundle, small: Bundle, people: dict[str, Path], tmp
     assert not (tmp_path / "other").exists()
 
 
-def test_the_people_judged_on_are_known_by_the_names_they_have_among_several_datasets(
+def test_people_of_several_datasets_are_set_aside_by_their_prefixed_ids(
     small: Bundle, people: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Beside another dataset, Duke's people are called `duke:0001`; set aside by that name, they are left out by it."""
+    """If read with another dataset, people of Duke are called `duke:0001`, and are set aside and left out as that."""
     frame = next(people["calibrate"].rglob("*.jpg")).read_bytes()
     for person in range(1, 31):
         for camera in (1, 2):
@@ -200,17 +199,17 @@ def test_the_people_judged_on_are_known_by_the_names_they_have_among_several_dat
     spec = small.spec.model_copy(update={"recipe": {"validation_share": 0.3, "seed": 1}})
     bundle = Bundle(small.path, spec, small.network_path, small.embedding_space)
     both = [tmp_path / "duke", people["calibrate"]]
-    judged_on = select_people(bundle, both, [])
-    aside = {tracklet.person for tracklet in judged_on.query}
+    measured_on = select_people(bundle, both, [])
+    aside = {tracklet.person for tracklet in measured_on.query}
     assert any(person.startswith("duke:") for person in aside)
-    everyone = read_training(both)
-    left = [tracklet for tracklet in everyone if tracklet.person not in aside]
-    assert 0 < len(left) < len(everyone)
+    all_tracklets = read_training(both)
+    left = [tracklet for tracklet in all_tracklets if tracklet.person not in aside]
+    assert 0 < len(left) < len(all_tracklets)
     assert len(choose_calibration(bundle, both, None, clips=1000).clips) == len(left)
 
 
-def test_nobody_is_told_of_the_import_or_of_what_is_quantised(tmp_path: Path) -> None:
-    """OpenVINO would fork a child that reports its import, and leave files behind, where CI is not set."""
+def test_import_and_quantisation_send_no_telemetry(tmp_path: Path) -> None:
+    """Without the variable CI, OpenVINO would fork a child that reports its import, and leave files."""
     code = (
         "import sys, time\n"
         "seen = []\n"
