@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,36 @@ def test_only_the_application_its_routes_and_http_know_http_problems():
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("service.http", "service.routes"))
     }
     assert not wrong
+
+
+def _imported_modules(tree, known):
+    """Yield the modules of the project that a file imports at any depth, except for type checking only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield from (name for name in [submodule if submodule in known else node.module] if name in known)
+        yield from _imported_modules(node, known)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for package in MAY_IMPORT
+        for file in (ROOT / package).rglob("*.py")
+    }
+    imports = {
+        name: sorted(set(_imported_modules(ast.parse(file.read_text(encoding="utf-8")), files)) - {name})
+        for name, file in files.items()
+    }
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(f"import circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("package", ["not3d", "service", "model", "training/datasets"])

@@ -147,7 +147,7 @@ def test_an_int8_bundle_that_ranks_alike_goes_on_with_the_float_bundle_s_gallery
     quantisation = pytest.importorskip("training.export.quantise", reason="needs the extras train and quantize")
     floats = Bundle.load(bundle)
     clips = np.stack([[read_frame(data, 64, 32) for data in tracklet(person, 4)] for person in range(16)])
-    calibration = quantisation.Calibration(clips, "drawn people")
+    calibration = quantisation.CalibrationClips(clips, "drawn people")
     int8 = quantisation.quantise(floats, tmp_path / "int8", calibration, None).bundle.path
     with run_service(bundle, tmp_path / "data") as live:
         live.client.post("/embed", files=form(tracklet(1, 5)), data={"id": "one"})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from training.datasets.matfile import read_mat
-from training.datasets.tracklet import Tracklet
+from training.datasets.tracklet import DatasetError, Tracklet
 from training.evaluation.protocols import EvaluationError, EvaluationSet, select_tracklets
 from training.evaluation.scoring import pairwise_distances, score, summarise_splits
 from training.evaluation.settings import EvaluationSettings
@@ -143,5 +143,5 @@ def test_a_mean_over_splits_has_its_deviation():
 def test_a_protocol_needs_its_data(tmp_path):
     with pytest.raises(EvaluationError, match="dataset with test lists"):
         select_tracklets([tmp_path, tmp_path], "benchmark")
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(DatasetError, match="does not exist"):
         select_tracklets([tmp_path / "nowhere"], "auto")
