@@ -98,8 +98,9 @@ class IndexManager:
     def _change(self) -> None:
         kind, rows = self._read_kind(), self._count_rows()
         wanted = self._large if rows > EXACT_ROWS else "FLAT"
-        if kind is not None and (kind != "FLAT" or wanted == "FLAT"):
-            return  # another replica has changed it
+        if kind is not None and (kind != "FLAT" or wanted == "FLAT"):  # another replica has changed it
+            self.kind = kind
+            return
         log.info("index of %s changes from %s to %s at %d rows", self._collection, kind, wanted, rows)
         if kind is not None:
             self._drop()
