@@ -33,9 +33,8 @@ from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
 from training.loop.distributed import Ranks
 from training.loop.objective import Objective
-from training.loop.optimiser import build_optimiser
+from training.loop.optimiser import build_optimiser, learning_rate
 from training.loop.run import Run
-from training.loop.schedule import learning_rate
 from training.recipe import Recipe, find_recipe, load_recipe
 
 RECIPES = {
@@ -175,7 +174,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="alternating turns of each loop")
     parser.add_argument("--steps", type=int, default=10, help="steps per turn")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (default: its own choice)")
-    parser.add_argument("--winograd", action="store_true", help="the recipe's option: 3x3 convolutions by Winograd")
     parser.add_argument("--one-seed", action="store_true", help="skip the second plain run")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -192,7 +190,7 @@ def _draw(folder: Path) -> Path:
 
 
 def _measure(arguments: argparse.Namespace, tracklets: Sequence[Tracklet], device: torch.device) -> None:
-    recipe = _recipe(arguments.network, 1, winograd=arguments.winograd)
+    recipe = _recipe(arguments.network, 1)
     run = Run(recipe, tracklets, [], Path(), Ranks(0, 1, device), Console(quiet=True))
     weights = copy.deepcopy(run.network.state_dict())
     ours = OurLoop(run)
@@ -223,7 +221,7 @@ def _measure(arguments: argparse.Namespace, tracklets: Sequence[Tracklet], devic
     other = None
     if not arguments.one_seed:
         torch.manual_seed(2)
-        other_recipe = _recipe(arguments.network, 2, winograd=arguments.winograd)
+        other_recipe = _recipe(arguments.network, 2)
         source = ClipSource(tracklets, other_recipe)
         fresh = build_network(run.spec).to(device).state_dict()
         other = Course()
@@ -278,10 +276,9 @@ def _share_of_peak(network: torch.nn.Module, run: Run, rate_: float, device: tor
         network.train_forward(clips).logits.sum().backward()  # type: ignore[operator]
     each = counter.get_total_flops() / (2 * spec.clip_length)
     peak = _peak(device)
-    on_cpu = " (Winograd takes fewer than are counted)" if device.type == "cpu" else ""
     print(
         f"\n{each / 1e9:.2f} GFLOP per frame, forward and backward: {each * rate_ / 1e12:.3f} TFLOP/s, "
-        f"{each * rate_ / peak:.0%} of a bf16 matrix product's {peak / 1e12:.3f}{on_cpu}"
+        f"{each * rate_ / peak:.0%} of a bf16 matrix product's {peak / 1e12:.3f}"
     )
 
 
@@ -320,9 +317,9 @@ def rate(recipe: Recipe, epoch: int, done: float) -> float:
     )
 
 
-def _recipe(name: str, seed: int, *, winograd: bool) -> Recipe:
+def _recipe(name: str, seed: int) -> Recipe:
     recipe, changes = RECIPES[name]
-    always = {"resolutions": "[]", "precision": "bf16", "seed": str(seed), "winograd": str(winograd).lower()}
+    always = {"resolutions": "[]", "precision": "bf16", "seed": str(seed)}
     return load_recipe(find_recipe(recipe), changes | always)
 
 

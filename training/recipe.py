@@ -1,10 +1,10 @@
-"""A recipe: one experiment or one shipped model as a readable TOML file. The trainer takes nothing from elsewhere."""
+"""A recipe: one experiment or one shipped model as a readable TOML file, with every setting of the trainer."""
 
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import Not3dError
 from model.network import NetworkSpec
@@ -12,70 +12,50 @@ from training.batches.augmentation import Augmentation
 from training.batches.sampling import BatchSampling, ClipSampling
 from training.datasets.catalog import DatasetKind
 from training.evaluation.settings import EvaluationSettings
-from training.loop.objective import Weights
-from training.loop.schedule import ScheduleForm
+from training.loop.objective import LossWeights
+from training.loop.optimiser import OptimiserSettings, ScheduleSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the project."""
 
 
 class RecipeError(Not3dError):
-    """A recipe that cannot be read, or a value in it that makes no sense."""
+    """A recipe that cannot be read, or that holds a wrong value."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Start(_Part):
+class InitialWeights(_Part):
     """The weights that training starts from."""
 
     weights: str = Field(
-        "none", description="of the trunk: none (drawn at random), imagenet, or a file or URL of such weights"
+        "none", description="of the backbone: none (random), imagenet, or a file or URL of such weights"
     )
     transfer: str = Field(
-        "", description="which checkpoint the run has to be given (--transfer), in words; empty where it needs none"
+        "", description="describes the checkpoint that the run requires (--transfer); empty if it requires none"
     )
 
 
-class Batch(_Part):
-    """P x K x T of all processes together, and where the clips come from; see :mod:`training.batches.sampling`."""
+class BatchSettings(_Part):
+    """P x K clips of all processes together, and how they are drawn; see `training.batches.sampling`."""
 
     people: int = Field(8, ge=2, description="P, persons in a batch")
     tracklets: int = Field(4, ge=1, description="K, tracklets of each person")
     sampler: BatchSampling = Field(
-        "person", description="person: everybody once an epoch; luo: all tracklets, as in VID-Trans-ReID"
+        "person", description="person: each person once per epoch; luo: all tracklets, as in VID-Trans-ReID"
     )
     spread_cameras: bool = Field(
-        True, description="person only: K tracklets of different cameras while there are any (ours); false: at random"
+        True, description="person only: prefer K tracklets of different cameras (ours); false: any K tracklets"
     )
     sampling: ClipSampling = Field(
-        "restricted", description="frames of a clip; consecutive_code never draws a tracklet's last frame (D-B3)"
+        "restricted", description="frames of a clip; consecutive_code never draws the last frame of a tracklet"
     )
-
-
-class Optimiser(_Part):
-    """Adam as in the papers (weight decay inside the gradient), or AdamW (outside it)."""
-
-    name: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(3.5e-4, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    clip_gradient: float | None = Field(None, gt=0, description="largest L2 norm of the whole gradient")
-
-
-class Schedule(_Part):
-    """Length of training and the learning rate's course; see :func:`training.loop.schedule.learning_rate`."""
-
-    epochs: int = Field(120, ge=1)
-    form: ScheduleForm = "paper"
-    warm_up: int = Field(10, ge=1)
-    milestones: tuple[int, ...] = (40, 70)
-    decay: float = Field(0.1, gt=0, le=1, description="of the rate at each milestone; gamma in system B's search")
-    evaluate_every: int = Field(10, ge=1)
 
 
 class Resolution(_Part):
-    """Frame size from an epoch on; small frames first make early epochs cheap."""
+    """Frame size in pixels from an epoch on; small frames first make early epochs cheap."""
 
     from_epoch: int = Field(ge=1)
     height: int = Field(ge=32)
@@ -85,8 +65,8 @@ class Resolution(_Part):
 NOT_STATED = "not stated"
 
 
-class Card(_Part):
-    """What the model card says that no program can know. Where it names datasets, it holds for them and no others."""
+class ModelCardTexts(_Part):
+    """The parts of the model card that only a person can write; `datasets` are the datasets that they hold for."""
 
     datasets: tuple[DatasetKind, ...] = ()
     training_data: str = NOT_STATED
@@ -96,29 +76,36 @@ class Card(_Part):
 
 
 class Recipe(_Part):
-    """Everything that decides a training run but the data's place."""
+    """All settings of a training run, except where the data and the run are stored."""
 
     name: str
     description: str = ""
     seed: int = Field(1, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    winograd: bool = Field(
-        False, description="3x3 convolutions on a CPU by Winograd's form: faster, with an error of a percent in bf16"
-    )
-    validation_share: float = Field(0.1, ge=0, lt=1, description="share of the people set aside to choose the model by")
+    validation_share: float = Field(0.1, ge=0, lt=1, description="share of the people used to choose the best epoch")
     network: NetworkSpec = NetworkSpec()
-    start: Start = Start()
-    batch: Batch = Batch()
+    start: InitialWeights = InitialWeights()
+    batch: BatchSettings = BatchSettings()
     augmentation: Augmentation = Augmentation()
-    optimiser: Optimiser = Optimiser()
-    schedule: Schedule = Schedule()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     resolutions: tuple[Resolution, ...] = ()
-    losses: Weights = Weights()
+    losses: LossWeights = LossWeights()
     evaluation: EvaluationSettings = EvaluationSettings()
-    card: Card = Card()
+    card: ModelCardTexts = ModelCardTexts()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_removed_keys(cls, content: Any) -> Any:
+        """Accept `winograd = false`, which is in every checkpoint of earlier versions."""
+        if isinstance(content, dict) and "winograd" in content:
+            if content["winograd"]:
+                raise ValueError("winograd was removed, because its results were not equal: delete the key")
+            return {key: value for key, value in content.items() if key != "winograd"}
+        return content
 
     def frame_size(self, epoch: int) -> tuple[int, int]:
-        """Height and width of the training frames in an epoch (from 1)."""
+        """Return height and width of the training frames in an epoch (from 1)."""
         size = (self.network.frame_height, self.network.frame_width)
         for step in sorted(self.resolutions, key=lambda step: step.from_epoch):
             if epoch >= step.from_epoch:
@@ -127,29 +114,32 @@ class Recipe(_Part):
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
-    """A recipe's file by path, or by its name among those that come with the project.
+    """Return the file of a recipe, given by path or by its name among the recipes of the project.
 
     Raises:
-        RecipeError: there is none; the message lists those that come with the project.
+        RecipeError: there is no such recipe; the message lists the recipes of the project.
     """
     for path in (Path(name_or_path), RECIPES / f"{name_or_path}.toml"):
         if path.is_file():
             return path
     known = ", ".join(sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.toml")))
-    raise RecipeError(f"no recipe {name_or_path}; known are {known}, or give a file")
+    raise RecipeError(f"no recipe {name_or_path}: give a file, or one of {known}")
 
 
 def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """Reads a recipe.
+    """Read a recipe.
 
-    ``extends = "<name or file>"`` in it names another, whose values hold where the recipe gives none of its own: a file
-    lies beside the recipe that names it, else a name is one of those that come with the project. Tables are merged
-    key by key; lists, ``[[resolutions]]`` among them, are replaced as a whole; ``[card]`` is not taken over, since it
-    describes one model and its data. ``overrides`` sets dotted keys, such as ``{"schedule.epochs": "3"}``, with TOML
-    values.
+    With `extends = "<name or file>"`, the values of that recipe hold for all keys that this recipe does not set. A
+    file is looked up next to the recipe, then a name among the recipes of the project. Tables are merged key by key;
+    lists, such as `[[resolutions]]`, are replaced. `[card]` is not inherited, because it describes one model and its
+    data.
+
+    Args:
+        path: the recipe
+        overrides: dotted keys and TOML values, such as `{"schedule.epochs": "3"}`
 
     Raises:
-        RecipeError: names the key and what is wrong with it.
+        RecipeError: the message names the key and what is wrong with it.
     """
     content = _read(path, ())
     for key, value in (overrides or {}).items():
@@ -157,57 +147,55 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
         recipe.losses.check_network(recipe.network)
-        _check_last_size(recipe, path)
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        lines = (": ".join([*filter(None, [".".join(map(str, e["loc"]))]), e["msg"]]) for e in error.errors())
         raise RecipeError(f"{path}: {'; '.join(lines)}") from None
-    except RecipeError:
-        raise
     except ValueError as error:
         raise RecipeError(f"{path}: losses: {error}") from None
+    _check_last_size(recipe, path)
     return recipe
 
 
 def _check_last_size(recipe: Recipe, path: Path) -> None:
-    """A network that never trained at its own frame size would be measured and exported at it all the same."""
+    """Raise if the last epoch does not train at the frame size at which the network is measured and exported."""
     last = recipe.frame_size(recipe.schedule.epochs)
     own = (recipe.network.frame_height, recipe.network.frame_width)
     if last != own:
         raise RecipeError(
-            f"{path}: resolutions: the last of {recipe.schedule.epochs} epochs has frames of {last[0]}x{last[1]}, the "
-            f"network's are {own[0]}x{own[1]}: move the steps, or leave them out (resolutions = [])"
+            f"{path}: resolutions: the last of {recipe.schedule.epochs} epochs has frames of {last[0]}x{last[1]}, but "
+            f"the network has {own[0]}x{own[1]}: change the steps, or remove them (resolutions = [])"
         )
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """A recipe's values with those of the recipes that it extends."""
+def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the values of a recipe, merged with those of the recipes that it extends."""
     path = path.resolve()
-    if path in above:
-        raise RecipeError(f"{path}: extends itself, by way of {', '.join(p.name for p in above)}")
+    if path in parents:
+        raise RecipeError(f"{path}: extends itself, through {', '.join(p.name for p in parents)}")
     try:
         content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: {error}") from None
     if "extends" not in content:
         return content
-    named = content.pop("extends")
-    if not isinstance(named, str):
-        raise RecipeError(f"{path}: extends: the name of a recipe, or a file")
-    beside = path.parent / named
+    base_name = content.pop("extends")
+    if not isinstance(base_name, str):
+        raise RecipeError(f"{path}: extends: must be the name of a recipe, or a file (got {base_name!r})")
+    sibling = path.parent / base_name
     try:
-        base = find_recipe(beside if beside.is_file() else named)
+        base = find_recipe(sibling if sibling.is_file() else base_name)
     except RecipeError as error:
         raise RecipeError(f"{path}: extends: {error}") from None
-    inherited = _read(base, (*above, path))
+    inherited = _read(base, (*parents, path))
     inherited.pop("card", None)
     return _merge(inherited, content)
 
 
-def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
-    for key, value in own.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 

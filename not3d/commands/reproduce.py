@@ -16,9 +16,9 @@ from not3d.commands import Failure, Interrupted, messages, results
 from not3d.commands.training import parse_change
 
 if TYPE_CHECKING:
-    from training.reproduction.comparison import Comparison
+    from training.reproduction.report import Comparison
     from training.reproduction.reproduce import Selected, Split
-    from training.reproduction.training import Setting
+    from training.reproduction.training import ReproductionSettings
 
 SKIPPED = 3
 """Exit status where everything that could be run was, but rows were skipped for want of data."""
@@ -83,14 +83,14 @@ def reproduce(
     with extra("train"):
         from training.reproduction.papers import select_rows
         from training.reproduction.reproduce import find_data
-        from training.reproduction.training import Setting
+        from training.reproduction.training import ReproductionSettings
     selected = select_rows(paper, table, row)
     if listed:
         _list(selected)
         return
     if paper is None and not smoke:
         raise Failure("--paper must be not3d, fantastic or aas-rfu; --list shows their tables and rows")
-    setting = Setting(
+    settings = ReproductionSettings(
         data=find_data(data or [], smoke=smoke),
         out=out or Path("runs", "smoke" if smoke else "reproduction"),
         overrides=overrides,
@@ -99,12 +99,12 @@ def reproduce(
         smoke=smoke,
         console=Console(quiet=True) if smoke else messages,
     )
-    skipped = _run(selected, setting, _parse_split(split))
+    skipped = _run(selected, settings, _parse_split(split))
     if skipped:
         raise typer.Exit(SKIPPED)
 
 
-def _run(selected: Sequence["Selected"], setting: "Setting", split: "Split") -> bool:
+def _run(selected: Sequence["Selected"], settings: "ReproductionSettings", split: "Split") -> bool:
     """Run the rows, write the report after each, and return whether any row was skipped."""
     from training.reproduction.report import write_report
     from training.reproduction.reproduce import drop_models, run_row
@@ -115,21 +115,21 @@ def _run(selected: Sequence["Selected"], setting: "Setting", split: "Split") -> 
     try:
         for number, item in enumerate(selected, 1):
             begun = time.perf_counter()
-            comparisons = run_row(item, setting, split=split)
+            comparisons = run_row(item, settings, split=split)
             found += comparisons
-            files = write_report(found, setting.out, smoke=setting.smoke)
+            files = write_report(found, settings.out, smoke=settings.smoke)
             outcome = comparisons[0].skipped or f"{time.perf_counter() - begun:.1f} s"
-            meaning = "; smoke, its figures mean nothing" if setting.smoke else ""
+            meaning = "; smoke, its figures mean nothing" if settings.smoke else ""
             messages.print(
                 f"{number}/{len(selected)} {comparisons[0].name}: {outcome}{meaning}", soft_wrap=True, highlight=False
             )
     except KeyboardInterrupt:
         raise Interrupted("the same command goes on from here") from None
     finally:
-        if setting.smoke:
-            drop_models(setting)
+        if settings.smoke:
+            drop_models(settings)
         if found:
-            _show(found, smoke=setting.smoke)
+            _show(found, smoke=settings.smoke)
     took, skipped = time.perf_counter() - started, sum(bool(comparison.skipped) for comparison in found)
     messages.print(
         f"{len(selected) - skipped} of {len(selected)} rows in {took:.0f} s ({time.process_time() - busy:.0f} s of "

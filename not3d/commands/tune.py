@@ -39,7 +39,7 @@ def tune(
     with extra("train"):
         from training.recipe import find_recipe
         from training.tuning import search
-        from training.tuning.space import write_recipe
+        from training.tuning.search import write_recipe
     choices = get_args(search.Objective)
     if objective not in choices:
         raise Failure(f"--objective must be one of {', '.join(choices)} (got {objective})")

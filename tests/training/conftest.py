@@ -1,4 +1,4 @@
-"""What tests of training share."""
+"""Fixtures of the tests of training."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from training.datasets.synthetic.dataset import write_synthetic
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Twelve drawn people, seen by two cameras."""
+    """Twelve synthetic people, seen by two cameras."""
     folder = tmp_path_factory.mktemp("people")
     write_synthetic(folder, people=12, cameras=2, frames=4, seed=3, size=(64, 32))
     return folder
@@ -16,7 +16,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def one_thread():
-    """Sums in one order: runs can be compared bit for bit."""
+    """Run on one thread, so that sums have one order and runs can be compared to the bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,8 +1,9 @@
-"""Tiny real training runs, which several tests make."""
+"""Small real training runs for several tests."""
 
 import csv
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from training.loop.run_log import LOG
@@ -22,26 +23,56 @@ TINY = {
     "losses.ranked_list": "0.5",
     "losses.center": "5e-4",
 }
-"""Changes that make the bundled recipe take a second per epoch."""
+"""Changes with which an epoch of the bundled recipe takes a second."""
 
 
 def run(
     data: Path, out: Path, epochs: int, *, overrides: dict[str, str] | None = None, console=None, **options
 ) -> Path:
-    """Trains in this process."""
+    """Train in this process."""
     changes = TINY | {"schedule.epochs": str(epochs)} | (overrides or {})
     console = console or Console(quiet=True)
     return train(find_recipe("bundled"), [data], out, overrides=changes, console=console, **options)
 
 
 def arguments(data: Path, out: Path, epochs: int, *rest: str, overrides: dict[str, str] | None = None) -> list[str]:
-    """The same for a process of its own: what follows ``python -m not3d``."""
+    """Return the arguments of `python -m not3d` for the same run in its own process."""
     changes = TINY | {"schedule.epochs": str(epochs)} | (overrides or {})
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
     return ["train", "bundled", "--data", str(data), "--out", str(out), *settings, *rest]
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    """The lines of a run's log."""
+    """Return the lines of the log of a run."""
     with (out / LOG).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def assert_same_state(one, two):
+    """Compare networks, objectives, optimisers, random states and the rest of the state of a run."""
+
+    def walk(a, b, where):
+        assert type(a) is type(b), where
+        if isinstance(a, dict):
+            assert a.keys() == b.keys(), where
+            for key in a:
+                if key not in ("seconds", "waited"):
+                    walk(a[key], b[key], f"{where}.{key}")
+        elif isinstance(a, list | tuple):
+            assert len(a) == len(b), where
+            for number, (c, d) in enumerate(zip(a, b, strict=True)):
+                walk(c, d, f"{where}.{number}")
+        elif isinstance(a, torch.Tensor):
+            assert torch.equal(a, b), where
+        else:
+            assert a == b, where
+
+    walk(one.state_dict, two.state_dict, "network")
+    walk(one.progress, two.progress, "progress")
+
+
+def assert_same_log(one, two):
+    timeless = [
+        [{k: v for k, v in row.items() if k not in ("seconds", "waiting")} for row in rows(out)] for out in (one, two)
+    ]
+    assert timeless[0] == timeless[1]

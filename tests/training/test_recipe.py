@@ -1,10 +1,10 @@
 import pytest
 
-from training.recipe import RECIPES, Card, Recipe, RecipeError, find_recipe, load_recipe
+from training.recipe import RECIPES, ModelCardTexts, Recipe, RecipeError, find_recipe, load_recipe
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_recipe_that_comes_with_the_project_is_valid(path):
+def test_each_recipe_of_the_project_is_valid(path):
     assert load_recipe(path).name == path.stem
 
 
@@ -54,7 +54,7 @@ width = 32
 """
 
 
-def test_a_recipe_extends_another_and_says_what_differs(tmp_path):
+def test_recipe_extends_another_and_replaces_values(tmp_path):
     (tmp_path / "base.toml").write_text(BASE)
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "row.toml").write_text(
@@ -69,31 +69,35 @@ def test_a_recipe_extends_another_and_says_what_differs(tmp_path):
     assert recipe.resolutions == ()
 
 
-def test_a_recipe_extends_one_that_comes_with_the_project(tmp_path):
+def test_recipe_extends_a_recipe_of_the_project(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "bundled"\nname = "mine"\n')
     bundled = load_recipe(find_recipe("bundled"))
-    assert load_recipe(tmp_path / "mine.toml") == bundled.model_copy(update={"name": "mine", "card": Card()})
+    assert load_recipe(tmp_path / "mine.toml") == bundled.model_copy(update={"name": "mine", "card": ModelCardTexts()})
 
 
 @pytest.mark.parametrize(
     ("extends", "message"),
-    [('"loop"', "extends itself"), ('"nothing"', "mine.*extends.*no recipe nothing"), ("3", "name of a recipe")],
+    [
+        ('"loop"', "extends itself"),
+        ('"nothing"', "mine.*extends.*no recipe nothing"),
+        ("3", "the name of a recipe"),
+    ],
 )
-def test_what_cannot_be_extended_is_an_error(tmp_path, extends, message):
+def test_wrong_extends_is_an_error(tmp_path, extends, message):
     (tmp_path / "loop").write_text('extends = "mine.toml"\n')
     (tmp_path / "mine.toml").write_text(f"extends = {extends}\n")
     with pytest.raises(RecipeError, match=message):
         load_recipe(tmp_path / "mine.toml")
 
 
-def test_losses_that_the_network_cannot_feed_are_named():
+def test_loss_without_the_output_it_needs_is_named():
     with pytest.raises(RecipeError, match="erasing_attention needs attention logits"):
         load_recipe(find_recipe("bundled"), {"network.attention": "mean"})
 
 
-def test_recipes_in_older_checkpoints_are_still_read():
-    """What the bundled model's checkpoint says of its recipe, written before several of the settings existed."""
-    content = load_recipe(find_recipe("bundled")).model_dump()
+def test_recipes_in_older_checkpoints_can_be_read():
+    """The recipe in the checkpoint of the bundled model is older than several of the settings."""
+    content = load_recipe(find_recipe("bundled")).model_dump() | {"winograd": False}
     for later in ("start", "evaluation"):
         del content[later]
     for table, kept in (
@@ -105,17 +109,23 @@ def test_recipes_in_older_checkpoints_are_still_read():
     assert Recipe.model_validate(content) == load_recipe(find_recipe("bundled"))
 
 
-def test_a_card_is_of_one_model_and_not_taken_over(tmp_path):
+def test_removed_winograd_key_is_an_error():
+    with pytest.raises(RecipeError, match=r"winograd was removed.*: delete the key"):
+        load_recipe(find_recipe("bundled"), {"winograd": "true"})
+    assert load_recipe(find_recipe("bundled"), {"winograd": "false"}) == load_recipe(find_recipe("bundled"))
+
+
+def test_card_is_not_inherited(tmp_path):
     (tmp_path / "lobby.toml").write_text(
         'extends = "bundled"\nname = "lobby"\n[card]\ntraining_data = "our lobby"\n', encoding="utf-8"
     )
     recipe = load_recipe(tmp_path / "lobby.toml")
     assert (recipe.name, recipe.card.training_data, recipe.card.datasets) == ("lobby", "our lobby", ())
-    assert recipe.card.data_terms == Card().data_terms
+    assert recipe.card.data_terms == ModelCardTexts().data_terms
     assert load_recipe(find_recipe("bundled")).card.datasets
 
 
-def test_a_network_that_would_never_train_at_its_own_size_is_told():
-    with pytest.raises(RecipeError, match=r"last of 40 epochs has frames of 128x64, the network's are 160x80"):
+def test_last_resolution_must_be_the_size_of_the_network():
+    with pytest.raises(RecipeError, match=r"last of 40 epochs has frames of 128x64, but the network has 160x80"):
         load_recipe(find_recipe("bundled"), {"schedule.epochs": "40"})
     assert load_recipe(find_recipe("bundled"), {"schedule.epochs": "40", "resolutions": "[]"})

@@ -1,8 +1,8 @@
 """Training augmentation on ``uint8`` RGB frames, before normalisation.
 
-Order as in the published code of systems A and B: flip, pad and crop, random erasing; each drawn anew for every frame.
-Colour jitter is ours and is drawn once per clip, since it stands for a camera's light. The defaults are the
-recommendations; what the programs did otherwise is named "code" or is an option.
+The order is that of the published code of not3d and fantastic: flip, pad and crop, random erasing, each drawn again for
+each frame. Colour jitter is ours; it is drawn once per clip, because it stands for the light at a camera. The defaults
+are our recommendations. What the published code does differently is an option, or the choice "code" of an option.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Augmentation(BaseModel):
-    """How strongly frames are changed; all probabilities are per frame unless said otherwise."""
+    """How frames are changed; probabilities are per frame."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,28 +23,30 @@ class Augmentation(BaseModel):
     pad: int = Field(10, ge=0, description="zero pixels added on each side before the random crop")
     crop: Literal["crop", "translation"] = Field(
         "crop",
-        description="of the padded frame: a random crop (system A), or Random2DTranslation (system B): resized, or "
-        "with probability 1/2 resized to 9/8 of the size and then cropped",
+        description="of the padded frame: crop: a random crop (not3d); translation: Random2DTranslation (fantastic), "
+        "which resizes it to the frame size or, with probability 1/2, to 9/8 of it and then crops",
     )
     erase: float = Field(0.5, ge=0, le=1, description="probability of random erasing")
     erase_area: tuple[float, float] = Field((0.02, 0.4), description="share of the frame that is erased")
     erase_aspect: float = Field(0.3, gt=0, le=1, description="height / width is uniform in [a, 1 / a]")
     erase_attempts: int = Field(
-        100, ge=1, description="rectangles tried until one fits; 1 for parity with system A's kin: fewer frames erased"
+        100,
+        ge=1,
+        description="rectangles to try until one fits; the later code of not3d's author tries 1",
     )
     erase_fill: Literal["mean", "code"] = Field(
         "mean",
-        description="mean: the mean pixel, zero after normalisation; code: the mean's numbers as values after "
-        "normalisation, as published (D-B13)",
+        description="mean: the mean pixel, which is zero after normalisation; code: the numbers of the mean as values "
+        "after normalisation, as published",
     )
     erase_twice: bool = Field(
         False,
-        description="parity with system B's attention loss (D-B12): another erasing before it, which no label tells of",
+        description="erase a second time without a label, as in fantastic's code with the attention loss",
     )
     colour: float = Field(0.0, ge=0, le=1, description="colour jitter per clip: largest relative change of gain")
 
     def fill(self, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-        """The RGB value ``uint8 [3]`` of erased pixels, for the network's normalisation; rounded to whole levels."""
+        """Return the RGB value `uint8 [3]` of erased pixels, for the normalisation of the network."""
         level = np.asarray(mean) + (np.asarray(std) * np.asarray(mean) if self.erase_fill == "code" else 0.0)
         colour: NDArray[np.uint8] = np.clip(np.round(255 * level), 0, 255).astype(np.uint8)
         return colour
@@ -52,9 +54,15 @@ class Augmentation(BaseModel):
     def apply(
         self, clip: NDArray[np.uint8], fill: NDArray[np.uint8], rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Augments a clip ``[T, H, W, 3]``; returns it with ``bool [T]``, true where a frame was erased.
+        """Augment a clip.
 
-        ``fill`` is the RGB value of erased pixels, from :meth:`fill`.
+        Args:
+            clip: `[T, H, W, 3]`
+            fill: RGB value of erased pixels, see `fill`
+            rng: decides all changes
+
+        Returns:
+            The new clip, and which frames were erased, `bool [T]`.
         """
         out = np.empty_like(clip)
         erased = np.zeros(len(clip), dtype=np.bool_)
@@ -70,7 +78,7 @@ class Augmentation(BaseModel):
         return out, erased
 
     def _shift(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Pad and random crop in one copy."""
+        """Pad and crop in one copy."""
         if not self.pad:
             return frame
         height, width = frame.shape[:2]
@@ -82,7 +90,7 @@ class Augmentation(BaseModel):
         return shifted
 
     def _translate(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """System B's Random2DTranslation of the padded frame, bilinear as published."""
+        """Apply fantastic's Random2DTranslation to the padded frame, bilinear as published."""
         height, width = frame.shape[:2]
         padded = np.pad(frame, ((self.pad, self.pad), (self.pad, self.pad), (0, 0)))
         if rng.random() < 0.5:
@@ -93,7 +101,7 @@ class Augmentation(BaseModel):
         return large[top : top + height, left : left + width]
 
     def _erase(self, frame: NDArray[np.uint8], fill: NDArray[np.uint8], rng: np.random.Generator) -> bool:
-        """Random erasing (Zhong et al., AAAI 2020) in place; false where no rectangle fitted."""
+        """Erase a random rectangle in place (Zhong et al., AAAI 2020); return false if none fitted."""
         height, width = frame.shape[:2]
         for _ in range(self.erase_attempts):
             area = rng.uniform(*self.erase_area) * height * width
@@ -106,7 +114,7 @@ class Augmentation(BaseModel):
         return False
 
     def _colour_table(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Gain of all channels and of each, and contrast, as one table ``[1, 256, 3]``."""
+        """Draw a gain of all channels, a gain of each channel and a contrast; return a table `[1, 256, 3]`."""
         gain = (1 + rng.uniform(-self.colour, self.colour)) * (1 + rng.uniform(-self.colour / 3, self.colour / 3, 3))
         contrast = 1 + rng.uniform(-self.colour, self.colour)
         values = np.arange(256, dtype=np.float32)[:, None] * gain

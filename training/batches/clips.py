@@ -1,29 +1,31 @@
-"""Batches of training clips, made in the background while the network works on the one before."""
+"""Batches of training clips, made in the background while the network computes."""
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.batches.frame_cache import FrameCache
+from model.frames import read_frame
 from training.batches.sampling import CLIP_SAMPLING, PersonSampler, Sampler, TrackletSampler, persons_of
 from training.datasets.tracklet import Tracklet
 from training.recipe import Recipe
 
-_CACHE = 2**30
-"""Bytes of decoded frames kept in memory, of all processes of a machine together."""
+_CACHE_BYTES = 2**30
+"""Memory for decoded frames, of all processes of a machine together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """N clips: ``uint8 [N, T, H, W, 3]``, labels ``int64 [N]``, and which frames were erased, ``bool [N, T]``."""
+    """N clips `uint8 [N, T, H, W, 3]`, labels `int64 [N]`, and which frames were erased, `bool [N, T]`."""
 
     clips: Tensor
     labels: Tensor
@@ -31,13 +33,18 @@ class Batch:
 
 
 class ClipSource:
-    """Training batches of a set of tracklets, the same for the same seed and epoch whatever the number of threads.
+    """Training batches of a set of tracklets; seed and epoch decide them, not the number of threads.
 
-    Of ``parts`` processes, each makes its part of every batch: what it makes together is the batch of one process.
-    Batches for a GPU are put into pinned memory, from where they are copied while it computes.
+    Args:
+        tracklets: the training set
+        recipe: seed, batch, frame sizes and augmentation
+        part: number of this process; it makes this part of each batch
+        parts: number of processes, whose parts together are the batch of one process
+        pinned: put batches into pinned memory, from which a GPU copies them while it computes
+        workers: number of threads; by default one for each CPU, and at least 2
 
     Raises:
-        ValueError: too few people for a batch, or one that cannot be divided into ``parts``.
+        ValueError: too few people for a batch, or a batch that cannot be divided into `parts`.
     """
 
     def __init__(
@@ -57,23 +64,23 @@ class ClipSource:
             raise ValueError(f"a batch of {size} clips cannot be divided among {parts} processes")
         self.labels = {person: label for label, person in enumerate(persons_of(tracklets))}
         self._sampler = _sampler(tracklets, recipe)
-        self._cache = FrameCache(_CACHE // parts)
+        self._cache = FrameCache(_CACHE_BYTES // parts)
         self._fill = recipe.augmentation.fill(recipe.network.mean, recipe.network.std)
 
     def digest(self) -> str:
-        """A hash of the tracklets' names and sizes: a run can only go on with the data that it began with."""
+        """Return a hash of the names and sizes of the tracklets; a run must be resumed with the same data."""
         content = "\n".join(f"{t.person} {t.camera} {t.name} {len(t.frames)}" for t in self.tracklets)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def plan(self, epoch: int) -> list[list[int]]:
-        """The tracklets of each batch of an epoch (from 1), for all processes."""
+        """Return the indices of the tracklets of each batch of an epoch (from 1), for all processes."""
         return self._sampler.batches(np.random.default_rng([self.recipe.seed, epoch]))
 
     def batches(self, epoch: int, step: int, epochs: int) -> Generator[Batch]:
-        """The batches from a step (from 0) of an epoch (from 1) to the end of the last epoch.
+        """Yield the batches from a step (from 0) of an epoch (from 1) to the end of the last epoch.
 
-        They are made ahead across the ends of epochs, so that none begins with a wait. Every clip has a random stream
-        of its own, by seed, epoch and place.
+        Batches are made ahead, also those of the next epoch, so that no epoch begins with a wait. Each clip has its
+        own random stream, from seed, epoch, batch and position.
         """
         pending: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
@@ -90,19 +97,21 @@ class ClipSource:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def sample(self, epoch: int, clips: int) -> Batch:
+        """Return at most this number of clips from the first batch of an epoch (from 1); batches do not change."""
+        return self._make(epoch, 0, self.plan(epoch)[0][: self.parts * clips])
+
     def _make(self, epoch: int, number: int, indices: list[int]) -> Batch:
         share = len(indices) // self.parts
-        places = range(self.part * share, (self.part + 1) * share)
+        positions = range(self.part * share, (self.part + 1) * share)
         made = [
-            self._clip(
-                self.tracklets[indices[place]], epoch, np.random.default_rng([self.recipe.seed, epoch, number, place])
-            )
-            for place in places
+            self._clip(self.tracklets[indices[i]], epoch, np.random.default_rng([self.recipe.seed, epoch, number, i]))
+            for i in positions
         ]
         clips = torch.from_numpy(np.stack([clip for clip, _ in made]))
         return Batch(
             clips.pin_memory() if self.pinned else clips,
-            torch.tensor([self.labels[self.tracklets[indices[place]].person] for place in places]),
+            torch.tensor([self.labels[self.tracklets[indices[i]].person] for i in positions]),
             torch.from_numpy(np.stack([erased for _, erased in made])),
         )
 
@@ -116,8 +125,45 @@ class ClipSource:
         return self.recipe.augmentation.apply(frames, self._fill, rng)
 
 
+class FrameCache:
+    """Decoded frames in memory, for several threads; later epochs of a small dataset do not decode them again.
+
+    Holds frames of one size at a time, up to `limit` bytes. A full cache accepts no more frames: each frame is equally
+    likely to be read again, so replacing one by another gains nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._size = (0, 0)
+        self._frames: dict[Path, NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, height: int, width: int) -> NDArray[np.uint8]:
+        """Return a frame as read-only `uint8 [height, width, 3]` RGB.
+
+        Raises:
+            FrameError, OSError: the file is not an image, or cannot be read.
+        """
+        size = (height, width)
+        with self._lock:
+            if size != self._size:
+                self._size, self._frames, self.used = size, {}, 0
+            found = self._frames.get(path)
+        if found is not None:
+            return found
+        frame = read_frame(path.read_bytes(), height, width)
+        frame.flags.writeable = False
+        with self._lock:
+            # When the frame size changes between two epochs, threads read both sizes.
+            if size == self._size and path not in self._frames and self.used + frame.nbytes <= self.limit:
+                self._frames[path] = frame
+                self.used += frame.nbytes
+        return frame
+
+
 class Normalise:
-    """``uint8 [N, T, H, W, 3]`` RGB to normalised float ``[N, T, 3, H, W]`` in channels-last memory."""
+    """Turns `uint8 [N, T, H, W, 3]` RGB into normalised float `[N, T, 3, H, W]` in channels-last memory."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         self.device = device
@@ -125,7 +171,7 @@ class Normalise:
         self.std = 255 * torch.tensor(std, device=device)
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """See the class."""
+        """Normalise clips and move them to the device."""
         return ((clips.to(self.device, non_blocking=True).float() - self.mean) / self.std).permute(0, 1, 4, 2, 3)
 
 

@@ -1,4 +1,4 @@
-"""Which frames of a tracklet make a training clip, and which tracklets make a batch."""
+"""Which frames of a tracklet form a training clip, and which tracklets form a batch."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +15,13 @@ BatchSampling = Literal["person", "luo"]
 
 
 def restricted_random_frames(frame_count: int, clip_length: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Restricted random sampling, ``int64 [clip_length]``: one frame from each of ``clip_length`` equal stretches.
+    """Draw one frame from each of `clip_length` equal segments (restricted random sampling).
 
-    As in the published successors of system A: stretches of ``max(n // T, 1)`` frames, the last one reaching to the
-    end, indices past the end becoming the last frame.
+    As in the later code of the author of not3d: segments of `max(n // T, 1)` frames; the last segment extends to the
+    end of the tracklet, and indices after the end become the last frame.
+
+    Returns:
+        Frame indices, `int64 [clip_length]`.
 
     Raises:
         ValueError: a count is below 1.
@@ -34,10 +37,13 @@ def restricted_random_frames(frame_count: int, clip_length: int, rng: np.random.
 def consecutive_frames(
     frame_count: int, clip_length: int, rng: np.random.Generator, *, drop_last: bool = False
 ) -> NDArray[np.int64]:
-    """``clip_length`` consecutive frames from a random start, ``int64 [clip_length]``; short tracklets repeat the last.
+    """Draw `clip_length` consecutive frames from a random start; short tracklets repeat their last frame.
 
-    System B, whose paper says "four frames selected randomly" (D-B3). ``drop_last`` draws the start as its code does,
-    in ``[0, max(0, n - T - 1)]``: the last frame of a longer tracklet is never seen. By default every start is drawn.
+    As in fantastic, whose paper says "four frames selected randomly". `drop_last` draws the start as its code does,
+    from `[0, max(0, n - T - 1)]`, which never reaches the last frame of a longer tracklet.
+
+    Returns:
+        Frame indices, `int64 [clip_length]`.
 
     Raises:
         ValueError: a count is below 1.
@@ -48,9 +54,13 @@ def consecutive_frames(
 
 
 def random_frames(frame_count: int, clip_length: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """``clip_length`` different frames from anywhere, in time order, ``int64 [clip_length]``.
+    """Draw `clip_length` different frames of the tracklet, in time order.
 
-    Paper A's "choosing random frames", taken by the word. A tracklet that has fewer gives all of them, some again.
+    This is the text of the not3d paper, "choosing random frames", taken literally. A shorter tracklet gives all its
+    frames, some of them several times.
+
+    Returns:
+        Frame indices, `int64 [clip_length]`.
 
     Raises:
         ValueError: a count is below 1.
@@ -67,28 +77,28 @@ CLIP_SAMPLING: dict[str, Callable[[int, int, np.random.Generator], NDArray[np.in
     "consecutive_code": partial(consecutive_frames, drop_last=True),
     "random": random_frames,
 }
-"""Training clip samplers by the name a recipe gives them."""
+"""Clip samplers by their name in a recipe."""
 
 
 def _check(frame_count: int, clip_length: int) -> None:
     if frame_count < 1 or clip_length < 1:
-        raise ValueError(f"counts must be at least 1: frame_count={frame_count}, clip_length={clip_length}")
+        raise ValueError(f"counts must be at least 1 (got frame_count={frame_count}, clip_length={clip_length})")
 
 
 class Sampler(Protocol):
-    """Makes P x K batches of a dataset's tracklets."""
+    """Draws P x K batches from the tracklets of a dataset."""
 
     def batches(self, rng: np.random.Generator) -> list[list[int]]:
-        """One epoch: lists of P * K indices into the dataset, a person's side by side."""
+        """Draw an epoch: lists of P * K indices into the dataset, those of one person next to each other."""
         ...
 
 
 class PersonSampler:
-    """P x K batches, every person once per epoch, as in the published code of system B and of system A's kin.
+    """P x K batches with each person once per epoch, as in the published code of fantastic and of not3d's author.
 
-    A person's tracklets are drawn at random, with replacement where the person has fewer than K. With
-    ``spread_cameras``, which is ours, they are of different cameras while there are any left, so that a batch holds
-    cross-camera pairs. An incomplete last batch is dropped: 78 batches of 8 x 4 on MARS.
+    The tracklets of a person are drawn at random, with replacement if the person has fewer than K. With
+    `spread_cameras` (ours), they come from different cameras as long as possible, so that a batch holds cross-camera
+    pairs. An incomplete last batch is dropped: MARS has 78 batches of 8 x 4.
 
     Raises:
         ValueError: fewer than P people.
@@ -96,15 +106,15 @@ class PersonSampler:
 
     def __init__(self, dataset: Sequence[Tracklet], people: int, tracklets: int, *, spread_cameras: bool = True):
         self.people, self.tracklets, self.spread_cameras = people, tracklets, spread_cameras
-        self._owned = _by_person(dataset, people)
+        self._tracklets_of = _by_person(dataset, people)
 
     def batches(self, rng: np.random.Generator) -> list[list[int]]:
-        """See :class:`Sampler`."""
+        """Draw an epoch."""
         draw = self._draw_spread if self.spread_cameras else self._draw
-        persons = list(self._owned)
+        persons = list(self._tracklets_of)
         order = rng.permutation(len(persons))
         return [
-            [index for i in order[start : start + self.people] for index in draw(self._owned[persons[i]], rng)]
+            [index for i in order[start : start + self.people] for index in draw(self._tracklets_of[persons[i]], rng)]
             for start in range(0, len(persons) - self.people + 1, self.people)
         ]
 
@@ -125,12 +135,12 @@ class PersonSampler:
 
 
 class TrackletSampler:
-    """P x K batches of all tracklets (Luo et al., 2019; VID-Trans-ReID): persons with many come more often.
+    """P x K batches of all tracklets (Luo et al., 2019; VID-Trans-ReID): persons with more tracklets occur more often.
 
-    Each person's tracklets, shuffled, are cut into groups of K; one who has fewer than K makes a group with
-    replacement, and what is left over of the others is dropped. A batch takes a group of P persons drawn from those
-    who still have one, until fewer than P are left, so that an epoch's number of batches varies a little: at most 7,532
-    tracklets on MARS.
+    The tracklets of each person are shuffled and cut into groups of K; the remainder is dropped, and a person with
+    fewer than K tracklets forms one group, drawn with replacement. A batch takes one group of each of P persons, drawn
+    from those who have groups left, until fewer than P persons have any. The number of batches of an epoch therefore
+    varies slightly; on MARS an epoch has at most 7,532 tracklets.
 
     Raises:
         ValueError: fewer than P people.
@@ -138,13 +148,13 @@ class TrackletSampler:
 
     def __init__(self, dataset: Sequence[Tracklet], people: int, tracklets: int):
         self.people, self.tracklets = people, tracklets
-        self._owned = _by_person(dataset, people)
+        self._tracklets_of = _by_person(dataset, people)
 
     def batches(self, rng: np.random.Generator) -> list[list[int]]:
-        """See :class:`Sampler`."""
+        """Draw an epoch."""
         groups = [
             self._groups([i for indices in by_camera.values() for i in indices], rng)
-            for by_camera in self._owned.values()
+            for by_camera in self._tracklets_of.values()
         ]
         batches: list[list[int]] = []
         left = list(range(len(groups)))
@@ -163,15 +173,15 @@ class TrackletSampler:
 
 
 def persons_of(dataset: Iterable[Tracklet]) -> list[str]:
-    """The people's ids, sorted; their places are the class labels."""
+    """Return the sorted ids of the people; the index of an id is its class label."""
     return sorted({tracklet.person for tracklet in dataset})
 
 
 def _by_person(dataset: Sequence[Tracklet], people: int) -> dict[str, dict[str, list[int]]]:
-    """Indices of the tracklets by person (sorted) and camera."""
-    owned: dict[str, dict[str, list[int]]] = {person: defaultdict(list) for person in persons_of(dataset)}
-    if len(owned) < people:
-        raise ValueError(f"a batch needs {people} people, the training set has {len(owned)}")
+    """Return the indices of the tracklets by person (sorted) and camera."""
+    found: dict[str, dict[str, list[int]]] = {person: defaultdict(list) for person in persons_of(dataset)}
+    if len(found) < people:
+        raise ValueError(f"a batch needs {people} people (batch.people), but the training set has {len(found)}")
     for index, tracklet in enumerate(dataset):
-        owned[tracklet.person][tracklet.camera].append(index)
-    return owned
+        found[tracklet.person][tracklet.camera].append(index)
+    return found

@@ -1,1 +1,1 @@
-"""The training loop and what belongs to a run."""
+"""The training loop and the state of a run."""

@@ -1,4 +1,4 @@
-"""A checkpoint: one file from which a network can be built again and a run goes on."""
+"""A checkpoint: one file that rebuilds a network and, if it is `last.pt`, continues its run."""
 
 import pickle
 from dataclasses import asdict, dataclass, field
@@ -13,31 +13,31 @@ from model.network import NetworkSpec, VideoReID, build_network
 
 
 class CheckpointError(Not3dError):
-    """A file that is not a checkpoint of this project, or does not fit the network it describes."""
+    """A file that is not a checkpoint of this project, or does not fit the network that it describes."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is needed to rebuild, describe and go on training a network."""
+    """What is needed to rebuild, describe and continue to train a network."""
 
     network_spec: NetworkSpec
     state_dict: dict[str, Tensor]
     recipe: dict[str, Any] = field(default_factory=dict)
-    """as in the recipe's file"""
+    """as in the file of the recipe"""
     training_data: str = ""
     data_terms: str = ""
     accuracy: list[dict[str, Any]] = field(default_factory=list)
-    """fields of :class:`model.spec.Accuracy`"""
+    """fields of `model.spec.Accuracy`"""
     crops_source: str | None = None
-    """folder of the training data, whose crops an export is compared on"""
+    """folder of the training data; an export is compared on its crops"""
     progress: dict[str, Any] = field(default_factory=dict)
-    """epoch, optimisers and random states; empty in a checkpoint that is only to be used"""
+    """epoch, optimisers and random states; empty unless the run can be resumed from this checkpoint"""
 
     def build(self) -> VideoReID:
-        """The network with its weights, in eval mode.
+        """Build the network with its weights, in eval mode.
 
         Raises:
-            CheckpointError: names the weights that do not fit.
+            CheckpointError: weights do not fit; the message names them.
         """
         network = build_network(self.network_spec)
         try:
@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes the file whole or not at all."""
+    """Write a checkpoint atomically."""
     content = asdict(checkpoint) | {"network_spec": checkpoint.network_spec.model_dump(), "format": 1}
     scratch = path.with_suffix(".partial")
     torch.save(content, scratch)
@@ -56,19 +56,20 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint onto the CPU; only tensors and plain values are unpickled.
+    """Read a checkpoint onto the CPU; only tensors and plain values are unpickled.
 
     Raises:
-        CheckpointError: not a checkpoint of this project.
+        CheckpointError: the file is not a checkpoint of this project.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
-        # PyTorch's own message recommends to read the file unsafely.
+        # The message of PyTorch recommends to read the file unsafely.
         raise CheckpointError(
-            f"{path} is not a checkpoint: not PyTorch's, damaged, or with more in it than tensors and plain values"
+            f"{path} is not a checkpoint: it is damaged, is not a PyTorch file, or holds more than tensors and plain "
+            "values"
         ) from None
     if not isinstance(content, dict) or content.get("format") != 1:
         raise CheckpointError(f"{path} is not a checkpoint of not3d (format 1)")
@@ -77,4 +78,4 @@ def load_checkpoint(path: Path) -> Checkpoint:
         spec = NetworkSpec.model_validate(content["network_spec"])
         return Checkpoint(**content | {"network_spec": spec})
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path} is a checkpoint of another version of not3d, or not whole") from None
+        raise CheckpointError(f"{path} is a checkpoint of another version of not3d, or is incomplete") from None

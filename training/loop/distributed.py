@@ -1,8 +1,9 @@
-"""Data parallel training: what the processes that torchrun starts must share so that they compute what one would.
+"""Data-parallel training: the processes that torchrun starts compute together what one process would compute.
 
-Each process works on its part of the batch. BatchNorm's statistics are those of the whole batch, the network's outputs
-are gathered, so that metric losses see every pair, and each process computes the loss of the whole batch. Its gradient
-then is, on each process, the part of its clips times the number of processes: their mean is one process's gradient.
+Each process has a part of the batch. BatchNorm takes its statistics over the full batch. The outputs of the network
+are gathered, so that metric losses see all pairs, and each process computes the loss of the full batch. The gradient
+in a process is then that of its own clips, times the number of processes. The mean over processes is therefore the
+gradient of one process.
 """
 
 import os
@@ -19,13 +20,13 @@ from torch import distributed as dist
 from model.network import NetworkOutput
 from training.losses.distances import at_least_float32
 
-_PATIENCE = timedelta(hours=6)
-"""How long processes wait for the first, which alone measures the held-out people."""
+_TIMEOUT = timedelta(hours=6)
+"""The other processes wait this long for the first one, which alone measures the validation people."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number, how many there are, and its device."""
+    """The number of this process, the number of processes, and the device of this process."""
 
     rank: int
     count: int
@@ -33,23 +34,23 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
-    def share(self, network: nn.Module) -> None:
-        """Makes a network's BatchNorm take its statistics over the clips of all processes; a single one: nothing."""
+    def share_batch_norm(self, network: nn.Module) -> None:
+        """Make the BatchNorm layers of a network take their statistics over the clips of all processes."""
         if self.count > 1:
-            _share_statistics(network, nn.SyncBatchNorm if self.device.type == "cuda" else SharedBatchNorm)
+            _replace_batch_norm(network, nn.SyncBatchNorm if self.device.type == "cuda" else SharedBatchNorm)
 
     def gather(self, output: NetworkOutput, *rest: Tensor) -> tuple[NetworkOutput, list[Tensor]]:
-        """The outputs and further tensors of all processes, one after another; gradients flow back to each."""
+        """Concatenate the outputs and further tensors of all processes; gradients flow back to each process."""
         if self.count == 1:
             return output, list(rest)
         parts = {name: gather(part) for name, part in output._asdict().items() if part is not None}
         return output._replace(**parts), [gather(tensor) for tensor in rest]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sets every gradient to the mean over processes."""
+        """Replace each gradient by its mean over processes."""
         if self.count == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -61,7 +62,7 @@ class Ranks:
             gradient.copy_(mean.view_as(gradient))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+        """Return whether the flag is set in at least one process."""
         if self.count == 1:
             return flag
         value = torch.tensor(int(flag), device=self.device)
@@ -70,10 +71,11 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """The processes that torchrun started (by its environment variables), or this one alone.
+def join_processes(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun started (it sets environment variables), or run alone.
 
-    ``device`` is auto, cpu or cuda; each process takes a GPU of its own. GPUs talk by NCCL, CPUs by gloo.
+    Args:
+        device: auto, cpu or cuda. Each process takes its own GPU. GPUs communicate by NCCL, CPUs by gloo.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -84,7 +86,7 @@ def joined(device: str) -> Iterator[Ranks]:
     if own.type == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Ranks(rank, count, own)
     finally:
@@ -92,39 +94,39 @@ def joined(device: str) -> Iterator[Ranks]:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """``[N, ...]`` of every process as ``[count * N, ...]``, in their order, float32 at least for gradients' sake."""
+    """Concatenate `[N, ...]` of all processes to `[count * N, ...]`, in order; floats become float32 or float64."""
     if not tensor.is_floating_point():
-        return _gathered(tensor)
+        return _all_gather(tensor)
     gathered: Tensor = _Gather.apply(at_least_float32(tensor))
     return gathered
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm over the clips of all processes on CPUs, for which ``torch.nn.SyncBatchNorm`` does not work.
+    """BatchNorm over the clips of all processes on CPUs, which `torch.nn.SyncBatchNorm` does not support.
 
-    Variance by two passes, as exact as one process's. Every process must hold as many clips as the others.
+    The variance takes two passes and is as exact as in one process. All processes must hold the same number of clips.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(f"needs [N, C, ...], not {list(input.shape)}")
+            raise ValueError(f"the input must have the shape [N, C, ...] (got {list(input.shape)})")
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[N, C, ...]`` to the same shape."""
+        """Normalise `[N, C, ...]`; the shape does not change."""
         if not self.training:
             return super().forward(input)
         wide = at_least_float32(input)
         axes = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = dist.get_world_size() * input.numel() // input.shape[1]
-        mean = _total(wide.sum(axes)) / count
+        mean = _sum_over_processes(wide.sum(axes)) / count
         centred = wide - mean.view(shape)
-        variance = _total(centred.square().sum(axes)) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        variance = _sum_over_processes(centred.square().sum(axes)) / count
+        self._update_running(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         momentum = 0.1 if self.momentum is None else self.momentum
@@ -134,8 +136,8 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance, momentum)
 
 
-def _share_statistics(module: nn.Module, kind: type[nn.SyncBatchNorm] | type[SharedBatchNorm]) -> None:
-    """Replaces BatchNorm by ``kind`` in place; parameters and their names stay."""
+def _replace_batch_norm(module: nn.Module, kind: type[nn.SyncBatchNorm] | type[SharedBatchNorm]) -> None:
+    """Replace BatchNorm by `kind` in place; parameters and their names do not change."""
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             shared = kind(child.num_features, child.eps, child.momentum, device="meta")
@@ -144,45 +146,46 @@ def _share_statistics(module: nn.Module, kind: type[nn.SyncBatchNorm] | type[Sha
             shared.num_batches_tracked = child.num_batches_tracked
             setattr(module, name, shared)
         else:
-            _share_statistics(child, kind)
+            _replace_batch_norm(child, kind)
 
 
+# The collectives with autograd in `torch.distributed.nn.functional` would do the same, but PyTorch 2.14 deprecates them
+# (a FutureWarning on each call) in favour of a private module.
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.length = len(tensor)
-        return _gathered(tensor)
+        return _all_gather(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,) = gradients
-        total = _summed(gradient)
+        total = _all_reduce(gradients[0])
         start = dist.get_rank() * int(ctx.length)
         return total[start : start + ctx.length]
 
 
-class _Total(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
-        return _summed(tensor)
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004
+        return _all_reduce(tensor)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
-        return _summed(gradients[0])
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return _all_reduce(gradients[0])
 
 
-def _total(tensor: Tensor) -> Tensor:
-    total: Tensor = _Total.apply(tensor)
+def _sum_over_processes(tensor: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(tensor)
     return total
 
 
-def _gathered(tensor: Tensor) -> Tensor:
+def _all_gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
 
 
-def _summed(tensor: Tensor) -> Tensor:
+def _all_reduce(tensor: Tensor) -> Tensor:
     total = tensor.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total

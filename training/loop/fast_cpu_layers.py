@@ -1,4 +1,4 @@
-"""Layers that train faster on a CPU, with the parameters, the names and the results of the plain ones."""
+"""Layers that train faster on a CPU, with the parameters, names and results of the plain layers."""
 
 from typing import Any
 
@@ -8,21 +8,32 @@ from torch.nn import functional as F
 
 from model.network.attention import AttentionConv
 from model.network.backbone import IBN
-from training.loop.winograd import WinogradConv2d, suits
+
+
+def use_fast_cpu_layers(network: nn.Module) -> None:
+    """Replace the layers of a network by their faster forms, in place, for training on a CPU.
+
+    Parameters, buffers and their names do not change. In eval mode the layers compute the plain form.
+    """
+    for layer in network.modules():
+        if type(layer) is IBN:
+            layer.__class__ = FastIBN
+        elif type(layer) is AttentionConv:
+            layer.__class__ = FastAttentionConv
 
 
 class FastIBN(IBN):
-    """IBN-a on channels-last maps without leaving that layout: for training; the plain form otherwise.
+    """IBN-a that keeps channels-last memory in training.
 
-    PyTorch's instance normalisation turns the map to NCHW and back, in both directions, and everything around it
-    then works on mixed layouts. Here a frame's channels become channels of their own, ``[1, N * C, H * W, 1]`` in
-    channels-last memory, which batch normalisation's kernel takes as it is.
+    PyTorch's instance normalisation converts the map to NCHW and back, in both passes, and the layers around it then
+    work on mixed layouts. Here the channels of each frame become channels of their own, `[1, N * C, H * W, 1]` in
+    channels-last memory, which the batch normalisation kernel takes without a conversion.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, C, H, W]`` to the same shape."""
+        """Normalise `[N, C, H, W]`; the shape does not change."""
         norm = self.BN
-        # Of several processes, another layer stands here, which shares its statistics.
+        # With several processes, `norm` is a layer that shares its statistics between them.
         if not self.training or type(norm) is not nn.BatchNorm2d:
             return super().forward(x)
         if norm.num_batches_tracked is not None:
@@ -34,16 +45,16 @@ class FastIBN(IBN):
 
 
 class FastAttentionConv(AttentionConv):
-    """The spatial attention over a whole map as the matrix product that it is, in training.
+    """The spatial attention over a full map as a matrix product, in training.
 
-    As a convolution, its 51 million weights are brought into another order and back in every step.
+    A convolution reorders its 51 million weights and their gradient in every step.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[N, C, H, W]`` to ``[N, out]``, not negative."""
+        """Compute `[N, out]`, not negative, from maps `[N, C, H, W]`."""
         if self.pooled or not self.training or x.shape[-2:] != self.kernel_size:
             return super().forward(x)
-        # Channels last, both are views.
+        # In channels-last memory, both are views.
         flat, weight = (tensor.permute(0, 2, 3, 1).flatten(1) for tensor in (x, self.weight))
         return F.relu(F.linear(flat, weight, self.bias))
 
@@ -61,7 +72,7 @@ class _InstanceBatch(torch.autograd.Function):
         norm: nn.BatchNorm2d,
     ) -> Tensor:
         frames = len(x)
-        first, second = _halves(x, len(scale))
+        first, second = _split(x, len(scale))
         scales = scale.repeat(frames)
         first_out, *first_stats = torch.native_batch_norm(
             first, scales, shift.repeat(frames), None, None, True, 0.0, eps
@@ -78,7 +89,7 @@ class _InstanceBatch(torch.autograd.Function):
         first, second, scales, weight, *stats = ctx.saved_tensors
         shape = gradients[0].shape
         back = torch.ops.aten.native_batch_norm_backward
-        first_back, second_back = _halves(gradients[0], len(scales) // shape[0])
+        first_back, second_back = _split(gradients[0], len(scales) // shape[0])
         first_back, scale, shift = back(
             first_back, first, scales, None, None, *stats[:2], True, ctx.eps[0], [True, True, True]
         )
@@ -89,33 +100,18 @@ class _InstanceBatch(torch.autograd.Function):
         return _join(first_back, second_back, shape), *per_frame, weight, bias, None, None
 
 
-def _halves(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """The first channels as ``[1, N * channels, H * W, 1]``, the others as they are; both channels-last."""
+def _split(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Return the first channels as `[1, N * channels, H * W, 1]` and the others as they are, both channels-last."""
     rows = x.permute(2, 3, 0, 1)
     first = rows[..., :channels].reshape(1, x.shape[2] * x.shape[3], 1, -1).permute(0, 3, 1, 2)
     return first, x[:, channels:].contiguous(memory_format=torch.channels_last)
 
 
 def _join(first: Tensor, second: Tensor, shape: torch.Size) -> Tensor:
-    """The opposite of :func:`_halves`."""
+    """Reverse `_split`."""
     count, _, height, width = shape
     out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=torch.channels_last)
     channels = shape[1] - second.shape[1]
     out[:, :channels] = first.permute(0, 2, 3, 1).reshape(height, width, count, channels).permute(2, 3, 0, 1)
     out[:, channels:] = second
     return out
-
-
-def use_fast_cpu_layers(network: nn.Module, *, winograd: bool) -> None:
-    """Gives a network's layers their faster forms, in place; parameters, buffers and their names stay what they are.
-
-    For training on a CPU. Evaluation, and convolutions outside autocast, go on in the plain form; with ``winograd``
-    false, all of them.
-    """
-    for layer in network.modules():
-        if type(layer) is IBN:
-            layer.__class__ = FastIBN
-        elif type(layer) is AttentionConv:
-            layer.__class__ = FastAttentionConv
-        elif winograd and suits(layer):
-            layer.__class__ = WinogradConv2d

@@ -1,4 +1,4 @@
-"""What a recipe optimises: a weighted sum of losses on what the network gives."""
+"""What a recipe optimises: a weighted sum of losses on the output of the network."""
 
 from typing import Literal, Self
 
@@ -10,99 +10,101 @@ from model.network import NetworkOutput, NetworkSpec
 from training import losses
 
 
-class Weights(BaseModel):
-    """The losses of a recipe and their options; a weight of 0 leaves a loss out.
+class LossWeights(BaseModel):
+    """The losses of a recipe and their options; a weight of 0 switches a loss off.
 
-    System A weighs all of its losses 1 and the centers 5e-4 (its paper prints 5e-5; its kin and Luo et al. have 5e-4).
-    System B's mix by beta is written out: ``triplet = 1 - beta`` and ``osm_caa = beta``.
+    The not3d paper weighs all its losses 1 and the centers 5e-5; the later code of its author and Luo et al. have 5e-4
+    for the centers. The mix by beta of fantastic is `triplet = 1 - beta` and `osm_caa = beta`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    identity: float = Field(1.0, ge=0, description="label smoothing on the clip's logits")
+    identity: float = Field(1.0, ge=0, description="cross-entropy with label smoothing, on the logits of the clip")
     frame_identity: float = Field(
-        0.0, ge=0, description="the same on every frame alone; ours, for training from scratch"
+        0.0, ge=0, description="the same on each frame alone; ours, for training from scratch"
     )
-    epsilon: float = Field(0.1, ge=0, lt=1, description="of label smoothing")
+    epsilon: float = Field(0.1, ge=0, lt=1, description="label smoothing of both")
     ranked_list: float = Field(0.0, ge=0)
     ranked_list_margin: float = 1.3
     ranked_list_alpha: float = 2.0
     ranked_list_temperature: float = 1.0
-    ranked_list_balance: float = Field(1.0, ge=0, description="lambda, weight of the negatives' term")
-    ranked_list_form: Literal["code", "paper"] = Field("code", description="D-A12: positives averaged over")
+    ranked_list_balance: float = Field(1.0, ge=0, description="lambda, weight of the term of the negatives")
+    ranked_list_form: Literal["code", "paper"] = Field("code", description="which positives the mean divides by")
     triplet: float = Field(0.0, ge=0)
     triplet_margin: float = 0.3
     triplet_metric: Literal["cosine", "euclidean"] = "cosine"
     triplet_feature: Literal["batch_normed", "raw"] = Field(
-        "batch_normed", description="side of the neck; raw in system C's RFU training"
+        "batch_normed", description="the feature after the neck, or before it (raw: RFU training of aas_rfu)"
     )
     center: float = Field(0.0, ge=0)
-    center_form: Literal["code", "paper"] = Field("code", description="D-A11: mean, or half the sum")
+    center_form: Literal["code", "paper"] = Field("code", description="code: mean of the squares; paper: half the sum")
     center_learning_rate: float = 0.5
     num_centers: int | None = Field(
-        None, ge=1, description="rows of centers; by default one for each person, 751 for parity with B's code (D-B10)"
+        None, ge=1, description="rows of centers; default: one for each person; fantastic's code has 751"
     )
     osm_caa: float = Field(0.0, ge=0)
     osm_caa_sigma: float = Field(0.8, gt=0)
     osm_caa_alpha: float = 1.2
-    osm_caa_balance: float = Field(0.5, ge=0, le=1, description="l, share of the negatives' term")
+    osm_caa_balance: float = Field(0.5, ge=0, le=1, description="l, share of the term of the negatives")
     osm_caa_vectors: Literal["classifier", "centers"] = Field(
-        "classifier", description="class vectors: the classifier's weights, or the centers of center loss (B's CL)"
+        "classifier", description="class vectors: weights of the classifier, or centers of center loss (fantastic's CL)"
     )
     detach_centers: bool = Field(
-        True, description="OSM-CAA moves no centers; false for parity with B's code, where it does, 2000-fold (D-B11)"
+        True, description="OSM-CAA does not move the centers; false as in fantastic's code, which moves them 2000-fold"
     )
     erasing_attention: float = Field(0.0, ge=0)
-    erasing_attention_form: Literal["logits", "scores"] = Field("logits", description="D-A7: of the code, or the paper")
+    erasing_attention_form: Literal["logits", "scores"] = Field("logits", description="logits: code; scores: paper")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not any(getattr(self, part) for part in Objective.PARTS):
-            raise ValueError("every loss has weight 0: give one of them a weight")
+            raise ValueError("every loss has weight 0: set a weight for at least one")
         if self.osm_caa and self.osm_caa_vectors == "centers" and not self.center:
-            raise ValueError('osm_caa_vectors = "centers" needs center loss, which trains them: give center a weight')
+            raise ValueError(
+                'osm_caa_vectors = "centers" needs center loss, which trains the centers: set losses.center'
+            )
         return self
 
     def check_network(self, spec: NetworkSpec) -> None:
-        """Raises ``ValueError`` where a loss needs what a network does not have."""
+        """Raise `ValueError` if a loss needs an output that the network does not have."""
         if self.erasing_attention and spec.attention not in ("full_map", "pooled"):
             raise ValueError(
-                f'erasing_attention needs attention logits, which attention = "{spec.attention}" does not have: '
-                "set its weight to 0"
+                f'erasing_attention needs attention logits, but attention = "{spec.attention}" has none: '
+                "set losses.erasing_attention to 0"
             )
 
 
 class Objective(nn.Module):
-    """The sum of a recipe's losses, with the class centers where it has any.
+    """The weighted sum of the losses of a recipe, with the class centers if it uses any.
 
     Raises:
         ValueError: fewer centers than classes.
     """
 
     PARTS = ("identity", "frame_identity", "ranked_list", "triplet", "center", "osm_caa", "erasing_attention")
-    """Names of the parts, in the order of the log."""
+    """Names of the losses, in the order of the log."""
 
-    def __init__(self, weights: Weights, classes: int, dimension: int) -> None:
+    def __init__(self, weights: LossWeights, classes: int, dimension: int) -> None:
         super().__init__()
         self.weights = weights
         rows = weights.num_centers or classes
         if weights.center and rows < classes:
-            raise ValueError(f"num_centers is {rows}, but there are {classes} people: raise it or leave it out")
+            raise ValueError(f"num_centers must be at least {classes}, the number of people (got {rows}): raise it")
         self.centers = nn.Parameter(torch.randn(rows, dimension)) if weights.center else None
 
     def forward(
         self, output: NetworkOutput, labels: Tensor, erased: Tensor, *, classifier: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Weighted losses by name, and their sum as ``total``.
+        """Return the weighted losses by name, and their sum as `total`.
 
         Args:
             output: of N clips
-            labels: int64 ``[N]``
-            erased: bool ``[N, T]``
-            classifier: weights ``[K, D]`` of the classifier, which OSM-CAA may take for its class vectors
+            labels: int64 `[N]`
+            erased: bool `[N, T]`
+            classifier: weights `[K, D]` of the classifier, which OSM-CAA may use as class vectors
 
         Raises:
-            ValueError: a loss needs what ``output`` does not hold, or the classifier.
+            ValueError: a loss needs the classifier, or an output that is missing.
         """
         w = self.weights
         parts: dict[str, Tensor] = {}
@@ -110,7 +112,7 @@ class Objective(nn.Module):
             parts["identity"] = w.identity * losses.label_smoothing_loss(output.logits, labels, w.epsilon)
         if w.frame_identity:
             if output.frame_logits is None:
-                raise ValueError("frame_identity needs the logits of frames: call train_forward with frames=True")
+                raise ValueError("frame_identity needs frame logits: call train_forward with frames=True")
             each = labels.repeat_interleave(erased.shape[1])
             parts["frame_identity"] = w.frame_identity * losses.label_smoothing_loss(
                 output.frame_logits, each, w.epsilon
@@ -143,7 +145,9 @@ class Objective(nn.Module):
             )
         if w.erasing_attention:
             if output.attention is None:
-                raise ValueError("erasing_attention needs a network with attention logits: set its weight to 0")
+                raise ValueError(
+                    "erasing_attention needs a network with attention logits: set losses.erasing_attention to 0"
+                )
             parts["erasing_attention"] = w.erasing_attention * losses.erasing_attention_loss(
                 output.attention, erased, w.erasing_attention_form
             )
@@ -151,15 +155,15 @@ class Objective(nn.Module):
         return parts
 
     def center_optimiser(self) -> torch.optim.Optimizer | None:
-        """The centers' own SGD without momentum, as published."""
+        """Build SGD without momentum for the centers, as published; `None` without centers."""
         return None if self.centers is None else torch.optim.SGD([self.centers], lr=self.weights.center_learning_rate)
 
     def unscale_centers(self) -> None:
-        """Takes the loss's weight out of the centers' gradient, so that their pace does not depend on it (as
-        published).
+        """Divide the gradient of the centers by the weight of center loss, as published.
 
-        Where OSM-CAA moves the centers too (``detach_centers = false``), its gradient grows by the same factor: 2000
-        for a weight of 5e-4, as in system B's code.
+        Their learning rate then does not depend on the weight. If OSM-CAA moves the centers too
+        (`detach_centers = false`), its gradient grows by the same factor: 2000 for a weight of 5e-4, as in the code of
+        fantastic.
         """
         if self.centers is not None and self.centers.grad is not None:
             self.centers.grad.div_(self.weights.center)
@@ -168,5 +172,5 @@ class Objective(nn.Module):
         if self.weights.osm_caa_vectors == "centers" and self.centers is not None:
             return self.centers.detach() if self.weights.detach_centers else self.centers
         if classifier is None:
-            raise ValueError("osm_caa needs the classifier's weights, which were not given")
+            raise ValueError("osm_caa needs the weights of the classifier: pass classifier")
         return classifier

@@ -1,15 +1,44 @@
-"""The network's optimiser, as a recipe describes it."""
+"""The optimiser of the network and the course of its learning rate."""
+
+import math
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from training.recipe import Optimiser
+ScheduleForm = Literal["paper", "code", "code_after", "cosine"]
 
 
-def build_optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
-    """Adam on every trainable tensor alike, biases and BatchNorm included (as published for systems A and B), or AdamW.
+class OptimiserSettings(BaseModel):
+    """Adam as in the papers (weight decay is part of the gradient), or AdamW (decoupled weight decay)."""
 
-    AdamW's decay is not for biases and normalisation, whose scale the next layer undoes.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(3.5e-4, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    clip_gradient: float | None = Field(None, gt=0, description="largest L2 norm of the gradient of all weights")
+
+
+class ScheduleSettings(BaseModel):
+    """Number of epochs and the course of the learning rate; see `learning_rate`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(120, ge=1)
+    form: ScheduleForm = "paper"
+    warm_up: int = Field(10, ge=1, description="epochs until the full learning rate")
+    milestones: tuple[int, ...] = Field((40, 70), description="epochs after which the rate is multiplied by `decay`")
+    decay: float = Field(0.1, gt=0, le=1, description="called gamma in fantastic's search")
+    evaluate_every: int = Field(10, ge=1, description="epochs between two measurements of the validation people")
+
+
+def build_optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """Build Adam over all trainable tensors, or AdamW.
+
+    Adam decays all tensors alike, biases and BatchNorm included, as in the published code of not3d and fantastic.
+    AdamW does not decay biases and normalisation, because the next layer undoes their scale.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     if settings.name == "adam":
@@ -19,3 +48,45 @@ def build_optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Opti
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, settings.learning_rate, fused=True)
+
+
+def learning_rate(
+    epoch: float,
+    form: ScheduleForm = "paper",
+    *,
+    base: float = 3.5e-4,
+    warm_up: int = 10,
+    milestones: tuple[int, ...] = (40, 70),
+    decay: float = 0.1,
+    epochs: int = 120,
+) -> float:
+    """Return the learning rate of an epoch, counted from 1.
+
+    `paper`: linear warm-up `base * epoch / warm_up`, then `base`, times `decay` after each milestone (from epochs 41
+    and 71). This is the prose of the not3d paper; its equation 2 lacks a factor of 10.
+
+    `code`: as in the later code of the author of not3d. The warm-up factor is
+    `0.01 * (1 - e / warm_up) + e / warm_up`, and the rate decays from `e = milestone`. Here `e = epoch`, because that
+    code steps the scheduler before each epoch, so each change comes one epoch before its milestone. `code_after`: the
+    same with `e = epoch - 1`, as in the published code of fantastic, which steps after each epoch.
+
+    `cosine` (ours): the warm-up of `paper`, then half a cosine from `base` to a hundredth of it at `epochs`; `epoch`
+    may be a fraction.
+
+    Raises:
+        ValueError: `epoch` is not positive or `form` is unknown.
+    """
+    if epoch <= 0:
+        raise ValueError(f"epochs count from 1 (got {epoch})")
+    if form in ("code", "code_after"):
+        e = epoch if form == "code" else epoch - 1
+        factor = 0.01 * (1 - e / warm_up) + e / warm_up if e < warm_up else 1.0
+        return base * factor * decay ** sum(e >= milestone for milestone in milestones)
+    if form not in ("paper", "cosine"):
+        raise ValueError(f"unknown schedule {form!r}")
+    if epoch <= warm_up:
+        return base * epoch / warm_up
+    if form == "paper":
+        return base * decay ** sum(epoch > milestone for milestone in milestones)
+    progress = min(1.0, (epoch - warm_up) / max(epochs - warm_up, 1e-9))
+    return base * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))

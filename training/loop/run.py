@@ -1,4 +1,4 @@
-"""A training run: what is trained, a step of it, and its state on disk."""
+"""A training run: what is trained, one step of it, and its state on disk."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,31 +13,32 @@ from rich.console import Console
 
 from model.network import VideoReID, build_network
 from training.batches.clips import Batch, ClipSource, Normalise
+from training.datasets.catalog import kind_of
 from training.datasets.tracklet import Tracklet
 from training.evaluation.validation import accuracy, network_embedder, validate
-from training.loop.attention_health import attention_health
+from training.importing.weights import load_trunk, transfer_weights
 from training.loop.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from training.loop.distributed import Ranks
 from training.loop.fast_cpu_layers import use_fast_cpu_layers
 from training.loop.objective import Objective
-from training.loop.optimiser import build_optimiser
-from training.loop.run_log import Tally
-from training.loop.schedule import learning_rate
-from training.recipe import Recipe
+from training.loop.optimiser import build_optimiser, learning_rate
+from training.loop.precision_check import CLIPS, compare_with_fp32
+from training.loop.run_log import EpochTotals, attention_health
+from training.recipe import NOT_STATED, ModelCardTexts, Recipe
 
 LAST, BEST = "last.pt", "best.pt"
-"""Files of a run: the state to resume from, and the model to use."""
+"""Files of a run: the state to resume from, and the model with the best accuracy."""
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Run:
-    """Network, objective and optimisers of a recipe, and where its training stands.
+    """Network, objective and optimisers of a recipe, and the progress of the training.
 
-    It stands after ``tally.steps`` steps of the epoch that follows ``epoch``, the number of finished ones.
+    `epoch` is the number of finished epochs, and `totals.steps` the number of finished steps of the next one.
 
     Raises:
-        ValueError: too few people for a batch, or one that cannot be divided among the processes.
+        ValueError: too few people for a batch, or a batch that cannot be divided among the processes.
     """
 
     def __init__(
@@ -61,8 +62,8 @@ class Run:
         self.network: VideoReID = build_network(self.spec).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         if self.device.type == "cpu" and not compile:
-            use_fast_cpu_layers(self.network, winograd=recipe.winograd)
-        ranks.share(self.network)
+            use_fast_cpu_layers(self.network)
+        ranks.share_batch_norm(self.network)
         self._forward: Any = self.network.train_forward
         if compile:
             self._forward = torch.compile(self._forward, dynamic=False)
@@ -70,16 +71,61 @@ class Run:
         self.optimiser = build_optimiser(self.network, recipe.optimiser)
         self.center_optimiser = self.objective.center_optimiser()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.precision: str = recipe.precision
         self._normalise = Normalise(self.spec.mean, self.spec.std, self.device)
-        self.epoch, self.tally, self.best, self.warned = 0, Tally(), -1.0, False
+        self.epoch, self.totals, self.best, self.warned = 0, EpochTotals(), -1.0, False
 
     @property
-    def people_aside(self) -> int:
-        """How many people the model is chosen on."""
+    def validation_people(self) -> int:
+        """Number of people that the best epoch is chosen on."""
         return len({tracklet.person for tracklet in self.validation})
 
+    def load_initial_weights(self, transfer: Path | None) -> None:
+        """Load the backbone that the recipe names, then backbone and attention of a checkpoint, as published.
+
+        Args:
+            transfer: the checkpoint, if there is one
+
+        Raises:
+            WeightsError: the weights do not fit, or cannot be read.
+        """
+        if self.recipe.start.weights != "none":
+            loaded = load_trunk(self.network, self.recipe.start.weights, console=self.console)
+            self.console.print(str(loaded), highlight=False)
+        if transfer is not None:
+            self.console.print(str(transfer_weights(self.network, transfer)), highlight=False)
+
+    def check_precision(self) -> None:
+        """Compare bf16 or fp16 with fp32 at each frame size that is left to train, and use fp32 if they differ.
+
+        Weights, statistics and random states do not change, so the run computes what it would without the check.
+        """
+        dtype = _AUTOCAST.get(self.precision)
+        if dtype is None:
+            return
+        first_epochs: dict[tuple[int, int], int] = {}
+        for epoch in range(self.epoch + 1, self.recipe.schedule.epochs + 1):
+            first_epochs.setdefault(self.recipe.frame_size(epoch), epoch)
+        for (height, width), epoch in first_epochs.items():
+            clips = self._normalise(self.source.sample(epoch, CLIPS).clips)
+            difference = compare_with_fp32(self.network, clips, dtype)
+            if self.ranks.any(not difference.is_small):
+                self.console.print(
+                    f"{self.precision} gives wrong results on this machine for frames of {height}x{width}: "
+                    f"{difference}. This run trains in fp32.",
+                    style="yellow",
+                    highlight=False,
+                )
+                self.precision, self.scaler = "fp32", torch.amp.GradScaler(self.device.type, enabled=False)
+                return
+
     def set_rate(self, epoch: int, done: float) -> float:
-        """Sets and returns the learning rate in an epoch (from 1), of which ``done`` will be over after the step."""
+        """Set and return the learning rate of a step.
+
+        Args:
+            epoch: from 1
+            done: share of the epoch that is finished after the step
+        """
         schedule = self.recipe.schedule
         rate = learning_rate(
             epoch - 1 + done if schedule.form == "cosine" else epoch,
@@ -95,10 +141,10 @@ class Run:
         return rate
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Forward, backward, and a step of the optimisers; returns the losses and the attention's health.
+        """Do a forward and a backward pass and a step of the optimisers; return the losses and the attention health.
 
-        The losses are those of all processes' clips. In fp16, where a gradient overflows, that optimiser's step is left
-        out and the loss scaled less from then on.
+        The losses are over the clips of all processes. If a gradient overflows in fp16, the step of that optimiser is
+        skipped and the loss is scaled less in later steps.
         """
         with self._autocast():
             output = self._forward(self._normalise(batch.clips), frames=self.recipe.losses.frame_identity > 0)
@@ -110,7 +156,7 @@ class Run:
         return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _AUTOCAST.get(self.recipe.precision)
+        dtype = _AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def _descend(self, loss: torch.Tensor) -> None:
@@ -130,7 +176,7 @@ class Run:
         self.scaler.update()
 
     def measure(self, epoch: int, before_batch: Callable[[], None]) -> dict[str, float]:
-        """Measures the people set aside and keeps the model if it is the best; ``before_batch`` may raise."""
+        """Measure the validation people and save the model if it is the best; `before_batch` may raise."""
         final = (self.spec.frame_height, self.spec.frame_width)
         size = final if self.spec.attention == "full_map" else self.recipe.frame_size(epoch)
         embed = network_embedder(self.network, self.device)
@@ -142,18 +188,20 @@ class Run:
         metrics = validate(embed_batch, self.validation, size, self.spec.clip_length)
         self.console.print(
             f"epoch {epoch} at {size[0]}x{size[1]}: rank-1 {100 * metrics.rank1:.1f} mAP {100 * metrics.mean_ap:.1f} "
-            f"on {self.people_aside} people set aside, {metrics.valid_queries} queries"
+            f"on {self.validation_people} validation people, {metrics.valid_queries} queries"
         )
-        # Only a model at its final frame size can be the one to use.
+        # The best model must be one at the final frame size.
         if size == final and metrics.mean_ap > self.best:
             self.best = metrics.mean_ap
             self.save(BEST, [accuracy(metrics, self.validation, self.recipe.seed)])
         return {"rank1": metrics.rank1, "map": metrics.mean_ap}
 
     def save(self, name: str, measured: Sequence[dict[str, Any]] = ()) -> None:
-        """Writes a checkpoint into the run's folder (the first process alone); in ``last.pt``, all that going on needs.
+        """Write a checkpoint into the folder of the run (first process only); `last.pt` can be resumed from.
 
-        ``measured`` is its accuracy, fields of :class:`model.spec.Accuracy`.
+        Args:
+            name: of the file
+            measured: its accuracy, as fields of `model.spec.Accuracy`
         """
         if not self.ranks.first:
             return
@@ -172,7 +220,7 @@ class Run:
     def _progress(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
-            "tally": asdict(self.tally),
+            "tally": asdict(self.totals),
             "best": self.best,
             "warned": self.warned,
             "data": self.source.digest(),
@@ -185,45 +233,63 @@ class Run:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where a run stood.
+        """Restore the state of a run.
 
         Raises:
-            CheckpointError: the checkpoint is of another recipe or data, or not one to resume from.
+            CheckpointError: the checkpoint has another recipe or other data, or cannot be resumed from.
         """
         state = checkpoint.progress
         if not state:
-            raise CheckpointError("a checkpoint to use, not one to resume from")
+            raise CheckpointError(f"the checkpoint holds no state to resume from: resume from {LAST}")
         begun = Recipe.model_validate(checkpoint.recipe)
         different = _differences(begun.model_dump(), self.recipe.model_dump())
-        if different == ["card.training_data"]:  # which the run itself wrote there
+        if different == ["card.training_data"]:  # `describe_data` wrote it
             read = begun.card.training_data, self.recipe.card.training_data
-            raise CheckpointError(
-                f"the run began with other data, {read[0]}, not {read[1]}; it can only go on with those"
-            )
+            raise CheckpointError(f"the run began with other data, {read[0]}, not {read[1]}: resume it with those")
         if different:
-            raise CheckpointError(f"the run began with another {', '.join(different)}; it can only go on as it began")
-        # Runs of older versions did not write down their data.
+            raise CheckpointError(f"the run began with another {', '.join(different)}: resume it without this change")
+        # Runs of older versions did not record their data.
         if checkpoint.network_spec != self.spec or state.get("data", self.source.digest()) != self.source.digest():
-            raise CheckpointError("the run began with other data; it can only go on as it began")
+            raise CheckpointError("the run began with other data: resume it with those")
         self.network.load_state_dict(checkpoint.state_dict)
         self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.center_optimiser:
             self.center_optimiser.load_state_dict(state["center_optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty in fp32 and bf16
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state.get("random_cuda") is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.epoch, self.best = state["epoch"], state["best"]
-        self.tally, self.warned = Tally(**state.get("tally", {})), state.get("warned", False)
+        self.totals, self.warned = EpochTotals(**state.get("tally", {})), state.get("warned", False)
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any], above: str = "") -> list[str]:
-    """Dotted names of the values of a recipe that differ."""
+def describe_data(recipe: Recipe, data: Sequence[Path], tracklets: int, split: int | None, out: Path) -> Recipe:
+    """Return the recipe with the training data in its card.
+
+    A card that holds for other datasets is replaced, and the recipe gets the name of the folder of the run.
+    """
+    read = (
+        f"{', '.join(path.name for path in data)}{'' if split is None else f', split {split}'}: {tracklets} tracklets"
+    )
+    if recipe.card.datasets and not {kind_of(path) for path in data} <= set(recipe.card.datasets):
+        return recipe.model_copy(update={"name": out.resolve().name, "card": ModelCardTexts(training_data=read)})
+    if recipe.card.training_data == NOT_STATED:
+        return recipe.model_copy(update={"card": recipe.card.model_copy(update={"training_data": read})})
+    return recipe
+
+
+_TEXTS = ("description", "start.transfer")
+"""Values of a recipe that only describe it; they may differ when a run is resumed."""
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of the values that differ between two recipes."""
     names = []
     for key, value in one.items():
         if isinstance(value, dict) and isinstance(other[key], dict):
-            names += _differences(value, other[key], f"{above}{key}.")
-        elif value != other[key]:
-            names.append(f"{above}{key}")
+            names += _differences(value, other[key], f"{prefix}{key}.")
+        elif value != other[key] and f"{prefix}{key}" not in _TEXTS:
+            names.append(f"{prefix}{key}")
     return names

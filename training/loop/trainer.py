@@ -1,9 +1,13 @@
-"""The trainer: one loop, everything that decides it read from a recipe."""
+"""The trainer: one loop; a recipe holds all its settings."""
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,22 +15,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.errors import Not3dError
 from training.batches.clips import Batch
 from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside, split_count
-from training.loop.attention_health import attention_warning
 from training.loop.checkpoint import load_checkpoint
-from training.loop.distributed import joined
-from training.loop.interruption import Interruption, Stopped
-from training.loop.run import BEST, LAST, Run
-from training.loop.run_log import RunLog, Tally
-from training.loop.start import name_run, start_network
+from training.loop.distributed import join_processes
+from training.loop.run import BEST, LAST, Run, describe_data
+from training.loop.run_log import EpochTotals, RunLog, attention_warning
 from training.recipe import load_recipe
 
 
 class TrainingError(Not3dError):
-    """Training cannot start or go on; the message says why and what to do."""
+    """Training cannot start or continue; the message says why and what to do."""
 
 
 class DivergedError(TrainingError):
-    """The loss is not finite any more."""
+    """The loss is no longer finite."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was interrupted between two steps; its state is complete."""
 
 
 def train(
@@ -42,32 +47,32 @@ def train(
     transfer: Path | None = None,
     compile: bool = False,
 ) -> Path:
-    """Trains a recipe on datasets and returns the checkpoint with the best held-out mAP, ``out/best.pt``.
+    """Train a recipe on datasets and return the checkpoint with the best validation mAP, `out/best.pt`.
 
-    A share of the people is set aside and the model chosen on them, never on a test set. Ctrl-C (or SIGTERM) ends the
-    step under way and leaves ``out/last.pt``, from which ``resume`` goes on: on one CPU process, and with the same
-    number of threads, to the same bits as if it had not been interrupted. Started by torchrun, all processes train one
-    model on the recipe's batch, and the first one writes.
+    The best epoch is chosen on a share of the people that are not trained on, never on a test set. Ctrl-C or SIGTERM
+    ends the current step and leaves `out/last.pt`, from which `resume` continues. In one CPU process with the same
+    number of threads, the result is then the same to the bit as without the interruption. The processes that torchrun
+    starts train one model on the batch of the recipe, and the first process writes.
 
     Args:
-        recipe_path: see :func:`training.recipe.find_recipe`
-        data: datasets, whose person ids are shared
+        recipe_path: see `training.recipe.find_recipe`
+        data: datasets, which share their person ids
         out: folder of the run
-        resume: go on with the run in ``out``; weights to start from are not read again
-        overrides: as for :func:`training.recipe.load_recipe`
+        resume: continue the run in `out`; initial weights are not read again
+        overrides: see `training.recipe.load_recipe`
         device: auto, cpu or cuda
-        console: where progress goes; standard error by default
+        console: for progress; standard error by default
         split: number of the train/test split, for datasets that have several
-        transfer: checkpoint that trunk and attention are taken from
-        compile: compiles the network (``torch.compile``), anew for each frame size
+        transfer: checkpoint whose backbone and attention are loaded
+        compile: compile the network (`torch.compile`), once for each frame size
 
     Raises:
-        TrainingError: nothing to resume, a run already there, too few people, no checkpoint for a recipe that starts
-            from one, or a loss that is not finite.
-        RecipeError, DatasetError, CheckpointError, WeightsError: from what is read.
-        KeyboardInterrupt: by Ctrl-C.
+        TrainingError: there is no run to resume, `out` holds a run already, there are too few people, the recipe
+            requires a checkpoint, or the loss is not finite.
+        RecipeError, DatasetError, CheckpointError, WeightsError: an input is wrong.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
-    with joined(device) as ranks:
+    with join_processes(device) as ranks:
         console = (console or Console(stderr=True)) if ranks.first else Console(quiet=True)
         out.mkdir(parents=True, exist_ok=True)
         if (out / LAST).exists() and not resume:
@@ -80,62 +85,61 @@ def train(
         if split is not None and all(split_count(path) == 1 for path in data if path.exists()):
             raise TrainingError(f"split {split}: none of the datasets has splits; leave it out")
         tracklets = read_training(data, split)
-        recipe = name_run(recipe, data, len(tracklets), split, out)
-        training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)
-        crops = str(data[0].resolve())
+        recipe = describe_data(recipe, data, len(tracklets), split, out)
+        training, validation = set_aside(tracklets, recipe.validation_share, recipe.seed)
         try:
             run = Run(
                 recipe,
                 training,
-                one_per_person_and_camera(aside),
+                one_per_person_and_camera(validation),
                 out,
                 ranks,
                 console,
                 compile=compile,
-                crops_source=crops,
+                crops_source=str(data[0].resolve()),
             )
         except ValueError as error:
             raise TrainingError(str(error)) from None
         if resume:
             run.restore(load_checkpoint(out / LAST))
         else:
-            start_network(run.network, recipe, transfer, console)
+            run.load_initial_weights(transfer)
         return finish(run)
 
 
 def finish(run: Run) -> Path:
-    """Trains the epochs that are left of a run; returns the best checkpoint's path.
+    """Train the remaining epochs of a run; return the path of the best checkpoint.
 
     Raises:
         DivergedError: the loss is not finite.
-        Stopped: by Ctrl-C or SIGTERM; ``last.pt`` is where it stood.
-        KeyboardInterrupt: by a second Ctrl-C, which leaves what there was before.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; `last.pt` holds the current state.
+        KeyboardInterrupt: after a second Ctrl-C; the files on disk do not change.
     """
     epochs = run.recipe.schedule.epochs
-    batches = run.source.batches(run.epoch + 1, run.tally.steps, epochs)
+    batches = run.source.batches(run.epoch + 1, run.totals.steps, epochs)
     log = RunLog(run.out, run.epoch) if run.ranks.first else None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    patient = run.ranks.count > 1
     with (
-        Interruption(run.console, patient=patient) as interruption,
+        Interruption(run.console, ignore_repeats=run.ranks.count > 1) as interruption,
         Progress(*columns, console=run.console) as progress,
     ):
         _announce(run)
+        run.check_precision()
         bar = progress.add_task("epoch", total=epochs, completed=run.epoch)
         try:
             while run.epoch < epochs:
                 for share in _train_epoch(run, batches):
                     progress.update(bar, completed=run.epoch + share)
-                    _stop_if_asked(run, interruption)
+                    _stop_if_requested(run, interruption)
                 progress.update(bar, description="measuring, epoch")
-                row = run.tally.means() | _evaluate(run, run.epoch + 1, interruption)
-                run.epoch, run.tally = run.epoch + 1, Tally()
-                _warn(run, row)
+                figures = run.totals.means() | _evaluate(run, run.epoch + 1, interruption)
+                run.epoch, run.totals = run.epoch + 1, EpochTotals()
+                _warn_of_dead_attention(run, figures)
                 if log:
-                    log.write(run.epoch, row)
+                    log.write(run.epoch, figures)
                 run.save(LAST)
-                progress.update(bar, description=f"loss {row['total']:.3f}, epoch")
-        except Stopped:
+                progress.update(bar, description=f"loss {figures['total']:.3f}, epoch")
+        except TrainingInterrupted:
             run.save(LAST)
             raise
         finally:
@@ -145,58 +149,95 @@ def finish(run: Run) -> Path:
     return run.out / BEST
 
 
+class Interruption:
+    """Delays Ctrl-C and SIGTERM until `requested` is read; a second signal interrupts immediately.
+
+    With `ignore_repeats`, further signals do nothing: processes of torchrun get each Ctrl-C twice, from the terminal
+    and from torchrun, which ends them itself after 30 seconds. Outside the main thread, which alone may handle
+    signals, nothing is delayed.
+    """
+
+    def __init__(self, console: Console, *, ignore_repeats: bool = False) -> None:
+        self.requested, self._ignore_repeats = False, ignore_repeats
+        self._console = console
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.requested and not self._ignore_repeats:
+            raise KeyboardInterrupt
+        if not self.requested:
+            hint = "" if self._ignore_repeats else "; press again to stop immediately, without a checkpoint"
+            self._console.print(f"Stopping after this step, with a checkpoint{hint}.")
+        self.requested = True
+
+
 def _train_epoch(run: Run, batches: Generator[Batch]) -> Iterator[float]:
-    """Trains what is left of the epoch under way; gives, after each step, the share of it that is done."""
+    """Train the remaining steps of the current epoch; yield the finished share of it after each step."""
     run.network.train()
     epoch, steps = run.epoch + 1, len(run.source.plan(run.epoch + 1))
-    while run.tally.steps < steps:
+    while run.totals.steps < steps:
         started = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - started
-        rate = run.set_rate(epoch, (run.tally.steps + 1) / steps)
+        rate = run.set_rate(epoch, (run.totals.steps + 1) / steps)
         figures = run.step(batch)
         if not math.isfinite(figures["total"]):
-            raise DivergedError(f"the loss is not finite in epoch {epoch}, step {run.tally.steps + 1}: lower the rate")
-        run.tally.add(figures | {"learning_rate": rate}, time.perf_counter() - started, waited)
-        yield run.tally.steps / steps
+            raise DivergedError(
+                f"the loss is not finite in epoch {epoch}, step {run.totals.steps + 1}: lower optimiser.learning_rate"
+            )
+        run.totals.add(figures | {"learning_rate": rate}, time.perf_counter() - started, waited)
+        yield run.totals.steps / steps
 
 
 def _evaluate(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:
-    """Measures the people set aside in the epochs that the recipe wants; the first process does it for all."""
+    """Measure the validation people in the epochs that the recipe wants; the first process measures for all."""
     schedule = run.recipe.schedule
     figures: dict[str, float] = {}
     if not run.validation:
         run.save(BEST)
     elif run.ranks.first and (epoch % schedule.evaluate_every == 0 or epoch == schedule.epochs):
-        # One process may stop between batches; several stop together, below.
+        # A single process can stop between two batches; several processes stop together, below.
         alone = run.ranks.count == 1
-        figures = run.measure(epoch, lambda: _stop_if_asked(run, interruption) if alone else None)
-    _stop_if_asked(run, interruption)
+        figures = run.measure(epoch, lambda: _stop_if_requested(run, interruption) if alone else None)
+    _stop_if_requested(run, interruption)
     return figures
 
 
-def _stop_if_asked(run: Run, interruption: Interruption) -> None:
-    if run.ranks.any(interruption.asked):
-        raise Stopped
+def _stop_if_requested(run: Run, interruption: Interruption) -> None:
+    if run.ranks.any(interruption.requested):
+        raise TrainingInterrupted
 
 
 def _announce(run: Run) -> None:
     processes = f", {run.ranks.count} processes" if run.ranks.count > 1 else ""
     run.console.print(
-        f"{run.recipe.name}: {run.spec.classes} people, {len(run.source.tracklets)} tracklets; set aside "
-        f"{run.people_aside} people, {len(run.validation)} tracklets; "
+        f"{run.recipe.name}: {run.spec.classes} people, {len(run.source.tracklets)} tracklets; validation: "
+        f"{run.validation_people} people, {len(run.validation)} tracklets; "
         f"{sum(p.numel() for p in run.network.parameters()):,} parameters on {run.device}{processes}"
     )
     if not run.validation:
         run.console.print(
-            f"Nobody is set aside: of the people whom two cameras saw, a share of {run.recipe.validation_share:g} "
-            f"(--set validation_share=0.3 for more). Nothing is measured, and {BEST} is the last epoch.",
+            f"No validation people: none were drawn from those seen by two cameras (validation_share = "
+            f"{run.recipe.validation_share:g}). Accuracy is not measured, and {BEST} is the last epoch. To measure it: "
+            "--set validation_share=0.3",
             style="yellow",
         )
 
 
-def _warn(run: Run, figures: dict[str, float]) -> None:
-    """Says once that the attention is dead."""
+def _warn_of_dead_attention(run: Run, figures: dict[str, float]) -> None:
+    """Warn once per run."""
     warning = None if run.warned else attention_warning(figures)
     if warning:
         run.warned = True

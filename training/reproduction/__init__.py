@@ -1,1 +1,1 @@
-"""The papers' tables, row by row: what they print, the recipe of each row, and one's own figure beside it."""
+"""The tables of the papers: their figures, the recipe of each row, and our own figures."""

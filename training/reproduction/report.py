@@ -1,20 +1,119 @@
-"""Comparisons as JSON and as Markdown."""
+"""The figures of a paper next to our own, with the conditions of both, as JSON and as Markdown."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.reproduction.comparison import Comparison, Figure
+from training.reproduction.papers import Paper, Row, Table
 
-HEADINGS = ("row", "measure", "paper", "own", "differ", "own 95%", "holds paper's")
+HEADINGS = ("row", "measure", "paper", "own", "difference", "own 95%", "covers paper")
 CONDITIONS = ("row", "data", "recipe", "protocol", "queries", "gallery", "split", "seed")
-MEANINGLESS = "SMOKE RUN: sizes are cut and mini data stand for every dataset. The figures mean nothing."
+MEANINGLESS = "SMOKE RUN: small sizes, and one small dataset is used for all rows. The figures are meaningless."
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures of one model, or their means over splits, in per cent."""
+
+    protocol: str
+    split: str
+    seed: int
+    """of the training"""
+    queries: int
+    gallery: int
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """95%: by bootstrap over people, or of a mean over splits"""
+    deviations: dict[str, float]
+    """standard deviations over splits; empty for one split"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measure, in per cent: the value of the paper and our own."""
+
+    measure: str
+    paper: float
+    own: float | None = None
+    interval: tuple[float, float] | None = None
+    """95% interval of our own"""
+    deviation: float | None = None
+    """over splits"""
+
+    @property
+    def difference(self) -> float | None:
+        """Our own value minus that of the paper."""
+        return None if self.own is None else round(self.own - self.paper, 2)
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether our interval contains the value of the paper."""
+        return None if self.interval is None else self.interval[0] <= self.paper <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row under one protocol. `skipped` says why it was not run."""
+
+    paper: Paper
+    table: Table
+    row: Row
+    figures: list[Figure]
+    own: Measurement | None = None
+    run: str = ""
+    """folder of the training"""
+    unlike: tuple[str, ...] = ()
+    """conditions that differ from those of the paper, or are unknown"""
+    skipped: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the row, unique among all papers."""
+        return f"{self.paper.name}, {self.table.number or self.table.name}, {self.row.name}"
+
+
+def skip(paper: Paper, table: Table, row: Row, why: str) -> Comparison:
+    """Return the comparison of a row that cannot be run."""
+    return Comparison(paper, table, row, [Figure(name, value) for name, value in row.figures.items()], skipped=why)
+
+
+def compare(
+    paper: Paper, table: Table, row: Row, own: Measurement, run: str, validation_share: float, remarks: Sequence[str]
+) -> Comparison:
+    """Compare a row with its measurement; `remarks` are further differences from the paper."""
+    figures = [
+        Figure(name, value, own.figures.get(name), own.intervals.get(name), own.deviations.get(name))
+        for name, value in row.figures.items()
+    ]
+    unlike = (*remarks, *_unlike(paper, row, own, validation_share))
+    return Comparison(paper, table, row, figures, own, run, unlike)
+
+
+def _unlike(paper: Paper, row: Row, own: Measurement, validation_share: float) -> list[str]:
+    conditions = paper.conditions[row.data]
+    differences = []
+    if len(conditions.protocols) > 1:
+        differences.append(
+            f"protocol: paper does not say, {' and '.join(conditions.protocols)} fit; own {own.protocol}"
+        )
+    elif own.protocol not in conditions.protocols:
+        differences.append(f"protocol: paper {conditions.protocols[0]}, own {own.protocol}")
+    if conditions.queries is not None and conditions.queries != own.queries:
+        differences.append(f"queries: paper {conditions.queries}, own {own.queries}")
+    if conditions.split != own.split:
+        differences.append(f"split: paper {conditions.split}; own {own.split}")
+    chosen = f"on {validation_share:.0%} of the training people" if validation_share else "the last one"
+    differences.append(f"epoch: paper {paper.selection}; own {chosen}")
+    if str(own.seed) != paper.seed:
+        differences.append(f"seed: paper {paper.seed}; own {own.seed}")
+    differences += paper.notes
+    return [*differences, row.note] if row.note else differences
 
 
 def write_report(comparisons: Sequence[Comparison], out: Path, *, smoke: bool) -> list[Path]:
-    """Writes ``reproduction.json`` and ``reproduction.md`` into a folder; returns their paths."""
+    """Write `reproduction.json` and `reproduction.md` into a folder; return their paths."""
     out.mkdir(parents=True, exist_ok=True)
     content = {"smoke": smoke, "rows": [as_json(comparison) for comparison in comparisons]}
     texts = {"reproduction.json": json.dumps(content, indent=2), "reproduction.md": as_markdown(comparisons, smoke)}
@@ -24,7 +123,7 @@ def write_report(comparisons: Sequence[Comparison], out: Path, *, smoke: bool) -
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything of a comparison as plain values."""
+    """Return a comparison as plain values."""
     own, conditions = comparison.own, comparison.paper.conditions[comparison.row.data]
     return {
         "paper": comparison.paper.name,
@@ -55,7 +154,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def as_markdown(comparisons: Sequence[Comparison], smoke: bool) -> str:
-    """Two tables for each of the papers' tables, figures and conditions, and what is unlike."""
+    """Return two tables for each table of the papers, figures and conditions, and the differences in conditions."""
     parts = ["# Papers' figures and own\n"]
     if smoke:
         parts.append(f"**{MEANINGLESS}**\n")
@@ -75,7 +174,7 @@ def as_markdown(comparisons: Sequence[Comparison], smoke: bool) -> str:
 
 
 def figure_lines(comparison: Comparison, smoke: bool) -> list[tuple[str, ...]]:
-    """Cells under :data:`HEADINGS`, a line for each measure."""
+    """Return cells for `HEADINGS`, one line for each measure."""
     return [_figure_line(comparison, figure, smoke) for figure in comparison.figures]
 
 
@@ -98,9 +197,9 @@ def _figure_line(comparison: Comparison, figure: Figure, smoke: bool) -> tuple[s
 
 
 def condition_line(comparison: Comparison) -> tuple[str, ...]:
-    """Cells under :data:`CONDITIONS`: the paper's, a bar, one's own."""
-    said, own = comparison.paper.conditions[comparison.row.data], comparison.own
-    queries = "not stated" if said.queries is None else str(said.queries)
+    """Return cells for `CONDITIONS`: that of the paper, a bar, and our own."""
+    theirs, own = comparison.paper.conditions[comparison.row.data], comparison.own
+    queries = "not stated" if theirs.queries is None else str(theirs.queries)
 
     def both(paper: str, mine: object) -> str:
         return f"{paper} | {mine}" if own else paper
@@ -109,10 +208,10 @@ def condition_line(comparison: Comparison) -> tuple[str, ...]:
         comparison.row.name,
         comparison.row.data,
         comparison.row.recipe,
-        both(" or ".join(said.protocols), own and own.protocol),
+        both(" or ".join(theirs.protocols), own and own.protocol),
         both(queries, own and own.queries),
         str(own.gallery) if own else "",
-        both(said.split, own and own.split),
+        both(theirs.split, own and own.split),
         both(comparison.paper.seed, own and own.seed),
     )
 

@@ -1,25 +1,33 @@
-"""Runs or resumes rows of the papers' tables."""
+"""Runs, resumes and measures rows of the tables of the papers."""
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training.datasets.catalog import DatasetKind, kind_of, split_count
 from training.datasets.tracklet import DatasetError
-from training.reproduction.comparison import Comparison, compare, skip
-from training.reproduction.measurement import average, measure
+from training.evaluation.run import evaluate
 from training.reproduction.papers import Paper, ReproductionError, Row, Table
-from training.reproduction.training import Setting, row_training
+from training.reproduction.report import Comparison, Measurement, compare, skip
+from training.reproduction.training import ReproductionSettings, Training, row_training, smoke_evaluation
+
+SEED = 1
+"""Seed of the bootstrap over people."""
 
 Selected = tuple[Paper, Table, Row]
 Split = int | Literal["all"] | None
 
 
 def find_data(paths: Sequence[Path], *, smoke: bool = False) -> dict[DatasetKind, Path]:
-    """The datasets among folders by what they are.
+    """Return the folders of datasets by their kind.
 
     Raises:
-        ReproductionError: two of a kind, one that no row is about, or none in MARS's layout for a smoke run.
+        ReproductionError: two datasets are of one kind, no row uses the kind, or a smoke run has no dataset in the
+            layout of MARS.
         DatasetError: a folder does not exist.
     """
     found: dict[DatasetKind, Path] = {}
@@ -28,54 +36,125 @@ def find_data(paths: Sequence[Path], *, smoke: bool = False) -> dict[DatasetKind
             raise DatasetError(f"{path} does not exist")
         kind = kind_of(path)
         if kind not in ("mars", "prid2011", "ilids-vid"):
-            raise ReproductionError(f"--data {path}: no row is about a {kind}; give MARS, PRID2011 or iLIDS-VID")
+            raise ReproductionError(f"--data {path}: no row uses a {kind}; give MARS, PRID2011 or iLIDS-VID")
         if kind in found:
-            raise ReproductionError(f"--data {path}: {found[kind]} is {kind} already; give one")
+            raise ReproductionError(f"--data {path}: {found[kind]} is {kind} too; give one of them")
         found[kind] = path
     if smoke and "mars" not in found:
-        raise ReproductionError("--smoke needs --data with a small dataset in MARS's layout, which stands for all")
+        raise ReproductionError(
+            "--smoke needs --data with a small dataset in the layout of MARS, which is used for all rows"
+        )
     return found
 
 
-def run_row(selected: Selected, setting: Setting, *, split: Split = None) -> list[Comparison]:
-    """Runs or resumes a row and gives what it came to, a comparison for each protocol that the paper may mean.
+def run_row(selected: Selected, settings: ReproductionSettings, *, split: Split = None) -> list[Comparison]:
+    """Run or resume a row; return a comparison for each protocol that the paper may have used.
 
-    A row whose training is finished is not trained again, and one that was interrupted goes on; rows that differ in
-    inference only share one training. A row whose dataset was not given is skipped.
+    A finished training is not repeated and an interrupted one is resumed. Rows that differ in inference only share one
+    training. A row whose dataset was not given is skipped.
 
     Args:
-        selected: a row, as :func:`training.reproduction.papers.select_rows` gives it
-        setting: data, folder and changes
-        split: of PRID2011 and iLIDS-VID: a number, or all for mean and deviation; by default the paper's
+        selected: a row from `training.reproduction.papers.select_rows`
+        settings: data, folder and changes
+        split: of PRID2011 and iLIDS-VID: a number, or all for mean and deviation; by default that of the paper
 
     Raises:
-        RecipeError, DatasetError, TrainingError, WeightsError, EvaluationError: it cannot be run though its data are
-            there.
-        KeyboardInterrupt: by Ctrl-C; calling again goes on from there.
+        RecipeError, DatasetError, TrainingError, WeightsError, EvaluationError: the row cannot be run.
+        KeyboardInterrupt: Ctrl-C was pressed; the next call resumes.
     """
     paper, table, row = selected
-    missing = [kind for kind in row.kinds if setting.path(kind) is None]
+    missing = [kind for kind in row.kinds if settings.path(kind) is None]
     if missing:
         return [skip(paper, table, row, f"needs {' and '.join(missing)}: give --data for it")]
-    conditions, path = paper.conditions[row.data], setting.path(row.data)
-    recipe, _ = setting.recipe(row.recipe)
+    conditions, path = paper.conditions[row.data], settings.path(row.data)
+    recipe, _ = settings.recipe(row.recipe)
     if split == "all" and path is not None and split_count(path) > 1:
         splits: list[int | None] = list(range(split_count(path)))
     else:
         splits = [split if isinstance(split, int) else conditions.default_split]
-    trainings = [row_training(setting, row.recipe, row.data, row.source, each) for each in splits]
+    trainings = [row_training(settings, row.recipe, row.data, row.source, each) for each in splits]
     run = ", ".join(training.folder.name for training in trainings)
-    remarks = [f"set by hand: {name} = {value}" for name, value in setting.overrides.items()]
-    if setting.smoke and path is not None:
-        remarks.append(f"smoke: {path.name} stands for {' and '.join(row.kinds)}, sizes and epochs are cut")
-    found = []
+    remarks = [f"set by hand: {name} = {value}" for name, value in settings.overrides.items()]
+    if settings.smoke and path is not None:
+        remarks.append(f"smoke: {path.name} is used for {' and '.join(row.kinds)}, with small sizes and one epoch")
+    comparisons = []
     for protocol in conditions.protocols:
-        own = average([measure(setting, row.recipe, row.data, protocol, training) for training in trainings])
-        found.append(compare(paper, table, row, own, run, recipe.validation_share, remarks))
-    return found
+        own = average([measure(settings, row.recipe, row.data, protocol, training) for training in trainings])
+        comparisons.append(compare(paper, table, row, own, run, recipe.validation_share, remarks))
+    return comparisons
 
 
-def drop_models(setting: Setting) -> None:
-    """Deletes the models of a smoke run, which are of no use; what was measured stays."""
-    for file in (setting.out / "runs").glob("*/*.pt"):
+def drop_models(settings: ReproductionSettings) -> None:
+    """Delete the models of a smoke run, which are useless; the measurements stay."""
+    for file in (settings.out / "runs").glob("*/*.pt"):
         file.unlink()
+
+
+def measure(
+    settings: ReproductionSettings, recipe_name: str, kind: DatasetKind, protocol: str, training: Training
+) -> Measurement:
+    """Measure a training with the evaluation of a recipe, or read the measurement from disk; train if necessary.
+
+    Raises:
+        ReproductionError: the dataset was not given.
+    """
+    recipe, _ = settings.recipe(recipe_name)
+    path = settings.path(kind)
+    if path is None:
+        raise ReproductionError(f"{recipe_name} needs {kind}: give --data for it")
+    # In a smoke run, the one folder in the layout of MARS has only the protocols of MARS.
+    protocol = "mars" if settings.smoke and protocol == "benchmark" else protocol
+    options: dict[str, Any] = recipe.evaluation.model_dump() | {"protocol": protocol}
+    if settings.smoke:
+        options = smoke_evaluation(options)
+    named = json.dumps([options, str(path.resolve()), training.split, SEED], sort_keys=True)
+    file = training.folder / "evaluations" / f"{hashlib.sha256(named.encode()).hexdigest()[:12]}.json"
+    if training.finished and file.is_file():
+        return _read_measurement(file.read_text(encoding="utf-8"))
+    checkpoint = training.checkpoint()
+    result = evaluate(checkpoint, [path], options=options, split=training.split, seed=SEED, console=settings.console)
+    measures = [name for name in result.figures if name.startswith("rank-") or name in ("mAP", "mINP")]
+    measurement = Measurement(
+        protocol=protocol,
+        split="the only one" if training.split is None else str(training.split),
+        seed=recipe.seed,
+        queries=int(result.figures["queries"]),
+        gallery=int(result.figures["gallery"]),
+        figures={name: float(result.figures[name]) for name in measures},
+        intervals={n: (float(low), float(high)) for n, (low, high) in result.intervals.items() if n in measures},
+        deviations={},
+    )
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"options": options} | asdict(measurement), indent=2) + "\n", encoding="utf-8")
+    return measurement
+
+
+def average(measurements: Sequence[Measurement]) -> Measurement:
+    """Return mean and standard deviation (n - 1) over splits; a single measurement does not change.
+
+    The interval is that of the mean, two standard errors to each side. Splits share people, so it is too narrow.
+    """
+    first, count = measurements[0], len(measurements)
+    if count == 1:
+        return first
+    means = {name: sum(m.figures[name] for m in measurements) / count for name in first.figures}
+    squares = {name: sum((m.figures[name] - mean) ** 2 for m in measurements) for name, mean in means.items()}
+    spread = {name: math.sqrt(square / (count - 1)) for name, square in squares.items()}
+    error = {name: 2 * value / math.sqrt(count) for name, value in spread.items()}
+    return Measurement(
+        first.protocol,
+        f"mean of {', '.join(m.split for m in measurements)}",
+        first.seed,
+        first.queries,
+        first.gallery,
+        {name: round(value, 2) for name, value in means.items()},
+        {name: (round(means[name] - error[name], 2), round(means[name] + error[name], 2)) for name in means},
+        {name: round(value, 2) for name, value in spread.items()},
+    )
+
+
+def _read_measurement(text: str) -> Measurement:
+    content = json.loads(text)
+    del content["options"]
+    content["intervals"] = {name: (low, high) for name, (low, high) in content["intervals"].items()}
+    return Measurement(**content)

@@ -1,4 +1,4 @@
-"""The trainings behind the rows: each is done once, however many rows are measured on it."""
+"""The trainings of the rows: each is done once, for all rows that are measured on it."""
 
 import hashlib
 import json
@@ -15,39 +15,41 @@ from training.loop.run import BEST, LAST
 from training.loop.trainer import train
 from training.recipe import Recipe, find_recipe, load_recipe
 from training.reproduction.papers import ReproductionError, Source
-from training.reproduction.smoke import smoke_overrides
 
 FINISHED = "finished.json"
-"""Written into a run's folder after its last epoch; what it was, and what it needed."""
+"""Written into the folder of a run after its last epoch; describes the run."""
+SMOKE_HEIGHT, SMOKE_WIDTH = 64, 32
+SMOKE_CLIPS = {None: 3, 4: 2}
+"""Largest number of clips of a tracklet in a smoke run, by that of the row. The order of the numbers is kept."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where data and runs lie, and what is changed for every row."""
+class ReproductionSettings:
+    """Where data and runs are stored, and what is changed in all rows."""
 
     data: Mapping[DatasetKind, Path]
     out: Path
     overrides: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
-    """weights to start from by backbone; ``""`` for all others"""
+    """initial weights by backbone; `""` for all other backbones"""
     device: str = "auto"
     smoke: bool = False
     console: Console | None = None
 
     def path(self, kind: DatasetKind) -> Path | None:
-        """The folder of a dataset; in a smoke run the one in MARS's layout stands for all."""
+        """Return the folder of a dataset; a smoke run uses the one in the layout of MARS for all."""
         return self.data.get("mars" if self.smoke else kind)
 
     def split_of(self, kind: DatasetKind, split: int | None) -> int | None:
-        """The split, where the data that stands for the dataset has several."""
+        """Return the split if the data that is used for the dataset has several, otherwise `None`."""
         path = self.path(kind)
         return split if path is not None and kind_of(path) in SPLITS else None
 
     def recipe(self, name: str) -> tuple[Recipe, dict[str, str]]:
-        """A recipe as it is run, and the changes that make it so.
+        """Return a recipe with all changes, and the changes.
 
         Raises:
-            RecipeError: there is none of this name, or a change makes no sense.
+            RecipeError: there is no such recipe, or a change is wrong.
         """
         path = find_recipe(name)
         recipe = load_recipe(path, dict(self.overrides))
@@ -62,9 +64,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Training:
-    """A recipe's training part on data, after another one perhaps; its folder is named after its content."""
+    """The training of a recipe on data, possibly after another training; its folder is named by a hash of both."""
 
-    setting: Setting
+    settings: ReproductionSettings
     recipe_name: str
     kinds: tuple[DatasetKind, ...]
     split: int | None = None
@@ -72,21 +74,21 @@ class Training:
 
     @property
     def data(self) -> list[Path]:
-        """The datasets' folders.
+        """The folders of the datasets.
 
         Raises:
-            ReproductionError: one was not given.
+            ReproductionError: a dataset was not given.
         """
-        paths = [self.setting.path(kind) for kind in self.kinds]
+        paths = [self.settings.path(kind) for kind in self.kinds]
         if None in paths:
-            raise ReproductionError(f"needs {', '.join(self.kinds)}")
-        # One folder may stand for several datasets in a smoke run.
+            raise ReproductionError(f"{self.recipe_name} needs {', '.join(self.kinds)}: give --data for each")
+        # In a smoke run, one folder is used for several datasets.
         return list(dict.fromkeys(path.resolve() for path in paths if path is not None))
 
     @property
     def key(self) -> str:
-        """Digest of all that decides the weights: equal for rows that differ in inference only."""
-        recipe, _ = self.setting.recipe(self.recipe_name)
+        """A hash of all that decides the weights; the same for rows that differ in inference only."""
+        recipe, _ = self.settings.recipe(self.recipe_name)
         content: dict[str, Any] = recipe.model_dump(mode="json", exclude={"name", "description", "evaluation", "card"})
         content |= {"data": [str(path) for path in self.data], "split": self.split}
         content |= {"source": self.source.key if self.source else None}
@@ -94,8 +96,8 @@ class Training:
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept, under the name of the first recipe that asked for it."""
-        parent, key = self.setting.out / "runs", self.key
+        """The folder of the run, named after the first recipe that used it."""
+        parent, key = self.settings.out / "runs", self.key
         for path in sorted(parent.glob(f"*-{key}")):
             return path
         return parent / f"{self.recipe_name.replace('/', '-')}-{key}"
@@ -106,19 +108,19 @@ class Training:
         return (self.folder / FINISHED).is_file()
 
     def checkpoint(self) -> Path:
-        """The trained model; trains or goes on training where need be, the source first.
+        """Return the trained model; start or resume its training if necessary, after that of its source.
 
         Raises:
-            ReproductionError: the weights to start from cannot be had.
-            RecipeError, DatasetError, TrainingError, CheckpointError, WeightsError: see :func:`training.loop.trainer.train`.
-            KeyboardInterrupt: by Ctrl-C; calling again goes on from there.
+            ReproductionError: the initial weights cannot be read.
+            RecipeError, DatasetError, TrainingError, CheckpointError, WeightsError: see `training.loop.trainer.train`.
+            KeyboardInterrupt: Ctrl-C was pressed; the next call resumes.
         """
         folder = self.folder
         if self.finished and (folder / BEST).is_file():
             return folder / BEST
         transfer = self.source.checkpoint() if self.source else None
-        recipe, changes = self.setting.recipe(self.recipe_name)
-        # Rows that differ in inference alone have one run: it must not tell which of them made it.
+        recipe, changes = self.settings.recipe(self.recipe_name)
+        # Rows that differ in inference only share a run, which must not depend on the row that started it.
         neutral = {"name": json.dumps(folder.name), "description": '""', "evaluation": "{}"}
         try:
             best = train(
@@ -127,8 +129,8 @@ class Training:
                 folder,
                 resume=(folder / LAST).exists(),
                 overrides={key: value for key, value in changes.items() if not key.startswith("evaluation")} | neutral,
-                device=self.setting.device,
-                console=self.setting.console,
+                device=self.settings.device,
+                console=self.settings.console,
                 split=self.split,
                 transfer=transfer,
             )
@@ -136,7 +138,7 @@ class Training:
             if recipe.start.weights == "none":
                 raise
             backbone = recipe.network.backbone
-            raise ReproductionError(f"{self.recipe_name}: {error}; here by --weights {backbone}=FILE") from None
+            raise ReproductionError(f"{self.recipe_name}: {error}; give them with --weights {backbone}=FILE") from None
         note = {
             "recipe": self.recipe_name,
             "data": [str(path) for path in self.data],
@@ -145,21 +147,50 @@ class Training:
             "transferred from": self.source.folder.name if self.source else None,
         }
         (folder / FINISHED).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-        (folder / LAST).unlink(missing_ok=True)  # three times the model's size, and nothing is left to go on with
+        (folder / LAST).unlink(missing_ok=True)  # three times the size of the model, and no longer needed
         return best
 
 
 def row_training(
-    setting: Setting, recipe: str, kind: DatasetKind, source: Source | None, split: int | None
+    settings: ReproductionSettings, recipe: str, kind: DatasetKind, source: Source | None, split: int | None
 ) -> Training:
-    """The training of a row; its source sees the training half of the same split."""
+    """Return the training of a row; its source trains on the training half of the same split."""
     first = None
     if source is not None:
-        first = Training(setting, source.recipe, source.data, _split(setting, source.data, kind, split))
-    return Training(setting, recipe, (kind,), setting.split_of(kind, split), first)
+        first = Training(settings, source.recipe, source.data, _source_split(settings, source.data, kind, split))
+    return Training(settings, recipe, (kind,), settings.split_of(kind, split), first)
 
 
-def _split(setting: Setting, kinds: Sequence[DatasetKind], own: DatasetKind, split: int | None) -> int | None:
-    """The split of a source: the row's own where it is of the same dataset, else the first."""
-    splits = [setting.split_of(kind, split if kind == own else 0) for kind in kinds]
+def smoke_overrides(recipe: Recipe) -> dict[str, str]:
+    """Return the changes with which a recipe runs in seconds; its figures are then meaningless.
+
+    Frames are small, P and K are halved, there is one epoch, and no weights are read. Network, losses, sampler, clip
+    length, optimiser and transfer do not change.
+    """
+    batch = recipe.batch
+    return {
+        "precision": "fp32",
+        "validation_share": "0.0",
+        "start.weights": "none",
+        "network.frame_height": str(SMOKE_HEIGHT),
+        "network.frame_width": str(SMOKE_WIDTH),
+        "resolutions": "[]",
+        "batch.people": str(max(2, batch.people // 2)),
+        "batch.tracklets": str(max(2, batch.tracklets // 2)),
+        "schedule.epochs": "1",
+        "schedule.evaluate_every": "1",
+    }
+
+
+def smoke_evaluation(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return evaluation settings with fewer clips: 3 instead of all, 2 instead of 4."""
+    clips = settings["max_clips"]
+    return settings | {"max_clips": SMOKE_CLIPS.get(clips, clips)}
+
+
+def _source_split(
+    settings: ReproductionSettings, kinds: Sequence[DatasetKind], own: DatasetKind, split: int | None
+) -> int | None:
+    """Return the split of a source: that of the row if it is the same dataset, otherwise the first."""
+    splits = [settings.split_of(kind, split if kind == own else 0) for kind in kinds]
     return next((each for each in splits if each is not None), None)

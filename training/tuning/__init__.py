@@ -1,1 +1,1 @@
-"""Search of hyper-parameters."""
+"""The search of hyper-parameters."""

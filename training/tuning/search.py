@@ -1,12 +1,13 @@
-"""Search of hyper-parameters as in paper B (Fantastic Techniques), with Ax.
+"""The hyper-parameter search of fantastic (Pathak et al., AAAI 2020), with Ax.
 
-Its program optimises, over 60 trials of 121 epochs, the mAP on people held out of the training set; without random
-erasing and without the attention loss, so not quite the recipe that it then trains.
+The published code maximises the mAP on validation people over 60 trials of 121 epochs. The trials use neither random
+erasing nor the attention loss, so they differ from the recipe that is trained afterwards.
 """
 
 import json
 import logging
 import math
+import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from model.errors import Not3dError
+from model.errors import Not3dError, extra
 from model.ranking import k_reciprocal_rerank
 from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
 from training.datasets.tracklet import Tracklet
@@ -28,25 +29,56 @@ from training.evaluation.validation import network_embedder
 from training.loop.checkpoint import load_checkpoint
 from training.loop.run import BEST, LAST
 from training.loop.trainer import DivergedError, train
-from training.recipe import Recipe, load_recipe
-from training.tuning.space import FIXED, SPACE, overrides_of
+from training.recipe import RECIPES, Recipe, load_recipe
 
 Objective = Literal["map", "reranked-map", "rank-1"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 STATE = "search.json"
-"""Where a search stands; whole at any time."""
+"""The state of a search; replaced atomically."""
 DISTRACTORS = 0.25
-"""Share of the remaining training tracklets that stand in the gallery, as in the published code."""
+"""Share of the remaining training tracklets that are added to the gallery, as in the published code."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A range of a hyper-parameter, by its name in fantastic's code, and its key in a recipe."""
+
+    name: str
+    low: float
+    high: float
+    key: str
+    scaling: Literal["linear", "log"] = "linear"
+
+
+SPACE = (
+    Parameter("sigma", 0.1, 1.0, "losses.osm_caa_sigma"),
+    Parameter("alpha", 0.5, 3.0, "losses.osm_caa_alpha"),
+    Parameter("l", 0.1, 1.0, "losses.osm_caa_balance"),
+    Parameter("margin", 1e-6, 1.0, "losses.triplet_margin", "log"),
+    Parameter("beta", 1e-6, 1.0, "losses.osm_caa"),
+    Parameter("gamma", 1e-6, 1.0, "schedule.decay"),
+    Parameter("weight_decay", 1e-6, 1.0, "optimiser.weight_decay"),
+)
+"""The search space of the published code, with its linear scale of the weight decay."""
+
+FIXED = {
+    "augmentation.erase": "0.0",
+    "losses.erasing_attention": "0.0",
+    "losses.center": "5e-4",
+    "losses.osm_caa_vectors": '"centers"',
+    "schedule.epochs": "121",
+}
+"""What each trial changes in the recipe: CL centers, no random erasing, no attention loss, 121 epochs."""
 
 
 class TuningError(Not3dError):
-    """A search cannot start or go on; the message says why."""
+    """A search cannot start or continue; the message says why."""
 
 
 @dataclass
 class Trial:
-    """One set of hyper-parameters by paper B's names, and what it came to; ``value`` is ``None`` while it runs."""
+    """One set of hyper-parameters, by name, and its result; `value` is `None` while it runs."""
 
     index: int
     parameters: dict[str, float]
@@ -55,8 +87,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a search is over; one that goes on must be over the same."""
+class SearchSettings:
+    """What a search depends on; it can be continued only with the same settings."""
 
     recipe: str
     data: tuple[str, ...]
@@ -79,36 +111,36 @@ def tune(
     device: str = "auto",
     console: Console | None = None,
 ) -> list[Trial]:
-    """Runs or goes on with a search in ``out``; returns its finished trials, best first.
+    """Start or continue a search; return its finished trials, best first.
 
-    Each trial is a run in a folder of its own. An interrupted one is resumed, a finished one never runs again; of the
-    models only the best is kept.
+    Each trial is a run in its own folder. An interrupted trial is resumed and a finished one does not run again. Only
+    the best model is kept.
 
     Args:
-        recipe_path: what the hyper-parameters are put into, with :data:`FIXED` changes
-        data: training data; people are set aside from it by the recipe's ``validation_share``
-        out: the search's folder
-        trials: how many there shall be in the end
-        objective: mean average precision, the same re-ranked, or rank-1
-        overrides: of the recipe, over the fixed changes: ``{"schedule.epochs": "20"}``
+        recipe_path: the recipe that the hyper-parameters change, after the changes in `FIXED`
+        data: training data, with the validation people
+        out: folder of the search
+        trials: total number of trials, including those already finished
+        objective: mean average precision, the same after re-ranking, or rank-1
+        overrides: further changes of the recipe, applied after `FIXED`: `{"schedule.epochs": "20"}`
         seed: of Ax and of the distractors
         split: of datasets that have several
         device: auto, cpu or cuda
         console: for progress
 
     Raises:
-        TuningError: a search over something else in ``out``, or nobody to set aside.
-        RecipeError, DatasetError, TrainingError: from a run.
-        KeyboardInterrupt: by Ctrl-C; the search goes on from there.
+        TuningError: `out` holds a search with other settings, or there are no validation people.
+        RecipeError, DatasetError, TrainingError: a run fails.
+        KeyboardInterrupt: Ctrl-C was pressed; the search can be continued.
     """
     changes = {**FIXED, **(overrides or {})}
-    setting = Setting(
+    settings = SearchSettings(
         str(recipe_path), tuple(str(path.resolve()) for path in data), objective, seed, split, dict(overrides or {})
     )
     recipe = load_recipe(recipe_path, changes)
-    selection = _hold_out(read_training(data, split), recipe, seed)
+    tracklets = _select_validation(read_training(data, split), recipe, seed)
     console = console or Console(stderr=True)
-    search = _Search.open(out, setting)
+    search = _Search.open(out, settings)
     while len(search.finished) < trials:
         trial = search.next_trial()
         folder = out / f"trial-{trial.index:03}"
@@ -125,40 +157,62 @@ def tune(
                 console=console,
                 split=split,
             )
-            value = _measure(checkpoint, selection, recipe, objective)
+            value = _measure(checkpoint, tracklets, recipe, objective)
         except DivergedError as error:
-            console.print(f"{error}; counts as 0", highlight=False)
+            console.print(f"{error}; the trial counts as 0", highlight=False)
             value, trial.diverged = 0.0, True
         search.complete(trial, value if math.isfinite(value) else 0.0)
-        _keep_the_best(out, search.ranked)
+        _delete_other_models(out, search.ranked)
         console.print(
             f"{objective} {100 * value:.2f}; best so far {100 * _value(search.ranked[0]):.2f}", highlight=False
         )
     return search.ranked
 
 
+def overrides_of(parameters: Mapping[str, float]) -> dict[str, str]:
+    """Return the changes of a recipe; beta is the weight of OSM, and 1 - beta that of the triplet loss."""
+    values = {parameter.key: repr(parameters[parameter.name]) for parameter in SPACE}
+    return values | {"losses.triplet": repr(max(1.0 - parameters["beta"], 0.0))}
+
+
+def write_recipe(parameters: Mapping[str, float], base: Path, out: Path, name: str, description: str) -> None:
+    """Write a recipe that extends `base` by the parameters, without the changes in `FIXED`."""
+    is_ours = base.resolve().is_relative_to(RECIPES)
+    extends = base.resolve().relative_to(RECIPES).with_suffix("").as_posix() if is_ours else str(base.resolve())
+    tables: dict[str, list[str]] = {}
+    for path, value in overrides_of(parameters).items():
+        table, key = path.split(".")
+        tables.setdefault(table, []).append(f"{key} = {value}")
+    lines = [f'extends = "{extends}"', f'name = "{name}"', f'description = "{description}"']
+    for table, rows in tables.items():
+        lines += ["", f"[{table}]", *rows]
+    text = "\n".join(lines) + "\n"
+    tomllib.loads(text)
+    out.write_text(text, encoding="utf-8")
+
+
 @dataclass(frozen=True)
-class _Selection:
+class _ValidationSet:
     query: list[Tracklet]
     distractors: list[Tracklet]
 
 
-def _hold_out(tracklets: Sequence[Tracklet], recipe: Recipe, seed: int) -> _Selection:
-    training, aside = set_aside(tracklets, recipe.validation_share, recipe.seed)
-    query = one_per_person_and_camera(aside)
+def _select_validation(tracklets: Sequence[Tracklet], recipe: Recipe, seed: int) -> _ValidationSet:
+    training, validation = set_aside(tracklets, recipe.validation_share, recipe.seed)
+    query = one_per_person_and_camera(validation)
     if not query:
         raise TuningError(
-            "nobody is set aside to measure trials on: a larger validation_share, or people under two cameras"
+            "no validation people to measure trials on: raise validation_share, or add people seen by two cameras"
         )
     chosen = np.random.default_rng(seed).random(len(training)) < DISTRACTORS
-    return _Selection(query, [tracklet for tracklet, is_in in zip(training, chosen, strict=True) if is_in])
+    return _ValidationSet(query, [tracklet for tracklet, is_in in zip(training, chosen, strict=True) if is_in])
 
 
-def _measure(checkpoint: Path, selection: _Selection, recipe: Recipe, objective: Objective) -> float:
-    """The objective of a checkpoint as a share of 1, at the best of its evaluated epochs."""
+def _measure(checkpoint: Path, validation: _ValidationSet, recipe: Recipe, objective: Objective) -> float:
+    """Return the objective of a checkpoint, from 0 to 1."""
     network = load_checkpoint(checkpoint).build()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [*selection.query, *selection.distractors]
+    rows = [*validation.query, *validation.distractors]
     features = embed_tracklets(
         network_embedder(network.to(device), device),
         rows,
@@ -167,16 +221,16 @@ def _measure(checkpoint: Path, selection: _Selection, recipe: Recipe, objective:
         max_clips=recipe.evaluation.max_clips,
         clip_choice=recipe.evaluation.clip_choice,
     )
-    query = features[: len(selection.query)]
+    query = features[: len(validation.query)]
     if objective == "reranked-map":
         distances = k_reciprocal_rerank(query, features)
     else:
         distances = pairwise_distances(query, features, recipe.evaluation.metric)
     metrics = rank_metrics(
         distances,
-        [t.person for t in selection.query],
+        [t.person for t in validation.query],
         [t.person for t in rows],
-        [t.camera for t in selection.query],
+        [t.camera for t in validation.query],
         [t.camera for t in rows],
     )
     return metrics.rank1 if objective == "rank-1" else metrics.mean_ap
@@ -186,49 +240,49 @@ def _value(trial: Trial) -> float:
     return -1.0 if trial.value is None else trial.value
 
 
-def _keep_the_best(out: Path, ranked: Sequence[Trial]) -> None:
-    for place, trial in enumerate(ranked):
+def _delete_other_models(out: Path, ranked: Sequence[Trial]) -> None:
+    for position, trial in enumerate(ranked):
         folder = out / f"trial-{trial.index:03}"
         (folder / LAST).unlink(missing_ok=True)
-        if place:
+        if position:
             (folder / BEST).unlink(missing_ok=True)
 
 
 class _Search:
-    """Ax's experiment and our record of its trials, in one file that is replaced whole."""
+    """The experiment of Ax and our record of its trials, in one file that is replaced atomically."""
 
-    def __init__(self, out: Path, setting: Setting, client: Any, trials: list[Trial]) -> None:
-        self._out, self._setting, self._client, self._trials = out, setting, client, trials
+    def __init__(self, out: Path, settings: SearchSettings, client: Any, trials: list[Trial]) -> None:
+        self._out, self._settings, self._client, self._trials = out, settings, client, trials
 
     @classmethod
-    def open(cls, out: Path, setting: Setting) -> "_Search":
+    def open(cls, out: Path, settings: SearchSettings) -> "_Search":
         out.mkdir(parents=True, exist_ok=True)
         client_class, range_class = _import_ax()
         file = out / STATE
         if file.exists():
             state = json.loads(file.read_text(encoding="utf-8"))
-            begun = json.loads(json.dumps(asdict(setting)))
+            begun = json.loads(json.dumps(asdict(settings)))
             if different := [name for name, value in begun.items() if state["setting"].get(name) != value]:
                 raise TuningError(
-                    f"{out} holds a search with another {', '.join(different)}: go on with that one, or give another "
-                    "folder"
+                    f"{out} holds a search with another {', '.join(different)}: continue it with the same, or give "
+                    "another folder"
                 )
             scratch = out / "ax.partial"
             scratch.write_text(json.dumps(state["ax"]), encoding="utf-8")
             client = client_class.load_from_json_file(str(scratch))
             scratch.unlink()
-            return cls(out, setting, client, [Trial(**trial) for trial in state["trials"]])
-        client = client_class(random_seed=setting.seed)
+            return cls(out, settings, client, [Trial(**trial) for trial in state["trials"]])
+        client = client_class(random_seed=settings.seed)
         client.configure_experiment(
             parameters=[
                 range_class(name=p.name, bounds=(p.low, p.high), parameter_type="float", scaling=p.scaling)
                 for p in SPACE
             ],
-            name=f"not3d {Path(setting.recipe).stem}",
+            name=f"not3d {Path(settings.recipe).stem}",
         )
         client.configure_optimization(objective="objective")
-        client.configure_generation_strategy(method="fast", initialization_random_seed=setting.seed)
-        return cls(out, setting, client, [])
+        client.configure_generation_strategy(method="fast", initialization_random_seed=settings.seed)
+        return cls(out, settings, client, [])
 
     @property
     def finished(self) -> list[Trial]:
@@ -240,7 +294,7 @@ class _Search:
         return sorted(self.finished, key=_value, reverse=True)
 
     def next_trial(self) -> Trial:
-        """The one that was interrupted, or a new one, which is on disk before it runs."""
+        """Return the interrupted trial, or a new one, which is saved before it runs."""
         running = next((trial for trial in self._trials if trial.value is None), None)
         if running is not None:
             return running
@@ -259,22 +313,18 @@ class _Search:
         scratch = self._out / "search.partial"
         self._client.save_to_json_file(str(scratch))
         ax = json.loads(scratch.read_text(encoding="utf-8"))
-        state = {"setting": asdict(self._setting), "trials": [asdict(trial) for trial in self._trials], "ax": ax}
+        state = {"setting": asdict(self._settings), "trials": [asdict(trial) for trial in self._trials], "ax": ax}
         scratch.write_text(json.dumps(state), encoding="utf-8")
         scratch.replace(self._out / STATE)
 
 
 def _import_ax() -> tuple[Any, Any]:
     with warnings.catch_warnings():
-        # A dependency of Ax compiles something by a way that PyTorch deprecates.
+        # A dependency of Ax uses a compiler of PyTorch that is deprecated.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        try:
+        with extra("tune"):
             from ax.api.client import Client
             from ax.api.configs import RangeParameterConfig
-        except ModuleNotFoundError as error:
-            raise TuningError(
-                f"this needs Ax ({error}), which comes with the extra: pip install 'not3d[tune]'"
-            ) from None
-    logging.getLogger("ax").setLevel(logging.WARNING)  # it says what we say
+    logging.getLogger("ax").setLevel(logging.WARNING)  # otherwise it repeats our messages
     return Client, RangeParameterConfig

@@ -12,7 +12,7 @@ def clip(rng):
     return rng.integers(1, 255, (4, 64, 32, 3), dtype=np.uint8)
 
 
-def test_nothing_is_changed_when_all_is_off(rng, clip):
+def test_nothing_changes_if_all_is_off(rng, clip):
     out, erased = OFF.apply(clip, FILL, rng)
     np.testing.assert_array_equal(out, clip)
     assert not erased.any()
@@ -44,7 +44,7 @@ def test_crops_shift_by_at_most_the_padding_and_fill_with_zero(rng, clip):
     assert len(seen) > 15
 
 
-def test_erased_frames_are_labelled_and_only_they(rng, clip):
+def test_exactly_the_erased_frames_are_labelled(rng, clip):
     share = []
     for _ in range(100):
         out, erased = OFF.model_copy(update={"erase": 0.5}).apply(clip, FILL, rng)
@@ -67,13 +67,13 @@ def test_colour_is_the_same_for_all_frames_of_a_clip(rng):
     assert (out != grey).any()
 
 
-def test_the_same_stream_gives_the_same_clip(clip):
+def test_same_random_stream_gives_the_same_clip(clip):
     draws = [Augmentation(colour=0.2).apply(clip, FILL, np.random.default_rng(3))[0] for _ in range(2)]
     np.testing.assert_array_equal(*draws)
 
 
-def test_one_attempt_erases_fewer_frames_as_measured_on_the_published_code(rng):
-    """0.473 of the frames instead of 0.5, at 224x112."""
+def test_one_attempt_erases_as_few_frames_as_the_published_code(rng):
+    """0.473 of the frames, measured, instead of 0.5, at 224x112."""
     clip = np.zeros((4, 224, 112, 3), np.uint8)
     once, many = (OFF.model_copy(update={"erase": 0.5, "erase_attempts": n}) for n in (1, 100))
     share = [np.mean([a.apply(clip, FILL, rng)[1].mean() for _ in range(1000)]) for a in (once, many)]
@@ -81,7 +81,7 @@ def test_one_attempt_erases_fewer_frames_as_measured_on_the_published_code(rng):
     assert 0.476 < share[1] < 0.524
 
 
-def test_the_second_erasing_alone_is_labelled(rng, clip):
+def test_only_the_second_erasing_is_labelled(rng, clip):
     changed, labelled = [], []
     for _ in range(200):
         out, erased = OFF.model_copy(update={"erase": 0.5, "erase_twice": True}).apply(clip, FILL, rng)
@@ -93,7 +93,7 @@ def test_the_second_erasing_alone_is_labelled(rng, clip):
     assert 0.40 < changed[~labelled].mean() < 0.60  # half of the frames without a label carry an erasing
 
 
-def test_the_fill_is_the_mean_pixel_or_the_published_programs():
+def test_fill_is_the_mean_pixel_or_that_of_the_published_code():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     np.testing.assert_array_equal(Augmentation().fill(mean, std), [124, 116, 104])
     code = Augmentation(erase_fill="code").fill(mean, std)
@@ -107,12 +107,12 @@ def test_translation_resizes_the_padded_frame_or_crops_a_larger_one(rng):
     translated = OFF.model_copy(update={"crop": "translation", "pad": 10})
     outs = [translated.apply(ramp[None], FILL, rng)[0][0] for _ in range(200)]
     assert all(out.shape == ramp.shape and out.dtype == np.uint8 for out in outs)
-    # Resized as it is, the padding makes a frame of black all around; half of the time.
+    # Half of the frames are resized directly, with the padding as a black border.
     padded = np.pad(ramp, ((10, 10), (10, 10), (0, 0)))
     rows = np.clip((np.arange(64) + 0.5) * 84 / 64 - 0.5, 0, 83).round().astype(int)
     columns = np.clip((np.arange(32) + 0.5) * 52 / 32 - 0.5, 0, 51).round().astype(int)
-    whole = padded[np.ix_(rows, columns)]
-    plain = [np.abs(out.astype(int) - whole).mean() < 6 for out in outs]
+    resized = padded[np.ix_(rows, columns)]
+    plain = [np.abs(out.astype(int) - resized).mean() < 6 for out in outs]
     assert 65 < sum(plain) < 135
     crops = {out.tobytes() for out, is_plain in zip(outs, plain, strict=True) if not is_plain}
     assert len(crops) > 20  # of 9 x 5 places

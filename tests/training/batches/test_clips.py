@@ -1,10 +1,14 @@
 import threading
 import time
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
-from training.batches.clips import ClipSource
+from model.frames import FrameError, read_frame
+from training.batches.clips import ClipSource, FrameCache
 from training.datasets.catalog import read_training
 from training.recipe import find_recipe, load_recipe
 
@@ -23,7 +27,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_batches_go_on_from_any_step(tracklets, workers):
+def test_batches_continue_from_any_step(tracklets, workers):
     source = ClipSource(tracklets, RECIPE)
     whole = list(source.batches(1, 0, 3))
     assert len(whole) == sum(len(source.plan(epoch)) for epoch in (1, 2, 3)) == 9
@@ -33,7 +37,15 @@ def test_batches_go_on_from_any_step(tracklets, workers):
     assert not same(whole[0], whole[3])
 
 
-def test_parts_are_the_whole_batch_divided(tracklets):
+def test_sample_is_the_start_of_the_first_batch(tracklets):
+    first = next(ClipSource(tracklets, RECIPE).batches(2, 0, 2))
+    sample = ClipSource(tracklets, RECIPE).sample(2, 3)
+    assert torch.equal(sample.clips, first.clips[:3])
+    assert torch.equal(sample.labels, first.labels[:3])
+    assert len(ClipSource(tracklets, RECIPE, part=1, parts=2).sample(2, 100).clips) == 4
+
+
+def test_parts_together_are_the_batch_of_one_process(tracklets):
     whole = next(ClipSource(tracklets, RECIPE).batches(1, 0, 1))
     parts = [next(ClipSource(tracklets, RECIPE, part=part, parts=2).batches(1, 0, 1)) for part in (0, 1)]
     for name in ("clips", "labels", "erased"):
@@ -42,7 +54,7 @@ def test_parts_are_the_whole_batch_divided(tracklets):
         ClipSource(tracklets, RECIPE, parts=3)
 
 
-def test_batches_of_the_next_epoch_are_made_during_this_one(tracklets, monkeypatch):
+def test_batches_of_the_next_epoch_are_made_during_the_current_one(tracklets, monkeypatch):
     made, make = [], ClipSource._make
 
     def watched(self, epoch, number, indices):
@@ -58,3 +70,43 @@ def test_batches_of_the_next_epoch_are_made_during_this_one(tracklets, monkeypat
     assert any(epoch == 2 for epoch, _ in made)
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for number, path in enumerate(paths):
+        noise = np.random.default_rng(number).integers(0, 255, (64, 32, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(path), noise)
+    return paths
+
+
+def test_cached_frames_are_the_decoded_frames_and_are_read_once(pictures: list[Path]) -> None:
+    cache = FrameCache(10**6)
+    wanted = [read_frame(path.read_bytes(), 32, 16) for path in pictures]
+    first = [cache.read(path, 32, 16) for path in pictures]
+    for path in pictures:
+        path.unlink()
+    again = [cache.read(path, 32, 16) for path in pictures]
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, first, strict=True))
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    assert cache.used == 3 * 32 * 16 * 3
+    with pytest.raises(ValueError, match="read-only"):
+        again[0][0] = 0
+
+
+def test_full_cache_accepts_no_more_frames_and_another_size_empties_it(pictures: list[Path]) -> None:
+    each = 32 * 16 * 3
+    cache = FrameCache(2 * each + 1)
+    frames = [cache.read(path, 32, 16) for path in pictures]
+    assert cache.used == 2 * each
+    assert cache.read(pictures[0], 32, 16) is frames[0]
+    assert cache.read(pictures[2], 32, 16) is not frames[2]
+    assert cache.read(pictures[0], 16, 8).shape == (16, 8, 3)
+    assert cache.used == 16 * 8 * 3
+
+
+def test_file_that_is_not_an_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "no.jpg").write_bytes(b"no")
+    with pytest.raises(FrameError):
+        FrameCache(10**6).read(tmp_path / "no.jpg", 8, 8)

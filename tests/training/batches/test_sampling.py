@@ -23,7 +23,7 @@ from training.datasets.tracklet import Tracklet
         (9, [(0, 1), (2, 3), (4, 5), (6, 8)]),
     ],
 )
-def test_restricted_sampling_fills_exactly_the_published_ranges(rng, frames, ranges):
+def test_restricted_sampling_covers_exactly_the_published_ranges(rng, frames, ranges):
     drawn = np.stack([restricted_random_frames(frames, 4, rng) for _ in range(400)])
     assert [(int(column.min()), int(column.max())) for column in drawn.T] == ranges
 
@@ -36,13 +36,13 @@ def test_consecutive_sampling_reaches_both_ends_and_repeats_the_last(rng):
 
 
 @pytest.mark.parametrize(("frames", "starts"), [(3, {0}), (4, {0}), (5, {0}), (6, {0, 1}), (9, {0, 1, 2, 3, 4})])
-def test_the_published_consecutive_sampling_never_reaches_the_last_frame(rng, frames, starts):
+def test_published_consecutive_sampling_never_reaches_the_last_frame(rng, frames, starts):
     drawn = np.stack([CLIP_SAMPLING["consecutive_code"](frames, 4, rng) for _ in range(200)])
     assert set(drawn[:, 0]) == starts
     assert drawn.max() == (frames - 2 if frames > 4 else frames - 1)
 
 
-def test_random_frames_are_different_ordered_and_from_everywhere(rng):
+def test_random_frames_are_different_and_ordered_and_come_from_all_frames(rng):
     drawn = np.stack([random_frames(6, 4, rng) for _ in range(300)])
     assert (np.diff(drawn, axis=1) > 0).all()
     assert len({tuple(row) for row in drawn}) == 15  # all choices of 4 out of 6
@@ -67,7 +67,7 @@ def tracklets(cameras_of):
     ]
 
 
-def test_every_person_is_seen_once_an_epoch(rng):
+def test_each_person_occurs_once_per_epoch(rng):
     dataset = tracklets({str(p): "AABC" for p in range(9)})
     batches = list(PersonSampler(dataset, 4, 2).batches(rng))
     assert [len(batch) for batch in batches] == [8, 8]
@@ -79,7 +79,7 @@ def test_every_person_is_seen_once_an_epoch(rng):
             assert dataset[first].camera != dataset[second].camera
 
 
-def test_a_person_with_few_tracklets_is_drawn_with_replacement(rng):
+def test_tracklets_of_a_person_with_few_are_drawn_with_replacement(rng):
     dataset = tracklets({"a": "A", "b": "AB"})
     (batch,) = PersonSampler(dataset, 2, 4).batches(rng)
     drawn = [dataset[i].name for i in batch]
@@ -87,7 +87,7 @@ def test_a_person_with_few_tracklets_is_drawn_with_replacement(rng):
     assert len(drawn) == 8
 
 
-def test_without_spreading_tracklets_are_drawn_whatever_their_camera(rng):
+def test_without_spread_cameras_the_camera_does_not_matter(rng):
     dataset = tracklets({str(p): "AAAAAAAB" for p in range(4)})
     drawn = [PersonSampler(dataset, 4, 2, spread_cameras=False).batches(rng)[0] for _ in range(100)]
     pairs = [(dataset[a], dataset[b]) for batch in drawn for a, b in zip(batch[::2], batch[1::2], strict=True)]
@@ -101,7 +101,7 @@ def test_an_epoch_of_mars_has_78_batches(rng):
     assert len(PersonSampler(dataset, 8, 4).batches(rng)) == 78
 
 
-def test_luos_sampler_takes_all_tracklets(rng):
+def test_sampler_of_luo_takes_all_tracklets(rng):
     dataset = tracklets({"a": "A" * 11, "b": "A" * 8, "c": "AB", "d": "A" * 9, "e": "B" * 12})
     for _ in range(20):
         batches = TrackletSampler(dataset, 2, 4).batches(rng)
@@ -110,7 +110,7 @@ def test_luos_sampler_takes_all_tracklets(rng):
             assert len({dataset[i].person for i in batch[:4]}) == 1
             assert len({dataset[i].person for i in batch[4:]}) == 1
             assert dataset[batch[0]].person != dataset[batch[4]].person
-        # 2 + 2 + 1 + 2 + 3 groups of four; no tracklet twice but those of c, who has only two.
+        # 2 + 2 + 1 + 2 + 3 groups of four; only tracklets of c, who has two, occur twice.
         assert 3 <= len(batches) <= 5
         plenty = [i for i in drawn if dataset[i].person != "c"]
         assert len(plenty) == len(set(plenty))

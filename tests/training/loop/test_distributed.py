@@ -1,4 +1,4 @@
-"""Two processes, started by torchrun, against one."""
+"""Two processes that torchrun starts, compared with one process."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from torch import multiprocessing, nn
 
 from tests.training.runs import arguments, rows, run
 from training.loop.checkpoint import load_checkpoint
-from training.loop.distributed import SharedBatchNorm, joined
+from training.loop.distributed import SharedBatchNorm, join_processes
 from training.loop.run import LAST
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +23,8 @@ LOSSES = {
     "losses.osm_caa_vectors": "classifier",
     "losses.ranked_list": "1.0",
 }
-"""With the recipe's own: identity of clips and frames, triplet, ranked list, centers, OSM-CAA, erasing attention."""
+"""Adds to the losses of the recipe: all are then identity of clips and frames, triplet, ranked list, center, OSM-CAA
+and erasing attention."""
 
 
 DOUBLE = """
@@ -32,7 +33,7 @@ torch.set_default_dtype(torch.float64)
 from not3d.cli import main
 main()
 """
-"""``not3d`` in double precision: Adam's first steps are as long for gradients that are nothing but rounding."""
+"""`not3d` in double precision, because the first steps of Adam have full length even if a gradient is only rounding."""
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def double():
 
 
 @pytest.mark.usefixtures("one_thread", "double")
-def test_two_processes_train_as_one(data, tmp_path):
+def test_two_processes_train_like_one_process(data, tmp_path):
     run(data, tmp_path / "one", 2, overrides=LOSSES)
     program = tmp_path / "double.py"
     program.write_text(DOUBLE)
@@ -57,7 +58,7 @@ def test_two_processes_train_as_one(data, tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    # One process speaks.
+    # Only the first process writes messages.
     assert "2 processes" in done.stderr
     assert done.stdout.count("best.pt") == 1
 
@@ -79,9 +80,9 @@ def test_two_processes_train_as_one(data, tmp_path):
 
 def batch_norm_of_a_part(rank, port, features, folder):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         norm = nn.Sequential(nn.BatchNorm2d(3))
-        ranks.share(norm)
+        ranks.share_batch_norm(norm)
         assert isinstance(norm[0], SharedBatchNorm)
         part = features[2 * rank : 2 * rank + 2].clone().requires_grad_()
         out = norm(part)
@@ -97,7 +98,7 @@ def batch_norm_of_a_part(rank, port, features, folder):
         torch.save(content, folder / f"{rank}.pt")
 
 
-def test_batch_norm_and_its_gradient_are_those_of_the_whole_batch(tmp_path):
+def test_batch_norm_and_its_gradient_are_those_of_the_full_batch(tmp_path):
     features = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(1)) * 3 + 5
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

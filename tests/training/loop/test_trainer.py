@@ -1,4 +1,4 @@
-"""Real, tiny training runs on drawn people."""
+"""Small real training runs on synthetic people."""
 
 import os
 import shutil
@@ -12,52 +12,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.training.runs import TINY, arguments, rows, run
-from training import trainer
+from tests.training.runs import TINY, arguments, assert_same_log, assert_same_state, rows, run
 from training.evaluation.validation import network_embedder
 from training.loop import run as run_module
+from training.loop import trainer
 from training.loop.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.loop.interruption import Stopped
 from training.loop.run import BEST, LAST
 from training.loop.run_log import LOG, TENSORBOARD
-from training.loop.trainer import TrainingError, train
+from training.loop.trainer import Interruption, TrainingError, TrainingInterrupted, train
 from training.recipe import find_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[3]
 
 
-def assert_same_state(one, two):
-    """Networks, objectives, optimisers, random states and everything else that a run goes on from."""
-
-    def walk(a, b, where):
-        assert type(a) is type(b), where
-        if isinstance(a, dict):
-            assert a.keys() == b.keys(), where
-            for key in a:
-                if key not in ("seconds", "waited"):
-                    walk(a[key], b[key], f"{where}.{key}")
-        elif isinstance(a, list | tuple):
-            assert len(a) == len(b), where
-            for number, (c, d) in enumerate(zip(a, b, strict=True)):
-                walk(c, d, f"{where}.{number}")
-        elif isinstance(a, torch.Tensor):
-            assert torch.equal(a, b), where
-        else:
-            assert a == b, where
-
-    walk(one.state_dict, two.state_dict, "network")
-    walk(one.progress, two.progress, "progress")
-
-
-def assert_same_log(one, two):
-    timeless = [
-        [{k: v for k, v in row.items() if k not in ("seconds", "waiting")} for row in rows(out)] for out in (one, two)
-    ]
-    assert timeless[0] == timeless[1]
-
-
-def test_a_run_learns_and_leaves_a_checkpoint_that_rebuilds_the_network(data, tmp_path):
+def test_run_learns_and_writes_a_checkpoint_that_rebuilds_the_network(data, tmp_path):
     best = run(data, tmp_path, 6)
     losses = [float(row["total"]) for row in rows(tmp_path)]
     assert len(losses) == 6
@@ -73,13 +42,13 @@ def test_a_run_learns_and_leaves_a_checkpoint_that_rebuilds_the_network(data, tm
 
 
 SMALL_STEPS = {"batch.people": "2", "optimiser.learning_rate": "1e-3"}
-"""Five steps an epoch."""
+"""Five steps per epoch."""
 
 
-def test_ctrl_c_in_the_first_epoch_leaves_a_checkpoint_that_goes_on_bit_for_bit(data, tmp_path):
-    run(data, tmp_path / "whole", 2, overrides=SMALL_STEPS)
+def test_run_resumed_after_ctrl_c_is_the_same_to_the_bit(data, tmp_path):
+    run(data, tmp_path / "uninterrupted", 2, overrides=SMALL_STEPS)
 
-    command = [sys.executable, "-m", "not3d", *arguments(data, tmp_path / "parts", 2, overrides=SMALL_STEPS)]
+    command = [sys.executable, "-m", "not3d", *arguments(data, tmp_path / "resumed", 2, overrides=SMALL_STEPS)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         said = ""
@@ -92,22 +61,22 @@ def test_ctrl_c_in_the_first_epoch_leaves_a_checkpoint_that_goes_on_bit_for_bit(
     assert process.returncode == 130, said
     assert "--resume" in said
     assert "Traceback" not in said
-    stopped = load_checkpoint(tmp_path / "parts" / LAST)
+    stopped = load_checkpoint(tmp_path / "resumed" / LAST)
     assert stopped.progress["epoch"] == 0
     assert 1 <= stopped.progress["tally"]["steps"] < 5
 
-    run(data, tmp_path / "parts", 2, overrides=SMALL_STEPS, resume=True)
-    whole, parts = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "parts"))
+    run(data, tmp_path / "resumed", 2, overrides=SMALL_STEPS, resume=True)
+    whole, parts = (load_checkpoint(tmp_path / name / LAST) for name in ("uninterrupted", "resumed"))
     assert parts.progress["epoch"] == 2
     assert_same_state(whole, parts)
-    assert_same_state(*(load_checkpoint(tmp_path / name / BEST) for name in ("whole", "parts")))
-    assert_same_log(tmp_path / "whole", tmp_path / "parts")
+    assert_same_state(*(load_checkpoint(tmp_path / name / BEST) for name in ("uninterrupted", "resumed")))
+    assert_same_log(tmp_path / "uninterrupted", tmp_path / "resumed")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_validation_is_made_again(data, tmp_path, monkeypatch, number):
+def test_interrupted_validation_is_repeated(data, tmp_path, monkeypatch, number):
     overrides = {"schedule.evaluate_every": "2"}
-    run(data, tmp_path / "whole", 3, overrides=overrides)
+    run(data, tmp_path / "uninterrupted", 3, overrides=overrides)
     validate, handlers = run_module.validate, [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
 
     def interrupted(*arguments):
@@ -115,19 +84,19 @@ def test_an_interrupted_validation_is_made_again(data, tmp_path, monkeypatch, nu
         return validate(*arguments)
 
     monkeypatch.setattr(run_module, "validate", interrupted)
-    with pytest.raises(Stopped):
-        run(data, tmp_path / "parts", 3, overrides=overrides)
+    with pytest.raises(TrainingInterrupted):
+        run(data, tmp_path / "resumed", 3, overrides=overrides)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
     monkeypatch.setattr(run_module, "validate", validate)
-    stopped = load_checkpoint(tmp_path / "parts" / LAST).progress
+    stopped = load_checkpoint(tmp_path / "resumed" / LAST).progress
     assert (stopped["epoch"], stopped["tally"]["steps"]) == (1, 2)
 
-    run(data, tmp_path / "parts", 3, overrides=overrides, resume=True)
-    assert_same_state(*(load_checkpoint(tmp_path / name / LAST) for name in ("whole", "parts")))
-    assert_same_log(tmp_path / "whole", tmp_path / "parts")
+    run(data, tmp_path / "resumed", 3, overrides=overrides, resume=True)
+    assert_same_state(*(load_checkpoint(tmp_path / name / LAST) for name in ("uninterrupted", "resumed")))
+    assert_same_log(tmp_path / "uninterrupted", tmp_path / "resumed")
 
 
-def test_fp16_leaves_out_a_step_that_overflows(data, tmp_path, monkeypatch):
+def test_fp16_skips_a_step_that_overflows(data, tmp_path, monkeypatch):
     weights, scales = [], []
     descend = run_module.Run._descend
 
@@ -150,13 +119,13 @@ def test_fp16_leaves_out_a_step_that_overflows(data, tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path / LAST).progress["scaler"]["scale"] == scales[-1]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
+def test_loss_that_is_not_finite_ends_the_run(data, tmp_path):
     with pytest.raises(TrainingError, match="not finite in epoch 1"):
         run(data, tmp_path, 1, overrides=SMALL_STEPS | {"optimiser.learning_rate": "1e30"})
     assert not (tmp_path / LAST).exists()
 
 
-def test_dead_attention_is_said_once_and_logged(data, tmp_path, capsys):
+def test_dead_attention_gives_one_warning_and_is_logged(data, tmp_path, capsys):
     for bias, dead in (("-9.0", True), ("1.0", False)):
         out = tmp_path / bias
         run(data, out, 2, overrides={"network.attention_bias": bias}, console=Console(width=300))
@@ -167,7 +136,7 @@ def test_dead_attention_is_said_once_and_logged(data, tmp_path, capsys):
         assert [float(row["attention_entropy"]) > 0.99999 for row in rows(out)] == [dead, dead]
 
 
-def test_the_log_has_time_spent_waiting_and_goes_to_tensorboard(data, tmp_path):
+def test_log_has_the_time_spent_waiting_and_is_in_tensorboard(data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(data, tmp_path, 2)
@@ -181,8 +150,8 @@ def test_the_log_has_time_spent_waiting_and_goes_to_tensorboard(data, tmp_path):
             assert value == pytest.approx(float(row[column]), rel=1e-4)
 
 
-def test_a_compiled_network_learns_the_same_at_every_resolution(data, tmp_path, monkeypatch):
-    # Everything but the C++ compiler, which takes a minute for each frame size.
+def test_compiled_network_learns_the_same_at_each_resolution(data, tmp_path, monkeypatch):
+    # Without the C++ compiler, which takes a minute for each frame size.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     sizes = "[{from_epoch=1, height=48, width=32}, {from_epoch=2, height=64, width=32}]"
     overrides = {"resolutions": sizes, "network.backbone": "resnet18_x0_75", "optimiser.learning_rate": "1e-6"}
@@ -190,11 +159,11 @@ def test_a_compiled_network_learns_the_same_at_every_resolution(data, tmp_path, 
     best = run(data, tmp_path / "compiled", 2, overrides=overrides, compile=True)
     for eager, compiled in zip(rows(tmp_path / "eager"), rows(tmp_path / "compiled"), strict=True):
         assert float(compiled["total"]) == pytest.approx(float(eager["total"]), rel=1e-3)
-    # A compiled network's weights have the same names.
+    # The weights of a compiled network have the same names.
     load_checkpoint(best).build()
 
 
-def test_transfer_takes_trunk_and_attention_only(data, tmp_path, monkeypatch):
+def test_transfer_loads_backbone_and_attention_only(data, tmp_path, monkeypatch):
     source = load_checkpoint(run(data, tmp_path / "source", 2))
     started = {}
 
@@ -215,12 +184,12 @@ def test_transfer_takes_trunk_and_attention_only(data, tmp_path, monkeypatch):
     assert not torch.equal(fresh["base.conv1.weight"], source.state_dict["base.conv1.weight"])
 
 
-def test_a_recipe_that_starts_from_a_checkpoint_asks_for_it(data, tmp_path):
-    with pytest.raises(TrainingError, match="starts from system A on MARS"):
-        run(data, tmp_path, 1, overrides={"start.transfer": "system A on MARS"})
+def test_recipe_that_requires_a_checkpoint_says_so(data, tmp_path):
+    with pytest.raises(TrainingError, match="starts from not3d on MARS"):
+        run(data, tmp_path, 1, overrides={"start.transfer": "not3d on MARS"})
 
 
-def test_a_model_of_other_data_does_not_claim_the_recipes_card(data, tmp_path):
+def test_model_of_other_data_does_not_get_the_card_of_the_recipe(data, tmp_path):
     checkpoint = load_checkpoint(run(data, tmp_path / "lobby", 1))
     assert checkpoint.recipe["name"] == "lobby"
     assert "Market-1501" not in checkpoint.training_data + checkpoint.data_terms
@@ -228,14 +197,14 @@ def test_a_model_of_other_data_does_not_claim_the_recipes_card(data, tmp_path):
     assert checkpoint.data_terms == "not stated"
 
 
-def test_nobody_set_aside_is_said(data, tmp_path, capsys):
+def test_missing_validation_people_give_a_warning(data, tmp_path, capsys):
     overrides = TINY | {"schedule.epochs": "1", "validation_share": "0.0"}
     best = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=Console(width=200))
-    assert "Nobody is set aside" in capsys.readouterr().out
+    assert "No validation people" in capsys.readouterr().out
     assert load_checkpoint(best).accuracy == []
 
 
-def test_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_path):
+def test_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_path):
     with pytest.raises(TrainingError, match="no run to resume"):
         run(data, tmp_path, 1, resume=True)
     run(data, tmp_path, 1)
@@ -245,10 +214,10 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_
         run(data, tmp_path, 1, resume=True, overrides={"losses.triplet_margin": "0.5"})
     log = (tmp_path / LOG).read_text()
     run(data, tmp_path, 1, resume=True)
-    assert (tmp_path / LOG).read_text() == log  # a finished run stays as it is
+    assert (tmp_path / LOG).read_text() == log  # a finished run does not change
 
 
-def test_a_run_does_not_go_on_with_other_data(data, tmp_path):
+def test_run_is_not_resumed_with_other_data(data, tmp_path):
     run(data, tmp_path / "run", 1)
     other = tmp_path / "other"
     shutil.copytree(data, other)
@@ -261,12 +230,12 @@ def test_a_run_does_not_go_on_with_other_data(data, tmp_path):
         run(same_name, tmp_path / "run", 1, resume=True)
 
 
-def test_a_split_of_data_that_has_none_is_an_error(data, tmp_path):
+def test_split_of_data_without_splits_is_an_error(data, tmp_path):
     with pytest.raises(TrainingError, match="split 3: none of the datasets has splits"):
         run(data, tmp_path, 1, split=3)
 
 
-def test_foreign_files_are_not_checkpoints(data, tmp_path):
+def test_other_files_are_not_checkpoints(data, tmp_path):
     (tmp_path / "text.pt").write_text("no weights here")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     for name in ("text.pt", "other.pt", "missing.pt"):
@@ -280,3 +249,22 @@ def test_weights_of_another_network_are_named(data, tmp_path):
     save_checkpoint(checkpoint, tmp_path / "broken.pt")
     with pytest.raises(CheckpointError, match=r"bottleneck\.weight"):
         load_checkpoint(tmp_path / "broken.pt").build()
+
+
+def test_second_ctrl_c_interrupts_immediately(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Interruption(Console()) as interruption:  # noqa: PT012
+        assert not interruption.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.requested
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr().out.count("Stopping after this step") == 1
+
+
+def test_repeated_signals_are_ignored_in_a_process_of_torchrun(capsys):
+    with Interruption(Console(), ignore_repeats=True) as interruption:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert interruption.requested
+    assert capsys.readouterr().out.count("Stopping after this step") == 1

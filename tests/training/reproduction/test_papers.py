@@ -1,4 +1,4 @@
-"""The papers' figures, written down here once more, against the tables, their recipes and whole numbers of queries."""
+"""The figures of the papers, copied here again, compared with the tables, their recipes and numbers of queries."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from training.reproduction.papers import ReproductionError, load_papers, select_
 
 MARS, PRID, ILIDS = 1840, 89, 150
 
-# Paper A: rank-1, queries found, queries asked, mAP.
-A = {
+# not3d: rank-1, queries found, number of queries, mAP.
+NOT3D = {
     ("backbone", "resnet50-mars"): (88.21, 1623, MARS, None),
     ("backbone", "resnet50-prid"): (94.38, 84, PRID, None),
     ("backbone", "resnet50-ilids"): (87.33, 131, ILIDS, None),
@@ -39,8 +39,8 @@ A = {
     ("transfer", "mars+ilids-prid"): (97.75, 87, PRID, None),
     ("transfer", "mars+ilids-ilids"): (95.33, 143, ILIDS, None),
 }
-# Paper B: mAP, rank-1, rank-5, rank-20.
-B = {
+# fantastic: mAP, rank-1, rank-5, rank-20.
+FANTASTIC = {
     ("mars", "baseline"): (76.7, 83.3, 93.8, 97.4),
     ("mars", "bag-of-tricks"): (81.3, 87.1, 95.9, 98.2),
     ("mars", "osm"): (82.4, 87.9, 96.0, 98.0),
@@ -54,8 +54,8 @@ B = {
     ("prid", "attn-cl-prid"): (None, 93.3, 98.9, 100.0),
     ("prid", "attn-cl-prid-from-mars"): (None, 96.6, 100.0, 100.0),
 }
-# Paper C: rank-1, rank-5, rank-20, mAP.
-C = {
+# aas_rfu: rank-1, rank-5, rank-20, mAP.
+AAS_RFU = {
     ("clips", "1-euclidean"): (83.5, 93.8, 96.8, 77.5),
     ("clips", "4-euclidean"): (85.3, 94.8, 97.1, 79.6),
     ("clips", "all-euclidean"): (85.7, 94.8, 97.2, 80.0),
@@ -76,30 +76,30 @@ def named(names, values):
     return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-def test_paper_a_prints_whole_numbers_of_queries_and_each_figure_has_its_row():
+def test_not3d_figures_are_whole_numbers_of_queries_and_have_rows():
     rows, paper = rows_of("not3d"), load_papers()["not3d"]
-    assert rows.keys() == A.keys()
-    for key, (rank1, found, asked, mean_ap) in A.items():
+    assert rows.keys() == NOT3D.keys()
+    for key, (rank1, found, queries, mean_ap) in NOT3D.items():
         row = rows[key]
-        assert abs(100 * found / asked - rank1) < (0.05 if rank1 == 96.6 else 0.01), key
-        assert paper.conditions[row.data].queries == asked, key
+        assert abs(100 * found / queries - rank1) < (0.05 if rank1 == 96.6 else 0.01), key
+        assert paper.conditions[row.data].queries == queries, key
         assert row.figures == named(("rank-1", "mAP"), (rank1, mean_ap)), key
 
 
-def test_paper_b_and_c():
+def test_fantastic_and_aas_rfu_figures_have_rows():
     rows = rows_of("fantastic")
     assert {k: r.figures for k, r in rows.items()} == {
-        key: named(("mAP", "rank-1", "rank-5", "rank-20"), values) for key, values in B.items()
+        key: named(("mAP", "rank-1", "rank-5", "rank-20"), values) for key, values in FANTASTIC.items()
     }
     for key, row in rows.items():
         if row.data == "prid2011":
             assert all(abs(v - 100 * round(v * PRID / 100) / PRID) < 0.05 for v in row.figures.values()), key
     assert {k: r.figures for k, r in rows_of("aas-rfu").items()} == {
-        key: named(("rank-1", "rank-5", "rank-20", "mAP"), values) for key, values in C.items()
+        key: named(("rank-1", "rank-5", "rank-20", "mAP"), values) for key, values in AAS_RFU.items()
     }
 
 
-def test_every_recipe_loads_and_is_named_after_its_place():
+def test_each_recipe_loads_and_is_named_by_its_path():
     paths = sorted(RECIPES.rglob("*.toml"))
     assert len(paths) > 30
     for path in paths:
@@ -110,7 +110,7 @@ def recipe(name):
     return load_recipe(find_recipe(name))
 
 
-def test_rows_differ_from_their_system_in_what_their_table_is_about():
+def test_recipes_of_rows_differ_in_the_subject_of_their_table():
     base = recipe("not3d").model_dump()
     assert base["start"]["weights"] == "imagenet"
     expected = {
@@ -133,7 +133,7 @@ def test_rows_differ_from_their_system_in_what_their_table_is_about():
         assert found == differences, name
 
 
-def test_what_systems_b_and_c_are_made_of():
+def test_parts_of_fantastic_and_aas_rfu():
     final, bag, osm = recipe("fantastic").losses, recipe("fantastic/bag-of-tricks").losses, recipe("fantastic/osm")
     assert (final.osm_caa, final.triplet, final.center, final.erasing_attention) == (1, 0, 5e-4, 1)
     assert final.osm_caa_vectors == "centers"
@@ -148,20 +148,23 @@ def test_what_systems_b_and_c_are_made_of():
         True,
         (7, 4),
     )
-    rfu, before = recipe("aas-rfu"), recipe("aas-rfu/baseline")
+    rfu, baseline_of_rfu = recipe("aas-rfu"), recipe("aas-rfu/baseline")
     assert (rfu.losses.triplet_feature, rfu.evaluation.feature, rfu.evaluation.metric) == ("raw", "raw", "cosine")
-    assert (before.losses.triplet_feature, before.evaluation.feature) == ("batch_normed", "batch_normed")
+    assert (baseline_of_rfu.losses.triplet_feature, baseline_of_rfu.evaluation.feature) == (
+        "batch_normed",
+        "batch_normed",
+    )
     assert [recipe(f"aas-rfu/clips-{n}").evaluation.max_clips for n in ("1", "4", "all")] == [1, 4, None]
 
 
-def test_tables_go_by_number_or_name():
+def test_tables_are_selected_by_number_or_name():
     assert select_rows("not3d", "4") == select_rows("not3d", "batch")
     assert [row.name for _, _, row in select_rows("not3d", "4", "*-mars")] == ["32-mars", "36-mars", "48-mars"]
-    assert len(select_rows()) == len(A) + len(B) + len(C)
+    assert len(select_rows()) == len(NOT3D) + len(FANTASTIC) + len(AAS_RFU)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("selection", "message"),
     [
         (("not4d",), "not3d, fantastic, aas-rfu"),
         (("not3d", "9"), r"backbone, clip-length, 4 \(batch\), transfer"),
@@ -169,6 +172,6 @@ def test_tables_go_by_number_or_name():
         ((None, "4"), "--paper"),
     ],
 )
-def test_what_there_is_not_is_told_with_what_there_is(asked, message):
+def test_unknown_selections_list_what_exists(selection, message):
     with pytest.raises(ReproductionError, match=message):
-        select_rows(*asked)
+        select_rows(*selection)

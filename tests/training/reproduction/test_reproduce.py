@@ -1,4 +1,4 @@
-"""Rows run on a drawn dataset in MARS's layout, cut small, on a light backbone."""
+"""Rows that run on a small synthetic dataset in the layout of MARS, with a light backbone."""
 
 import json
 import shutil
@@ -13,13 +13,13 @@ import training.reproduction.training as trainings
 from not3d.commands import Interrupted
 from not3d.commands.app import app
 from tests.training.datasets.layouts import write_prid2011
-from training import trainer
 from training.datasets.synthetic.dataset import write_synthetic
+from training.loop import trainer
 from training.loop.run import BEST, LAST
-from training.reproduction.measurement import Measurement, average
 from training.reproduction.papers import ReproductionError, select_rows
-from training.reproduction.reproduce import find_data, run_row
-from training.reproduction.training import FINISHED, Setting, Training
+from training.reproduction.report import Measurement
+from training.reproduction.reproduce import average, find_data, run_row
+from training.reproduction.training import FINISHED, ReproductionSettings, Training
 
 savemat = pytest.importorskip("scipy.io").savemat
 CHOICES = {
@@ -27,13 +27,13 @@ CHOICES = {
     "4-cosine": ("cosine", 2, "batch_normed"),
     "rfu-inference": ("cosine", 3, "raw"),
 }
-"""Distance, clips (of which a smoke run has fewer) and feature."""
+"""Distance, number of clips in the smoke run, and feature."""
 LIGHT = {"network.backbone": "resnet18_ibn_a_x0_75"}
 
 
 @pytest.fixture(scope="module")
 def mars(tmp_path_factory):
-    """Six people to train on and four to test on, at two cameras; the first camera asks."""
+    """Six training people and four test people at two cameras; the first camera has the queries."""
     root, drawn = tmp_path_factory.mktemp("mars"), tmp_path_factory.mktemp("drawn")
     write_synthetic(drawn, people=10, cameras=2, frames=6, seed=4, size=(64, 32))
     (root / "info").mkdir()
@@ -60,12 +60,12 @@ def mars(tmp_path_factory):
 @pytest.fixture
 def setting(mars, tmp_path):
     console = Console(quiet=True)
-    return Setting(find_data([mars], smoke=True), tmp_path, LIGHT, smoke=True, console=console)
+    return ReproductionSettings(find_data([mars], smoke=True), tmp_path, LIGHT, smoke=True, console=console)
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Counts trainings: folder, and whether it was gone on with."""
+    """Record trainings: folder, and whether it was resumed."""
     calls, real = [], trainings.train
 
     def train(recipe, data, out, *, resume, **options):
@@ -76,25 +76,25 @@ def trained(monkeypatch):
     return calls
 
 
-def test_rows_that_differ_in_inference_share_a_training_and_are_not_trained_again(setting, trained):
+def test_rows_that_differ_in_inference_share_one_training(setting, trained):
     rows = [item for table in ("1", "2") for item in select_rows("aas-rfu", table) if item[2].name in CHOICES]
     first = [run_row(row, setting) for row in rows]
     assert trained == [("aas-rfu-clips-1", False)]
-    # Both protocols that the paper may mean: queries out of the gallery, and in it.
+    # Both protocols that the paper may mean: without and with the queries in the gallery.
     assert [c.own.protocol for c in first[0]] == ["mars", "mars-all-queries"]
     assert [(c.own.queries, c.own.gallery) for c in first[0]] == [(4, 4), (4, 8)]
     again = [run_row(row, setting) for row in rows]
     assert len(trained) == 1
     assert again == first
-    # The choices that a row is about reach the evaluation.
+    # The evaluation uses the choices of the row.
     (folder,) = (setting.out / "runs").iterdir()
     options = [json.loads(file.read_text())["options"] for file in (folder / "evaluations").iterdir()]
     kept = {(o["metric"], o["max_clips"], o["feature"]) for o in options if o["protocol"] == "mars"}
     assert kept == set(CHOICES.values())
 
 
-def test_an_interrupted_row_goes_on_where_it_stood(setting, trained, monkeypatch):
-    # Two of six people in a batch: three steps.
+def test_interrupted_row_is_resumed(setting, trained, monkeypatch):
+    # Two of six people per batch, therefore three steps.
     setting = replace(setting, overrides=LIGHT | {"batch.people": "4"})
     (row,) = select_rows("aas-rfu", "2", "rfu-training")
     steps, real = [], trainer.Run.step
@@ -102,7 +102,7 @@ def test_an_interrupted_row_goes_on_where_it_stood(setting, trained, monkeypatch
     def step(run, batch):
         if len(steps) == 1:
             steps.append("interrupted")
-            raise trainer.Stopped
+            raise trainer.TrainingInterrupted
         steps.append(batch.labels.tolist())
         return real(run, batch)
 
@@ -117,13 +117,13 @@ def test_an_interrupted_row_goes_on_where_it_stood(setting, trained, monkeypatch
     assert done.own is not None
     assert (folder / BEST).is_file()
     assert not (folder / LAST).exists()
-    # The interrupted step is made again and the first one is not: everybody is seen once.
+    # Only the interrupted step is repeated: each person occurs once.
     batches = [set(step) for step in steps if step != "interrupted"]
     assert [len(batch) for batch in batches] == [2, 2, 2]
     assert set.union(*batches) == set(range(6))
 
 
-def test_a_transfer_row_trains_its_source_first(setting, trained):
+def test_transfer_row_trains_its_source_first(setting, trained):
     (row,) = select_rows("not3d", "transfer", "mars-prid")
     (comparison,) = run_row(row, setting)
     assert trained == [("not3d", False), ("not3d-transfer-prid", False)]
@@ -133,7 +133,7 @@ def test_a_transfer_row_trains_its_source_first(setting, trained):
     assert any("86 of 89" in remark for remark in comparison.unlike)
 
 
-def test_what_decides_the_weights_decides_the_run(setting):
+def test_run_is_named_by_all_that_decides_the_weights(setting):
     def key(name, **changes):
         return Training(setting, name, ("mars",), **changes).key
 
@@ -145,15 +145,15 @@ def test_what_decides_the_weights_decides_the_run(setting):
     assert len({key("not3d"), key("not3d", split=1), key("not3d", source=source)}) == 3
 
 
-def test_rows_without_their_data_are_skipped_by_name(mars, tmp_path):
-    setting = Setting({"mars": mars}, tmp_path)
+def test_rows_without_their_data_are_skipped_and_name_it(mars, tmp_path):
+    setting = ReproductionSettings({"mars": mars}, tmp_path)
     (row,) = select_rows("not3d", "transfer", "mars+ilids-prid")
     (skipped,) = run_row(row, setting)
     assert skipped.skipped == "needs prid2011 and ilids-vid: give --data for it"
     assert skipped.own is None
 
 
-def test_data_that_no_row_is_about(tmp_path, mars):
+def test_data_that_no_row_uses_are_an_error(tmp_path, mars):
     with pytest.raises(ReproductionError, match="a folder; give MARS"):
         find_data([tmp_path])
     with pytest.raises(ReproductionError, match="give one"):
@@ -162,7 +162,7 @@ def test_data_that_no_row_is_about(tmp_path, mars):
         find_data([], smoke=True)
 
 
-def test_smoke_keeps_a_rows_choices(setting):
+def test_smoke_run_keeps_the_choices_of_the_row(setting):
     recipe, _ = setting.recipe("not3d/batch-6x8-prid")
     assert (recipe.batch.people, recipe.batch.tracklets, recipe.losses.ranked_list_margin) == (3, 4, 0.04)
     assert setting.recipe("not3d/t8")[0].network.clip_length == 8
@@ -170,24 +170,24 @@ def test_smoke_keeps_a_rows_choices(setting):
     assert (baseline.network.last_stride, baseline.start.weights, baseline.schedule.epochs) == (2, "none", 1)
 
 
-def test_weights_go_to_the_rows_of_their_backbone(mars, tmp_path):
-    setting = Setting({"mars": mars}, tmp_path, weights={"resnet50": "/w/plain.pth", "": "/w/ibn.pth"})
+def test_weights_are_used_for_rows_with_their_backbone(mars, tmp_path):
+    setting = ReproductionSettings({"mars": mars}, tmp_path, weights={"resnet50": "/w/plain.pth", "": "/w/ibn.pth"})
     assert setting.recipe("fantastic")[0].start.weights == "/w/plain.pth"
     assert setting.recipe("not3d")[0].start.weights == "/w/ibn.pth"
     assert setting.recipe("not3d/transfer")[0].start.weights == "none"
 
 
-def test_weights_that_cannot_be_had_name_the_option(mars, tmp_path):
+def test_missing_weights_name_the_option(mars, tmp_path):
     small = {"batch.people": "4", "network.frame_height": "64", "network.frame_width": "32", "validation_share": "0"}
     weights = {"resnet50": str(tmp_path / "none.pth")}
-    setting = Setting({"mars": mars}, tmp_path, small, weights, console=Console(quiet=True))
+    setting = ReproductionSettings({"mars": mars}, tmp_path, small, weights, console=Console(quiet=True))
     (row,) = select_rows("fantastic", "mars", "osm")
     with pytest.raises(ReproductionError, match=r"fantastic/osm: .*none\.pth.*--weights resnet50=FILE"):
         run_row(row, setting)
 
 
-def test_splits_one_by_one_and_all(tmp_path, trained, monkeypatch):
-    monkeypatch.setattr("training.reproduction.reproduce.split_count", lambda path: 3)  # of ten, which take longer
+def test_one_split_and_all_splits(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr("training.reproduction.reproduce.split_count", lambda path: 3)  # ten would take longer
     path = write_prid2011(tmp_path / "data", people=8)
     small = {
         "batch.people": "2",
@@ -198,16 +198,16 @@ def test_splits_one_by_one_and_all(tmp_path, trained, monkeypatch):
         "start.weights": "none",
         "validation_share": "0",
     }
-    setting = Setting(find_data([path]), tmp_path / "out", LIGHT | small, console=Console(quiet=True))
+    setting = ReproductionSettings(find_data([path]), tmp_path / "out", LIGHT | small, console=Console(quiet=True))
     (row,) = select_rows("not3d", "4", "32-prid")
     (default,) = run_row(row, setting)
     assert (default.own.split, default.own.queries) == ("0", 4)
-    assert "split: paper one, not said which; own 0" in default.unlike
+    assert "split: paper one, not stated which; own 0" in default.unlike
     assert "queries: paper 89, own 4" in default.unlike
-    (whole,) = run_row(row, setting, split="all")
+    (mean,) = run_row(row, setting, split="all")
     assert len(trained) == 3  # the first split is not trained again
-    assert whole.own.split == "mean of 0, 1, 2"
-    (figure,) = whole.figures
+    assert mean.own.split == "mean of 0, 1, 2"
+    (figure,) = mean.figures
     assert figure.deviation is not None
     assert figure.interval[0] <= figure.own <= figure.interval[1]
 
@@ -226,7 +226,7 @@ def reproduce(*arguments):
     return CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
 
 
-def test_the_command_prints_both_figures_with_their_conditions(mars, tmp_path):
+def test_command_prints_both_figures_with_their_conditions(mars, tmp_path):
     light = ("--set", "network.backbone=resnet18_ibn_a_x0_75")
     result = reproduce(
         "--smoke", "--paper", "not3d", "--table", "4", "--row", "36-mars", "--data", mars, "--out", tmp_path, *light
@@ -238,7 +238,7 @@ def test_the_command_prints_both_figures_with_their_conditions(mars, tmp_path):
     assert "protocol mars | mars" in result.output
     assert "seed not stated | 1" in result.output
     assert "set by hand: network.backbone" in result.output
-    assert f"smoke: {mars.name} stands for mars" in result.output
+    assert f"smoke: {mars.name} is used for mars" in result.output
     lines = [line for line in result.output.splitlines() if "89.62" in line or "84.61" in line]
     assert len(lines) == 2
     assert all("means" in line for line in lines)
@@ -255,20 +255,20 @@ def test_the_command_prints_both_figures_with_their_conditions(mars, tmp_path):
     assert list(tmp_path.rglob("*.pt")) == []  # a smoke run leaves no models
 
 
-def test_skipped_rows_are_listed_and_make_the_status_3(mars, tmp_path):
+def test_skipped_rows_are_listed_and_give_status_3(mars, tmp_path):
     result = reproduce("--paper", "not3d", "--table", "4", "--row", "36-prid", "--data", mars, "--out", tmp_path)
     assert result.exit_code == 3
     assert "needs prid2011" in result.output
     assert json.loads((tmp_path / "reproduction.json").read_text())["rows"][0]["skipped"]
 
 
-def test_the_list_names_papers_tables_and_rows():
+def test_list_names_papers_tables_and_rows():
     output = reproduce("--list").output
     for name in ("--paper not3d --table 4 or batch", "--paper fantastic --table rerank", "rfu-training", "36-ilids"):
         assert name in output
 
 
-def test_ctrl_c_says_how_to_go_on(mars, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_resume(mars, tmp_path, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 

@@ -4,12 +4,11 @@ import tomllib
 import pytest
 from rich.console import Console
 
-from training import tuning
 from training.datasets.synthetic.dataset import write_synthetic
 from training.loop.trainer import DivergedError
 from training.recipe import find_recipe, load_recipe
-from training.tuning.search import STATE, TuningError, tune
-from training.tuning.space import FIXED, SPACE, overrides_of, write_recipe
+from training.tuning import search as tuning
+from training.tuning.search import FIXED, SPACE, STATE, TuningError, overrides_of, tune, write_recipe
 
 QUIET = Console(quiet=True)
 TINY = {
@@ -26,7 +25,7 @@ TINY = {
 }
 PARAMETERS = {"sigma": 0.5, "alpha": 1.0, "l": 0.2, "margin": 0.1, "beta": 0.25, "gamma": 0.3, "weight_decay": 0.01}
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # of Ax and what it stands on, not ours
+pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # of Ax and its dependencies
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def search(data, out, **options):
     return tune(find_recipe("fantastic"), [data], out, overrides=TINY, console=QUIET, **options)
 
 
-def test_the_space_is_the_published_one():
+def test_search_space_is_the_published_one():
     bounds = {p.name: (p.low, p.high, p.scaling) for p in SPACE}
     assert bounds == {
         "sigma": (0.1, 1, "linear"),
@@ -53,7 +52,7 @@ def test_the_space_is_the_published_one():
     }
 
 
-def test_parameters_are_put_into_a_recipe():
+def test_parameters_change_the_recipe():
     recipe = load_recipe(find_recipe("fantastic"), {**FIXED, **overrides_of(PARAMETERS)})
     assert (recipe.losses.osm_caa, recipe.losses.triplet) == (0.25, 0.75)
     assert (recipe.losses.osm_caa_sigma, recipe.losses.osm_caa_alpha, recipe.losses.osm_caa_balance) == (0.5, 1.0, 0.2)
@@ -61,7 +60,7 @@ def test_parameters_are_put_into_a_recipe():
     assert (recipe.schedule.epochs, recipe.augmentation.erase, recipe.losses.erasing_attention) == (121, 0, 0)
 
 
-def test_the_best_is_a_recipe_that_keeps_the_rest_of_its_base(tmp_path):
+def test_best_parameters_become_a_recipe_that_extends_its_base(tmp_path):
     write_recipe(PARAMETERS, find_recipe("fantastic"), tmp_path / "best.toml", "tuned", "a search")
     best, base = load_recipe(tmp_path / "best.toml"), load_recipe(find_recipe("fantastic"))
     assert (best.name, best.losses.osm_caa_sigma) == ("tuned", 0.5)
@@ -72,7 +71,7 @@ def test_the_best_is_a_recipe_that_keeps_the_rest_of_its_base(tmp_path):
     assert tomllib.loads((tmp_path / "best.toml").read_text())["extends"] == "fantastic"
 
 
-def test_a_search_is_interrupted_goes_on_and_repeats_nothing(data, tmp_path, monkeypatch):
+def test_interrupted_search_continues_and_repeats_nothing(data, tmp_path, monkeypatch):
     began = []
     real = tuning.train
 
@@ -97,14 +96,14 @@ def test_a_search_is_interrupted_goes_on_and_repeats_nothing(data, tmp_path, mon
     assert all(0 < value <= 1 for value in values)
     assert search(data, tmp_path, trials=4) == ranked
     assert len(began) == 5
-    # Of the models only the best is kept, of the others their logs.
+    # Only the best model is kept; the logs of all trials are kept.
     assert [path.parent.name for path in tmp_path.rglob("best.pt")] == [f"trial-{ranked[0].index:03}"]
     assert len(list(tmp_path.rglob("log.csv"))) == 4
     with pytest.raises(TuningError, match="another objective"):
         search(data, tmp_path, trials=5, objective="rank-1")
 
 
-def test_a_run_that_diverges_counts_as_nothing(data, tmp_path, monkeypatch):
+def test_trial_that_diverges_counts_as_zero(data, tmp_path, monkeypatch):
     def diverging(*args, **options):
         raise DivergedError("the loss is not finite")
 
@@ -113,6 +112,6 @@ def test_a_run_that_diverges_counts_as_nothing(data, tmp_path, monkeypatch):
     assert (trial.value, trial.diverged) == (0.0, True)
 
 
-def test_nobody_to_measure_on_is_an_error(data, tmp_path):
-    with pytest.raises(TuningError, match="nobody is set aside"):
+def test_missing_validation_people_are_an_error(data, tmp_path):
+    with pytest.raises(TuningError, match="no validation people"):
         tune(find_recipe("fantastic"), [data], tmp_path, overrides={**TINY, "validation_share": "0.0"}, console=QUIET)

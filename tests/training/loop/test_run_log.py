@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from training.loop.attention_health import attention_health, attention_warning
+from training.loop.run_log import attention_health, attention_warning
 
 
-def test_all_zero_logits_count_as_dead_and_their_weights_are_equal():
+def test_all_zero_logits_count_as_dead_and_have_equal_weights():
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
     figures = attention_health(logits)
     assert figures["dead_attention"] == pytest.approx(1 / 3)
@@ -15,7 +15,7 @@ def test_all_zero_logits_count_as_dead_and_their_weights_are_equal():
     assert figures["attention_entropy"] == pytest.approx((1 + entropy + 1) / 3)
 
 
-def test_one_frame_has_nothing_to_weigh():
+def test_clips_of_one_frame_have_no_figures():
     assert attention_health(torch.zeros(3, 1)) == {}
     assert attention_warning({}) is None
 
@@ -24,7 +24,7 @@ def test_one_frame_has_nothing_to_weigh():
     ("dead", "entropy", "says"),
     [(0.0, 0.98, None), (0.49, 0.99, None), (0.97, 0.998, "97 % of the clips"), (0.0, 0.9999, "0.9999 of log T")],
 )
-def test_the_warning_says_what_was_found_and_what_to_do(dead, entropy, says):
+def test_warning_says_what_was_found_and_what_to_do(dead, entropy, says):
     warning = attention_warning({"dead_attention": dead, "attention_entropy": entropy})
     if says is None:
         assert warning is None
