@@ -1,4 +1,4 @@
-"""The PyTorch networks; the only part of ``model`` that imports torch."""
+"""The PyTorch networks; the only part of `model` that imports torch."""
 
 from model.network.reid import NetworkOutput, VideoReID, build_network
 from model.network.spec import NetworkSpec

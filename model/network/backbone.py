@@ -1,10 +1,10 @@
 """Backbones: residual networks, plain or with IBN-a blocks, whose last stage has stride 1 or 2.
 
-Residual networks: He et al., CVPR 2016. Last stride 1: the last stage keeps its resolution (Luo et al., 2019), as in
-systems A to C; 2 is the original's. IBN-a: Pan et al., ECCV 2018; the first normalisation of each block of stages 1 to
-3 is instance normalisation on the first half of the channels and batch normalisation on the rest, which takes the look
-of a camera out of the early features.
-State-dict names are those of torchvision and of the IBN-Net release.
+Residual networks: He et al., CVPR 2016. With last stride 1, the last stage keeps its resolution (Luo et al., 2019), as
+in not3d, fantastic and aas_rfu; the original has 2. IBN-a: Pan et al., ECCV 2018. The first normalisation of each block
+of stages 1 to 3 is instance normalisation on the first half of the channels and batch normalisation on the rest, which
+removes the appearance of a camera from the early features.
+The names in state dicts are those of torchvision and of the IBN-Net release.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class IBN(nn.Module):
         self.BN = nn.BatchNorm2d(channels - self.instance_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, C, H, W]`` to the same shape."""
+        """Normalise `[N, C, H, W]`; the shape does not change."""
         first, second = x[:, : self.instance_channels], x[:, self.instance_channels :]
         return torch.cat([self.IN(first), self.BN(second)], dim=1)
 
@@ -45,7 +45,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(channels, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, channels, H, W]`` to ``[N, planes, H / stride, W / stride]``."""
+        """Map `[N, channels, H, W]` to `[N, planes, H / stride, W / stride]`."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
         out = out + (x if self.downsample is None else self.downsample(x))
@@ -68,7 +68,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(channels, 4 * planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, channels, H, W]`` to ``[N, 4 * planes, H / stride, W / stride]``."""
+        """Map `[N, channels, H, W]` to `[N, 4 * planes, H / stride, W / stride]`."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
@@ -83,7 +83,7 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
 
 
 class ResNet(nn.Module):
-    """A residual trunk without its classifier."""
+    """A residual network without its classifier."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames ``[N, 3, H, W]`` to a map ``[N, channels, ceil(H / 16), ceil(W / 16)]``; with last stride 2, of 32."""
+        """Map frames `[N, 3, H, W]` to `[N, channels, ceil(H / 16), ceil(W / 16)]`; last stride 2 divides by 32."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -137,10 +137,10 @@ _PLANS = {
     "resnet50_ibn_a": _Plan(Bottleneck, (3, 4, 6, 3), 64, "a"),
     "resnet18": _Plan(BasicBlock, (2, 2, 2, 2), 64, None),
     "resnet18_ibn_a": _Plan(BasicBlock, (2, 2, 2, 2), 64, "a"),
-    # Three quarters of the channels: the light backbone of the bundled model, and the same without IBN.
+    # Three quarters of the channels, for the bundled model, and the same without IBN.
     "resnet18_x0_75": _Plan(BasicBlock, (2, 2, 2, 2), 48, None),
     "resnet18_ibn_a_x0_75": _Plan(BasicBlock, (2, 2, 2, 2), 48, "a"),
 }
 
 BACKBONES: dict[str, Callable[..., ResNet]] = {name: plan.build for name, plan in _PLANS.items()}
-"""Constructors by name, with fresh weights; each takes ``last_stride``, by default 1."""
+"""Constructors by name, with random weights; each takes `last_stride`, by default 1."""

@@ -1,9 +1,9 @@
-"""The video Re-ID network: a 2D trunk over frames, attention over a clip, a neck and a classifier.
+"""The video Re-ID network: a 2D backbone over frames, attention over a clip, a neck and a classifier.
 
-Systems A ("Not 3D Re-ID", Alsehaim & Breckon, ICPR 2020), B ("Fantastic Techniques", Pathak et al., AAAI 2020) and C
-(AAS + RFU on STA), their baselines and light relatives; :class:`NetworkSpec` says which fields make which. Module names
-are those of system A's state dicts: ``base``, ``attention_conv``, ``attention_tconv``, ``bottleneck``, ``classifier``;
-``embedding`` is system C's FC1.
+Builds not3d ("Not 3D Re-ID", Alsehaim & Breckon, ICPR 2020), fantastic ("Fantastic Techniques", Pathak et al., AAAI
+2020), aas_rfu (AAS + RFU on STA), their baselines and lighter variants; `NetworkSpec` lists the fields of each. The
+names of modules are those in the state dicts of not3d: `base`, `attention_conv`, `attention_tconv`, `bottleneck`,
+`classifier`; `embedding` is FC1 of aas_rfu.
 """
 
 from typing import NamedTuple
@@ -12,33 +12,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.attention import AttentionConv, TemporalAttention, stripe_scores, weigh_frames, weigh_stripes
+from model.network.attention import AttentionConv, TemporalAttention, stripe_scores, weight_frames, weight_stripes
 from model.network.backbone import BACKBONES
 from model.network.spec import NetworkSpec
 
 
 class NetworkOutput(NamedTuple):
-    """What the losses see. D is the length of an embedding, K the number of classes."""
+    """The input of the losses. D is the length of an embedding, K the number of classes."""
 
     logits: Tensor
-    """``[N, K]``"""
+    """`[N, K]`"""
     feature: Tensor
-    """``[N, D]``: the clip feature after the neck, on which all losses work (paper A; its code agrees)"""
+    """`[N, D]`: the clip feature after the neck, for all losses (as in the paper and code of not3d)"""
     raw: Tensor
-    """``[N, D]``: the clip feature before the neck; system C's v^r"""
+    """`[N, D]`: the clip feature before the neck; `v^r` of aas_rfu"""
     attention: Tensor | None
-    """``[N, T]``: the ReLU logits of the frames before the softmax; ``None`` where the attention has none"""
+    """`[N, T]`: the ReLU logits of the frames before the softmax; `None` if the attention has none"""
     frame_logits: Tensor | None
-    """``[N * T, K]``: the same neck and classifier on each frame alone, where they were asked for"""
+    """`[N * T, K]`: neck and classifier applied to each frame alone, if requested"""
 
 
 class VideoReID(nn.Module):
-    """Clips to clip embeddings; see :class:`NetworkSpec` for the parts."""
+    """Computes clip embeddings from clips; see `NetworkSpec` for the parts."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         if spec.backbone not in BACKBONES:
-            raise ValueError(f"unknown backbone {spec.backbone!r}; known are {', '.join(BACKBONES)}")
+            raise ValueError(f"unknown backbone {spec.backbone!r}: use one of {', '.join(BACKBONES)}")
         self.spec = spec
         self.base = BACKBONES[spec.backbone](last_stride=spec.last_stride)
         if spec.attention in ("full_map", "pooled"):
@@ -52,7 +52,7 @@ class VideoReID(nn.Module):
         self.bottleneck: nn.Module = nn.Identity()
         if spec.neck != "none":
             self.bottleneck = nn.BatchNorm1d(self.dimension)
-            # The BNNeck's features stay centred (Luo et al., 2019).
+            # The features of a BNNeck are centred (Luo et al., 2019).
             self.bottleneck.bias.requires_grad_(spec.neck != "bnneck")
         self.classifier = nn.Linear(self.dimension, spec.classes, bias=spec.classifier_bias)
         nn.init.normal_(self.classifier.weight, std=0.001)
@@ -65,7 +65,7 @@ class VideoReID(nn.Module):
         return self.spec.embedding or self.base.channels
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Normalised clips ``[N, T, 3, H, W]`` to clip embeddings ``[N, D]``, not of unit length."""
+        """Compute clip embeddings `[N, D]`, not of unit length, from normalised clips `[N, T, 3, H, W]`."""
         raw: Tensor = self.embedding(self._aggregate(self._maps(clips))[0])
         if self.spec.feature == "raw":
             return raw
@@ -73,7 +73,7 @@ class VideoReID(nn.Module):
         return embedding
 
     def train_forward(self, clips: Tensor, *, frames: bool = False) -> NetworkOutput:
-        """Everything that a loss may need, for normalised clips ``[N, T, 3, H, W]``; ``frames`` adds frame logits."""
+        """Compute the input of the losses from normalised clips `[N, T, 3, H, W]`; `frames` adds frame logits."""
         maps = self._maps(clips)
         clip, attention = self._aggregate(maps)
         raw = self.embedding(clip)
@@ -85,10 +85,11 @@ class VideoReID(nn.Module):
         return NetworkOutput(self.classifier(feature), feature, raw, attention, frame_logits)
 
     def frame_weights(self, clips: Tensor) -> Tensor:
-        """What each frame of normalised clips ``[N, T, 3, H, W]`` counts in their features: ``[N, T]``, sum 1 over T.
+        """Return the weight of each frame of normalised clips `[N, T, 3, H, W]`: `[N, T]`, sum 1 over T.
 
-        Softmax of the attention's logits; for ``sta`` the mean of a frame's stripes; uniform for ``mean``; for ``max``
-        the share of channels whose largest value is the frame's (the first of equals).
+        This is the softmax of the attention logits. For `sta` it is the mean over the stripes of a frame; for `mean`
+        it is uniform; for `max` it is the share of channels that have their largest value in the frame (the first of
+        equal values).
         """
         maps = self._maps(clips)
         match self.spec.attention:
@@ -103,29 +104,29 @@ class VideoReID(nn.Module):
                 return torch.softmax(self._logits(maps), dim=1)
 
     def _maps(self, clips: Tensor) -> Tensor:
-        """The trunk's maps ``[N, T, C, h, w]``."""
+        """Return the maps of the backbone, `[N, T, C, h, w]`."""
         maps: Tensor = self.base(clips.flatten(0, 1)).unflatten(0, (-1, clips.shape[1]))
         return maps
 
     def _logits(self, maps: Tensor) -> Tensor:
-        """Attention logits ``[N, T]``."""
+        """Return the attention logits `[N, T]`."""
         vectors = self.attention_conv(maps.flatten(0, 1)).unflatten(0, (-1, maps.shape[1]))
         logits: Tensor = self.attention_tconv(vectors)
         return logits
 
     def _aggregate(self, maps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Clip features ``[N, C]``, and the attention's logits where it has any."""
+        """Return clip features `[N, C]`, and the attention logits or `None`."""
         if self.spec.attention == "sta":
-            return weigh_stripes(maps, stripe_scores(maps, self.spec.stripes)), None
+            return weight_stripes(maps, stripe_scores(maps, self.spec.stripes)), None
         features = maps.mean(dim=(3, 4))
         if self.spec.attention == "mean":
             return features.mean(dim=1), None
         if self.spec.attention == "max":
             return features.amax(dim=1), None
         logits = self._logits(maps)
-        return weigh_frames(features, logits), logits
+        return weight_frames(features, logits), logits
 
 
 def build_network(spec: NetworkSpec) -> VideoReID:
-    """A network with fresh weights; raises ``ValueError`` for an unknown backbone."""
+    """Build a network with random weights; raise `ValueError` for an unknown backbone."""
     return VideoReID(spec)

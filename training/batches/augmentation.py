@@ -1,4 +1,4 @@
-"""Training augmentation on ``uint8`` RGB frames, before normalisation.
+"""Training augmentation of `uint8` RGB frames, before normalisation.
 
 The order is that of the published code of not3d and fantastic: flip, pad and crop, random erasing, each drawn again for
 each frame. Colour jitter is ours; it is drawn once per clip, because it stands for the light at a camera. The defaults

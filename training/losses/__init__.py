@@ -1,13 +1,11 @@
-"""The losses of systems A, B and C, each as a plain function of tensors.
+"""The losses of not3d, fantastic and aas_rfu, as functions of tensors.
 
-Each is exact for its published formula; where a paper and its code differ, ``form`` says which, the code's by default
-(published figures came from code). All work in float32 at least, whatever autocast gives them.
+Each equals its published formula. If a paper and its code differ, `form` selects one of them; the default is the code,
+which gave the published figures. All compute in float32 or float64, also under autocast.
 """
 
-from training.losses.attention import erasing_attention_loss
-from training.losses.identity import label_smoothing_loss
-from training.losses.metric import batch_hard_triplet_loss, center_loss, ranked_list_loss
-from training.losses.online_soft_mining import osm_caa_loss
+from training.losses.metric import batch_hard_triplet_loss, center_loss, osm_caa_loss, ranked_list_loss
+from training.losses.per_clip import erasing_attention_loss, label_smoothing_loss
 
 __all__ = [
     "batch_hard_triplet_loss",

@@ -1,25 +1,25 @@
-"""Distances and masks between the clips of a batch, as the metric losses need them.
+"""Distances and masks between the clips of a batch, for the metric losses.
 
-Losses work in float32 at least, whatever autocast gives them, and their inner products in float64: squared distances
-are differences of nearly equal numbers, where half precision, and TF32 on GPUs, leave nothing.
+Losses compute in float32 or float64, also under autocast, and their inner products in float64. Squared distances are
+differences of nearly equal numbers, which half precision and TF32 cannot represent.
 """
 
 import torch
 from torch import Tensor
 
 SMALLEST_SQUARE = 1e-12
-"""Squared distances are kept from zero, where the square root has no gradient (as in the published code)."""
+"""Lower bound of squared distances, because the square root has no gradient at zero (as in the published code)."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The same numbers in float32, or in float64 if they are."""
+    """Convert to float32, except float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Rows of ``[N, D]`` divided by their length plus 1e-12 (as published), float32 at least.
+    """Divide the rows of `[N, D]` by their length plus 1e-12 (as published), in float32 or float64.
 
-    A row of zeros stays, and gets no gradient: the formula's would be 1e12 times what comes in.
+    A row of zeros does not change and gets no gradient. The gradient of the formula would multiply by 1e12.
     """
     wide = at_least_float32(x)
     length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
@@ -27,13 +27,13 @@ def unit_length(x: Tensor) -> Tensor:
 
 
 def similarities(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products ``[N, M]`` of rows ``[N, D]`` and ``[M, D]``, in the precision of ``a``."""
+    """Return the inner products `[N, M]` of rows `[N, D]` and `[M, D]`, in the precision of `a`."""
     with torch.autocast(a.device.type, enabled=False):
         return (a.double() @ b.double().T).to(a.dtype)
 
 
 def euclidean_distances(x: Tensor) -> Tensor:
-    """Euclidean distances ``[N, N]`` of rows ``[N, D]``, 1e-6 at least, in the precision of ``x``."""
+    """Return the Euclidean distances `[N, N]` of rows `[N, D]`, at least 1e-6, in the precision of `x`."""
     wide = x.double()
     squares = wide.square().sum(dim=1)
     with torch.autocast(x.device.type, enabled=False):
@@ -43,7 +43,7 @@ def euclidean_distances(x: Tensor) -> Tensor:
 
 
 def pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of ``[N, N]`` are positives (another clip of the same person), and which negatives (another person)."""
+    """Return masks `[N, N]` of positives (another clip of the same person) and negatives (another person)."""
     same = labels.unsqueeze(0) == labels.unsqueeze(1)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return same & ~itself, ~same

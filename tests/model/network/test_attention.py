@@ -1,9 +1,9 @@
-"""System C's attention against its formulas written out cell by cell."""
+"""The attention of aas_rfu compared with its formulas, computed cell by cell."""
 
 import pytest
 import torch
 
-from model.network.attention import stripe_scores, weigh_stripes
+from model.network.attention import stripe_scores, weight_stripes
 
 T, C, H, W = 3, 5, 8, 4
 
@@ -12,8 +12,8 @@ def draw(height: int = H) -> torch.Tensor:
     return torch.rand(2, T, C, height, W, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).square()
 
 
-def written_out(maps: torch.Tensor, rows_of: list[range]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores ``[T, M]`` and the clip feature ``[C]`` of one clip."""
+def compute_in_loops(maps: torch.Tensor, rows_of: list[range]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scores `[T, M]` and the clip feature `[C]` of one clip."""
     frames, channels, height, width = maps.shape
     energy = [
         [[sum(maps[n, d, h, w] ** 2 for d in range(channels)) for w in range(width)] for h in range(height)]
@@ -21,8 +21,8 @@ def written_out(maps: torch.Tensor, rows_of: list[range]) -> tuple[torch.Tensor,
     ]
     shares = []
     for n in range(frames):
-        whole = sum(sum(row) for row in energy[n])
-        shares.append([sum(energy[n][h][w] / whole for h in rows for w in range(width)) for rows in rows_of])
+        total = sum(sum(row) for row in energy[n])
+        shares.append([sum(energy[n][h][w] / total for h in rows for w in range(width)) for rows in rows_of])
     scores = [
         [shares[n][m] / sum(shares[k][m] for k in range(frames)) for m in range(len(rows_of))] for n in range(frames)
     ]
@@ -48,21 +48,21 @@ def written_out(maps: torch.Tensor, rows_of: list[range]) -> tuple[torch.Tensor,
         (5, [range(2), range(2, 5)]),  # rows that the stripes do not divide
     ],
 )
-def test_it_is_the_papers_formula(height, rows_of):
+def test_scores_and_features_are_the_formula_of_the_paper(height, rows_of):
     maps = draw(height)
     scores = stripe_scores(maps, len(rows_of))
-    features = weigh_stripes(maps, scores)
+    features = weight_stripes(maps, scores)
     for clip in range(2):
-        expected_scores, expected_feature = written_out(maps[clip], rows_of)
+        expected_scores, expected_feature = compute_in_loops(maps[clip], rows_of)
         torch.testing.assert_close(scores[clip], expected_scores)
         torch.testing.assert_close(features[clip], expected_feature)
 
 
-def test_every_stripe_shares_one_among_the_frames():
+def test_scores_of_a_stripe_sum_to_one_over_the_frames():
     torch.testing.assert_close(stripe_scores(draw(), 4).sum(dim=1), torch.ones(2, 4, dtype=torch.float64))
 
 
-def test_a_frame_counts_by_where_its_energy_is_not_by_how_much():
+def test_score_depends_on_where_the_energy_is_and_not_on_its_amount():
     maps = draw()
     louder = maps * torch.tensor([1.0, 7.0, 0.1], dtype=torch.float64).view(1, 3, 1, 1, 1)
     torch.testing.assert_close(stripe_scores(louder, 4), stripe_scores(maps, 4))
@@ -70,15 +70,15 @@ def test_a_frame_counts_by_where_its_energy_is_not_by_how_much():
 
 def test_gradients_agree_with_finite_differences():
     maps = draw()[:1, :, :2].requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: weigh_stripes(x, stripe_scores(x, 4)), (maps,))
+    assert torch.autograd.gradcheck(lambda x: weight_stripes(x, stripe_scores(x, 4)), (maps,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_maps_of_zeros_and_large_maps_stay_finite(dtype):
+def test_maps_of_zeros_and_large_maps_give_finite_results(dtype):
     for maps in (torch.zeros(1, T, C, H, W, dtype=dtype), torch.full((1, T, C, H, W), 500.0, dtype=dtype)):
         maps.requires_grad_()
         scores = stripe_scores(maps, 4)
-        feature = weigh_stripes(maps, scores)
+        feature = weight_stripes(maps, scores)
         feature.sum().backward()
         torch.testing.assert_close(scores, torch.full((1, T, 4), 1 / T))
         assert torch.isfinite(feature).all()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from model.network import NetworkSpec, VideoReID, build_network
-from model.network.attention import weigh_frames
+from model.network.attention import weight_frames
 from model.network.backbone import BACKBONES, IBN
 
 LIGHT = NetworkSpec(
@@ -16,7 +16,7 @@ def light(**fields: object) -> VideoReID:
 
 
 def settle(network: VideoReID) -> None:
-    """Give batch norms statistics of their own, so that necks do something."""
+    """Give batch norms their own statistics, so that necks have an effect."""
     network.train()
     with torch.no_grad():
         for _ in range(3):
@@ -25,7 +25,7 @@ def settle(network: VideoReID) -> None:
 
 
 def outline(**fields: object) -> VideoReID:
-    """A network of full size without memory for its weights."""
+    """Build a network of full size without memory for its weights."""
     with torch.device("meta"):
         return build_network(NetworkSpec.model_validate(fields))
 
@@ -39,18 +39,18 @@ def shapes(network: VideoReID) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def system_a():
+def not3d():
     torch.manual_seed(0)
     return build_network(NetworkSpec()).eval()
 
 
-def test_system_a_has_the_papers_size(system_a):
+def test_not3d_has_the_size_of_the_paper(not3d):
     # Table II prints 290.58 MB of parameters; these are 290.578 MB in fp32.
-    assert sum(p.numel() for p in system_a.parameters()) == 76_173_377
+    assert sum(p.numel() for p in not3d.parameters()) == 76_173_377
 
 
-def test_system_a_has_the_published_names_and_shapes(system_a):
-    state = {name: tuple(value.shape) for name, value in system_a.state_dict().items()}
+def test_not3d_has_the_published_names_and_shapes(not3d):
+    state = {name: tuple(value.shape) for name, value in not3d.state_dict().items()}
     assert len(state) == 354
     assert sum(name.startswith("base.") for name in state) == 344
     expected = {
@@ -70,37 +70,37 @@ def test_system_a_has_the_published_names_and_shapes(system_a):
         "classifier.weight": (625, 2048),
     }
     assert {name: state.get(name) for name in expected} == expected
-    # Instance normalisation keeps no running statistics, and the classifier has no bias.
+    # Instance normalisation has no running statistics, and the classifier has no bias.
     assert "base.layer1.0.bn1.IN.running_mean" not in state
     assert "classifier.bias" not in state
 
 
-def test_system_a_normalises_instances_in_13_blocks_and_keeps_the_last_stride(system_a):
-    assert sum(isinstance(module, IBN) for module in system_a.modules()) == 13
+def test_not3d_has_13_ibn_blocks_and_last_stride_1(not3d):
+    assert sum(isinstance(module, IBN) for module in not3d.modules()) == 13
     with torch.inference_mode():
-        assert system_a.base(torch.zeros(1, 3, 224, 112)).shape == (1, 2048, 14, 7)
-    assert not system_a.bottleneck.bias.requires_grad
+        assert not3d.base(torch.zeros(1, 3, 224, 112)).shape == (1, 2048, 14, 7)
+    assert not not3d.bottleneck.bias.requires_grad
 
 
-def test_a_full_map_kernel_refuses_another_frame_size(system_a):
+def test_full_map_attention_raises_for_another_frame_size(not3d):
     with torch.inference_mode(), pytest.raises(ValueError, match="224x112"):
-        system_a(torch.zeros(1, 4, 3, 256, 128))
+        not3d(torch.zeros(1, 4, 3, 256, 128))
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
-def test_every_backbone_gives_an_embedding_for_each_clip(backbone):
+def test_each_backbone_gives_an_embedding_for_each_clip(backbone):
     network = build_network(LIGHT.model_copy(update={"backbone": backbone})).eval()
     with torch.inference_mode():
         embedding = network(torch.randn(2, 4, 3, 64, 32))
     assert embedding.shape == (2, network.dimension)
 
 
-def test_an_unknown_backbone_is_an_error_that_lists_the_known():
+def test_unknown_backbone_is_an_error_that_lists_the_known_ones():
     with pytest.raises(ValueError, match="resnet50_ibn_a"):
         build_network(LIGHT.model_copy(update={"backbone": "resnet51"}))
 
 
-def test_plain_resnet50_has_torchvisions_names():
+def test_plain_resnet50_has_the_names_of_torchvision():
     import torchvision
 
     theirs = {k: v.shape for k, v in torchvision.models.resnet50().state_dict().items() if not k.startswith("fc.")}
@@ -111,19 +111,19 @@ BASELINE = {"backbone": "resnet50", "last_stride": 2, "neck": "none", "classifie
 
 
 class TestOtherSystems:
-    """Against the sizes and names that follow from the published programs (systems B, its baseline, and C)."""
+    """fantastic, its baseline and aas_rfu have the sizes and names of the published programs."""
 
-    def test_system_b_is_system_a_with_a_plain_trunk(self, system_a):
+    def test_fantastic_is_not3d_with_a_plain_backbone(self, not3d):
         network = outline(backbone="resnet50")
         state = shapes(network)
         assert (parameters(network), len(state)) == (76_173_377, 328)
         assert sum(name.startswith("base.") for name in state) == 318
-        a = shapes(system_a)
+        reference = shapes(not3d)
         assert {k: v for k, v in state.items() if not k.startswith("base.")} == {
-            k: v for k, v in a.items() if not k.startswith("base.")
+            k: v for k, v in reference.items() if not k.startswith("base.")
         }
 
-    def test_the_temporal_attention_baseline(self):
+    def test_temporal_attention_baseline(self):
         network = outline(**BASELINE)
         state = shapes(network)
         assert (parameters(network), len(state)) == (39_469_746, 324)
@@ -132,11 +132,11 @@ class TestOtherSystems:
         assert not any(name.startswith("bottleneck") for name in state)
 
     @pytest.mark.parametrize("attention", ["mean", "max"])
-    def test_pooling_over_time_has_the_trunk_and_a_classifier(self, attention):
+    def test_pooling_over_time_has_a_backbone_and_a_classifier(self, attention):
         network = outline(attention=attention, **BASELINE)
         assert (parameters(network), len(network.state_dict())) == (23_508_032 + 2048 * 625 + 625, 320)
 
-    def test_system_c(self):
+    def test_aas_rfu(self):
         network = outline(
             backbone="resnet50", attention="sta", embedding=512, frame_height=256, frame_width=128, feature="raw"
         )
@@ -153,16 +153,16 @@ class TestOtherSystems:
         }
 
     @pytest.mark.parametrize("backbone", sorted(BACKBONES))
-    def test_a_backbone_has_the_same_weights_with_either_last_stride(self, backbone):
+    def test_backbone_has_the_same_weights_with_both_last_strides(self, backbone):
         with torch.device("meta"):
-            whole, halved = BACKBONES[backbone](), BACKBONES[backbone](last_stride=2)
-            assert whole(torch.zeros(2, 3, 224, 112)).shape[-2:] == (14, 7)
-            assert halved(torch.zeros(2, 3, 224, 112)).shape[-2:] == (7, 4)
-        assert {k: v.shape for k, v in whole.state_dict().items()} == {
-            k: v.shape for k, v in halved.state_dict().items()
+            stride_1, stride_2 = BACKBONES[backbone](), BACKBONES[backbone](last_stride=2)
+            assert stride_1(torch.zeros(2, 3, 224, 112)).shape[-2:] == (14, 7)
+            assert stride_2(torch.zeros(2, 3, 224, 112)).shape[-2:] == (7, 4)
+        assert {k: v.shape for k, v in stride_1.state_dict().items()} == {
+            k: v.shape for k, v in stride_2.state_dict().items()
         }
 
-    def test_last_stride_2_is_torchvisions_resnet50(self):
+    def test_last_stride_2_equals_resnet50_of_torchvision(self):
         import torchvision
 
         torch.manual_seed(0)
@@ -176,29 +176,29 @@ class TestOtherSystems:
 
 
 @pytest.mark.parametrize("neck", ["bnneck", "batch_norm"])
-def test_only_the_bias_of_a_bnneck_is_frozen(neck):
+def test_only_a_bnneck_has_a_fixed_bias(neck):
     network = light(neck=neck)
     assert network.bottleneck.weight.requires_grad
     assert network.bottleneck.bias.requires_grad == (neck == "batch_norm")
 
 
-def test_more_stripes_than_rows_are_refused():
-    with pytest.raises(ValueError, match="5 stripes do not fit into a map of 4 rows"):
+def test_more_stripes_than_rows_are_an_error():
+    with pytest.raises(ValueError, match=r"stripes must be at most the rows of the map, 4 for 64 pixels \(got 5\)"):
         NetworkSpec(attention="sta", stripes=5, frame_height=64, frame_width=32)
 
 
-def test_ibn_is_instance_norm_beside_batch_norm():
+def test_ibn_is_instance_norm_and_batch_norm():
     torch.manual_seed(1)
     layer, x = IBN(6).train(), torch.randn(4, 6, 5, 5)
     expected = torch.cat([nn.InstanceNorm2d(3)(x[:, :3]), nn.BatchNorm2d(3)(x[:, 3:])], dim=1)
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_frames_are_weighed_by_the_softmax_and_summed():
+def test_frames_are_weighted_by_softmax_and_summed():
     features, logits = torch.randn(2, 4, 8), torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
     weights = torch.softmax(logits, dim=1)
     expected = torch.stack([sum(weights[n, t] * features[n, t] for t in range(4)) for n in range(2)])
-    torch.testing.assert_close(weigh_frames(features, logits), expected)
+    torch.testing.assert_close(weight_frames(features, logits), expected)
 
 
 @pytest.mark.parametrize("attention", ["pooled", "full_map", "mean", "max", "sta"])
@@ -226,7 +226,7 @@ def test_training_output_agrees_with_inference(attention, embedding, neck):
 
 
 @pytest.mark.parametrize("attention", ["pooled", "full_map", "mean", "max", "sta"])
-def test_frames_that_are_alike_count_alike_and_give_the_logits_of_one(attention):
+def test_equal_frames_have_equal_weights_and_the_logits_of_one_frame(attention):
     torch.manual_seed(5)
     network = light(attention=attention, attention_bias=1.0)
     settle(network)
@@ -237,14 +237,14 @@ def test_frames_that_are_alike_count_alike_and_give_the_logits_of_one(attention)
     assert weights.shape == (2, 4)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
     assert output.frame_logits is not None
-    if attention in ("mean", "max", "sta"):  # a convolution over frames sees the clip's ends
+    if attention in ("mean", "max", "sta"):  # others: the convolution over frames sees the ends of the clip
         torch.testing.assert_close(output.frame_logits, output.logits.repeat_interleave(4, dim=0))
     if attention in ("mean", "sta"):
         torch.testing.assert_close(weights, torch.full((2, 4), 0.25))
 
 
 @pytest.mark.parametrize("attention", ["pooled", "full_map", "mean"])
-def test_the_weights_of_frames_make_the_clip_feature(attention):
+def test_frame_weights_give_the_clip_feature(attention):
     torch.manual_seed(6)
     network = light(attention=attention, attention_bias=1.0)
     settle(network)
@@ -270,7 +270,7 @@ def test_maximum_pooling_takes_each_channel_from_its_strongest_frame():
     assert share.unique().numel() > 2
 
 
-def test_attention_sees_the_neighbouring_frames_of_its_own_clip_only():
+def test_attention_depends_only_on_neighbouring_frames_of_its_clip():
     torch.manual_seed(3)
     network = build_network(LIGHT.model_copy(update={"attention_bias": 5.0})).eval()
     clips = torch.randn(2, 4, 3, 64, 32)

@@ -1,9 +1,9 @@
-"""What all losses hold: gradients, batches at the edge, and half precision."""
+"""What holds for all losses: gradients, edge cases of batches, and half precision."""
 
 import pytest
 import torch
 
-from tests.training.losses.written_out import LABELS, draw
+from tests.training.losses.lists import LABELS, draw
 from training.losses import (
     batch_hard_triplet_loss,
     center_loss,
@@ -18,7 +18,7 @@ ERASED = torch.randn(8, 6, generator=torch.Generator().manual_seed(6)) > 0
 
 
 def vectors(features):
-    """Class vectors as parameters are: in single precision, whatever autocast makes of the features."""
+    """Return class vectors like parameters: in single precision, also under autocast."""
     return VECTORS if features.dtype == torch.float64 else VECTORS.float()
 
 
@@ -46,9 +46,9 @@ EDGES = {
     "one person": (draw(), torch.zeros(8, dtype=torch.int64)),
     "one tracklet per person": (draw(), torch.arange(8)),
     "one clip": (draw()[:1], LABELS[:1]),
-    "all clips alike": (torch.ones(8, 6), LABELS),
+    "all clips equal": (torch.ones(8, 6), LABELS),
     "all clips zero": (torch.zeros(8, 6), LABELS),
-    "a zero among them": (draw() * torch.arange(8).clamp(max=1).unsqueeze(1), LABELS),
+    "one zero clip": (draw() * torch.arange(8).clamp(max=1).unsqueeze(1), LABELS),
     "two people, each twice the same vector": (draw()[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1])),
     "two people with the same vector": (draw()[[0, 0, 0, 0]], torch.tensor([0, 0, 1, 1])),
     "opposite": (draw()[[0, 0, 1, 1]] * torch.tensor([[1], [-1], [1], [-1]]), torch.tensor([0, 0, 1, 1])),
@@ -59,7 +59,7 @@ EDGES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("edge", EDGES)
-def test_batches_at_the_edge_stay_finite(name, edge):
+def test_edge_cases_are_finite(name, edge):
     values, labels = EDGES[edge]
     features = values.float().requires_grad_()
     loss = LOSSES[name](features, labels)
@@ -68,11 +68,11 @@ def test_batches_at_the_edge_stay_finite(name, edge):
     assert torch.isfinite(loss)
     assert loss >= 0
     assert torch.isfinite(features.grad).all()
-    assert not features.grad[values.eq(0).all(dim=1)].abs().gt(100).any(), "a zero row's direction has no gradient"
+    assert not features.grad[values.eq(0).all(dim=1)].abs().gt(100).any(), "the direction of a zero row has no gradient"
 
 
 @pytest.mark.parametrize("name", ["ranked_list", "triplet_cosine", "triplet_euclidean", "osm_caa"])
-def test_a_single_clip_costs_nothing(name):
+def test_single_clip_has_no_loss(name):
     features = draw()[:1].requires_grad_()
     loss = LOSSES[name](features, LABELS[:1])
     loss.backward()
@@ -82,8 +82,8 @@ def test_a_single_clip_costs_nothing(name):
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", LOSSES)
-def test_half_precision_features_lose_nothing_but_their_rounding(name, half):
-    """Lengths of 700, whose squares overflow float16."""
+def test_half_precision_features_lose_only_their_rounding(name, half):
+    """The lengths are about 700; their squares overflow float16."""
     features = (draw() * 300).to(half)
     wide = LOSSES[name](features.double(), LABELS)
     narrow = features.clone().requires_grad_()
