@@ -58,7 +58,7 @@ class TemporalAttention(nn.Conv1d):
 
 
 def weight_frames(features: Tensor, logits: Tensor) -> Tensor:
-    """Return clip features `[N, C]`, the sum of frame features `[N, T, C]` weighted by the softmax of logits `[N, T]`."""
+    """Return clip features `[N, C]`: frame features `[N, T, C]` weighted by the softmax of logits `[N, T]`."""
     return (features * torch.softmax(logits, dim=1).unsqueeze(2)).sum(dim=1)
 
 
