@@ -40,7 +40,7 @@ def tune(
         from training.recipe import find_recipe
         from training.tuning import search
         from training.tuning.search import write_recipe
-    choices = get_args(search.Objective)
+    choices = get_args(search.SearchObjective)
     if objective not in choices:
         raise Failure(f"--objective must be one of {', '.join(choices)} (got {objective})")
     base = find_recipe(recipe)
@@ -50,7 +50,7 @@ def tune(
             data,
             out,
             trials=trials,
-            objective=cast(search.Objective, objective),
+            objective=cast(search.SearchObjective, objective),
             overrides=overrides,
             seed=seed,
             split=split,

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,8 +31,7 @@ from training.loop.run import BEST, LAST
 from training.loop.trainer import DivergedError, train
 from training.recipe import RECIPES, Recipe, load_recipe
 
-Objective = Literal["map", "reranked-map", "rank-1"]
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+SearchObjective = Literal["map", "reranked-map", "rank-1"]
 
 STATE = "search.json"
 """The state of a search; replaced atomically."""
@@ -92,7 +91,7 @@ class SearchSettings:
 
     recipe: str
     data: tuple[str, ...]
-    objective: Objective
+    objective: SearchObjective
     seed: int
     split: int | None
     overrides: dict[str, str] = field(default_factory=dict)
@@ -104,7 +103,7 @@ def tune(
     out: Path,
     *,
     trials: int = 60,
-    objective: Objective = "map",
+    objective: SearchObjective = "map",
     overrides: Mapping[str, str] | None = None,
     seed: int = 1,
     split: int | None = None,
@@ -208,7 +207,7 @@ def _select_validation(tracklets: Sequence[Tracklet], recipe: Recipe, seed: int)
     return _ValidationSet(query, [tracklet for tracklet, is_in in zip(training, chosen, strict=True) if is_in])
 
 
-def _measure(checkpoint: Path, validation: _ValidationSet, recipe: Recipe, objective: Objective) -> float:
+def _measure(checkpoint: Path, validation: _ValidationSet, recipe: Recipe, objective: SearchObjective) -> float:
     """Return the objective of a checkpoint, from 0 to 1."""
     network = load_checkpoint(checkpoint).build()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

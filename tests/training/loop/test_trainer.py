@@ -217,6 +217,16 @@ def test_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_pa
     assert (tmp_path / LOG).read_text() == log  # a finished run does not change
 
 
+def test_run_of_an_earlier_version_is_resumed(data, tmp_path):
+    """Its recipe has the removed key `winograd` and other descriptions."""
+    run(data, tmp_path, 1)
+    checkpoint = load_checkpoint(tmp_path / LAST)
+    checkpoint.recipe.update(winograd=False, description="earlier text")
+    checkpoint.recipe["start"] = checkpoint.recipe["start"] | {"transfer": "earlier text"}
+    save_checkpoint(checkpoint, tmp_path / LAST)
+    run(data, tmp_path, 1, resume=True)
+
+
 def test_run_is_not_resumed_with_other_data(data, tmp_path):
     run(data, tmp_path / "run", 1)
     other = tmp_path / "other"
