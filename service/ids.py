@@ -1,4 +1,4 @@
-"""Ids of tracklets: the client's own, or a new UUIDv7 (RFC 9562, section 5.7)."""
+"""Ids of tracklets: given by the client, or a new UUIDv7 (RFC 9562, section 5.7)."""
 
 import secrets
 import time
@@ -11,9 +11,9 @@ ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 
 
 def _refuse_dots(value: str) -> str:
-    # As a path segment these mean "here" and "up": HTTP clients take them out, and the record could not be reached.
+    # HTTP clients remove these path segments, so the record could not be requested.
     if value in {".", ".."}:
-        raise ValueError("'.' and '..' cannot be used in a URL")
+        raise ValueError("must not be '.' or '..'")
     return value
 
 
@@ -21,7 +21,7 @@ TrackletId = Annotated[
     str,
     Field(
         pattern=ID_PATTERN,
-        description="1 to 128 letters, digits, `.`, `_`, `:`, `-`; not `.` or `..`",
+        description="1 to 128 letters, digits, `.`, `_`, `:` or `-`; not `.` or `..`",
         examples=["gate-3:0042"],
     ),
     AfterValidator(_refuse_dots),
@@ -29,17 +29,17 @@ TrackletId = Annotated[
 
 
 def record_path(tracklet: str) -> str:
-    """Where a record is read."""
+    """Return the path of a record."""
     return f"/gallery/{tracklet}"
 
 
 def thumbnail_path(tracklet: str) -> str:
-    """Where its picture is read."""
+    """Return the path of a record's thumbnail."""
     return f"{record_path(tracklet)}/thumbnail"
 
 
 def new_id() -> str:
-    """Make a UUIDv7: 48 bits of Unix time in milliseconds, then random bits, so that ids sort by their age."""
+    """Return a new UUIDv7. It starts with the Unix time in milliseconds (48 bits), so ids sort by age."""
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
     return str(UUID(int=value | 0b10 << 62 | secrets.randbits(62)))

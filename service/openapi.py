@@ -1,4 +1,4 @@
-"""`python -m service.openapi` writes the committed copy of the OpenAPI document, `docs/openapi.json`."""
+"""Write the OpenAPI document to `docs/openapi.json`: `python -m service.openapi`."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ from service.app import create_app
 from service.settings import Settings
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "openapi.json"
-"""The committed copy, in a checkout."""
+"""The committed copy in a checkout."""
 
 
 def render() -> str:
-    """The document as it is committed. It depends on no setting."""
+    """Return the text of the document. It does not depend on settings."""
     return json.dumps(create_app(Settings()).openapi(), indent=2, sort_keys=True) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Work that stops when the client has gone, so that its place is free for another."""
+"""Cancel the work for a client that has disconnected, so that its slot becomes free."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` and cancel it when the client disconnects. The request's body must have been read.
+    """Return the result of `work`; cancel it if the client disconnects. The body must have been read.
 
     Raises:
-        ClientDisconnect: the client has gone.
+        ClientDisconnect: the client has disconnected.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_until_disconnected(request))

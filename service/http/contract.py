@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what the framework sees: routes read bodies from the stream themselves."""
+"""What FastAPI cannot know for the OpenAPI document, because routes read bodies from the stream themselves."""
 
 from typing import Any, Final
 
@@ -11,15 +11,15 @@ from service.http.schemas import EmbedBody, EraseBody, FootageBody, PutBody, Sea
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
-        "description": "Any error: a problem document that names the field or the frame at fault",
+        "description": "Error: a problem document (RFC 9457) that names each field or frame at fault",
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}},
     }
 }
-"""What every call may answer."""
+"""The answer to any call that fails."""
 
 
 def describe(app: FastAPI) -> None:
-    """Add to the application's document the schemas that the framework cannot see."""
+    """Add the schemas of bodies and problem documents to the OpenAPI document of an application."""
     generate = app.openapi
 
     def document() -> dict[str, Any]:
@@ -38,24 +38,30 @@ def describe(app: FastAPI) -> None:
 
 
 SCHEMAS: tuple[type[BaseModel], ...] = (EmbedBody, PutBody, SearchBody, EraseBody)
-"""Bodies whose schemas belong into the document's components."""
+"""Request bodies whose schemas are components of the document."""
 
 
 def json_body(schema: type[BaseModel]) -> dict[str, Any]:
-    """The `openapi_extra` of a call with a JSON body."""
+    """Return the `openapi_extra` of a call with a JSON body."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _reference(schema)}}}}
 
 
 def tracklet_body(schema: type[FootageBody]) -> dict[str, Any]:
-    """The `openapi_extra` of a call that takes a tracklet, as a form or as JSON."""
+    """Return the `openapi_extra` of a call that takes a tracklet, as a form or as JSON."""
     binary = {"type": "string", "format": "binary"}
     properties: dict[str, Any] = {
-        "frames": {"type": "array", "items": binary, "description": "JPEG, PNG or WebP, in time order; or `video`"},
-        "video": binary | {"description": "MP4, Matroska or AVI"},
+        "frames": {
+            "type": "array",
+            "items": binary,
+            "description": "JPEG, PNG or WebP files in time order; not with `video`",
+        },
+        "video": binary | {"description": "MP4, Matroska or AVI file"},
     }
     for name in schema.model_fields:
         if name not in schema.NOT_IN_FORMS:
-            text = "JSON, as in the JSON body" if name in schema.FORM_JSON else "text of the value in the JSON body"
+            text = (
+                "JSON, as in the JSON body" if name in schema.FORM_JSON else "Text, as in the JSON body without quotes"
+            )
             properties[name] = {"type": "string", "description": text}
     form = {"type": "object", "properties": properties, "additionalProperties": False}
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": _reference(schema)}}

@@ -1,67 +1,55 @@
-"""The kinds of value that requests and answers are made of, each with its rule."""
+"""Types of the fields of requests and answers."""
 
 import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PlainSerializer,
-    PlainValidator,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from service.gallery.clock import format_timestamp
-
-_RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
 _INTEGER_BOUND = 2**63
-_DEEPEST = 64
-"""Levels of nesting that a gallery keeps."""
+_MAX_DEPTH = 64
+"""Most levels of nesting of metadata in a gallery."""
 
 
 class Body(BaseModel):
-    """What a client sends: unknown fields are refused, and no type is guessed (`"5"` is no number in JSON)."""
+    """A JSON body of a request. Unknown fields are refused and no value is converted: `"5"` is not a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     ELSEWHERE: ClassVar[Mapping[str, str]] = {}
-    """Fields that people look for here, and where they belong."""
+    """Fields that are often sent in the wrong place, and the place where they belong."""
 
 
 class Parameters(BaseModel):
-    """What a client writes behind the `?`: text, so that `false` is read as a boolean; unknown names are refused."""
+    """The query parameters of a request. They are text, so `false` is read as a boolean; unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Answer(BaseModel):
-    """What the service sends."""
+    """A JSON body of an answer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _parse_timestamp(value: Any) -> datetime:
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC)
-    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("not an RFC 3339 time with an offset, such as 2024-05-01T12:00:00Z")
+def _refuse_unix_time(value: Any) -> Any:
+    # pydantic reads a number, also one in a string, as Unix time; in the contract a time is RFC 3339.
+    if not isinstance(value, str | datetime) or (isinstance(value, str) and value[4:5] != "-"):
+        raise ValueError("should be an RFC 3339 time with an offset, such as 2024-05-01T12:00:00Z")
+    return value
+
+
+def _to_utc(value: datetime) -> datetime:
     try:
-        return datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"no such time: {error}") from None
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"is out of range in UTC: {error}") from None
 
 
 def _check_printable(value: str) -> str:
     if not value.isprintable():
-        raise ValueError("contains characters that cannot be printed")
+        raise ValueError("contains a character that cannot be printed")
     return value
 
 
@@ -70,9 +58,9 @@ def _check_json(value: JsonValue) -> JsonValue:
 
 
 def _check_level(value: JsonValue, depth: int) -> JsonValue:
-    """Refuse what JSON text can say but other readers of it (SQLite, JavaScript) cannot keep."""
-    if depth > _DEEPEST:
-        raise ValueError(f"is nested deeper than {_DEEPEST} levels")
+    """Refuse values that JSON allows but SQLite or JavaScript cannot keep."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"is nested deeper than {_MAX_DEPTH} levels")
     match value:
         case dict():
             for key, item in value.items():
@@ -83,7 +71,7 @@ def _check_level(value: JsonValue, depth: int) -> JsonValue:
                 _check_level(item, depth + 1)
         case str():
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-                raise ValueError("contains a lone surrogate, which is no character")
+                raise ValueError("contains a lone surrogate, which is not a character")
         case bool() | None:
             pass
         case int():
@@ -96,12 +84,12 @@ def _check_level(value: JsonValue, depth: int) -> JsonValue:
 
 
 Timestamp = Annotated[
-    datetime,
-    PlainValidator(_parse_timestamp),
-    PlainSerializer(format_timestamp, return_type=str),
-    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2024-05-01T12:00:00Z"]}),
+    AwareDatetime,
+    Field(strict=False, examples=["2024-05-01T12:00:00Z"]),
+    BeforeValidator(_refuse_unix_time),
+    AfterValidator(_to_utc),
 ]
-"""An instant, RFC 3339 with an offset; kept and answered in UTC."""
+"""A time, RFC 3339 with an offset; kept and answered in UTC."""
 
 CameraId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_check_printable)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_check_json)]
@@ -112,6 +100,6 @@ Box = tuple[Annotated[int, Field(ge=0, le=10_000_000)], Coordinate, Coordinate, 
 """`[frame, x, y, w, h]`: 0-based index of the frame, corner and size in pixels."""
 
 MAX_ITEMS = 100_000
-"""Of any list, whatever the settings allow; and a list's first fault is the last that is looked for."""
+"""Most items of a list. Its validation stops at the first fault."""
 
 Embedding = Annotated[list[float], Field(fail_fast=True, min_length=1, max_length=65_536)]

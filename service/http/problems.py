@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457) that names the field or the frame at fault."""
+"""Errors as problem documents (RFC 9457) that name the field or the frame at fault."""
 
 import logging
 import re
@@ -21,38 +21,38 @@ GALLERY_RETRY_SECONDS: Final = 2
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_FAULTS: Final = 2000
 MAX_SCHEMA_FAULTS: Final = 200
-"""Of a body that does not fit its schema; pydantic makes an object of each, and a body can have a million."""
+"""Faults of a body that are listed; pydantic creates an object for each, and a body can have a million."""
 
 _REASONS: Final[dict[str, str]] = {
-    "extra_forbidden": "the field is unknown",
+    "extra_forbidden": "unknown field",
     "missing": "is missing",
     "list_type": "should be an array",
     "tuple_type": "should be an array",
     "dict_type": "should be an object",
     "model_type": "should be an object",
 }
-"""Pydantic's kinds of error that it tells in terms of Python or of itself."""
+"""Our texts for errors that pydantic describes in terms of Python."""
 _PYTHON: Final = re.compile("^Value error, |^(List|Tuple|Dictionary) (?=should)| after validation")
 
 KINDS: Final[dict[str, tuple[int, str]]] = {
     "malformed": (400, "The request is malformed"),
-    "key-missing": (401, "An API key is needed"),
+    "key-missing": (401, "An API key is required"),
     "key-refused": (403, "The API key is not valid"),
     "not-found": (404, "Not found"),
-    "method-not-allowed": (405, "The method is not allowed here"),
-    "too-slow": (408, "The request's body did not arrive in time"),
-    "duplicate-id": (409, "The id is taken"),
-    "other-embedding-space": (409, "The embedding is of another embedding space"),
-    "too-large": (413, "The request is over a limit"),
-    "unsupported-content": (415, "The content is of a kind that is not read here"),
-    "unusable-frames": (422, "Too few frames can be used"),
+    "method-not-allowed": (405, "The method is not allowed for this path"),
+    "too-slow": (408, "The body of the request did not arrive in time"),
+    "duplicate-id": (409, "The id is enrolled already"),
+    "other-embedding-space": (409, "The embedding belongs to another embedding space"),
+    "too-large": (413, "The request exceeds a limit"),
+    "unsupported-content": (415, "The type of the content is not supported"),
+    "unusable-frames": (422, "Too few frames are usable"),
     "internal": (500, "The service failed"),
     "busy": (503, "The service is at its limit"),
     "not-ready": (503, "The service is not ready"),
-    "gallery-unavailable": (503, "The gallery does not answer at the moment"),
+    "gallery-unavailable": (503, "The gallery is not available"),
     "disk-full": (507, "The disk is full"),
 }
-"""Kind of problem to status and title. The kind is the last part of the document's `type` and never changes."""
+"""Status and title of each kind of problem. The kind is the last part of the document's `type` and never changes."""
 _FOOTAGE_KINDS: Final[dict[str, str]] = {
     "malformed": "malformed",
     "too_large": "too-large",
@@ -62,7 +62,7 @@ _FOOTAGE_KINDS: Final[dict[str, str]] = {
 
 
 class Fault(BaseModel):
-    """One thing that is wrong: a field by its name (`boxes[3]`), or a frame by its 0-based index, and why."""
+    """What is wrong with one field (`boxes[3]`) or one frame (0-based index)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,7 +72,7 @@ class Fault(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457. `errors` names each field or frame at fault; `pending` is there while the service is starting."""
+    """RFC 9457. `errors` has each field or frame at fault; `pending` has what is not loaded yet during startup."""
 
     type: str = Field(examples=["urn:not3d:problem:malformed"])
     title: str
@@ -84,7 +84,7 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """An answer that is an error. `kind` is a key of `KINDS`."""
+    """An error that is answered with a problem document. `kind` is a key of `KINDS`."""
 
     def __init__(
         self,
@@ -105,16 +105,16 @@ class Problem(Exception):
 
     @classmethod
     def of_field(cls, field: str, reason: str, kind: str = "malformed") -> "Problem":
-        """A problem with one field."""
+        """Return the problem of one field."""
         return cls(kind, f"{field}: {reason}", errors=[Fault(field=field, reason=reason)])
 
     @classmethod
     def of_frame(cls, frame: int, reason: str, kind: str) -> "Problem":
-        """A problem with one frame of the tracklet, by its 0-based index."""
+        """Return the problem of one frame of the tracklet, by its 0-based index."""
         return cls(kind, f"frame {frame}: {reason}", errors=[Fault(frame=frame, reason=reason)])
 
     def answer(self, request: Request) -> JSONResponse:
-        """The HTTP response."""
+        """Return the HTTP response."""
         document = ProblemDocument(
             type=f"urn:not3d:problem:{self.kind}",
             title=self.title,
@@ -129,7 +129,7 @@ class Problem(Exception):
 
 
 def field_name(location: Sequence[str | int]) -> str:
-    """Pydantic's location as people write it: `("boxes", 3, 1)` is `boxes[3][1]`."""
+    """Return the name of a field from pydantic's location: `("boxes", 3, 1)` is `boxes[3][1]`."""
     name = ""
     for part in location:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
@@ -137,10 +137,12 @@ def field_name(location: Sequence[str | int]) -> str:
 
 
 def faults_of(errors: Sequence[Any], skip: int = 0, elsewhere: Mapping[str, str] | None = None) -> list[Fault]:
-    """Pydantic's list of errors as faults.
+    """Return pydantic's errors as faults.
 
-    `skip` leaves out the first parts of each location ("query", "path"); `elsewhere` says of some fields that are
-    unknown where they belong.
+    Args:
+        errors: what pydantic's `errors()` returns.
+        skip: number of parts to remove at the start of each location, such as "query" or "path".
+        elsewhere: reasons for unknown fields that belong in another place.
     """
     faults = []
     for error in errors:
@@ -153,9 +155,9 @@ def faults_of(errors: Sequence[Any], skip: int = 0, elsewhere: Mapping[str, str]
 
 
 def malformed(error: ValidationError, elsewhere: Mapping[str, str]) -> Problem:
-    """The problem of a body that does not fit its schema; `elsewhere` as of `faults_of`."""
+    """Return the problem of a body that does not fit its schema; `elsewhere` as for `faults_of`."""
     if error.error_count() > MAX_SCHEMA_FAULTS:
-        return _malformed([Fault(field="body", reason=f"{error.error_count()} faults, too many to list")])
+        return _malformed([Fault(field="body", reason=f"has {error.error_count()} faults, too many to list")])
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     return _malformed(faults_of(errors, elsewhere=elsewhere))
 
@@ -217,5 +219,5 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    # Nobody reads this answer; 499 is what proxies log for it.
+    # The client is gone, so this answer is only logged; proxies log 499 for it as well.
     return Response(status_code=499)

@@ -1,4 +1,4 @@
-"""Around every request: its id, its line in the log, its place in the metrics, and the answer where all else failed."""
+"""Middleware around every request: its id, its log entry, its metrics, and the answer to an unexpected error."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger("not3d.access")
 
 
 class RequestLog:
-    """ASGI middleware. Takes the client's `X-Request-Id` if it is well formed, else makes one, and answers with it."""
+    """ASGI middleware. The answer has the client's `X-Request-Id` if that is well formed, otherwise a new one."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -51,18 +51,20 @@ class RequestLog:
         try:
             await self.app(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            # The server ends what it cannot finish in time when it stops; the client hears so.
+            # A server that stops cancels requests that it cannot finish in time.
             if status is not None:
                 raise
             header = {"Retry-After": str(STOPPING_RETRY_SECONDS)}
-            problem = Problem("not-ready", "the service stopped before it had an answer; send it again", headers=header)
+            problem = Problem(
+                "not-ready", "the service stopped before the answer was ready; send the request again", headers=header
+            )
             await problem.answer(Request(scope))(scope, receive, send_with_id)
         except Exception:
-            # The last line: what nobody expected is logged under the request's id, and the client is told no more.
-            log.exception("the request failed")
-            if status is not None:  # half an answer is out; only closing the connection tells that it is not whole
+            # Details go to the log with the request's id, not to the client.
+            log.exception("request failed")
+            if status is not None:  # part of an answer is sent: close the connection to show that it is incomplete
                 raise
-            problem = Problem("internal", "see the service's log, where the request id finds the entry")
+            problem = Problem("internal", "unexpected error; the service's log has an entry with the request id")
             await problem.answer(Request(scope))(scope, receive, send_with_id)
         finally:
             self._record(scope, status or 500, time.perf_counter() - start, cost)
@@ -70,9 +72,9 @@ class RequestLog:
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float, cost: RequestCost) -> None:
-        # The route's pattern, not the path: ids of tracklets belong neither in metrics nor in logs.
+        # The pattern of the route, not the path: ids of tracklets must not be in metrics and logs.
         route = getattr(scope.get("route"), "path", "unmatched")
-        # A client may invent methods; each would be a new time series.
+        # A client can send any method, and each would be a new time series.
         method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "DELETE", "HEAD"} else "other"
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)

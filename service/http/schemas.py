@@ -1,4 +1,4 @@
-"""The bodies of requests and answers, as `docs/openapi.json` shows them."""
+"""The bodies and query parameters of requests, and the bodies of answers, as in `docs/openapi.json`."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,36 +12,36 @@ from service.gallery.records import Filter
 from service.http.fields import MAX_ITEMS, Answer, Body, Box, CameraId, Embedding, Metadata, Parameters, Timestamp
 from service.ids import TrackletId
 
-EncodedFrame = Annotated[str, Field(description="one JPEG, PNG or WebP file in base64")]
+EncodedFrame = Annotated[str, Field(description="A JPEG, PNG or WebP file in base64")]
 SpaceName = Annotated[str, Field(min_length=1, max_length=64)]
 
-FrameCount = Annotated[int, Field(description="frames that were used; 0 where an embedding was sent")]
+FrameCount = Annotated[int, Field(description="Frames that were used; 0 if an embedding was sent")]
 ClipCount = Annotated[
     int,
     Field(
-        description="clips whose mean the embedding is, fewer with `max_clips`; 0 where an embedding was sent. "
-        "Embeddings of any number of clips are compared with each other"
+        description="Clips that were embedded; the embedding is their mean. Fewer with `max_clips`; 0 if an embedding "
+        "was sent. Embeddings of any number of clips can be compared"
     ),
 ]
 
 
 ThumbnailUrl = Annotated[
     str | SkipJsonSchema[None],
-    Field(description="path of the record's picture; there where one is kept", examples=["/gallery/gate-3/thumbnail"]),
+    Field(description="Path of the record's picture; absent if it has none", examples=["/gallery/gate-3/thumbnail"]),
 ]
 
 
 def _refuse_earlier(end: datetime | None, begin: datetime | None, name: str) -> datetime | None:
     if end and begin and end < begin:
-        raise ValueError(f"is before {name}")
+        raise ValueError(f"must not be before {name}")
     return end
 
 
 class FootageBody(Body):
-    """A tracklet's footage and where it is from."""
+    """The footage of a tracklet and its camera."""
 
     FORM_JSON: ClassVar[frozenset[str]] = frozenset({"boxes", "max_clips"})
-    """Fields whose text in a form is JSON; the others are text."""
+    """Fields that are JSON in a form; the others are text."""
     NOT_IN_FORMS: ClassVar[frozenset[str]] = frozenset({"frames", "embedding", "embedding_space"})
 
     id: TrackletId | None = None
@@ -52,27 +52,26 @@ class FootageBody(Body):
             fail_fast=True,
             min_length=1,
             max_length=MAX_ITEMS,
-            description="for full frames or a full video: one `[frame, x, y, w, h]` per tracklet frame, `frame` "
-            "counted from 0, pixels; they are used in the order of their frames",
+            description="For full frames or a full video: one `[frame, x, y, w, h]` for each frame of the tracklet. "
+            "`frame` is the 0-based index of the full frame; the others are pixels. Used in the order of `frame`",
         ),
     ] = None
     frames: Annotated[
         list[EncodedFrame] | None,
-        Field(fail_fast=True, max_length=MAX_ITEMS, description="the tracklet's frames in time order"),
+        Field(fail_fast=True, max_length=MAX_ITEMS, description="The tracklet's frames in time order"),
     ] = None
     max_clips: Annotated[
         int | None,
         Field(
             ge=1,
-            description="compute at most this many clips, evenly spaced over the tracklet, in less time and less "
-            "exactly; default all. Only their frames are decoded and count as usable or not; other frames are not "
-            "looked at. Goes with footage only",
+            description="Embed at most this many clips, evenly spaced over the tracklet: faster and less exact. "
+            "Default: all. Other frames are not decoded and do not count as unusable. Allowed only with footage",
         ),
     ] = None
 
 
 class TrackletBody(FootageBody):
-    """What is kept of a tracklet, beside its embedding."""
+    """A tracklet with the fields of its record."""
 
     FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {"metadata"}
 
@@ -82,8 +81,8 @@ class TrackletBody(FootageBody):
     expires_at: Annotated[
         Timestamp | None,
         Field(
-            description="from then on the record is not found any more, and it is erased; default: after the service's "
-            "`retention_days`, if it has any"
+            description="From this time on the record is not found any more, and it is erased. Default: after the "
+            "service's `retention_days`, if set"
         ),
     ] = None
 
@@ -96,7 +95,7 @@ class TrackletBody(FootageBody):
     @classmethod
     def _check_expiry(cls, expires_at: datetime | None) -> datetime | None:
         if expires_at and expires_at <= datetime.now(UTC):
-            raise ValueError("has passed already, so that the record would never be found")
+            raise ValueError("is in the past, so the record would never be found")
         return expires_at
 
 
@@ -105,22 +104,22 @@ class EmbedBody(TrackletBody):
 
 
 class PutBody(TrackletBody):
-    """`PUT /gallery/{id}`: frames, or an embedding that this model made earlier."""
+    """`PUT /gallery/{id}`: footage, or an embedding of this model."""
 
     embedding: Embedding | None = None
     embedding_space: SpaceName | None = None
 
 
 class FilterBody(Body):
-    """Which records are meant: all conditions together. A record's time must overlap `after` to `before`."""
+    """All conditions must hold. The time of a record must overlap the interval from `after` to `before`."""
 
     camera_ids: Annotated[list[CameraId] | None, Field(min_length=1, max_length=1000)] = None
     exclude_camera_ids: Annotated[list[CameraId], Field(max_length=1000)] = Field(default_factory=list)
     after: Timestamp | None = None
     before: Timestamp | None = None
-    metadata: Annotated[Metadata, Field(max_length=100, description="equality of every key given")] = Field(
-        default_factory=dict
-    )
+    metadata: Annotated[
+        Metadata, Field(max_length=100, description="All these keys must have equal values in the record")
+    ] = Field(default_factory=dict)
 
     @field_validator("before")
     @classmethod
@@ -128,7 +127,7 @@ class FilterBody(Body):
         return _refuse_earlier(before, info.data.get("after"), "after")
 
     def to_filter(self, *, exclude_cameras: tuple[str, ...] = (), exclude_ids: tuple[str, ...] = ()) -> Filter:
-        """The gallery's filter, with more that is left out."""
+        """Return the filter for the gallery, with additional exclusions."""
         return Filter(
             camera_ids=None if self.camera_ids is None else tuple(self.camera_ids),
             exclude_camera_ids=(*self.exclude_camera_ids, *exclude_cameras),
@@ -140,16 +139,16 @@ class FilterBody(Body):
 
 
 class SearchBody(FootageBody):
-    """`POST /search`: frames, an embedding, or the id of an enrolled tracklet, and how to search."""
+    """`POST /search`: footage, an embedding, or the id of an enrolled tracklet, and how to search."""
 
     FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {
         *("filter", "top_k", "min_score", "exclude_same_camera", "rerank")
     }
 
     ELSEWHERE: ClassVar[Mapping[str, str]] = {
-        "metadata": "goes in filter, as filter.metadata",
-        "start_time": "goes in filter, as filter.after",
-        "end_time": "goes in filter, as filter.before",
+        "metadata": "belongs in filter: send filter.metadata",
+        "start_time": "belongs in filter: send filter.after",
+        "end_time": "belongs in filter: send filter.before",
     }
 
     embedding: Embedding | None = None
@@ -159,7 +158,7 @@ class SearchBody(FootageBody):
     filter: FilterBody = FilterBody()
     exclude_same_camera: bool = False
     rerank: Annotated[
-        bool, Field(description="order the best candidates anew by k-reciprocal re-ranking; scores stay cosines")
+        bool, Field(description="Re-rank the best candidates (k-reciprocal); scores stay cosine similarities")
     ] = False
 
 
@@ -203,19 +202,19 @@ class AuditQuery(Parameters):
 
     limit: Annotated[int, Field(ge=1)] = 100
     before: Annotated[
-        str | None, Field(min_length=1, max_length=64, description="a `receipt_id`: older entries than that one")
+        str | None, Field(min_length=1, max_length=64, description="A `receipt_id`: list only older entries")
     ] = None
 
 
 class RejectedFrame(Answer):
-    """A frame, or box, that was left out: its 0-based index as sent, and why."""
+    """A frame or box that was not used: its 0-based index as sent, and why."""
 
     index: int
     reason: str
 
 
 class EmbedAnswer(Answer):
-    """`id` is null where a tracklet was only computed and brought no id of its own."""
+    """`id` is null if a tracklet without an id was embedded and not enrolled."""
 
     id: str | None
     model: str
@@ -224,13 +223,13 @@ class EmbedAnswer(Answer):
     frames: FrameCount
     clips: ClipCount
     rejected_frames: list[RejectedFrame]
-    embedding: Annotated[list[float] | SkipJsonSchema[None], Field(description="unit length; there when asked for")] = (
-        None
-    )
+    embedding: Annotated[
+        list[float] | SkipJsonSchema[None], Field(description="Of unit length; absent unless requested")
+    ] = None
 
 
 class SearchHit(Answer):
-    """One record found. `score` is the cosine similarity."""
+    """A record that was found. `score` is the cosine similarity to the query."""
 
     rank: int
     id: str
@@ -243,7 +242,7 @@ class SearchHit(Answer):
 
 
 class SearchAnswer(Answer):
-    """`searched` counts the records that passed the filter; `exact` is false where an approximate index answered."""
+    """`searched` is the number of records that passed the filter; `exact` is false if an approximate index was used."""
 
     results: list[SearchHit]
     embedding_space: str
@@ -253,7 +252,7 @@ class SearchAnswer(Answer):
 
 
 class RecordAnswer(Answer):
-    """One record of the gallery."""
+    """A record of the gallery."""
 
     id: str
     camera_id: str | None
@@ -266,20 +265,20 @@ class RecordAnswer(Answer):
     created_at: Timestamp
     expires_at: Timestamp | None
     thumbnail_url: ThumbnailUrl = None
-    embedding: Annotated[list[float] | SkipJsonSchema[None], Field(description="unit length; there when asked for")] = (
-        None
-    )
+    embedding: Annotated[
+        list[float] | SkipJsonSchema[None], Field(description="Of unit length; absent unless requested")
+    ] = None
 
 
 class PageAnswer(Answer):
-    """A page of records; `next_cursor` is null on the last."""
+    """A page of records; `next_cursor` is null on the last page."""
 
     items: list[RecordAnswer]
     next_cursor: str | None
 
 
 class EraseAnswer(Answer):
-    """`receipt_id` names the entry of the audit log; in a dry run it is null and `erased` is 0."""
+    """`receipt_id` is the id of the entry in the audit log. In a dry run it is null and `erased` is 0."""
 
     matched: int
     erased: int
@@ -287,30 +286,32 @@ class EraseAnswer(Answer):
 
 
 class AuditEntryAnswer(Answer):
-    """One removal. `by` is the fingerprint of the API key, `anonymous`, or `expiry`; `filter` is the condition."""
+    """A removal of records. `by` is the fingerprint of an API key, `anonymous`, or `expiry`."""
 
     receipt_id: str
     time: Timestamp
     action: Literal["delete", "erase", "expire"]
     by: str
-    filter: Annotated[Metadata, Field(description='as of `POST /gallery/erase`; of one record `{"id": ...}`')]
-    erased: Annotated[int, Field(description="records that were removed")]
+    filter: Annotated[
+        Metadata, Field(description='Which records: a filter as in `POST /gallery/erase`, or `{"id": ...}`')
+    ]
+    erased: Annotated[int, Field(description="Number of records that were removed")]
 
 
 class AuditAnswer(Answer):
-    """Entries of the audit log, newest first; the last one's `receipt_id` as `before` leads to older ones."""
+    """Entries of the audit log, newest first. For older ones, send the last `receipt_id` as `before`."""
 
     entries: list[AuditEntryAnswer]
 
 
 class StatusAnswer(Answer):
-    """The service lives, or is ready."""
+    """Whether the service is alive or ready."""
 
     status: Literal["alive", "ready"]
 
 
 class EngineFacts(Answer):
-    """What really runs: `provider` computes inside the engine, `warning` says what was asked for and does not run."""
+    """The engine in use. `provider` is its backend; `warning` says what was requested and is not in use."""
 
     name: str
     version: str
@@ -327,12 +328,14 @@ class GalleryFacts(Answer):
 
     engine: str
     records: int
-    retention_days: Annotated[float | None, Field(description="of a record that names no `expires_at`; null: for ever")]
-    thumbnails: Annotated[bool, Field(description="whether a small picture of each new tracklet is kept")]
+    retention_days: Annotated[
+        float | None, Field(description="Lifetime of a record without `expires_at`; null: unlimited")
+    ]
+    thumbnails: Annotated[bool, Field(description="Whether a small picture of each new tracklet is kept")]
 
 
 class LimitFacts(Answer):
-    """What a request may ask for; more is refused."""
+    """Limits of requests; what exceeds them is refused."""
 
     max_frames: int
     max_clips: int

@@ -1,4 +1,4 @@
-"""Bodies as bytes arrive: limits are checked on each chunk, so no client decides how much memory or disk is used."""
+"""Read bodies chunk by chunk. Limits are checked on each chunk, so a client cannot use more memory or disk."""
 
 import asyncio
 import errno
@@ -21,15 +21,15 @@ from service.settings import Settings
 from service.telemetry.metrics import current_cost
 
 MAX_OTHER_PARTS = 64
-"""Parts of a form beside frames; there are about a dozen field names."""
+"""Most parts of a form that are not frames; there are about a dozen field names."""
 FLUSH_BYTES = 1024 * 1024
-SLOWEST = 16 * 1024
-"""Bytes per second that a body must average once it has taken `read_seconds`; a byte a minute holds no place."""
+MIN_BYTES_PER_SECOND = 16 * 1024
+"""Lowest average bytes per second of a body that takes longer than `read_seconds`."""
 
 
 @dataclass
 class Upload:
-    """What a form carried: encoded frames in their order, or the file a video was written to, and the text fields."""
+    """The content of a form: encoded frames in their order, or the file of a video; and the text fields."""
 
     frames: list[bytes] = field(default_factory=list)
     video: Path | None = None
@@ -37,16 +37,23 @@ class Upload:
 
 
 def content_type(request: Request) -> tuple[str, bytes | None]:
-    """The media type in lower case, and a multipart body's boundary."""
+    """Return the media type in lower case, and the boundary of a multipart body."""
     name, options = parse_options_header(request.headers.get("content-type"))
     return name.decode("latin-1").lower(), options.get(b"boundary")
 
 
 async def read_body(request: Request, settings: Settings, slot: RequestSlot, weight: int = 1) -> bytearray:
-    """The whole body in memory, where each of its bytes will take `weight`.
+    """Return the complete body.
+
+    Args:
+        request: the request.
+        settings: the limits.
+        slot: counts the bytes.
+        weight: bytes of memory to count for each byte of the body.
 
     Raises:
-        Problem: 413 over the request's limit, 408 from a client that stalls, 503 where memory set aside is used up.
+        Problem: 413 if the body exceeds its limit, 408 if it arrives too slowly, 503 if all bodies together exceed
+            their limit.
     """
     body = bytearray()
     async for chunk in _chunks(request, settings, slot, weight):
@@ -56,7 +63,7 @@ async def read_body(request: Request, settings: Settings, slot: RequestSlot, wei
 
 @contextmanager
 def read_form(names: Collection[str], settings: Settings) -> Iterator["FormReader"]:
-    """A reader for one form with text fields of these `names`; a video's file is removed when the context ends."""
+    """Return a reader for a form with text fields of these `names`; remove its video when the context ends."""
     reader = FormReader(names, settings)
     try:
         yield reader
@@ -65,7 +72,7 @@ def read_form(names: Collection[str], settings: Settings) -> Iterator["FormReade
 
 
 class FormReader:
-    """Collects the parts of one `multipart/form-data` body as the parser calls back."""
+    """Reads one `multipart/form-data` body. `parsing` is the time of the parser in seconds."""
 
     def __init__(self, names: Collection[str], settings: Settings) -> None:
         self._names, self._settings = names, settings
@@ -81,11 +88,11 @@ class FormReader:
         self._video = bytearray()
 
     async def read(self, request: Request, boundary: bytes, slot: RequestSlot) -> Upload:
-        """Read the whole form; `parsing` adds up the seconds that the parser took of it.
+        """Read the complete form.
 
         Raises:
-            Problem: 400 for a form that is malformed or has an unknown field, 413 over a limit, 408 from a client that
-                stalls, 503 where memory set aside is used up, 507 where a video does not fit on the disk.
+            Problem: 400 if the form is malformed or has an unknown field, 413 if it exceeds a limit, 408 if it arrives
+                too slowly, 503 if all bodies together exceed their limit, 507 if the disk is too full for its video.
         """
         try:
             parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
@@ -96,18 +103,18 @@ class FormReader:
                 if len(self._video) >= FLUSH_BYTES:
                     await asyncio.to_thread(self._flush)
             if not self._ended:
-                raise Problem("malformed", "the form ends before its closing boundary")
+                raise Problem("malformed", "the form ends without its closing boundary")
             await asyncio.to_thread(self._flush)
         except FormParserError as error:
-            raise Problem("malformed", f"the form is malformed: {error}") from error
+            raise Problem("malformed", f"malformed form: {error}") from error
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise Problem("disk-full", "no room for the video while it is read") from error
+                raise Problem("disk-full", "the disk is too full to store the video while it is read") from error
             raise
         return self._upload
 
     def close(self) -> None:
-        """Remove the video's file, if there is one."""
+        """Remove the file of the video, if any."""
         if self._file:
             self._file.close()
             self._file = None
@@ -148,19 +155,19 @@ class FormReader:
         limits = self._settings
         if name == "frames":
             if len(self._upload.frames) >= limits.max_frames:
-                raise Problem.of_field("frames", f"at most {limits.max_frames} frames are allowed", "too-large")
+                raise Problem.of_field("frames", f"the form has more than {limits.max_frames} frames", "too-large")
         else:
             self._parts += 1
             if self._parts > MAX_OTHER_PARTS:
-                raise Problem("too-large", f"the form has more than {MAX_OTHER_PARTS} parts beside frames")
+                raise Problem("too-large", f"the form has more than {MAX_OTHER_PARTS} parts that are not frames")
         if name == "video":
             if self._upload.video:
-                raise Problem.of_field("video", "only one video is read")
+                raise Problem.of_field("video", "send only one video")
             self._open_video()
         elif name != "frames" and name not in self._names:
-            raise Problem.of_field(name[:100], "the field is unknown")
+            raise Problem.of_field(name[:100], "unknown field")
         elif name in self._upload.fields:
-            raise Problem.of_field(name, "the field is there twice")
+            raise Problem.of_field(name, "duplicate field")
         if (name == "frames" and self._upload.video) or (name == "video" and self._upload.frames):
             raise Problem.of_field(name, "send either frames or a video")
         self._name = name
@@ -176,9 +183,9 @@ class FormReader:
         if self._name == "frames":
             if len(self._part) > limits.max_frame_bytes:
                 index = len(self._upload.frames)
-                raise Problem.of_frame(index, f"over {limits.max_frame_bytes} bytes", "too-large")
+                raise Problem.of_frame(index, f"has more than {limits.max_frame_bytes} bytes", "too-large")
         elif len(self._part) > limits.max_field_bytes:
-            raise Problem.of_field(self._name, f"over {limits.max_field_bytes} bytes", "too-large")
+            raise Problem.of_field(self._name, f"has more than {limits.max_field_bytes} bytes", "too-large")
 
     def _end_part(self) -> None:
         if self._name == "frames":
@@ -187,13 +194,13 @@ class FormReader:
             try:
                 self._upload.fields[self._name] = self._part.decode("utf-8")
             except UnicodeDecodeError:
-                raise Problem.of_field(self._name, "not UTF-8 text") from None
+                raise Problem.of_field(self._name, "is not UTF-8 text") from None
 
     def _end(self) -> None:
         self._ended = True
 
     def _open_video(self) -> None:
-        # The name is the server's own; what the client calls its file is never looked at.
+        # The file name that the client sends is never used.
         handle, name = tempfile.mkstemp(prefix="not3d-", suffix=".video", dir=self._settings.temp_dir)
         self._upload.video = Path(name)
         self._file = os.fdopen(handle, "wb")
@@ -209,7 +216,7 @@ async def _chunks(request: Request, settings: Settings, slot: RequestSlot, weigh
     limit = settings.max_request_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
-        raise Problem("too-large", f"the request has {declared} bytes, at most {limit} are allowed")
+        raise Problem("too-large", f"the body must have at most {limit} bytes (got {declared})")
     total, start = 0, time.monotonic()
     stream = request.stream()
     cost = current_cost.get()
@@ -218,15 +225,16 @@ async def _chunks(request: Request, settings: Settings, slot: RequestSlot, weigh
             async with asyncio.timeout(settings.read_seconds):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            raise Problem("too-slow", f"nothing arrived for {settings.read_seconds:g} seconds") from None
+            raise Problem("too-slow", f"no data arrived for {settings.read_seconds:g} seconds") from None
         if chunk is None:
             return
         total += len(chunk)
         if total > limit:
-            raise Problem("too-large", f"the request has over {limit} bytes")
+            raise Problem("too-large", f"the body has more than {limit} bytes")
         seconds = time.monotonic() - start
-        if seconds > settings.read_seconds and total < seconds * SLOWEST:
-            raise Problem("too-slow", f"{total} bytes in {seconds:.0f} seconds")
+        if seconds > settings.read_seconds and total < seconds * MIN_BYTES_PER_SECOND:
+            reason = f"{total} bytes arrived in {seconds:.0f} seconds; the minimum is {MIN_BYTES_PER_SECOND} per second"
+            raise Problem("too-slow", reason)
         slot.add_bytes(weight * len(chunk))
         if cost:
             cost.bytes += len(chunk)

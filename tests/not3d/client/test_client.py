@@ -168,7 +168,7 @@ def test_sends_a_video_with_boxes(client: Client, tmp_path: Path) -> None:
 
 def test_a_problem_names_what_is_wrong(client: Client, tracklet: Tracklet) -> None:
     client.embed(tracklet.frames, id="x")
-    with pytest.raises(ProblemError, match=r"The id is taken \(409\)") as taken:
+    with pytest.raises(ProblemError, match=r"The id is enrolled already \(409\)") as taken:
         client.embed(tracklet.frames, id="x")
     assert taken.value.errors[0]["field"] == "id"
     with pytest.raises(ProblemError) as text:

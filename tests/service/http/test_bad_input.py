@@ -265,9 +265,9 @@ def test_options_in_a_form_are_json_values(shared: Live, option: dict[str, str])
 def test_a_query_has_no_metadata_that_could_be_mistaken_for_a_filter(shared: Live, name: str) -> None:
     value = {"site": "a"} if name == "metadata" else "2024-05-01T12:00:00Z"
     answer = shared.client.post("/search", json={"embedding": [1.0] * 32, name: value})
-    assert "goes in filter" in check_problem(answer, 400, "malformed", field=name)["detail"]
+    assert "belongs in filter" in check_problem(answer, 400, "malformed", field=name)["detail"]
     answer = shared.client.post("/search", files=form(tracklet(1, 1)), data={name: "text"})
-    assert "goes in filter" in check_problem(answer, 400, "malformed", field=name)["detail"]
+    assert "belongs in filter" in check_problem(answer, 400, "malformed", field=name)["detail"]
 
 
 @pytest.mark.parametrize(

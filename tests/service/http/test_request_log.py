@@ -125,7 +125,7 @@ def test_an_exception_is_logged_with_its_traceback() -> None:
     assert "ValueError: why" in json.loads(JsonFormatter().format(record))["exception"]
 
 
-def test_a_request_cut_off_by_the_end_of_the_service_is_told_so() -> None:
+def test_a_request_that_is_cancelled_by_the_end_of_the_service_gets_503() -> None:
     async def never(_scope: Scope, _receive: Receive, _send: Send) -> None:
         await asyncio.sleep(60)
 
@@ -147,4 +147,4 @@ def test_a_request_cut_off_by_the_end_of_the_service_is_told_so() -> None:
     asyncio.run(cut_off())
     assert sent[0]["status"] == 503
     assert Headers(raw=sent[0]["headers"])["retry-after"] == "5"
-    assert b"send it again" in sent[1]["body"]
+    assert b"send the request again" in sent[1]["body"]
