@@ -1,8 +1,7 @@
-"""From bytes to frames: the one preprocessing that training, evaluation and serving share.
+"""From bytes to frames: the preprocessing of training, evaluation and serving.
 
-Nothing is decoded before its header has been read and held against the limits, so a few kilobytes that claim to be
-a gigapixel cost nothing. Normalisation by mean and standard deviation is not done here: it is inside the exported
-graph.
+The limits are applied to the header of an image before it is decoded, so a small file that claims to be a gigapixel
+costs nothing. Normalisation by mean and standard deviation is part of the exported graph, not of this module.
 """
 
 import struct
@@ -18,17 +17,17 @@ from numpy.typing import NDArray
 from model.errors import Not3dError
 
 PREPROCESSING_VERSION = "2"
-"""Changes whenever the functions of this module give other pixels; part of the embedding space."""
+"""Changes whenever the functions of this module return different pixels; part of the embedding space."""
 
 _MAX_SEGMENTS, _MAX_FILL, _MAX_SCANS = 1024, 64, 64
-"""What a JPEG may have before its first scan, and how many scans. A progressive one has about ten; each costs the
-decoder a pass over all pixels, however few bytes it has."""
+"""Limits for a JPEG: segments and fill bytes before its first scan, and scans. A progressive JPEG has about ten scans,
+and each takes the decoder a pass over all pixels, even if it has few bytes."""
 
 FrameStatus = Literal["not_an_image", "undecodable", "too_small", "too_large"]
 
 
 class FrameError(Not3dError):
-    """A frame that cannot be used; ``status`` says of which kind, ``reason`` says why in words."""
+    """A frame that cannot be used: `status` for programs, `reason` for people."""
 
     def __init__(self, status: FrameStatus, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +37,7 @@ class FrameError(Not3dError):
 
 @dataclass(frozen=True, slots=True)
 class FrameLimits:
-    """Bounds on one encoded image: bytes, pixels (width x height), and pixels on each side."""
+    """Limits for one encoded image: bytes, pixels (width x height), and pixels per side."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 25_000_000
@@ -51,9 +50,9 @@ DEFAULT_LIMITS = FrameLimits()
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What an image file says of itself: its format, and its size in pixels.
+    """The header of an image file: its format and its size in pixels.
 
-    Of a JPEG also where its first scan begins (offset in bytes), and whether it has EXIF facts, such as an orientation.
+    For a JPEG also the offset of its first scan in bytes, and whether it has EXIF data, such as an orientation.
     """
 
     format: Literal["jpeg", "png", "webp"]
@@ -64,10 +63,10 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Reads format and size from the first bytes of a JPEG, PNG or WebP file without decoding anything.
+    """Read the format and the size of a JPEG, PNG or WebP file without decoding it.
 
     Raises:
-        FrameError: ``not_an_image`` for other content, ``undecodable`` for a header that is cut short.
+        FrameError: `not_an_image` for other content, `undecodable` for a truncated or damaged header.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
@@ -80,31 +79,31 @@ def read_header(data: bytes) -> ImageHeader:
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _read_webp(data)
     except (struct.error, IndexError):
-        raise FrameError("undecodable", "the image header is cut short") from None
+        raise FrameError("undecodable", "the image header is truncated") from None
     raise FrameError("not_an_image", "the content is neither JPEG, PNG nor WebP" if data else "the file is empty")
 
 
 def decode_frame(data: bytes, limits: FrameLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-    """Decodes one JPEG, PNG or WebP image to RGB ``uint8 [height, width, 3]``.
+    """Decode one JPEG, PNG or WebP image to RGB `uint8 [height, width, 3]`.
 
-    Size and pixel limits are checked on the header first. EXIF orientation is applied; alpha is dropped.
+    EXIF orientation is applied, and an alpha channel is dropped.
 
     Raises:
-        FrameError: with the status that says which rule the image broke.
+        FrameError: the image is over a limit, incomplete, or cannot be decoded.
     """
     header = _check_file(data, limits)
     return _decode(data, header, 1)
 
 
 def read_frame(data: bytes, height: int, width: int, limits: FrameLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-    """Decodes one JPEG, PNG or WebP image and resizes it to RGB ``uint8 [height, width, 3]``.
+    """Decode one JPEG, PNG or WebP image and resize it to RGB `uint8 [height, width, 3]`.
 
-    What the network sees of a crop, in training, evaluation and serving. As ``resize_frame(decode_frame(data))``,
-    but a JPEG of at least twice the size on both sides is decoded at a half, a quarter or an eighth of it: its discrete
-    cosine transform gives block means in a fraction of the time.
+    Training, evaluation and serving read crops with this function. The result is that of `decode_frame` and
+    `resize_frame`, except that a JPEG of at least twice the size on both sides is decoded at 1/2, 1/4 or 1/8 of its
+    size: its discrete cosine transform gives the means of blocks in a fraction of the time.
 
     Raises:
-        FrameError: as :func:`decode_frame`.
+        FrameError: as `decode_frame`.
     """
     header = _check_file(data, limits)
     reduction = 1
@@ -115,39 +114,51 @@ def read_frame(data: bytes, height: int, width: int, limits: FrameLimits = DEFAU
 
 
 def check_size(width: int, height: int, limits: FrameLimits = DEFAULT_LIMITS) -> None:
-    """Holds a size in pixels against the limits; raises :class:`FrameError` ``too_large`` or ``too_small``."""
+    """Check a size in pixels.
+
+    Raises:
+        FrameError: `too_large` or `too_small`.
+    """
     if max(width, height) > limits.max_side or width * height > limits.max_pixels:
-        allowed = f"at most {limits.max_pixels} pixels and {limits.max_side} a side are allowed"
+        allowed = f"at most {limits.max_pixels} pixels and {limits.max_side} per side are allowed"
         raise FrameError("too_large", f"{width}x{height} pixels, {allowed}")
     if min(width, height) < limits.min_side:
-        raise FrameError("too_small", f"{width}x{height} pixels, at least {limits.min_side} a side are needed")
+        raise FrameError("too_small", f"{width}x{height} pixels, at least {limits.min_side} per side are needed")
 
 
 def crop_box(
     frame: NDArray[np.uint8], x: float, y: float, w: float, h: float, min_side: int = DEFAULT_LIMITS.min_side
 ) -> NDArray[np.uint8]:
-    """Cuts the box with corner ``x, y`` and size ``w, h`` (pixels) out of a ``[height, width, 3]`` frame.
+    """Return the part of a frame `[height, width, 3]` inside a box, as a view; the box is clipped to the frame.
 
-    A box that reaches over an edge is clipped to the frame.
+    Args:
+        frame: the full frame.
+        x: left edge of the box, in pixels.
+        y: top edge.
+        w: width.
+        h: height.
+        min_side: pixels per side that must remain.
 
     Raises:
-        FrameError: ``too_small`` where less than ``min_side`` pixels a side remain inside the frame.
+        FrameError: `too_small`, if less remains.
     """
     height, width = frame.shape[:2]
     left, top = max(0, round(x)), max(0, round(y))
     right, bottom = min(width, round(x + w)), min(height, round(y + h))
     if right - left < min_side or bottom - top < min_side:
         box = f"box {x:g},{y:g} {w:g}x{h:g}"
-        raise FrameError("too_small", f"{box} leaves under {min_side} pixels a side of the {width}x{height} frame")
+        raise FrameError(
+            "too_small", f"{box} has fewer than {min_side} pixels per side inside the {width}x{height} frame"
+        )
     return frame[top:bottom, left:right]
 
 
 def resize_frame(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resizes an RGB ``uint8 [h, w, 3]`` frame to ``[height, width, 3]``; the aspect ratio is not kept, as in the
-    papers.
+    """Resize an RGB `uint8 [h, w, 3]` frame to `[height, width, 3]`; as in the papers, the aspect ratio changes.
 
-    Area averaging where a side shrinks to half or less, since interpolation without a low-pass filter aliases there;
-    bilinear above, where the two differ little and averaging takes six times as long; bicubic where pixels are gained.
+    Bicubic if the frame gains pixels. Bilinear if both sides shrink to more than half. Otherwise area averaging,
+    because interpolation without a low-pass filter aliases there; it takes six times as long as bilinear, and above
+    half the size the two differ little.
     """
     if frame.shape[:2] == (height, width):
         return np.ascontiguousarray(frame)
@@ -161,7 +172,7 @@ def resize_frame(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[n
 
 
 def _check_file(data: bytes, limits: FrameLimits) -> ImageHeader:
-    """Holds everything that can be known without decoding against the limits."""
+    """Apply all limits that need no decoding."""
     if len(data) > limits.max_bytes:
         raise FrameError("too_large", f"{len(data)} bytes, at most {limits.max_bytes} are allowed")
     header = read_header(data)
@@ -174,7 +185,7 @@ def _check_file(data: bytes, limits: FrameLimits) -> ImageHeader:
 
 
 def _decode(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint8]:
-    """Decodes at a size divided by ``reduction`` (1, 2, 4 or 8, rounded up), which only JPEG files can be."""
+    """Decode at the size divided by `reduction` (1, 2, 4 or 8, rounded up); above 1 for JPEG files only."""
     size = (-(-header.height // reduction), -(-header.width // reduction))
     image = None
     if header.format == "jpeg" and not header.exif:
@@ -184,14 +195,14 @@ def _decode(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint
     if image is None:
         raise FrameError("undecodable", f"the {header.format.upper()} data cannot be decoded")
     if sorted(image.shape[:2]) != sorted(size):  # EXIF may turn it by 90 degrees
-        raise FrameError("undecodable", "the image has another size than its header says")
+        raise FrameError("undecodable", "the size of the image differs from its header")
     return image
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """The same pixels as OpenCV's decoder in two thirds of the time; None for what it does not take, CMYK say."""
+    """Return the same pixels as OpenCV in two thirds of the time; None for what simplejpeg does not take (CMYK)."""
     try:
-        # Not strict: many cameras' files make the decoder warn, and it goes on.
+        # Not strict: the decoder warns about the files of many cameras, and decodes them.
         image = simplejpeg.decode_jpeg(data, "RGB", min_height=size[0], min_width=size[1], strict=False)
     except ValueError:
         return None
@@ -229,10 +240,10 @@ def _read_jpeg(data: bytes) -> ImageHeader:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields (marker, offset of the byte after it) up to and including the start of scan.
+    """Yield (marker, offset of the byte after it) up to and including the start of the first scan.
 
-    Stricter than decoders, which skip what they do not know: where the two disagreed on what a segment is, a file could
-    show us one size and the decoder another.
+    Stricter than decoders, which skip unknown data: if the two disagreed about a segment, a file could show this
+    function one size and the decoder another.
     """
     at, fill = 2, 0
     for _ in range(_MAX_SEGMENTS + _MAX_FILL):
@@ -243,7 +254,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
             at, fill = at + 1, fill + 1
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        # 00 and 01 to BF are reserved or have no length, nor have D0 to D9 (restart, start and end of image).
+        # 00 to BF are reserved or have no length; D0 to D9 (restart, start and end of image) have none either.
         if data[at] != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF or length < 2:
             raise FrameError("undecodable", "the JPEG file has a damaged segment")
         yield marker, at + 2
@@ -269,7 +280,7 @@ def _read_webp(data: bytes) -> ImageHeader:
 
 
 def _is_complete(header: ImageHeader, data: bytes) -> bool:
-    """Whether the file has its end. The decoders fill what is missing with grey and report success."""
+    """Return whether the file has its end. Decoders fill missing parts with grey and report success."""
     if header.format == "jpeg":
         return data.rfind(b"\xff\xd9") > header.scan
     if header.format == "png":

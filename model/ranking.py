@@ -6,11 +6,11 @@ from numpy.typing import ArrayLike, NDArray
 from model.tracklet import normalise
 
 _BLOCK = 1024
-"""Rows worked on at a time, so that scratch memory grows with the gallery and not with its square."""
+"""Rows computed at a time, so that temporary memory grows with the gallery and not with its square."""
 
 
 def cosine_scores(query: ArrayLike, gallery: ArrayLike) -> NDArray[np.float32]:
-    """Cosine similarity ``float32 [Q, G]`` of the rows of ``query [Q, D]`` and ``gallery [G, D]``."""
+    """Return the cosine similarity `float32 [Q, G]` of the rows of `query [Q, D]` and `gallery [G, D]`."""
     scores: NDArray[np.float32] = normalise(query) @ normalise(gallery).T
     return scores
 
@@ -18,18 +18,25 @@ def cosine_scores(query: ArrayLike, gallery: ArrayLike) -> NDArray[np.float32]:
 def k_reciprocal_rerank(
     query: ArrayLike, gallery: ArrayLike, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
 ) -> NDArray[np.float32]:
-    """Re-ranked distances ``float32 [Q, G]`` (lower is nearer) of ``query [Q, D]`` against ``gallery [G, D]``.
+    """Return the re-ranked distances `float32 [Q, G]` of queries against a gallery; lower is nearer.
 
     "Re-ranking Person Re-identification with k-reciprocal Encoding": the squared Euclidean distance of unit vectors,
-    divided by the largest in each row, mixed as ``lambda * original + (1 - lambda) * Jaccard``. The Jaccard distance
+    divided by the largest in each row, is mixed as `lambda * original + (1 - lambda) * Jaccard`. The Jaccard distance
     compares k-reciprocal neighbour sets (equations 1 to 10), expanded by the sets of half size that overlap by more
-    than two thirds (equation 3), and averaged over the ``k2`` nearest rows (equation 11).
+    than two thirds (equation 3), and averaged over the `k2` nearest rows (equation 11).
 
-    Neighbour lists and encodings are kept sparse (at most a few times ``k1`` entries a row) and distances are made
+    Neighbour lists and encodings are sparse (at most a few times `k1` entries per row), and distances are computed
     block by block.
 
+    Args:
+        query: `[Q, D]`.
+        gallery: `[G, D]`.
+        k1: size of the neighbour sets.
+        k2: rows of the local query expansion.
+        lambda_value: weight of the original distance, 0 to 1.
+
     Raises:
-        ValueError: an empty side, different dimensions, or parameters out of range.
+        ValueError: query or gallery is empty, the dimensions differ, or a parameter is out of range.
     """
     queries, galleries = normalise(query), normalise(gallery)
     if queries.ndim != 2 or galleries.ndim != 2 or queries.shape[1] != galleries.shape[1]:
@@ -50,7 +57,7 @@ def k_reciprocal_rerank(
 
 
 def _nearest(rows: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The ``k`` nearest rows of each row, itself first, and the largest squared distance in each row."""
+    """Return the `k` nearest rows `[N, k]` of each row, itself first, and the largest squared distance `[N]`."""
     count = len(rows)
     k = min(k, count)
     neighbours = np.empty((count, k), np.int64)
@@ -60,7 +67,7 @@ def _nearest(rows: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDAr
         distances = np.maximum(0.0, 2.0 - 2.0 * (rows[block] @ rows.T))
         largest[block] = np.maximum(distances.max(axis=1), np.float32(1e-12))
         own = np.arange(block.start, block.stop)
-        distances[own - start, own] = -1.0  # itself first, also where another row is identical
+        distances[own - start, own] = -1.0  # itself first, even if another row is identical
         nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]
         order = np.lexsort((nearest, np.take_along_axis(distances, nearest, axis=1)), axis=1)
         neighbours[block] = np.take_along_axis(nearest, order, axis=1)
@@ -68,7 +75,7 @@ def _nearest(rows: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDAr
 
 
 def _reciprocal(neighbours: NDArray[np.int64], row: int, k: int) -> NDArray[np.int64]:
-    """R(row, k): those among the ``k`` nearest (and itself) that have ``row`` among theirs (equation 2)."""
+    """Return R(row, k): those of the `k` nearest rows (and itself) that have `row` among their own (equation 2)."""
     near = neighbours[row, : k + 1]
     mutual: NDArray[np.int64] = near[(neighbours[near, : k + 1] == row).any(axis=1)]
     return mutual
@@ -77,7 +84,7 @@ def _reciprocal(neighbours: NDArray[np.int64], row: int, k: int) -> NDArray[np.i
 def _encode(
     rows: NDArray[np.float32], neighbours: NDArray[np.int64], largest: NDArray[np.float32], k1: int
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
-    """The k-reciprocal feature of each row as (indices, weights), the weights summing to 1 (equations 3, 5 and 7)."""
+    """Return the k-reciprocal feature of each row as indices and weights of sum 1 (equations 3, 5 and 7)."""
     half = round(k1 / 2)
     halves = [_reciprocal(neighbours, row, half) for row in range(len(rows))]
     indices, weights = [], []
@@ -99,7 +106,7 @@ def _encode(
 def _average(
     indices: list[NDArray[np.int64]], weights: list[NDArray[np.float32]], neighbours: NDArray[np.int64]
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
-    """Local query expansion: each row becomes the mean of its nearest rows' features."""
+    """Replace the feature of each row by the mean of its nearest rows' features (local query expansion)."""
     new_indices, new_weights = [], []
     for near in neighbours:
         members, inverse = np.unique(np.concatenate([indices[j] for j in near]), return_inverse=True)
@@ -112,7 +119,7 @@ def _average(
 def _jaccard(
     indices: list[NDArray[np.int64]], weights: list[NDArray[np.float32]], query_count: int, row_count: int
 ) -> NDArray[np.float32]:
-    """Jaccard distance ``[Q, G]`` of sparse features through an inverted list of the gallery (equation 10)."""
+    """Return the Jaccard distance `[Q, G]` of sparse features, with an inverted list of the gallery (equation 10)."""
     gallery_count = row_count - query_count
     owner = np.repeat(np.arange(gallery_count), [len(i) for i in indices[query_count:]])
     column = np.concatenate(indices[query_count:])

@@ -1,8 +1,8 @@
-"""What a bundle's ``model.json`` says: the facts that code reads and the facts that people decide by."""
+"""The content of a bundle's `model.json`: fields that code reads, and fields that people decide by."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Text = Annotated[str, Field(min_length=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -13,9 +13,9 @@ Deviation = Annotated[float, Field(gt=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 MAX_MAP_LOSS = 0.3
-"""Points of mAP that another arithmetic may cost on the validation people."""
+"""Points of mAP that another precision may lose on the validation people."""
 MIN_MEAN_COSINE = 0.99
-"""What the video features of two arithmetics must have in common, on average."""
+"""Lowest mean cosine between the video features of two precisions."""
 
 
 class _Facts(BaseModel):
@@ -25,8 +25,8 @@ class _Facts(BaseModel):
 class Preprocessing(_Facts):
     """How a frame becomes numbers.
 
-    ``version`` names the decoding and resizing in ``model.frames``; ``mean`` and ``std`` (per RGB channel, in units of
-    0..1) are applied inside the exported graph and stand here for the reader.
+    `version` names the decoding and resizing in `model.frames`. The exported graph applies `mean` and `std` (per RGB
+    channel, for pixels of 0 to 1); they are repeated here for the reader.
     """
 
     version: Text
@@ -36,7 +36,7 @@ class Preprocessing(_Facts):
 
 
 class Accuracy(_Facts):
-    """One measurement of the exported network; ``rank1`` and ``map`` are percentages."""
+    """One measurement of the exported network; `rank1` and `map` are percentages."""
 
     dataset: Text
     protocol: Text
@@ -47,20 +47,23 @@ class Accuracy(_Facts):
     map: Percent
 
 
-class Calibration(_Facts):
-    """Turns a cosine score into the probability of "same person": ``1 / (1 + exp(-(slope * score + intercept)))``."""
-
-    slope: Annotated[float, Field(gt=0)]
-    intercept: float
-
-
 class Quantisation(_Facts):
     """How an int8 network was made, and what that changed on the validation people.
 
-    ``of`` is the embedding space of the float bundle, ``network`` the one that the quantised network's own bytes name:
-    the figures hold for these bytes only. mAP in percent: of the float network in f32, of the quantised one, and of
-    quantised queries against a float gallery and the other way round. Cosines are between the two networks' video
-    features, mean and smallest. Everything measured is None where nobody was at hand to measure it on.
+    Attributes:
+        of: the embedding space of the float bundle.
+        network: the embedding space that the quantised network's own bytes name; the figures hold for these bytes only.
+        calibration: the data of the calibration clips.
+        clips: their number.
+        validation: the data of the validation people. It and all measured fields are None if there were none.
+        people: number of validation people.
+        queries: number of their queries.
+        float_map: mAP in percent of the float network in f32.
+        map: mAP in percent of the quantised network.
+        map_in_float_gallery: mAP in percent of quantised queries in a float gallery.
+        map_of_float_queries: mAP in percent of float queries in a quantised gallery.
+        mean_cosine: mean cosine between the two networks' video features.
+        min_cosine: smallest cosine between them.
     """
 
     of: Text
@@ -79,7 +82,7 @@ class Quantisation(_Facts):
 
     @property
     def ranks_alike(self) -> bool:
-        """Whether vectors of both networks were measured to rank alike in one gallery, which they then may share."""
+        """Return whether vectors of both networks were measured to rank alike, so that they may share a gallery."""
         mixed = self.map_in_float_gallery, self.map_of_float_queries
         if self.float_map is None or None in mixed or self.mean_cosine is None:
             return False
@@ -88,10 +91,10 @@ class Quantisation(_Facts):
 
 
 class BundleSpec(_Facts):
-    """The content of ``model.json``.
+    """The content of `model.json`.
 
-    Sizes are in pixels, ``clip_length`` in frames, ``dimension`` in components of one embedding. ``feature`` says on
-    which side of the BNNeck the embedding is taken. ``recipe`` is the training recipe as it was run, word for word.
+    Sizes are in pixels, `clip_length` is in frames, `dimension` in components of one embedding. `feature` says whether
+    the embedding is taken before or after the BNNeck. `recipe` is the complete training recipe of the run.
     """
 
     format: Literal[1] = 1
@@ -111,10 +114,17 @@ class BundleSpec(_Facts):
     data_terms: Text
     intended_use: Text
     not_for: Text
-    calibration: Calibration | None = None
     quantisation: Quantisation | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty_calibration(cls, data: Any) -> Any:
+        """Accept the files of earlier releases, which wrote `"calibration": null`."""
+        if isinstance(data, dict) and data.get("calibration", "") is None:
+            return {name: value for name, value in data.items() if name != "calibration"}
+        return data
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """The shape of one clip, ``(T, H, W, 3)``."""
+        """The shape of one clip, `(T, H, W, 3)`."""
         return (self.clip_length, self.frame_height, self.frame_width, 3)

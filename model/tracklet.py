@@ -1,6 +1,6 @@
-"""Tracklets as clips: how frames become clips, and clip embeddings the video feature.
+"""How the frames of a tracklet become clips, and the embeddings of clips the video feature.
 
-Numpy only, so that evaluation and serving run the very same code.
+With numpy only, so that evaluation and serving run the same code.
 """
 
 import numpy as np
@@ -8,15 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def split_into_clips(frame_count: int, clip_length: int, max_clips: int | None = None) -> NDArray[np.int64]:
-    """Frame indices ``int64 [clips, clip_length]`` of the consecutive clips that cover a tracklet.
+    """Return the frame indices `int64 [clips, clip_length]` of the consecutive clips that cover a tracklet.
 
-    A short last clip is filled cyclically with its own frames: 6 frames and T = 4 give ``[[0,1,2,3], [4,5,4,5]]``
-    (the "dense" test sampling of the published code of systems A and B).
+    A short last clip repeats its own frames: 6 frames and T = 4 give `[[0, 1, 2, 3], [4, 5, 4, 5]]` (the "dense" test
+    sampling in the published code of Not 3D Re-ID and Fantastic Techniques).
 
     Args:
         frame_count: frames of the tracklet, at least 1.
         clip_length: frames per clip (T), at least 1.
-        max_clips: keep at most this many clips, evenly spaced over the tracklet; ``None`` keeps all.
+        max_clips: return at most this many clips, evenly spaced over the tracklet; None returns all.
 
     Raises:
         ValueError: an argument is below 1.
@@ -29,18 +29,23 @@ def split_into_clips(frame_count: int, clip_length: int, max_clips: int | None =
     remainder = frame_count - (clips - 1) * clip_length
     indices[-1] = (clips - 1) * clip_length + np.arange(clip_length) % remainder
     if max_clips is not None and clips > max_clips:
-        # The clips in the middle of max_clips equal stretches; between two clips the earlier, as the later may be
-        # the short last clip: one clip of two was 3 points of mAP worse that way on people set aside.
+        # The middle clip of each of max_clips equal stretches; of two middle clips the earlier one, because the later
+        # one may be the short last clip: with one clip of two, that was 3 points of mAP worse on validation people.
         middles = (2 * np.arange(max_clips) + 1) * clips
         indices = indices[(middles - 1) // (2 * max_clips)]
     return indices
 
 
 def choose_frames(frame_count: int, clip_length: int, max_clips: int | None = None) -> NDArray[np.int64]:
-    """Indices ``int64 [frames]`` of the frames that :func:`split_into_clips` uses, each once, in time order.
+    """Return the indices `int64 [frames]` of the frames that `split_into_clips` uses, each once, in time order.
 
-    Whoever decodes these alone and splits them without ``max_clips`` gets the very clips that were chosen: only the
-    tracklet's last clip is short, and where it is among the chosen, it is the last of them, too.
+    Splitting only these frames, without `max_clips`, gives the same clips: only the last clip of a tracklet is short,
+    and if it is chosen, it is also the last of the chosen clips.
+
+    Args:
+        frame_count: frames of the tracklet.
+        clip_length: frames per clip.
+        max_clips: as in `split_into_clips`.
 
     Raises:
         ValueError: an argument is below 1.
@@ -49,7 +54,7 @@ def choose_frames(frame_count: int, clip_length: int, max_clips: int | None = No
 
 
 def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
-    """Scales the last axis to unit L2 length; a zero vector stays zero."""
+    """Scale the last axis to unit L2 length, as float32; a zero vector stays zero."""
     array = np.asarray(vectors, dtype=np.float32)
     length = np.linalg.norm(array, axis=-1, keepdims=True)
     unit: NDArray[np.float32] = np.divide(array, length, out=np.zeros_like(array), where=length > 0)
@@ -57,11 +62,10 @@ def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
 
 
 def mean_embedding(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
-    """The mean ``float32 [D]`` of clip embeddings ``[C, D]`` as the network gives them, not normalised one by one
-    (system A, section "test").
+    """Return the mean `float32 [D]` of clip embeddings `[C, D]`, which are not normalised before (Not 3D Re-ID).
 
     Raises:
-        ValueError: not a ``[C, D]`` array with at least one clip.
+        ValueError: not a `[C, D]` array with at least one clip.
     """
     array = np.asarray(clip_embeddings, dtype=np.float32)
     if array.ndim != 2 or array.shape[0] < 1:
@@ -71,9 +75,9 @@ def mean_embedding(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
 
 
 def video_feature(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
-    """The video feature, unit-length ``float32 [D]``: the mean of clip embeddings ``[C, D]``, then L2 normalisation.
+    """Return the video feature, `float32 [D]` of unit length: the normalised mean of clip embeddings `[C, D]`.
 
     Raises:
-        ValueError: not a ``[C, D]`` array with at least one clip.
+        ValueError: not a `[C, D]` array with at least one clip.
     """
     return normalise(mean_embedding(clip_embeddings))

@@ -1,17 +1,23 @@
 """An ONNX network in half precision for GPUs: convolutions and matrix products in f16, sums and statistics in f32.
 
-A GPU's tensor cores multiply in f16 and add up in f32, several times faster than in f32. What is converted is named
-(``_HALF``); every other operator stays in f32, above all these:
+A GPU's tensor cores multiply in f16 and add in f32, several times faster than in f32. The operators in `_HALF` are
+converted; all others stay in f32, in particular:
 
-- The normalisation of pixels, which comes before the first convolution: 255 times a standard deviation would be rounded
-  before anything is computed with it.
-- ``InstanceNormalization``: mean and variance over a whole map. A sum of 56 x 112 squares passes 65504, the largest
-  number of f16, at a root mean square of 3.3. Its result goes back to f16.
-- ``ReduceMean``, ``ReduceSum``, ``Softmax`` and what follows them: pooling, the attention's sum over time, and an L2
-  norm where there is one. They are small, and every rounding there reaches the embedding.
+- The normalisation of pixels before the first convolution: 255 times a standard deviation would be rounded before it is
+  used.
+- `InstanceNormalization`: mean and variance of a full map. A sum of 56 x 112 squares is more than 65504, the largest
+  number of f16, from a root mean square of 3.3 on. Its result is converted back to f16.
+- `ReduceMean`, `ReduceSum`, `Softmax` and the operators after them: pooling, the attention's sum over time, and an L2
+  norm. They are small, and each rounding there changes the embedding.
 
-``BatchNormalization`` of an f16 map becomes a product and a sum whose factors are computed in f64: its variances may be
+`BatchNormalization` of an f16 map becomes a product and a sum whose factors are computed in f64: its variances may be
 too small for f16, the factors are not. Input and output keep their types.
+
+Converters of libraries do not give equal results (tried on the bundled model with the tests of this module):
+onnxconverter-common 1.16 refuses a network whose weights are stored in f16, and without that check its result does not
+load. `onnxruntime.transformers.float16` 1.32, with the operators above in f32, differs from f32 by 4.6e-4 (this module:
+2.0e-4), its result fails ONNX's type inference, keeps each `BatchNormalization` in f32 between two casts, and turns a
+weight beyond 65504 into infinity without an error.
 """
 
 import contextlib
@@ -19,7 +25,6 @@ import hashlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +36,7 @@ from model.engines.protocol import EngineError
 
 _LOG = logging.getLogger(__name__)
 _REVISION: Final = 1
-"""Counts what this module writes: another number makes cached files of earlier releases worthless."""
+"""Increase it when this module writes other networks, so that cached files of earlier releases are not used."""
 
 _HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _HALF: Final = _HEAVY | {
@@ -44,60 +49,57 @@ _QUANTISED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearCon
 
 
 def half_network(bundle: Bundle, cache_dir: Path | None) -> bytes:
-    """Return the bundle's network in half precision, from ``cache_dir`` where it was kept, else converted and kept.
+    """Return the bundle's network in half precision, from `cache_dir` if it is there, otherwise converted and saved.
 
     Raises:
         EngineError: the package onnx is missing, or the network has something that this conversion does not know.
+        BundleError: the network was changed after the bundle was loaded.
     """
     onnx = _import_onnx()
     facts = (bundle.embedding_space, onnx.__version__, _REVISION)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    kept = _recall(cache_dir, key)
-    if kept is not None:
-        return kept
+    cached = _load(cache_dir, key)
+    if cached is not None:
+        return cached
     try:
         content = _Converter(onnx, onnx.load_from_string(bundle.read_network()[0])).convert()
     except (OSError, ValueError, KeyError, IndexError, onnx.checker.ValidationError) as error:
         raise EngineError(f"{bundle.network_path}: cannot be converted to f16: {error}") from error
-    _keep(cache_dir, key, content)
+    _save(cache_dir, key, content)
     return content
 
 
 def _import_onnx() -> Any:
     try:
-        # By name: the package comes with the extras `gpu` and `train` only.
+        # Imported by name, because only the extras `gpu` and `train` install the package.
         return importlib.import_module("onnx")
     except ImportError as error:
         raise EngineError(
-            f"f16 on a GPU needs the package onnx ({error}), which the `gpu` extra brings: pip install 'not3d[gpu]'"
+            f"f16 on a GPU needs the package onnx ({error}), which the extra `gpu` installs: pip install 'not3d[gpu]'"
         ) from error
-
-
-def _files(cache_dir: Path, key: str) -> Iterator[Path]:
-    yield from sorted(cache_dir.glob(f"half-{key}-*.onnx"))
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _recall(cache_dir: Path | None, key: str) -> bytes | None:
-    """The file whose name ends in the hash of what it holds; a damaged one is removed and made anew."""
+def _load(cache_dir: Path | None, key: str) -> bytes | None:
+    """Return the cached file, whose name ends in the hash of its content; remove damaged files."""
     if cache_dir is None:
         return None
-    for file in _files(cache_dir, key):
+    for file in sorted(cache_dir.glob(f"half-{key}-*.onnx")):
         try:
             content = file.read_bytes()
             if file.stem.endswith(f"-{_digest(content)}"):
                 return content
-            _LOG.warning("%s is damaged and made anew", file)
+            _LOG.warning("%s is damaged and will be written again", file)
             file.unlink()
         except OSError as error:
             _LOG.warning("%s cannot be used: %s", file, error)
     return None
 
 
-def _keep(cache_dir: Path | None, key: str, content: bytes) -> None:
+def _save(cache_dir: Path | None, key: str, content: bytes) -> None:
     if cache_dir is None:
         return
     target = cache_dir / f"half-{key}-{_digest(content)}.onnx"
@@ -107,20 +109,20 @@ def _keep(cache_dir: Path | None, key: str, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(target)
     except OSError as error:
-        _LOG.warning("the network in f16 cannot be kept in %s: %s", cache_dir, error)
+        _LOG.warning("the network in f16 cannot be saved in %s: %s", cache_dir, error)
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
 class _Converter:
-    """Goes through the nodes once, in order, and keeps for each float value in which of the two types it exists."""
+    """Visits the nodes once, in order, and records the type in which each float value exists."""
 
     def __init__(self, onnx: Any, model: Any) -> None:
         self._onnx, self._model = onnx, model
         self._float, self._float16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
         self._weights: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._stored_half: dict[str, str] = {}  # a weight in f32 that is a cast of one stored in f16, to the latter
-        self._half: dict[str, bool] = {}  # every computed float value: whether it exists in f16
+        self._stored_half: dict[str, str] = {}  # name of an f32 weight to the f16 weight that it is cast from
+        self._half: dict[str, bool] = {}  # for each computed float value, whether it exists in f16
         self._casts: dict[tuple[str, bool], str] = {}
         self._nodes: list[Any] = []
 
@@ -143,9 +145,9 @@ class _Converter:
 
     def _convert(self, node: Any) -> None:
         if node.op_type in _QUANTISED:
-            raise ValueError(f"it is quantised ({node.op_type}); a GPU runs the network that it was made from")
+            raise ValueError(f"it is quantised ({node.op_type}); use the float network that it was made from")
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise ValueError(f"{node.op_type} '{node.name}' has a graph inside")
+            raise ValueError(f"{node.op_type} '{node.name}' contains a graph")
         if node.op_type == "Cast":
             self._convert_cast(node)
             return
@@ -187,7 +189,7 @@ class _Converter:
     def _convert_constant(self, node: Any) -> None:
         value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
         if value is None:
-            raise ValueError(f"Constant '{node.name}' is no tensor")
+            raise ValueError(f"Constant '{node.name}' is not a tensor")
         tensor = self._onnx.TensorProto()
         tensor.CopyFrom(value)
         tensor.name = node.output[0]
@@ -212,15 +214,24 @@ class _Converter:
         self._half[product] = self._half[result] = True
 
     def _axes_after_channels(self, name: str) -> int:
-        """Of an f16 value, by the convolution that it came from: 2 for maps, 1 for sequences."""
-        makers = {output: node for node in self._nodes for output in node.output}
-        while (maker := makers.get(name)) is not None:
-            if maker.op_type == "Conv" and maker.input[1] in self._weights:
-                return len(self._weights[maker.input[1]].dims) - 2
-            if maker.op_type in {"Conv", "Gemm", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "MatMul"}:
+        """Return the axes after the channels, as the convolution before it has them: 2 for maps, 1 for sequences."""
+        sources = {output: node for node in self._nodes for output in node.output}
+        while (source := sources.get(name)) is not None:
+            if source.op_type == "Conv" and source.input[1] in self._weights:
+                return len(self._weights[source.input[1]].dims) - 2
+            if source.op_type in {
+                "Conv",
+                "Gemm",
+                "Reshape",
+                "Transpose",
+                "Squeeze",
+                "Unsqueeze",
+                "Flatten",
+                "MatMul",
+            }:
                 break
-            name = maker.input[0]
-        raise ValueError(f"the shape that a BatchNormalization has at '{name}' is not known")
+            name = source.input[0]
+        raise ValueError(f"the shape that a BatchNormalization has at '{name}' is unknown")
 
     def _widen_output(self, name: str) -> None:
         half = f"{name}_f16"
@@ -232,7 +243,7 @@ class _Converter:
         self._nodes.append(self._cast_node(half, name, half=False))
 
     def _as(self, name: str, *, half: bool) -> str:
-        """The name under which a value exists in the type that is wanted; a cast or a weight is added where needed."""
+        """Return the name of a value in the wanted type; add a cast or a weight if it does not exist yet."""
         if name in self._stored_half and half:
             return self._stored_half[name]
         is_weight = name in self._weights or name in self._stored_half
@@ -270,5 +281,5 @@ def _to_half(values: NDArray[Any], name: str) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if not np.isfinite(half).all():
-        raise ValueError(f"'{name}' holds numbers beyond 65504, the largest of f16")
+        raise ValueError(f"'{name}' holds numbers beyond 65504, the largest number of f16")
     return half

@@ -1,11 +1,11 @@
-"""A session whose inputs and outputs stay where they are: IO binding, and CUDA graphs, which need fixed addresses.
+"""A session with inputs and outputs at fixed addresses: IO binding, and CUDA graphs, which need them.
 
 For each batch size there is one input and one output buffer on the device, bound once. A call copies its clips into the
 input, runs, and copies the output back; nothing is allocated. With CUDA graphs the kernels of a size are recorded once
-and launched as one from then on. On the CPU the same code runs without graphs, which is how it is tested.
+and then launched as one. On the CPU the same code runs without graphs, for tests.
 
-There is no page-locked staging buffer: clips come in ordinary memory, so it would be one more copy, and CUDA's own copy
-from ordinary memory goes through page-locked memory anyway. ONNX Runtime 1.26 offers none in Python either.
+There is no page-locked staging buffer: clips are in ordinary memory, so it would be one more copy, and CUDA's own copy
+from ordinary memory goes through page-locked memory anyway. ONNX Runtime 1.26 has none in Python either.
 """
 
 import logging
@@ -27,14 +27,14 @@ _LOG = logging.getLogger(__name__)
 _GRAPH_ID: Final = "gpu_graph_id"
 _NO_GRAPH: Final = "-1"
 _RUN_ERRORS: Final = (*ORT_ERRORS, RuntimeError)
-"""What a run with bound buffers raises: Python's own RuntimeError, where a plain run raises ONNX Runtime's."""
-_SAME: Final = 1e-2
-"""Largest difference, relative to the largest component, between a replayed graph and a plain run: the same kernels."""
+"""What a run with bound buffers raises: Python's RuntimeError in cases in which a plain run raises ONNX Runtime's."""
+_MAX_REPLAY_DIFFERENCE: Final = 1e-2
+"""Between a replayed graph and a plain run of the same kernels, relative to the largest component."""
 
 
 @dataclass(frozen=True)
-class _Slot:
-    """What one batch size has: buffers at fixed addresses, their binding, and how a call of it is run."""
+class _BoundSize:
+    """One batch size: buffers at fixed addresses, their binding, and the options of plain and replayed runs."""
 
     clips: Any
     embeddings: Any
@@ -44,10 +44,10 @@ class _Slot:
 
 
 class IoBindingSession:
-    """Runs a session on clips uint8 ``[N, T, H, W, 3]`` of any N, as calls of the sizes that were prepared.
+    """Runs a session on clips uint8 `[N, T, H, W, 3]` of any N, as calls of the prepared batch sizes.
 
-    One thread of its own makes all calls. Buffers are shared, so calls must take turns; and the CUDA provider keeps
-    captured graphs per thread: another thread would capture them anew, in the middle of a request.
+    Its own thread makes all calls: they share buffers, so they must take turns, and the CUDA provider keeps captured
+    graphs per thread, so another thread would capture them again in the middle of a request.
     """
 
     def __init__(
@@ -59,22 +59,29 @@ class IoBindingSession:
         sizes: Sequence[int],
         graphs: bool,
     ) -> None:
-        """Allocate, bind and run once for each of ``sizes``, of which 1 is one; with ``graphs``, capture as well.
+        """Allocate, bind and run each batch size.
+
+        Args:
+            session: an ONNX Runtime session.
+            spec: the bundle's.
+            device: the device of the buffers.
+            sizes: the batch sizes; 1 must be among them.
+            graphs: capture CUDA graphs.
 
         Raises:
-            EngineError: no memory, a run fails, or a captured graph does not compute what a plain run does.
+            EngineError: out of memory, a run fails, or a captured graph does not compute the same as a plain run.
         """
         self.sizes: Final = tuple(sorted(sizes, reverse=True))
         if not self.sizes or self.sizes[-1] != 1:
-            raise EngineError(f"the batch sizes {list(sizes)} lack 1, which a lone clip needs")
+            raise EngineError(f"the batch sizes {list(sizes)} lack 1, which a single clip needs")
         self._session, self._spec, self._device, self._graphs = session, spec, device, graphs
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="not3d-engine")
-        # Largest first: what it allocates is room enough for all others.
-        self._slots: dict[int, _Slot] = {}
+        # Largest first: the memory that it allocates is enough for all others.
+        self._bound: dict[int, _BoundSize] = {}
         self._thread.submit(self._prepare).result()
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed clips as float32 ``[N, D]``. Any thread may call.
+        """Embed clips as float32 `[N, D]`. Any thread may call it.
 
         Raises:
             EngineError: ONNX Runtime failed.
@@ -85,20 +92,20 @@ class IoBindingSession:
         rng = np.random.default_rng(0)
         for number, size in enumerate(self.sizes, start=1):
             try:
-                slot = self._slots[size] = self._bind(size, number)
+                bound = self._bound[size] = self._bind(size, number)
                 clips = rng.integers(0, 256, (size, *self._spec.clip_shape), dtype=np.uint8)
-                # Twice: the second run may still allocate, which is forbidden while a graph is captured.
+                # Twice: the second run may still allocate, which is not allowed while a graph is captured.
                 for _ in range(2):
-                    expected = self._run(slot, clips, slot.plain)
+                    expected = self._run(bound, clips, bound.plain)
                 if self._graphs:
-                    self._run(slot, 255 - clips, slot.replay)
-                    replayed = self._run(slot, clips, slot.replay)
+                    self._run(bound, 255 - clips, bound.replay)
+                    replayed = self._run(bound, clips, bound.replay)
             except _RUN_ERRORS as error:
-                raise EngineError(f"ONNX Runtime cannot prepare for {size} clips a call: {error}") from error
+                raise EngineError(f"ONNX Runtime cannot prepare calls of {size} clips: {error}") from error
             if self._graphs:
                 self._check_replay(size, replayed, expected)
 
-    def _bind(self, size: int, number: int) -> _Slot:
+    def _bind(self, size: int, number: int) -> _BoundSize:
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         clips = make([size, *self._spec.clip_shape], np.uint8, self._device, 0)
         embeddings = make([size, self._spec.dimension], np.float32, self._device, 0)
@@ -108,9 +115,9 @@ class IoBindingSession:
         plain, replay = onnxruntime.RunOptions(), onnxruntime.RunOptions()
         if self._graphs:
             plain.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
-            # One number for each size: replayed under another shape, a graph would compute the captured one.
+            # One number for each size: a graph that is replayed with another shape computes the captured shape.
             replay.add_run_config_entry(_GRAPH_ID, str(number))
-        return _Slot(clips, embeddings, binding, plain, replay)
+        return _BoundSize(clips, embeddings, binding, plain, replay)
 
     def _embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         rows: list[NDArray[np.float32]] = []
@@ -118,24 +125,24 @@ class IoBindingSession:
         try:
             while done < len(clips):
                 size = next(size for size in self.sizes if size <= len(clips) - done)
-                slot = self._slots[size]
-                rows.append(self._run(slot, clips[done : done + size], slot.replay))
+                bound = self._bound[size]
+                rows.append(self._run(bound, clips[done : done + size], bound.replay))
                 done += size
         except _RUN_ERRORS as error:
             raise EngineError(f"ONNX Runtime failed on {len(clips)} clips: {error}") from error
         return np.concatenate(rows)
 
-    def _run(self, slot: _Slot, clips: NDArray[np.uint8], options: Any) -> NDArray[np.float32]:
-        slot.clips.update_inplace(np.ascontiguousarray(clips))
-        self._session.run_with_iobinding(slot.binding, options)
-        # On the CPU the buffer itself may be what comes back.
-        return np.array(slot.embeddings.numpy(), dtype=np.float32)
+    def _run(self, bound: _BoundSize, clips: NDArray[np.uint8], options: Any) -> NDArray[np.float32]:
+        bound.clips.update_inplace(np.ascontiguousarray(clips))
+        self._session.run_with_iobinding(bound.binding, options)
+        # A copy: on the CPU this may be the buffer itself.
+        return np.array(bound.embeddings.numpy(), dtype=np.float32)
 
     def _check_replay(self, size: int, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         largest = float(np.abs(expected).max())
         difference = float(np.abs(found - expected).max())
-        if not difference <= _SAME * largest:
+        if not difference <= _MAX_REPLAY_DIFFERENCE * largest:
             raise EngineError(
-                f"the CUDA graph of {size} clips computes something else than a plain run: "
-                f"{difference:.2g} away, of components up to {largest:.2g}"
+                f"the CUDA graph of {size} clips does not compute the same as a plain run: "
+                f"the difference is {difference:.2g}, with components up to {largest:.2g}"
             )

@@ -1,4 +1,4 @@
-"""The micro-batcher: clips of concurrent requests share a call of the engine; nobody waits while it is idle."""
+"""The micro-batcher: clips of concurrent requests share a call of the engine, which is never idle while clips wait."""
 
 import threading
 import time
@@ -25,12 +25,12 @@ class _Job:
     cost: RequestCost | None
     taken: int = 0
     rows: dict[int, Embeddings] = field(default_factory=dict)
-    """Embeddings by the place of their first clip; calls that run side by side end in any order."""
+    """Embeddings by the index of their first clip; calls that run side by side end in any order."""
 
 
 @dataclass(eq=False)
 class _Share:
-    """The clips of one job that are in a batch, from place `start` on."""
+    """The clips of one job that are in a batch, from index `start` on."""
 
     job: _Job
     start: int
@@ -38,9 +38,9 @@ class _Share:
 
 
 class Batcher:
-    """A thread for each of the engine's streams, which between them use as many CPU threads as the engine was given.
+    """Calls the engine with batches of waiting clips, from one thread for each of its streams.
 
-    How much can wait is bounded by those who submit: each request has two pieces in the queue at most.
+    The callers limit how many clips wait: each request has at most two pieces in the queue.
     """
 
     def __init__(self, engine: Engine, max_batch: int, metrics: Metrics) -> None:
@@ -59,9 +59,9 @@ class Batcher:
             thread.start()
 
     def submit(self, clips: Clips) -> "Future[Embeddings]":
-        """Queue clips `[N, T, H, W, 3]`, N at least 1; the future gives embeddings `[N, D]` or the engine's error.
+        """Queue clips `[N, T, H, W, 3]`, N at least 1; the future returns embeddings `[N, D]` or the engine's error.
 
-        Cancelling the future before its first clip is taken takes them all out of the queue.
+        Cancelling the future removes the clips from the queue, unless the first one has been taken.
         """
         job = _Job(clips, Future(), time.perf_counter(), current_cost.get())
         with self._changed:
@@ -87,7 +87,7 @@ class Batcher:
             start = time.perf_counter()
             try:
                 rows = self._engine.embed(batch)
-            except Exception as error:  # noqa: BLE001 - it belongs to those who wait for it; the thread serves the next
+            except Exception as error:  # noqa: BLE001 - passed to the waiting requests; the thread goes on
                 self._observe(shares, time.perf_counter() - start)
                 self._fail(shares, error)
             else:
@@ -95,19 +95,19 @@ class Batcher:
                 self._hand_out(shares, rows)
 
     def _observe(self, shares: list[_Share], seconds: float) -> None:
-        """Count one call; each request in it took all of its time."""
+        """Count the time of one call, in full for each request in it."""
         self._metrics.observe_stage("infer", seconds)
         for share in shares:
             if share.job.cost is not None:
                 share.job.cost.add("infer", seconds)
 
     def _next_batch(self) -> list[_Share]:
-        """Wait for clips and take a batch of them; empty when closed and done."""
+        """Wait for clips and take a batch; empty if the batcher is closed and has no clips."""
         with self._changed:
             while True:
                 self._drop_cancelled()
                 size = self._next_size()
-                if size and self._begin(size):
+                if size and self._start(size):
                     return self._take(size)
                 if not size and self._closed:
                     return []
@@ -115,7 +115,7 @@ class Batcher:
                     self._changed.wait()
 
     def _next_size(self) -> int:
-        """The largest size that one stream's share of the waiting clips fills; the others are idle, or will be soon."""
+        """Return the largest batch size that the waiting clips fill if they are divided among all streams."""
         share = -(-self._waiting // len(self._threads))
         return next((size for size in self._sizes if size <= share), 0)
 
@@ -124,8 +124,8 @@ class Batcher:
             self._jobs.remove(job)
             self._count(job.taken - len(job.clips))
 
-    def _begin(self, size: int) -> bool:
-        """Mark the jobs of the next `size` clips as begun; False where one was cancelled at this very moment."""
+    def _start(self, size: int) -> bool:
+        """Mark the jobs of the next `size` clips as running; False if one of them has just been cancelled."""
         for job in self._jobs:
             if not job.future.running() and not job.future.set_running_or_notify_cancel():
                 return False
@@ -156,7 +156,7 @@ class Batcher:
                 if job in self._jobs:
                     self._jobs.remove(job)
                     self._count(job.taken - len(job.clips))
-                if not job.future.done():  # another of its calls may have failed as well
+                if not job.future.done():  # another call of the same job may have failed too
                     job.future.set_exception(error)
 
     def _hand_out(self, shares: list[_Share], rows: Embeddings) -> None:

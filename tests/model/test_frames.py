@@ -70,7 +70,7 @@ def test_truncated_files_are_refused(picture, extension):
         assert error.value.status == "undecodable"
 
 
-def test_a_jpeg_thumbnail_does_not_hide_truncation(picture):
+def test_jpeg_thumbnail_does_not_hide_truncation(picture):
     data = encode(picture, ".jpg")
     thumbnail = encode(picture[:32, :32], ".jpg")
     application = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
@@ -87,7 +87,7 @@ def test_other_content_is_not_an_image(data):
     assert error.value.status == "not_an_image"
 
 
-def test_a_gigapixel_png_of_few_bytes_is_refused_by_its_header():
+def test_gigapixel_png_of_few_bytes_is_refused_by_its_header():
     data = png_of_size(30_000, 30_000)
     assert len(data) < 100
     with pytest.raises(FrameError, match="30000x30000") as error:
@@ -102,7 +102,7 @@ def test_tiny_images_are_refused(size):
     assert error.value.status == "too_small"
 
 
-def test_byte_limit_comes_first(picture):
+def test_byte_limit_is_checked_first(picture):
     with pytest.raises(FrameError, match="bytes") as error:
         decode_frame(encode(picture, ".png"), FrameLimits(max_bytes=100))
     assert error.value.status == "too_large"
@@ -148,28 +148,28 @@ def scene(rng):
     return cv2.GaussianBlur(image, (3, 3), 0)
 
 
-def test_shrinking_by_less_than_half_keeps_what_averaging_keeps(scene):
+def test_shrinking_by_less_than_half_is_close_to_averaging(scene):
     for height, width in ((600, 300), (480, 200), (330, 170)):
         averaged = cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA)
         assert np.abs(resize_frame(scene, height, width).astype(float) - averaged).mean() < 3
 
 
 @pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
-def test_jpeg_is_decoded_to_the_pixels_that_opencv_gives(scene, options):
+def test_jpeg_is_decoded_to_the_same_pixels_as_by_opencv(scene, options):
     data = encode(scene, ".jpg", *options)
     wanted = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(decode_frame(data), wanted)
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".webp"])
-def test_a_frame_of_less_than_twice_the_size_is_decoded_in_full(scene, extension):
+def test_frame_of_less_than_twice_the_size_is_decoded_in_full_size(scene, extension):
     data = encode(scene, extension)
     wanted = resize_frame(decode_frame(data), 330, 120)
     np.testing.assert_array_equal(read_frame(data, 330, 120), wanted)
 
 
 @pytest.mark.parametrize(("reduction", "size"), [(2, (320, 160)), (4, (160, 80)), (8, (80, 40)), (8, (20, 10))])
-def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(scene, reduction, size):
+def test_large_jpeg_is_decoded_at_a_fraction_of_its_size(scene, reduction, size):
     data = encode(scene, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 95)
     found = read_frame(data, *size)
     assert found.shape == (*size, 3)
@@ -187,7 +187,7 @@ def test_odd_sizes_round_up_as_the_decoder_does(scene):
         assert read_frame(data, 80, 40).shape == (80, 40, 3)
 
 
-def test_a_jpeg_in_grey_or_cmyk_is_a_frame_as_well(scene):
+def test_grey_and_cmyk_jpegs_are_decoded(scene):
     grey = cv2.imencode(".jpg", scene[..., 0])[1].tobytes()
     assert decode_frame(grey).shape == scene.shape
     image = io.BytesIO()
@@ -196,7 +196,7 @@ def test_a_jpeg_in_grey_or_cmyk_is_a_frame_as_well(scene):
         assert np.abs(frame.astype(float) - scene).mean() < 12
 
 
-def test_damaged_pixels_inside_a_whole_jpeg_are_concealed_as_before(scene):
+def test_damaged_pixels_inside_a_complete_jpeg_are_concealed(scene):
     """Cameras write files that make the decoder warn; those are frames still."""
     data = bytearray(encode(scene, ".jpg"))
     middle = len(data) // 2
@@ -236,7 +236,7 @@ def test_endless_headers_are_refused(picture, filler):
     assert error.value.status == "undecodable"
 
 
-def test_a_png_begins_with_its_header(picture):
+def test_png_without_its_header_first_is_refused(picture):
     data = encode(picture, ".png")
     with pytest.raises(FrameError, match="begin with its header"):
         decode_frame(data[:8] + struct.pack(">I", 4) + b"tEXt" + b"abcd" + bytes(4) + data[8:])

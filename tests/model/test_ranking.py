@@ -48,7 +48,7 @@ def test_reranking_equals_the_dense_formula(rng, k1, k2, weight):
     np.testing.assert_allclose(got, dense_rerank(query, gallery, k1, k2, weight), atol=2e-5)
 
 
-def test_reranking_finds_more_of_a_tight_group(rng):
+def test_reranking_finds_more_of_a_dense_group(rng):
     people = rng.normal(size=(20, 16))
     labels = np.repeat(np.arange(20), 6)
     gallery = people[labels] + 0.75 * rng.normal(size=(120, 16))
@@ -62,7 +62,7 @@ def test_reranking_finds_more_of_a_tight_group(rng):
     assert mean_precision(k_reciprocal_rerank(query, gallery)) > plain + 0.02
 
 
-def test_small_galleries_and_duplicates_are_fine():
+def test_small_galleries_and_duplicates_are_reranked():
     vectors = np.ones((1, 4), np.float32)
     assert k_reciprocal_rerank(vectors, vectors).shape == (1, 1)
     assert np.isfinite(k_reciprocal_rerank(vectors, np.ones((5, 4)))).all()

@@ -22,7 +22,7 @@ def test_consecutive_clips_with_a_cyclic_end(frames, clips):
 
 
 @given(st.integers(1, 400), st.integers(1, 9))
-def test_all_frames_are_used_once_but_for_the_filling(frames, length):
+def test_all_frames_are_used_once_except_for_repeated_ones(frames, length):
     clips = split_into_clips(frames, length)
     assert clips.dtype == np.int64
     assert clips.shape == (-(-frames // length), length)
@@ -31,7 +31,7 @@ def test_all_frames_are_used_once_but_for_the_filling(frames, length):
 
 
 @given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 60))
-def test_a_limit_keeps_evenly_spaced_clips(frames, length, limit):
+def test_max_clips_keeps_evenly_spaced_clips(frames, length, limit):
     every, kept = split_into_clips(frames, length), split_into_clips(frames, length, limit)
     assert len(kept) == min(limit, len(every))
     starts = kept[:, 0] // length
@@ -54,13 +54,13 @@ def test_a_limit_keeps_evenly_spaced_clips(frames, length, limit):
         (40, 4, [4, 12, 24, 32]),
     ],
 )
-def test_the_middles_of_equal_stretches_are_kept_of_two_the_earlier(frames, limit, starts):
+def test_middle_clips_of_equal_stretches_are_kept(frames, limit, starts):
     """So 1 clip of 5 frames is the whole one, never the single frame that is left."""
     np.testing.assert_array_equal(split_into_clips(frames, 4, limit)[:, 0], starts)
 
 
 @given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 60))
-def test_a_short_clip_is_computed_where_few_others_are_left_out_only(frames, length, limit):
+def test_short_last_clip_is_kept_only_if_few_clips_are_left_out(frames, length, limit):
     clips = -(-frames // length)
     if clips >= 2 * limit:
         assert len(choose_frames(frames, length, limit)) == limit * length
@@ -80,12 +80,12 @@ def test_video_feature_is_the_unit_mean_of_unnormalised_clips():
         video_feature(np.zeros((0, 4)))
 
 
-def test_a_zero_vector_stays_zero():
+def test_zero_vector_stays_zero():
     np.testing.assert_array_equal(normalise([[0.0, 0.0], [0.0, 2.0]]), [[0, 0], [0, 1]])
 
 
 @given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 60))
-def test_the_chosen_frames_alone_make_the_chosen_clips(frames, length, most):
+def test_splitting_the_chosen_frames_gives_the_chosen_clips(frames, length, most):
     chosen = choose_frames(frames, length, most)
     assert len(chosen) <= most * length
     np.testing.assert_array_equal(chosen[split_into_clips(len(chosen), length)], split_into_clips(frames, length, most))

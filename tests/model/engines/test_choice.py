@@ -46,15 +46,13 @@ def test_threads_follow_the_cpus_of_the_container(bundle: Bundle) -> None:
     assert open_engine(bundle, "cpu", engine="onnxruntime").threads == available_cpus()
 
 
-def test_no_threads_is_refused(bundle: Bundle) -> None:
+def test_zero_threads_are_refused(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="threads must be at least 1"):
         open_engine(bundle, threads=0)
 
 
 @pytest.mark.parametrize(("name", "package"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
-def test_a_package_that_is_missing_is_named(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str
-) -> None:
+def test_missing_package_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
     hide(monkeypatch, package)
 
     with pytest.raises(EngineError, match=rf"'{name}' is not installed.*pip install 'not3d\[cpu\]'"):
@@ -82,17 +80,17 @@ class TestCuda:
     def no_cuda(self) -> None:
         assert "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
 
-    def test_asked_for_and_absent_is_an_error(self, bundle: Bundle) -> None:
+    def test_missing_provider_is_an_error(self, bundle: Bundle) -> None:
         with pytest.raises(EngineError, match=r"CUDA was asked for.*built without it.*not3d\[gpu\]"):
             open_engine(bundle, "cuda")
 
-    def test_a_provider_that_does_not_load_is_an_error(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_provider_that_does_not_load_is_an_error(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         drop_cuda(monkeypatch)
 
         with pytest.raises(EngineError, match="could not load its CUDA provider"):
             open_engine(bundle, "cuda")
 
-    def test_auto_uses_the_cpu_and_says_why(
+    def test_auto_uses_the_cpu_and_logs_why(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         drop_cuda(monkeypatch)
@@ -102,7 +100,7 @@ class TestCuda:
         assert engine.device == "cpu"
         assert "device auto uses the CPU" in caplog.text
 
-    def test_openvino_has_none(self, bundle: Bundle) -> None:
+    def test_openvino_is_refused(self, bundle: Bundle) -> None:
         with pytest.raises(EngineError, match="OpenVINO has no CUDA"):
             open_engine(bundle, "cuda", engine="openvino")
 
@@ -121,7 +119,7 @@ def drop_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestFastest:
-    def test_the_faster_engine_is_measured_and_remembered(
+    def test_fastest_engine_is_measured_and_saved(
         self, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.INFO):
@@ -147,7 +145,7 @@ class TestFastest:
 
         assert open_engine(bundle, "cpu").name == "openvino"
 
-    def test_an_engine_that_computes_something_else_is_left_out(
+    def test_engine_that_fails_the_self_test_is_left_out(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         module = importlib.import_module("model.engines.openvino_engine")
@@ -158,13 +156,13 @@ class TestFastest:
         assert open_engine(bundle, "cpu").name == "onnxruntime"
         assert "engine left out of the choice: openvino" in caplog.text
 
-    def test_a_network_that_none_can_run_is_an_error(self, damaged: Bundle) -> None:
+    def test_network_that_no_engine_runs_is_an_error(self, damaged: Bundle) -> None:
         with pytest.raises(EngineError, match=r"no engine can run the bundle: onnxruntime: .*openvino: "):
             open_engine(damaged, "cpu")
 
 
-class TestMemory:
-    def test_a_choice_is_recalled_under_its_key_alone(self, tmp_path: Path) -> None:
+class TestSavedChoice:
+    def test_choice_is_loaded_for_its_key_only(self, tmp_path: Path) -> None:
         save_choice(tmp_path / "new" / "folder", "key", "openvino")
 
         assert load_choice(tmp_path / "new" / "folder", "key") == "openvino"
@@ -173,19 +171,19 @@ class TestMemory:
         assert load_choice(None, "key") is None
 
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "key"}', '{"key": "key", "engine": "abacus"}'])
-    def test_a_damaged_memory_is_measured_again(self, tmp_path: Path, content: str) -> None:
+    def test_damaged_choice_is_ignored(self, tmp_path: Path, content: str) -> None:
         (tmp_path / CHOICE_FILE).write_text(content)
 
         assert load_choice(tmp_path, "key") is None
 
-    def test_a_folder_that_cannot_be_written_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_unwritable_folder_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         (tmp_path / "file").write_text("")
 
         save_choice(tmp_path / "file" / "cache", "key", "openvino")
 
         assert "cannot be saved" in caplog.text
 
-    def test_the_key_holds_everything_the_answer_depends_on(self, bundle: Bundle, tmp_path: Path) -> None:
+    def test_key_depends_on_bundle_threads_engines_and_versions(self, bundle: Bundle, tmp_path: Path) -> None:
         other = Bundle.load(make_bundle(tmp_path, seed=1))
         keys = {
             choice_key(bundle, 2, {"openvino": "1"}),

@@ -20,7 +20,7 @@ F16, F32 = "f16", "f32"
 PLAIN = CudaPlan(F32, channels_last=False, graphs=False)
 
 
-def rehearse(bundle: Bundle, cache_dir: Path | None = None, **options: object) -> CudaEngine:
+def open_on_cpu(bundle: Bundle, cache_dir: Path | None = None, **options: object) -> CudaEngine:
     chosen = CudaOptions(**{"largest_batch": 4} | options)  # type: ignore[arg-type]
     return open_cuda(bundle, threads=1, cache_dir=cache_dir, options=chosen, device="cpu")
 
@@ -31,7 +31,7 @@ def convolutional(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 class TestPlans:
-    def test_the_fastest_comes_first_and_each_next_has_less(self) -> None:
+    def test_fastest_plan_comes_first_and_each_next_one_needs_less(self) -> None:
         assert [str(plan) for plan in cuda_plans(CudaOptions())] == [
             "f16 on CUDA with NHWC and CUDA graphs",
             "f16 on CUDA with NHWC",
@@ -41,7 +41,7 @@ class TestPlans:
             "f32 on CUDA",
         ]
 
-    def test_what_was_not_asked_for_is_not_tried(self) -> None:
+    def test_options_that_are_off_are_not_tried(self) -> None:
         assert list(cuda_plans(CudaOptions(precision="f32", graphs=False))) == [PLAIN]
         assert {plan.precision for plan in cuda_plans(CudaOptions(precision="f16"))} == {F16}
         assert [str(plan) for plan in cuda_plans(CudaOptions(tensorrt=True))] == ["f16 on TensorRT", "f32 on TensorRT"]
@@ -54,7 +54,7 @@ class TestProviders:
         assert found[-1] == "CPUExecutionProvider"
         return dict(entry for entry in found if isinstance(entry, tuple))
 
-    def test_of_cuda(self) -> None:
+    def test_cuda_options(self) -> None:
         (plain,) = self.options(PLAIN).values()
         assert "gpu_mem_limit" not in plain
         assert plain["cudnn_conv_use_max_workspace"] == "1"
@@ -70,7 +70,7 @@ class TestProviders:
         assert (limited["prefer_nhwc"], limited["enable_cuda_graph"]) == ("1", "1")
         assert limited["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
-    def test_of_tensorrt(self, tmp_path: Path) -> None:
+    def test_tensorrt_options(self, tmp_path: Path) -> None:
         plan = CudaPlan(F16, channels_last=False, graphs=False, tensorrt=True)
         found = self.options(plan, tmp_path, largest_batch=16, memory_mb=1024)
 
@@ -87,21 +87,21 @@ class TestProviders:
         assert in_f32["trt_fp16_enable"] == "0"
         assert in_f32["trt_engine_cache_path"] != options["trt_engine_cache_path"]
 
-    def test_a_cache_that_cannot_be_made_is_done_without(self, tmp_path: Path) -> None:
+    def test_unwritable_cache_is_not_used(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         plan = CudaPlan(F16, channels_last=False, graphs=False, tensorrt=True)
 
         assert "trt_engine_cache_enable" not in self.options(plan, tmp_path / "file")[TENSORRT]
 
 
-class TestRehearsal:
+class TestOnTheCpu:
     """The same engine on the CPU provider."""
 
     def test_f16_is_taken_and_close_to_f32(self, tmp_path: Path) -> None:
         bundle = Bundle.load(BUNDLED)
         clips = bundle.golden().clips
 
-        engine = rehearse(bundle, tmp_path)
+        engine = open_on_cpu(bundle, tmp_path)
 
         info = engine.info
         assert (info.precision, info.device, info.provider, info.warning) == (F16, "cpu", "CPUExecutionProvider", None)
@@ -112,19 +112,19 @@ class TestRehearsal:
         assert 0 < np.abs(found - expected).max() < 1e-2
         assert len(list(tmp_path.glob("half-*.onnx"))) == 1
 
-    def test_f32_is_as_asked(self, convolutional: Bundle) -> None:
-        engine = rehearse(convolutional, precision=F32)
+    def test_f32_is_used_if_asked_for(self, convolutional: Bundle) -> None:
+        engine = open_on_cpu(convolutional, precision=F32)
 
         assert engine.info.precision == F32
         assert run_self_test(engine, convolutional).max_difference < 1e-5
 
-    def test_f16_that_fails_the_self_test_falls_back_and_says_so(
+    def test_f16_that_fails_the_self_test_falls_back_with_a_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         bundle = make_convolutional(tmp_path / "detour", detour=3000.0)  # f16 counts in steps of 2 there
 
         with caplog.at_level(logging.WARNING):
-            engine = rehearse(bundle)
+            engine = open_on_cpu(bundle)
 
         info = engine.info
         assert info.precision == F32
@@ -134,27 +134,27 @@ class TestRehearsal:
         assert "f16" in caplog.text
         assert "fails the self-test" in caplog.text
 
-    def test_a_network_that_cannot_be_f16_falls_back_and_says_so(self, tmp_path: Path) -> None:
-        engine = rehearse(make_convolutional(tmp_path / "large", weight=1e6))
+    def test_network_that_cannot_be_converted_falls_back_with_a_warning(self, tmp_path: Path) -> None:
+        engine = open_on_cpu(make_convolutional(tmp_path / "large", weight=1e6))
 
         assert engine.info.precision == F32
         assert "cannot be converted to f16" in (engine.info.warning or "")
 
-    def test_f16_that_was_asked_for_by_name_never_falls_back(self, tmp_path: Path) -> None:
+    def test_f16_that_was_asked_for_does_not_fall_back(self, tmp_path: Path) -> None:
         bundle = make_convolutional(tmp_path / "detour", detour=3000.0)
 
         with pytest.raises(EngineError, match=r"no plan works.*f16.*fails the self-test"):
-            rehearse(bundle, precision=F16)
+            open_on_cpu(bundle, precision=F16)
 
-    def test_a_quantised_network_is_refused(self, tmp_path: Path) -> None:
+    def test_quantised_network_is_refused(self, tmp_path: Path) -> None:
         """In f32 as well, which would say f32 of what computes with 8 bits."""
         for precision in ("auto", F32):
             with pytest.raises(EngineError, match="a quantised network, which runs on the CPU only"):
-                rehearse(make_quantised(tmp_path / precision), precision=precision)
+                open_on_cpu(make_quantised(tmp_path / precision), precision=precision)
 
-    def test_clips_of_a_wrong_shape_are_refused(self, convolutional: Bundle) -> None:
+    def test_clips_of_wrong_shape_are_refused(self, convolutional: Bundle) -> None:
         with pytest.raises(EngineError, match="clips must be uint8"):
-            rehearse(convolutional).embed(np.zeros((1, 2, 3), np.uint8))
+            open_on_cpu(convolutional).embed(np.zeros((1, 2, 3), np.uint8))
 
 
 class TestRefusals:
@@ -165,17 +165,17 @@ class TestRefusals:
         if CUDA in onnxruntime.get_available_providers():
             pytest.skip("this ONNX Runtime has a CUDA provider")
 
-    def test_no_provider(self, bundle: Bundle) -> None:
+    def test_missing_cuda_provider_is_refused(self, bundle: Bundle) -> None:
         with pytest.raises(ProviderError, match=r"built without it.*not3d\[gpu\]"):
             open_engine(bundle, "cuda", cuda=CudaOptions(precision="f16"))
 
-    def test_tensorrt_without_its_provider(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_tensorrt_provider_is_refused(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
 
         with pytest.raises(ProviderError, match=r"TensorRT was asked for.*built without it"):
             open_engine(bundle, "cuda", cuda=CudaOptions(tensorrt=True))
 
-    def test_a_provider_that_does_not_load_is_tried_once(
+    def test_provider_that_does_not_load_is_tried_once(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """As ONNX Runtime does without CUDA's libraries: it leaves the provider out and opens the session."""
@@ -194,7 +194,7 @@ class TestRefusals:
         assert len(opened) == 1
         assert "does not work" not in caplog.text
 
-    def test_an_openvino_bundle(self, bundle: Bundle) -> None:
+    def test_openvino_bundle_is_refused(self, bundle: Bundle) -> None:
         imported = Bundle(bundle.path, bundle.spec, bundle.path / "model.xml", bundle.embedding_space)
 
         with pytest.raises(EngineError, match="an OpenVINO model, which NVIDIA GPUs do not run"):

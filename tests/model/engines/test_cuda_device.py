@@ -69,7 +69,7 @@ def unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("size", [*SIZES, sum(SIZES)])
-def test_embeddings_are_the_cpus(
+def test_embeddings_are_those_of_the_cpu(
     engine: CudaEngine, many: NDArray[np.uint8], expected: NDArray[np.float32], size: int
 ) -> None:
     found = unit(engine.embed(many[:size]))
@@ -104,7 +104,7 @@ def test_the_bundled_network_runs_in_f16_without_a_warning(gpu: None) -> None:
     assert engine.plan == PLANS[0]
 
 
-def test_a_memory_limit_that_suffices_is_kept(gpu: None) -> None:
+def test_sufficient_memory_limit_is_accepted(gpu: None) -> None:
     bundle = Bundle.load(BUNDLED)
     engine = open_engine(bundle, "cuda", cuda=CudaOptions(memory_mb=1024, largest_batch=4))
 
@@ -112,13 +112,13 @@ def test_a_memory_limit_that_suffices_is_kept(gpu: None) -> None:
     assert engine.info.precision == "f16"
 
 
-def test_a_memory_limit_that_is_too_small_is_an_error(gpu: None) -> None:
+def test_too_small_memory_limit_is_an_error(gpu: None) -> None:
     """The light network's maps of 256 clips are far larger than 256 MiB."""
     with pytest.raises(EngineError, match=r"no plan works.*cannot (prepare|open)"):
         open_engine(Bundle.load(BUNDLED), "cuda", cuda=CudaOptions(memory_mb=256, largest_batch=256))
 
 
-def test_tensorrt_where_it_is_installed(gpu: None, tmp_path: Path) -> None:
+def test_tensorrt_passes_the_self_test(gpu: None, tmp_path: Path) -> None:
     bundle = Bundle.load(BUNDLED)
     plan = CudaPlan("f16", channels_last=False, graphs=False, tensorrt=True)
     try:

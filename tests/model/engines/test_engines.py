@@ -51,7 +51,7 @@ def test_any_number_of_clips_gives_the_same_rows(engine: Engine, clips: NDArray[
         np.testing.assert_allclose(normalise(np.concatenate(parts)), whole, atol=tolerance(engine))
 
 
-def test_clips_need_not_lie_together_in_memory(engine: Engine, clips: NDArray[np.uint8]) -> None:
+def test_clips_need_not_be_contiguous(engine: Engine, clips: NDArray[np.uint8]) -> None:
     mirrored = clips[::2, :, :, ::-1]
 
     expected = engine.embed(np.ascontiguousarray(mirrored))
@@ -59,7 +59,7 @@ def test_clips_need_not_lie_together_in_memory(engine: Engine, clips: NDArray[np
     np.testing.assert_allclose(engine.embed(mirrored), expected, atol=1e-4)
 
 
-def test_an_answer_is_not_overwritten_by_the_next(engine: Engine, clips: NDArray[np.uint8]) -> None:
+def test_result_is_not_overwritten_by_the_next_call(engine: Engine, clips: NDArray[np.uint8]) -> None:
     first = engine.embed(clips[:1])
     kept = first.copy()
 
@@ -68,7 +68,7 @@ def test_an_answer_is_not_overwritten_by_the_next(engine: Engine, clips: NDArray
     np.testing.assert_array_equal(first, kept)
 
 
-def test_many_threads_get_their_own_answers(engine: Engine, clips: NDArray[np.uint8]) -> None:
+def test_many_threads_get_their_own_embeddings(engine: Engine, clips: NDArray[np.uint8]) -> None:
     expected = [engine.embed(clips[i : i + 1]) for i in range(len(clips))]
     together = threading.Barrier(4)
 
@@ -92,12 +92,12 @@ def test_many_threads_get_their_own_answers(engine: Engine, clips: NDArray[np.ui
         np.zeros((1, 4, 64, 32, 3), np.float32),
     ],
 )
-def test_clips_of_another_form_are_refused(engine: Engine, clips: NDArray[np.uint8]) -> None:
+def test_clips_of_another_shape_or_type_are_refused(engine: Engine, clips: NDArray[np.uint8]) -> None:
     with pytest.raises(EngineError, match=r"clips must be uint8 \['N', 4, 64, 32, 3\].*not"):
         engine.embed(clips)
 
 
-def test_info_says_what_runs(engine: Engine) -> None:
+def test_info_describes_what_runs(engine: Engine) -> None:
     assert isinstance(engine.info, EngineInfo)
     assert (engine.info.name, engine.info.device, engine.info.threads) == (engine.name, "cpu", 2)
     assert engine.info.precision == engine.precision

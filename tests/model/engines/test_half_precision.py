@@ -72,21 +72,21 @@ def test_products_are_in_f16_and_sums_in_f32(name: str, request: pytest.FixtureR
     assert types[OUTPUT_NAME] == FLOAT
 
 
-def test_a_variance_too_small_for_f16_is_kept(tmp_path: Path) -> None:
+def test_variance_too_small_for_f16_is_kept(tmp_path: Path) -> None:
     bundle = make_convolutional(tmp_path / "tiny", variance=1e-9)  # f16 rounds it, and its epsilon, to nothing
     golden = bundle.golden()
 
     assert np.abs(run(half_network(bundle, None), golden.clips) - golden.embeddings).max() < 2e-3
 
 
-def test_a_weight_beyond_f16_is_refused(tmp_path: Path) -> None:
+def test_weight_beyond_f16_is_refused(tmp_path: Path) -> None:
     bundle = make_convolutional(tmp_path / "large", weight=1e6)
 
     with pytest.raises(EngineError, match=r"cannot be converted to f16: .*beyond 65504"):
         half_network(bundle, None)
 
 
-def test_a_quantised_network_is_refused(tmp_path: Path) -> None:
+def test_quantised_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="quantised"):
         half_network(make_quantised(tmp_path / "quantised"), None)
 
@@ -99,7 +99,7 @@ def test_without_onnx_the_extra_is_named(convolutional: Bundle, monkeypatch: pyt
 
 
 class TestCache:
-    def test_it_is_read_back_unchanged(self, convolutional: Bundle, tmp_path: Path) -> None:
+    def test_file_is_read_unchanged(self, convolutional: Bundle, tmp_path: Path) -> None:
         first = half_network(convolutional, tmp_path)
         (kept,) = tmp_path.iterdir()
         written = kept.stat().st_mtime_ns
@@ -107,8 +107,8 @@ class TestCache:
         assert half_network(convolutional, tmp_path) == first == kept.read_bytes()
         assert kept.stat().st_mtime_ns == written
 
-    def test_what_is_kept_is_used(self, convolutional: Bundle, tmp_path: Path) -> None:
-        """Not converted again: a network that can no longer be read is not missed."""
+    def test_cached_file_is_used(self, convolutional: Bundle, tmp_path: Path) -> None:
+        """Without converting again: the network need not be readable."""
         first = half_network(convolutional, tmp_path)
         gone = Bundle(convolutional.path, convolutional.spec, tmp_path / "gone.onnx", convolutional.embedding_space)
 
@@ -122,7 +122,7 @@ class TestCache:
         assert len(list(cache.iterdir())) == 2
 
     @pytest.mark.parametrize("damage", [b"", b"no network", None])
-    def test_a_damaged_one_is_made_anew(
+    def test_damaged_file_is_written_again(
         self, convolutional: Bundle, tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
     ) -> None:
         first = half_network(convolutional, tmp_path)
@@ -130,19 +130,19 @@ class TestCache:
         kept.write_bytes(first[:-7] if damage is None else damage)
 
         assert half_network(convolutional, tmp_path) == first
-        assert "is damaged and made anew" in caplog.text
+        assert "is damaged and will be written again" in caplog.text
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [first]
 
-    def test_a_folder_that_cannot_be_written_is_no_error(
+    def test_unwritable_folder_is_not_an_error(
         self, convolutional: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         blocked = tmp_path / "file"
         blocked.write_text("in the way")
 
         assert half_network(convolutional, blocked / "cache")
-        assert "cannot be kept" in caplog.text
+        assert "cannot be saved" in caplog.text
 
-    def test_a_write_that_fails_leaves_nothing(
+    def test_failed_write_leaves_no_file(
         self, convolutional: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(self: Path, target: Path) -> None:

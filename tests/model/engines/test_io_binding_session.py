@@ -18,7 +18,7 @@ def bind(bundle: Bundle, sizes: tuple[int, ...], *, graphs: bool = False) -> IoB
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 21])
-def test_every_number_of_clips_is_as_in_plain_runs(bundle: Bundle, rng: np.random.Generator, count: int) -> None:
+def test_any_number_of_clips_gives_the_rows_of_plain_runs(bundle: Bundle, rng: np.random.Generator, count: int) -> None:
     clips = rng.integers(0, 256, (count, *bundle.spec.clip_shape), dtype=np.uint8)
     expected = OnnxRuntimeEngine(bundle, threads=1).embed(clips)
 
@@ -29,7 +29,7 @@ def test_every_number_of_clips_is_as_in_plain_runs(bundle: Bundle, rng: np.rando
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_clips_that_are_not_contiguous(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+def test_clips_may_be_non_contiguous(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
     """A view backwards in time; memory is copied as it lies, so it must be laid out first."""
     backwards = clips[:, ::-1]
     assert not backwards.flags.c_contiguous
@@ -39,7 +39,7 @@ def test_clips_that_are_not_contiguous(bundle: Bundle, clips: NDArray[np.uint8])
     np.testing.assert_allclose(found, bind(bundle, (4, 1)).embed(backwards.copy()))
 
 
-def test_an_answer_stays_as_it_is(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+def test_earlier_result_does_not_change(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
     """The output buffer is used again by the next call."""
     bound = bind(bundle, (1,))
     first = bound.embed(clips[:1])
@@ -63,25 +63,25 @@ def test_threads_take_turns(bundle: Bundle, rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_lone_clip_must_have_a_size(bundle: Bundle) -> None:
+def test_batch_size_1_is_required(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="lack 1"):
         bind(bundle, (8, 4))
 
 
-def test_a_network_that_cannot_run_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
+def test_network_that_cannot_run_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
     wrong = bundle.spec.model_copy(update={"clip_length": bundle.spec.clip_length + 1})
     session = onnxruntime.InferenceSession(bundle.network_path, providers=["CPUExecutionProvider"])
 
-    with pytest.raises(EngineError, match="cannot prepare for 2 clips a call"):
+    with pytest.raises(EngineError, match="cannot prepare calls of 2 clips"):
         IoBindingSession(session, wrong, device="cpu", sizes=(2, 1), graphs=False)
 
 
-def test_a_replay_of_something_else_is_refused(bundle: Bundle) -> None:
+def test_replay_of_other_results_is_refused(bundle: Bundle) -> None:
     """What the check of captured graphs must catch: another size's, or an input that is no longer read."""
     bound = bind(bundle, (1,))
     plain = np.ones((1, bundle.spec.dimension), np.float32)
 
     bound._check_replay(1, plain * 1.001, plain)
     for replayed in (plain * 1.1, np.full_like(plain, np.nan)):
-        with pytest.raises(EngineError, match="graph of 1 clips computes something else"):
+        with pytest.raises(EngineError, match="graph of 1 clips does not compute the same"):
             bound._check_replay(1, replayed, plain)

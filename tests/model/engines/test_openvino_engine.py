@@ -37,7 +37,7 @@ def test_auto_takes_bf16_where_the_cpu_has_it(bundle: Bundle) -> None:
     run_self_test(engine, bundle)
 
 
-def test_a_precision_that_the_cpu_lacks_is_no_silent_f32(bundle: Bundle) -> None:
+def test_precision_that_the_cpu_lacks_is_an_error(bundle: Bundle) -> None:
     if computes_bf16():
         assert OpenVinoEngine(bundle, threads=1, precision="bf16").precision == "bf16"
     else:
@@ -46,7 +46,7 @@ def test_a_precision_that_the_cpu_lacks_is_no_silent_f32(bundle: Bundle) -> None
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_calls_side_by_side_and_alone_give_the_same(bundle: Bundle, rng: np.random.Generator, threads: int) -> None:
+def test_concurrent_and_single_calls_give_the_same_rows(bundle: Bundle, rng: np.random.Generator, threads: int) -> None:
     engine = OpenVinoEngine(bundle, threads=threads, precision="f32")
     assert engine.streams == threads
     clips = rng.integers(0, 256, (12, *bundle.spec.clip_shape), dtype=np.uint8)

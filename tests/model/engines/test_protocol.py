@@ -26,7 +26,7 @@ class Three:
         return self.engine.embed(clips)
 
 
-def test_a_call_is_divided_and_its_rows_keep_their_order(bundle: Bundle, rng: np.random.Generator) -> None:
+def test_call_is_divided_and_rows_keep_their_order(bundle: Bundle, rng: np.random.Generator) -> None:
     three = Three(bundle)
     clips = rng.integers(0, 256, (8, *bundle.spec.clip_shape), dtype=np.uint8)
     rows = embed_in_parallel(three)(clips)  # type: ignore[arg-type]  # the rest of an engine is not asked for
@@ -34,7 +34,7 @@ def test_a_call_is_divided_and_its_rows_keep_their_order(bundle: Bundle, rng: np
     assert sorted(three.sizes) == [2, 3, 3]
 
 
-def test_one_clip_is_one_call_and_none_is_the_engine_s_error(bundle: Bundle, rng: np.random.Generator) -> None:
+def test_one_clip_is_one_call_and_no_clip_is_an_error(bundle: Bundle, rng: np.random.Generator) -> None:
     three = Three(bundle)
     embed = embed_in_parallel(three)  # type: ignore[arg-type]
     clip = rng.integers(0, 256, (1, *bundle.spec.clip_shape), dtype=np.uint8)

@@ -46,7 +46,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.load(make_bundle(tmp_path_factory.mktemp("wide"), dimension=2048))
 
 
-def test_a_true_engine_passes_and_its_figures_are_told(bundle: Bundle) -> None:
+def test_correct_engine_passes_with_its_figures(bundle: Bundle) -> None:
     result = run_self_test(OnnxRuntimeEngine(bundle, device="cpu", threads=1), bundle)
 
     assert 0 <= result.max_difference < 1e-5
@@ -58,7 +58,7 @@ def test_a_true_engine_passes_and_its_figures_are_told(bundle: Bundle) -> None:
     ("precision", "cosine", "passes"),
     [("f32", 0.99999, True), ("f32", 0.9995, False), ("bf16", 0.9999, True), ("bf16", 0.98, False)],
 )
-def test_the_angle_is_bounded_by_precision(wide: Bundle, precision: str, cosine: float, passes: bool) -> None:
+def test_cosine_limit_depends_on_the_precision(wide: Bundle, precision: str, cosine: float, passes: bool) -> None:
     engine = Answering(turned(wide.golden().embeddings, cosine), precision)
 
     if passes:
@@ -68,7 +68,7 @@ def test_the_angle_is_bounded_by_precision(wide: Bundle, precision: str, cosine:
             run_self_test(engine, wide)
 
 
-def test_a_clip_that_comes_alone_is_tested_as_well(wide: Bundle) -> None:
+def test_single_clip_is_tested_too(wide: Bundle) -> None:
     engine = Answering(wide.golden().embeddings, "f32")
     engine.alone = -engine.alone
     with pytest.raises(SelfTestError):
@@ -76,7 +76,7 @@ def test_a_clip_that_comes_alone_is_tested_as_well(wide: Bundle) -> None:
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_an_error_in_a_single_channel_is_seen(wide: Bundle, precision: str) -> None:
+def test_error_in_a_single_channel_is_found(wide: Bundle, precision: str) -> None:
     answer = wide.golden().embeddings.copy()
     answer[0, 100] += 1.5 * TOLERANCES[precision].max_difference
 
@@ -85,7 +85,7 @@ def test_an_error_in_a_single_channel_is_seen(wide: Bundle, precision: str) -> N
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
-def test_numbers_that_are_none_do_not_pass(bundle: Bundle, value: float) -> None:
+def test_nan_infinity_and_zero_do_not_pass(bundle: Bundle, value: float) -> None:
     answer = bundle.golden().embeddings.copy()
     answer[1] = value
 

@@ -55,7 +55,7 @@ def clips(*values: int) -> NDArray[np.uint8]:
     return np.stack([np.full((1, 1, 1, 3), value, np.uint8) for value in values])
 
 
-def test_sizes_are_the_largest_and_the_powers_of_two_below() -> None:
+def test_batch_sizes_are_the_largest_and_the_powers_of_two_below() -> None:
     assert batch_sizes(8) == (8, 4, 2, 1)
     assert batch_sizes(1) == (1,)
     assert batch_sizes(20) == (20, 16, 8, 4, 2, 1)
@@ -79,7 +79,7 @@ def test_clips_of_concurrent_requests_share_calls(batcher: Batcher, engine: Sums
     assert engine.sizes == [1, 8, 4, 2]  # 14 clips of three requests, nothing computed for padding
 
 
-def test_an_error_reaches_those_in_the_batch_and_nobody_else(batcher: Batcher, engine: Sums) -> None:
+def test_error_reaches_only_the_requests_in_the_batch(batcher: Batcher, engine: Sums) -> None:
     engine.may_run.clear()
     first = batcher.submit(clips(1))
     assert engine.running.wait(5)
@@ -92,7 +92,7 @@ def test_an_error_reaches_those_in_the_batch_and_nobody_else(batcher: Batcher, e
     assert engine.sizes == [1, 8, 1]  # the rest of the failed job was taken out of the queue
 
 
-def test_a_cancelled_request_leaves_the_queue(batcher: Batcher, engine: Sums) -> None:
+def test_cancelled_request_leaves_the_queue(batcher: Batcher, engine: Sums) -> None:
     engine.may_run.clear()
     first = batcher.submit(clips(1))
     assert engine.running.wait(5)
@@ -104,7 +104,7 @@ def test_a_cancelled_request_leaves_the_queue(batcher: Batcher, engine: Sums) ->
     assert engine.sizes == [1, 1]
 
 
-def test_many_threads(batcher: Batcher) -> None:
+def test_many_threads_get_their_own_results(batcher: Batcher) -> None:
     answers: dict[int, list[float]] = {}
 
     def ask(value: int) -> None:
@@ -149,7 +149,7 @@ class SideBySide(Sums):
         return super().embed(clips)
 
 
-def test_streams_work_side_by_side_on_one_request() -> None:
+def test_streams_share_the_clips_of_one_request() -> None:
     engine = SideBySide()
     batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
     answer = batcher.submit(clips(*range(8))).result(5)
@@ -158,7 +158,7 @@ def test_streams_work_side_by_side_on_one_request() -> None:
     batcher.close()
 
 
-def test_a_request_of_which_both_calls_fail_is_told_once() -> None:
+def test_request_whose_calls_both_fail_gets_one_error() -> None:
     engine = SideBySide()
     batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="broken"):

@@ -83,7 +83,7 @@ def test_rejected_frame_keeps_its_index_and_the_others_form_the_clips(parts: tup
     np.testing.assert_allclose(embedded.embedding, mean_of_clips(parts, left, 2), atol=1e-6)
 
 
-def test_the_usable_share_is_that_of_the_chosen_frames(parts: tuple[Embedder, Engine]) -> None:
+def test_usable_share_counts_the_chosen_frames(parts: tuple[Embedder, Engine]) -> None:
     sent = list(FRAMES[:24])
     sent[4] = sent[5] = sent[6] = sent[17] = sent[18] = b"text"  # 5 of 24, but 5 of the chosen 8
     assert embed(parts, Footage(sent)).frames == 19
@@ -185,7 +185,7 @@ def test_memory_does_not_grow_with_a_tracklets_length(parts: tuple[Embedder, Eng
     assert long - short < 100 * frame_bytes  # embeddings and indices do grow
 
 
-def test_a_crop_does_not_keep_its_full_frame_in_memory() -> None:
+def test_crop_does_not_keep_its_full_frame_in_memory() -> None:
     """A box as wide as the frame and as large as the model's size could be passed on as a view of it."""
     full = encode(draw(1, height=10 * HEIGHT, width=WIDTH), ".png")
     footage = Footage([full], None, [(0, 0, HEIGHT, WIDTH, HEIGHT)])
