@@ -18,8 +18,9 @@ import pyarrow.parquet as untyped_parquet
 
 from service.gallery import clock
 from service.gallery.archive.read_only import GalleryFiles
+from service.gallery.archive.snapshot import new_path
 from service.gallery.embedded import rows
-from service.gallery.embedded.database import Stamp, owner_only, sync_directory, translate
+from service.gallery.embedded.database import Stamp, owner_only
 from service.gallery.protocol import Gallery
 from service.gallery.records import Filter, GalleryError, InvalidArgument, OnConflict, Record
 
@@ -94,34 +95,17 @@ def export_records(
         GalleryError: the file exists or cannot be written.
         DiskFull: there is no space for the file.
     """
-    if out.exists():
-        raise GalleryError(f"{out} exists: name a new file for the export")
-    part = out.with_name(f"{out.name}.part")
     schema, count = _schema(stamp), 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "xb", opener=owner_only) as file:
-                # Compression makes the other columns smaller, but not the vectors.
-                compression = {name: "none" if name == "embedding.list.element" else "zstd" for name in _paths(schema)}
-                with pq.ParquetWriter(file, schema, compression=compression) as writer:
-                    for records in batches:
-                        writer.write_table(_to_table(records, schema, stamp.dimension))
-                        count += len(records)
-                        on_progress(count)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(out)
-            sync_directory(out.parent)
-        except FileExistsError as error:
-            raise GalleryError(
-                f"{part} exists: another export is writing it, or was interrupted. If none is running, remove it"
-            ) from error
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise translate(error, out.parent) from error
+    # Compression makes the other columns smaller, but not the vectors.
+    compression = {name: "none" if name == "embedding.list.element" else "zstd" for name in _paths(schema)}
+    with new_path(out) as part, open(part, "xb", opener=owner_only) as file:
+        with pq.ParquetWriter(file, schema, compression=compression) as writer:
+            for records in batches:
+                writer.write_table(_to_table(records, schema, stamp.dimension))
+                count += len(records)
+                on_progress(count)
+        file.flush()
+        os.fsync(file.fileno())
     return count
 
 

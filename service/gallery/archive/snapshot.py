@@ -87,9 +87,8 @@ def take_snapshot(directory: Path, out: Path) -> Manifest:
         GalleryError: `out` exists, or there is no gallery.
         DiskFull: there is no space for the copy.
     """
-    if out.exists():
-        raise GalleryError(f"{out} exists: name a new folder for the snapshot")
-    with open_read_only(directory) as files, _new_folder(out) as part:
+    with open_read_only(directory) as files, new_path(out) as part:
+        part.mkdir(mode=OWNER_ONLY_DIRECTORY)
         created = datetime.now(UTC)
         _take_index(directory, part)
         copy_database(files, part / FILE_NAME)
@@ -104,6 +103,7 @@ def take_snapshot(directory: Path, out: Path) -> Manifest:
             files={name: _digest(part / name) for name in names},
         )
         _write_synced(part / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
+        sync_directory(part)
     return manifest
 
 
@@ -167,6 +167,39 @@ def restore(
     except OSError as error:
         raise translate(error, directory) from error
     return manifest
+
+
+@contextmanager
+def new_path(out: Path) -> Iterator[Path]:
+    """Give the path `OUT.part` for a new file or folder. It gets the name `out` at the end of the block.
+
+    If the block raises, the file or folder is removed.
+
+    Raises:
+        GalleryError: `out` exists, another process is writing it, or it cannot be written.
+        DiskFull: there is no space left.
+    """
+    part = out.with_name(f"{out.name}.part")
+    if out.exists():
+        raise GalleryError(f"{out} exists: give another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.rename(out)
+            sync_directory(out.parent)
+        except FileExistsError as error:
+            raise GalleryError(
+                f"{part} exists: another process is writing it, or was interrupted. If none is running, remove it"
+            ) from error
+        except BaseException:
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise translate(error, out.parent) from error
 
 
 def check_files(snapshot: Path, manifest: Manifest) -> list[str]:
@@ -235,30 +268,6 @@ def _keep_index(copy: GalleryFiles, numbers: NDArray[np.int64]) -> bool:
     log.info("saved index left out of the snapshot: %s", reason)
     (copy.directory / index_file.FILE_NAME).unlink()
     return False
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Create a folder that gets its name at the end of the block, and is removed if the block raises."""
-    part = out.with_name(f"{out.name}.part")
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.mkdir(mode=OWNER_ONLY_DIRECTORY)
-        except FileExistsError as error:
-            raise GalleryError(
-                f"{part} exists: another snapshot is writing it, or was interrupted. If none is running, remove it"
-            ) from error
-        try:
-            yield part
-            sync_directory(part)
-            part.rename(out)
-            sync_directory(out.parent)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise translate(error, out.parent) from error
 
 
 def _copy_checked(manifest: Manifest, snapshot: Path, folder: Path) -> None:

@@ -350,7 +350,7 @@ def test_an_export_overwrites_nothing_and_leaves_no_partial_file(
         export_records(broken(), stamp, tmp_path / "half.parquet")
     assert not list(tmp_path.glob("half*"))
     (tmp_path / "taken.parquet.part").touch()
-    with pytest.raises(GalleryError, match="another export is writing it"):
+    with pytest.raises(GalleryError, match="another process is writing it"):
         export_records(iter([RECORDS]), stamp, tmp_path / "taken.parquet")
     assert (tmp_path / "taken.parquet.part").exists()
 

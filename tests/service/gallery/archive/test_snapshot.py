@@ -230,7 +230,7 @@ def test_nothing_is_overwritten(snapshot: Path, tmp_path: Path) -> None:
         restore(snapshot, tmp_path / "data")
     assert everything(snapshot) == before
     (tmp_path / "other.part").mkdir()
-    with pytest.raises(GalleryError, match=r"other\.part exists: another snapshot is writing it"):
+    with pytest.raises(GalleryError, match=r"other\.part exists: another process is writing it"):
         take_snapshot(tmp_path / "data", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
