@@ -1,24 +1,29 @@
-# Everything a clone needs; `make` alone lists it.
+# All tasks of a clone; `make` lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
 TRACKLETS ?=
 PYTEST_ARGS ?=
 
-# A stamp in the environment says which extras were installed for which pyproject.toml, so a second run costs nothing.
-# Its place in the environment (which may be anywhere, and may be removed) keeps the two together. In the names of files
-# to make, a space needs a backslash.
+# Stamps in the environment say that it was installed from the current pyproject.toml and locks, so a second run costs
+# nothing. They are inside the environment, which may be anywhere, so that both are removed together. In file names,
+# make needs a backslash before a space.
 empty :=
 ENVIRONMENT := $(subst $(empty) $(empty),\ ,$(VENV))
 INSTALLED := $(ENVIRONMENT)/.installed
 DEVELOP := $(ENVIRONMENT)/.develop
 BIN := "$(VENV)"/bin
 
-# The shell reads this one from the environment, so that it may hold spaces and quotes.
+# Programs that write the locks and the SBOM, in an environment of their own.
+TOOLS := build/tools
+LOCK := $(TOOLS)/bin/python -m uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
+	--custom-compile-command "make lock"
+
+# Exported, so that the shell reads it with its spaces and quotes.
 export TRACKLETS
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint lock sbom clean
 
 help: ## Show this list
 	@echo "not3d: video person re-identification search"
@@ -27,16 +32,16 @@ help: ## Show this list
 		printf '  make %-9s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo "  VENV=$(VENV)          where the environment lives"
-	@echo "  PYTHON=$(PYTHON)      the Python (3.11 or later) that it is made from"
-	@echo "  TRACKLETS=FOLDER    tracklets for the demo, in place of drawn ones"
+	@echo "  PYTHON=$(PYTHON)      the Python (3.11 or later) that makes it"
+	@echo "  TRACKLETS=FOLDER    tracklets for the demo, instead of drawn ones"
 	@echo "  PYTEST_ARGS=...     more arguments for pytest"
 
-install: $(INSTALLED) ## Build the environment that serves: no PyTorch
+install: $(INSTALLED) ## Build the environment that serves (without PyTorch)
 
-demo: $(INSTALLED) ## Start the service, enrol tracklets, search one, write ranked.png
+demo: $(INSTALLED) ## Start the service, enrol tracklets, search, write ranked.png
 	$(BIN)/python -m not3d demo $${TRACKLETS:+"$$TRACKLETS"}
 
-test: $(DEVELOP) ## Build the environment with PyTorch and the tools, run every test
+test: $(DEVELOP) ## Build the environment with PyTorch and all tools, and run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(DEVELOP) ## ruff, formatting and mypy --strict
@@ -44,18 +49,40 @@ lint: $(DEVELOP) ## ruff, formatting and mypy --strict
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy --strict
 
-clean: ## Remove caches, build products and what the demo wrote; the environment stays
+lock: $(TOOLS)/.installed ## Update requirements/*.txt to the newest versions that pyproject.toml allows
+	$(LOCK) pyproject.toml --extra cpu --extra train --extra tune --extra bench --extra quantize --extra milvus --extra parquet \
+		--extra ray --extra dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra cpu --output-file requirements/cpu.txt
+	$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra cpu --extra milvus --output-file requirements/milvus.txt
+	$(LOCK) pyproject.toml --constraints requirements/cpu.txt --extra gpu --output-file requirements/gpu.txt
+	$(LOCK) pyproject.toml --constraints requirements/cpu.txt --extra gpu13 --output-file requirements/gpu13.txt
+	$(LOCK) --constraints requirements/dev.txt --group build --output-file requirements/build.txt
+	$(LOCK) --group tools --output-file requirements/tools.txt
+
+sbom: $(INSTALLED) $(TOOLS)/.installed ## Write dist/sbom.json: what the environment holds, in CycloneDX
+	mkdir -p dist
+	$(TOOLS)/bin/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json $(BIN)/python
+
+clean: ## Remove caches, build products and files of the demo, but not the environment
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-data ranked.png
 	find . \( -path ./.git -o -path './$(VENV)' \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(ENVIRONMENT)/bin/python:
 	$(PYTHON) -m venv "$(VENV)"
 
-$(INSTALLED): pyproject.toml | $(ENVIRONMENT)/bin/python
-	$(BIN)/python -m pip install --editable '.[cpu]'
+$(INSTALLED): pyproject.toml requirements/build.txt requirements/cpu.txt | $(ENVIRONMENT)/bin/python
+	$(BIN)/python -m pip install --require-hashes -r requirements/build.txt -r requirements/cpu.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch "$(VENV)/.installed"
 
-# It holds what $(INSTALLED) stands for, so that is fresh as well.
-$(DEVELOP): pyproject.toml | $(ENVIRONMENT)/bin/python
-	$(BIN)/python -m pip install --editable '.[cpu,train,tune,bench,quantize,milvus,parquet,ray,dev]'
+# This environment also serves, so both stamps are new.
+$(DEVELOP): pyproject.toml requirements/build.txt requirements/dev.txt | $(ENVIRONMENT)/bin/python
+	$(BIN)/python -m pip install --require-hashes -r requirements/build.txt -r requirements/dev.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch "$(VENV)/.installed" "$(VENV)/.develop"
+
+$(TOOLS)/.installed: requirements/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --require-hashes -r requirements/tools.txt
+	touch $@

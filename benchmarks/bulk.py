@@ -26,7 +26,7 @@ import numpy as np
 from model.bundle import BUNDLED, Bundle
 from not3d.client import Client
 from not3d.demo import running_service
-from not3d.enrol.ray_environment import prepare
+from not3d.enrol.ray_enrolment import prepare
 
 FRAMES, HEIGHT, WIDTH = 2, 64, 32
 NODE_CPUS = 1

@@ -1,6 +1,6 @@
-"""Exits 0 when the service in this container says that it is ready, else 1 with the reason: the image's HEALTHCHECK.
+"""The image's HEALTHCHECK: exits 0 if the service in this container is ready, otherwise 1 with the reason.
 
-Standard library only, because Docker starts it anew every few seconds.
+Only the standard library is used, because Docker starts this every few seconds.
 """
 
 import os

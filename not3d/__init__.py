@@ -1,4 +1,4 @@
-"""The front door of not3d: the command line and the Python client."""
+"""The command line and the Python client of not3d."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -22,10 +22,10 @@ __all__ = [
     "UnreachableError",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take any name for one of this package
+if not TYPE_CHECKING:  # because of this function, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import a name of the client on its first use: the command line starts here, and Ctrl-C must find it ready."""
+        """Import a name of the client on first use, so that the command line, which is in this package, starts quickly."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         in_client = name == "Client" or name.endswith("Error")

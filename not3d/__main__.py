@@ -1,4 +1,4 @@
-"""Lets ``python -m not3d`` stand for the ``not3d`` command."""
+"""Runs the command `not3d` for `python -m not3d`."""
 
 from not3d.cli import main
 

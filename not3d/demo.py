@@ -1,7 +1,7 @@
-"""The whole service in one command: ``not3d demo``, which ``make demo`` runs.
+"""`not3d demo`: the complete service in one command.
 
-Starts the service on the bundled model with an empty gallery, enrols tracklets, asks where each of the others was seen,
-and writes the first answer as a picture. The service is stopped and its gallery removed at the end.
+It starts the service on the bundled model with an empty gallery, enrols tracklets, searches for the people of the
+others, and writes the first answer as a picture. At the end it stops the service and removes the gallery.
 """
 
 import json
@@ -20,38 +20,35 @@ from typing import Annotated
 
 import typer
 
-from model.bundle import BUNDLED
+from model.errors import extra
 from not3d.client import Client
 from not3d.client.responses import SearchResult
 from not3d.commands import Failure, messages, results, show_progress
+from not3d.commands.search import is_same_person, make_table
+from not3d.enrol.discovery import FootageError, LocalTracklet, as_footage, read_footage
 from not3d.enrol.enrolment import Outcome, Result, enroll_all
-from not3d.enrol.footage import Footage, FootageError, as_footage, read_footage, read_pictures
-from not3d.picture import Card, write_picture
-from not3d.ranked import is_same_person, make_cards, make_picture, make_table
 from training.datasets.mars import is_mars, read_mars
-from training.datasets.synthetic.dataset import write_synthetic
-from training.datasets.tracklet import DatasetError
 
 PEOPLE, CAMERAS, FRAMES = 8, 3, 8
-# A seed whose picture, which is of the first query, shows the usual case: a right first answer. Over seeds 1 to 9 the
-# bundled model is right for 5 to 8 of the 8 queries, 62 of 72 in all; the demo prints its own count.
+# With this seed the first query, which is drawn, shows the usual case: a right first answer. Over seeds 1 to 9 the
+# bundled model is right for 5 to 8 of the 8 queries, 62 of 72 in all. The demo prints its own count.
 SEED = 7
 DRAWN = Path("demo-data") / f"seed-{SEED}-people-{PEOPLE}-cameras-{CAMERAS}-frames-{FRAMES}"
-"""Where the people are drawn. All that decides what is drawn is in the name, so others are never among them."""
+"""Folder of the drawn people. Its name has all parameters, so that people of other parameters are never in it."""
 READY_SECONDS, STOP_SECONDS = 120, 15
 
 
 @dataclass(frozen=True)
 class Split:
-    """What is enrolled and what is asked for; ``described`` says where they are from."""
+    """What is enrolled and what is searched for; `origin` says how they were chosen."""
 
-    gallery: list[Footage]
-    queries: list[Footage]
-    described: str
+    gallery: list[LocalTracklet]
+    queries: list[LocalTracklet]
+    origin: str
 
     @property
-    def answerable(self) -> list[Footage]:
-        """Queries whose person another camera of the gallery has seen."""
+    def answerable(self) -> list[LocalTracklet]:
+        """Queries whose person was seen by another camera of the gallery."""
         return [
             query
             for query in self.queries
@@ -60,16 +57,13 @@ class Split:
 
 
 def split_tracklets(folder: Path) -> Split:
-    """MARS by its own list of queries; otherwise the first camera of every person asks for the others.
+    """Split MARS by its own list of queries; otherwise the first camera of each person asks for the others.
 
     Raises:
-        FootageError: too little there, or people and cameras are not known.
+        Not3dError: not enough tracklets, or people and cameras are unknown.
     """
     if is_mars(folder):
-        try:
-            mars = read_mars(folder)
-        except DatasetError as error:
-            raise FootageError(str(error)) from error
+        mars = read_mars(folder)
         gallery, queries = ([as_footage(item, folder) for item in part] for part in (mars.gallery, mars.query))
         return Split(gallery, queries, "MARS's own lists")
     found = read_footage(folder)
@@ -81,19 +75,24 @@ def split_tracklets(folder: Path) -> Split:
     gallery = [item for item in found if not item.person or item.camera != first[item.person]]
     if not queries or not gallery:
         raise FootageError(
-            f"{folder} does not say who is who: the demo needs person/camera/tracklet folders with two cameras, or MARS"
+            f"{folder} does not name people and cameras: the demo needs person/camera/tracklet folders with two "
+            "cameras, or MARS"
         )
     return Split(gallery, queries, "each person's first camera asks for the others")
 
 
 @contextmanager
 def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) -> Iterator[Client]:
-    """The real service in a process of its own, ready, on a free port or that one of this machine; stopped in the end.
+    """Run the service in a process of its own until the block ends, on a free port or the given one.
 
-    ``options`` are more options of ``not3d serve``.
+    Args:
+        bundle: the model.
+        data_dir: an empty folder.
+        options: more options of `not3d serve`.
+        port: 0 for any free port.
 
     Raises:
-        Failure: it ended, or did not get ready in time; with what it said of that.
+        Failure: the service ended or was not ready in time; with its own messages.
     """
     if not port:
         with socket.socket() as free:
@@ -101,10 +100,10 @@ def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) 
             port = free.getsockname()[1]
     log = data_dir / "service.log"
     command = [sys.executable, "-m", "not3d", "serve", "--bundle", str(bundle), "--data-dir", str(data_dir / "gallery")]
-    # Settings of a real service in this shell are not meant for the demo's.
+    # Variables in this shell are meant for another service.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(  # noqa: S603 - not from outside
             [*command, "--port", str(port), *options], stdout=output, stderr=subprocess.STDOUT, env=environment
         )
     try:
@@ -112,7 +111,7 @@ def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) 
             until = time.monotonic() + READY_SECONDS
             while not client.is_ready():
                 if process.poll() is not None or time.monotonic() > until:
-                    raise Failure(f"the service did not get ready: {_last_words(log)}")
+                    raise Failure(f"the service did not get ready: {_find_cause(log)}")
                 time.sleep(0.1)
             yield client
     finally:
@@ -124,23 +123,23 @@ def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) 
             process.wait()
 
 
-def _last_words(log: Path) -> str:
-    """Why the service failed: what it said outside of its log of JSON lines, else the errors in there."""
-    said, logged = [], []
+def _find_cause(log: Path) -> str:
+    """Return why the service failed: its output outside the log of JSON lines, otherwise the errors in the log."""
+    printed, logged = [], []
     for line in log.read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             entry = None
         if not isinstance(entry, dict):
-            said.append(line.removeprefix("not3d: "))
+            printed.append(line.removeprefix("not3d: "))
         elif entry.get("level") in {"error", "critical"}:
             logged.append(str(entry.get("message")))
-    return "\n".join((said or logged)[-8:]) or "it said nothing of why"
+    return "\n".join((printed or logged)[-8:]) or "it gave no reason"
 
 
-def enroll_gallery(client: Client, gallery: Sequence[Footage]) -> None:
-    """Enrol all of it.
+def enroll_gallery(client: Client, gallery: Sequence[LocalTracklet]) -> None:
+    """Enrol all tracklets.
 
     Raises:
         Failure: the service refused a tracklet.
@@ -156,28 +155,37 @@ def enroll_gallery(client: Client, gallery: Sequence[Footage]) -> None:
         enroll_all(client, gallery, report=report)
 
 
-def search_all(client: Client, queries: Sequence[Footage]) -> list[SearchResult]:
-    """Ask for each query in the other cameras."""
-    found = []
+def search_all(client: Client, queries: Sequence[LocalTracklet]) -> list[SearchResult]:
+    """Search for each query in the other cameras."""
     with show_progress() as progress:
-        for query in progress.track(queries, description="Searching"):
-            found.append(  # noqa: PERF401 - a comprehension would hide what is asked
-                client.search(query.frames, camera_id=query.camera, top_k=5, exclude_same_camera=True)
-            )
-    return found
+        return [
+            client.search(query.frames, camera_id=query.camera, top_k=5, exclude_same_camera=True)
+            for query in progress.track(queries, description="Searching")
+        ]
 
 
 def demo(
     tracklets: Annotated[
-        Path | None, typer.Argument(help="Tracklets in person/camera/tracklet folders, or MARS; drawn ones if absent.")
+        Path | None,
+        typer.Argument(help="Tracklets in person/camera/tracklet folders, or MARS. [dim]Default: drawn people[/]"),
     ] = None,
     *,
-    picture: Annotated[Path, typer.Option(metavar="FILE", help="Where the first answer is drawn.")] = Path(
+    picture: Annotated[Path, typer.Option(metavar="FILE", help="The picture of the first answer.")] = Path(
         "ranked.png"
     ),
-    bundle: Annotated[Path, typer.Option(metavar="DIR", help="The model. [dim]Default: the bundled one.[/]")] = BUNDLED,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The model. [dim]Default: the bundle in the package[/]")
+    ] = None,
 ) -> None:
     """Start the service, enrol tracklets, search for people, draw the first answer, and stop."""
+    with extra("cpu"):
+        import fastapi  # noqa: F401 - for the process of the service
+        import onnxruntime  # noqa: F401
+
+        from model.bundle import BUNDLED
+        from not3d.enrol.footage import read_pictures
+        from not3d.picture import Panel, draw_ranked, make_panels, write_picture
+        from training.datasets.synthetic.dataset import write_synthetic
     folder = tracklets or DRAWN
     if tracklets is None:
         with messages.status("Drawing people who walk past three cameras"):
@@ -185,19 +193,19 @@ def demo(
     split = split_tracklets(folder)
     queries = split.answerable
     if not queries:
-        raise FootageError(f"nobody in {folder} was seen by two cameras, so there is nothing to find")
+        raise FootageError(f"no person in {folder} was seen by two cameras, so there is nothing to find")
     with tempfile.TemporaryDirectory(prefix="not3d-demo-") as data_dir:
         messages.print("Starting the service", style="dim")
-        with running_service(bundle, Path(data_dir)) as client:
+        with running_service(bundle or BUNDLED, Path(data_dir)) as client:
             model = client.info().model["name"]
             enroll_gallery(client, split.gallery)
             answers = search_all(client, queries)
     query, answer = queries[0], answers[0]
-    card = Card(read_pictures(query), query.id, query.camera)
+    panel = Panel(read_pictures(query), query.id, query.camera)
     subtitle = (
         f"{query.id} at camera {query.camera}, among {answer.searched} tracklets of the other cameras; model {model}"
     )
-    write_picture(picture, make_picture(card, make_cards(answer, query.person, [folder]), subtitle=subtitle))
+    write_picture(picture, draw_ranked(panel, make_panels(answer, query.person, [folder]), subtitle=subtitle))
     results.print(f"\nWhere else was {query.id} seen?", style="bold", highlight=False)
     results.print(make_table(answer, query.person))
     right = sum(
@@ -206,12 +214,13 @@ def demo(
     )
     results.print(
         f"The first answer was the right person for {right} of {len(queries)} queries "
-        f"({len(split.gallery)} tracklets enrolled; {split.described}; other cameras only).",
+        f"({len(split.gallery)} tracklets enrolled; {split.origin}; other cameras only).",
         highlight=False,
     )
     if len(split.queries) > len(queries):
         results.print(
-            f"{len(split.queries) - len(queries)} more queries were seen by no other camera: not asked.", style="dim"
+            f"{len(split.queries) - len(queries)} more queries were skipped: no other camera saw the person.",
+            style="dim",
         )
     results.print(f"\nLook at [bold]{picture.resolve()}[/]", soft_wrap=True, highlight=False)
     if tracklets is None:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -106,6 +107,26 @@ found = [name for name in sys.modules if name.startswith(forbidden)]
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_the_client_imports_neither_the_service_nor_numpy():
+    program = """
+import sys
+from not3d.client import Client, ClientError
+from not3d import SearchResult
+heavy = {"cv2", "faiss", "fastapi", "model", "numpy", "service", "starlette", "training", "typer", "uvicorn"}
+sys.exit(str(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_wheel_holds_the_four_packages_with_their_data():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(settings["packages"]["find"]["include"]) == {
+        pattern for name in MAY_IMPORT for pattern in (name, f"{name}.*")
+    }
+    assert (ROOT / "not3d" / "py.typed").is_file()
 
 
 def test_modules_stay_small():

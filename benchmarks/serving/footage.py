@@ -12,7 +12,7 @@ from benchmarks.serving.client import PLAN, form
 from model.frames import read_frame, read_header
 from model.spec import BundleSpec
 from model.tracklet import split_into_clips
-from not3d.enrol.footage import read_footage
+from not3d.enrol.discovery import read_footage
 from training.datasets.synthetic.dataset import write_synthetic
 
 LONGEST = 60

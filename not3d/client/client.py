@@ -17,56 +17,41 @@ from urllib.parse import quote
 
 import httpx
 
-from not3d.client.request_fields import filter_fields, flag, timestamp, tracklet_fields
-from not3d.client.responses import AuditEntry, Embedded, Erased, Info, Json, Page, Record, SearchResult
+from not3d.client.responses import (
+    Answer,
+    AuditEntry,
+    AuditPage,
+    ClientError,
+    Embedded,
+    Erased,
+    Info,
+    Json,
+    Page,
+    ProblemError,
+    Record,
+    SearchResult,
+    UnreachableError,
+    read,
+)
+from not3d.client.retry import MAX_ATTEMPTS, RetryPolicy
 
 Frame = Path | bytes
-"""An encoded image (JPEG, PNG or WebP): its file or its bytes."""
+"""An encoded image (JPEG, PNG or WebP): a file or its bytes."""
 Box = tuple[int, float, float, float, float]
 """Index of the full frame counted from 0, then x, y, width and height in pixels."""
 
-MAX_ATTEMPTS = 6
-MAX_PAUSE_SECONDS = 10.0
-_PASSING = frozenset({429, 503})
-"""Statuses that say "later": nothing was done with the request."""
-
-
-class ClientError(Exception):
-    """A call did not succeed; the message says why."""
-
-
-class UnreachableError(ClientError):
-    """The service did not answer, or not in time."""
-
-
-class ProblemError(ClientError):
-    """The service refused; ``errors`` name the fields and frames at fault as its problem document does (RFC 9457).
-
-    ``retry_after`` is in how many seconds it wants to be asked again, where it says.
-    """
-
-    def __init__(
-        self, status: int, title: str, detail: str, errors: Sequence[Json] = (), retry_after: float | None = None
-    ) -> None:
-        super().__init__(f"{title} ({status}): {detail}" if detail else f"{title} ({status})")
-        self.status = status
-        self.retry_after = retry_after
-        self.title = title
-        self.detail = detail
-        self.errors = tuple(errors)
-
 
 class Client:
-    """Talks to one service; safe to use from several threads. Close it, or use it in a ``with`` statement.
+    """A connection to one service, for several threads. Close it, or use it in a `with` statement.
 
-    Every call raises `ProblemError` where the service refuses and `UnreachableError` where it does not answer. A
-    service that is at its limit (503, 429) is asked again, when it says to and a bounded number of times.
+    Every call raises `ProblemError` if the service refuses and `UnreachableError` if it does not answer. If the service
+    is busy (503, 429), the call is repeated after the time that the service asks for.
 
     Args:
-        url: where the service listens.
-        api_key: sent as a bearer token, where the service asks for one.
+        url: the address of the service.
+        api_key: sent as a bearer token, for a service that requires one.
         timeout: seconds that one step (connecting, sending, waiting for the answer) may take.
-        attempts: how often a call is made while the service is at its limit.
+        attempts: how often a call is made while the service is busy.
     """
 
     def __init__(
@@ -76,11 +61,11 @@ class Client:
         timeout: float = 120.0,
         attempts: int = MAX_ATTEMPTS,
     ) -> None:
-        self._attempts = attempts
+        self._retry = RetryPolicy(attempts=attempts)
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
-            # The service is a neighbour: proxies from the environment are not meant for it.
+            # Proxies from the environment are for other addresses: the service runs nearby.
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
             raise ClientError(f"{url} is not a URL: {error}") from error
@@ -111,12 +96,12 @@ class Client:
         enroll: bool = True,
         include_embedding: bool = False,
     ) -> Embedded:
-        """Make a tracklet's embedding and, unless ``enroll`` is false, add it to the gallery.
+        """Compute a tracklet's embedding and, unless `enroll` is false, add it to the gallery.
 
-        Send the crops as ``frames`` in time order or as a ``video``; with ``boxes`` these are full frames, or a full
-        video, out of which the service cuts the crops. Times need a time zone. With ``max_clips`` at most that many
-        evenly spaced clips are computed, in less time and less exactly. The service erases the record at
-        ``expires_at``, or after its own default.
+        Send the crops as `frames` in time order, or as a `video`. With `boxes`, these are full frames or a full video,
+        and the service cuts out the crops. Times need a time zone. With `max_clips`, at most that many evenly spaced
+        clips are computed: faster, but less exact. The service erases the record at `expires_at`, or after its own
+        default time.
         """
         fields = tracklet_fields(
             id=id,
@@ -129,7 +114,7 @@ class Client:
             max_clips=max_clips,
         )
         flags = {"enroll": flag(enroll), "include_embedding": flag(include_embedding)}
-        return Embedded.read(self._send("POST", "/embed", fields=fields, frames=frames, video=video, params=flags))
+        return self._send(Embedded, "POST", "/embed", fields=fields, frames=frames, video=video, params=flags)
 
     def put(
         self,
@@ -147,7 +132,7 @@ class Client:
         expires_at: datetime | None = None,
         max_clips: int | None = None,
     ) -> Embedded:
-        """Add a tracklet, or replace the one of this id: footage as in `embed`, or an ``embedding`` made earlier."""
+        """Add a tracklet, or replace the one with this id: footage as in `embed`, or an existing `embedding`."""
         fields = tracklet_fields(
             camera_id=camera_id,
             start_time=start_time,
@@ -161,7 +146,7 @@ class Client:
             fields["embedding"] = list(embedding)
         if embedding_space is not None:
             fields["embedding_space"] = embedding_space
-        return Embedded.read(self._send("PUT", _record_path(id), fields=fields, frames=frames, video=video))
+        return self._send(Embedded, "PUT", _record_path(id), fields=fields, frames=frames, video=video)
 
     def search(
         self,
@@ -184,18 +169,13 @@ class Client:
         exclude_same_camera: bool = False,
         rerank: bool = False,
     ) -> SearchResult:
-        """Rank the gallery by likeness to a query: footage as in `embed`, an enrolled ``id``, or an ``embedding``.
+        """Rank the gallery by similarity to a query: footage as in `embed`, an enrolled `id`, or an `embedding`.
 
-        Args:
-            camera_id: the query's own camera, which ``exclude_same_camera`` leaves out.
-            max_clips: of footage, compute at most that many evenly spaced clips.
-            min_score: leave out hits of a lower cosine similarity.
-            camera_ids: search these cameras only.
-            exclude_camera_ids: leave these cameras out.
-            after: only tracklets seen at or after this time.
-            before: only tracklets seen at or before this time.
-            metadata: only tracklets whose metadata holds these values.
-            rerank: order the best hits anew by their own neighbours (k-reciprocal re-ranking).
+        `camera_id` is the query's own camera, which `exclude_same_camera` leaves out. Of footage, `max_clips` limits
+        the clips that are computed. Hits with a cosine similarity below `min_score` are left out. The filters are: only
+        `camera_ids`, not `exclude_camera_ids`, only tracklets seen at or `after` and at or `before` a time, and only
+        those whose `metadata` has these values. `rerank` reorders the best hits by their neighbours (k-reciprocal
+        re-ranking).
         """
         chosen = filter_fields(camera_ids, exclude_camera_ids, after, before, metadata)
         fields = tracklet_fields(id=id, camera_id=camera_id, boxes=boxes, max_clips=max_clips) | {"top_k": top_k}
@@ -208,20 +188,19 @@ class Client:
             "embedding_space": embedding_space,
         }
         fields |= {name: value for name, value in options.items() if value is not None}
-        return SearchResult.read(self._send("POST", "/search", fields=fields, frames=frames, video=video))
+        return self._send(SearchResult, "POST", "/search", fields=fields, frames=frames, video=video)
 
     def get(self, id: str, *, include_embedding: bool = False) -> Record:
-        """One record; `ProblemError` 404 where there is none."""
-        return Record.read(
-            self._call("GET", _record_path(id), params={"include_embedding": flag(include_embedding)}).json()
-        )
+        """Return one record; `ProblemError` 404 if it does not exist."""
+        params = {"include_embedding": flag(include_embedding)}
+        return read(Record, self._call("GET", _record_path(id), params=params).content)
 
     def thumbnail(self, id: str) -> bytes:
-        """The small picture (a JPEG) kept with a record; `ProblemError` 404 where there is none."""
+        """Return the small picture (a JPEG) of a record; `ProblemError` 404 if none is kept."""
         return self._call("GET", f"{_record_path(id)}/thumbnail").content
 
     def delete(self, id: str) -> None:
-        """Take a record out of the gallery; nothing happens where there is none."""
+        """Remove a record from the gallery, if it is there."""
         self._call("DELETE", _record_path(id))
 
     def erase(
@@ -234,21 +213,21 @@ class Client:
         metadata: Json | None = None,
         dry_run: bool = False,
     ) -> Erased:
-        """Take every record that passes the filter out of the gallery; a filter without conditions is refused."""
+        """Remove every record that passes the filter; a filter without conditions is refused."""
         body = {"filter": filter_fields(camera_ids, exclude_camera_ids, after, before, metadata), "dry_run": dry_run}
-        return Erased.read(self._call("POST", "/gallery/erase", json=body).json())
+        return read(Erased, self._call("POST", "/gallery/erase", json=body).content)
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
-        """Who removed which records, newest first, of entries older than the receipt ``before``."""
+        """Return who removed which records, newest first, starting after the receipt `before`."""
         params = {"limit": str(limit)} | ({"before": before} if before else {})
-        return [AuditEntry.read(entry) for entry in self._call("GET", "/audit", params=params).json()["entries"]]
+        return list(read(AuditPage, self._call("GET", "/audit", params=params).content).entries)
 
     def info(self) -> Info:
-        """Version, model, engine, gallery and limits of the service."""
-        return Info.read(self._call("GET", "/info").json())
+        """Return version, model, engine, gallery and limits of the service."""
+        return read(Info, self._call("GET", "/info").content)
 
     def is_ready(self) -> bool:
-        """Whether the service answers and has passed its self-test. Never raises for a service that is not there."""
+        """Return whether the service answers and has passed its self-test; false also if it is unreachable."""
         try:
             return self._http.get("/readyz", timeout=5).status_code == httpx.codes.OK
         except httpx.TransportError:
@@ -258,7 +237,7 @@ class Client:
         """Wait for a service that is starting.
 
         Raises:
-            UnreachableError: it was not ready within ``timeout`` seconds.
+            UnreachableError: it was not ready within `timeout` seconds.
         """
         until = time.monotonic() + timeout
         while not self.is_ready():
@@ -273,7 +252,7 @@ class Client:
         after: datetime | None = None,
         before: datetime | None = None,
     ) -> Iterator[Record]:
-        """Every record of the gallery, or those of a camera or a time, page by page."""
+        """Return all records of the gallery, or those of a camera or a time, page by page."""
         cursor: str | None = None
         while True:
             page = self.list(camera_id=camera_id, after=after, before=before, cursor=cursor)
@@ -291,14 +270,15 @@ class Client:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        """One page of the gallery's records."""
+        """Return one page of the gallery's records."""
         params: dict[str, str | int] = {"limit": limit}
         params |= {name: timestamp(value) for name, value in (("after", after), ("before", before)) if value}
         params |= {name: value for name, value in (("camera_id", camera_id), ("cursor", cursor)) if value}
-        return Page.read(self._call("GET", "/gallery", params=params).json())
+        return read(Page, self._call("GET", "/gallery", params=params).content)
 
     def _send(
         self,
+        kind: type[Answer],
         method: str,
         path: str,
         *,
@@ -306,58 +286,43 @@ class Client:
         frames: Sequence[Frame] | None,
         video: Path | None,
         params: Mapping[str, str] | None = None,
-    ) -> Json:
-        """Footage goes as a form, everything else as JSON."""
+    ) -> Answer:
+        """Send footage as a form, anything else as JSON."""
         if frames is not None and (video is not None or not frames):
             raise ValueError("send either frames, at least one, or a video")
         if frames is None and video is None:
-            return _json(self._call(method, path, params=params, json=fields))
+            return read(kind, self._call(method, path, params=params, json=fields).content)
         form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
         uploads: list[tuple[str, tuple[str, bytes]]] = [
             ("frames", (f"{number}", frame.read_bytes() if isinstance(frame, Path) else frame))
             for number, frame in enumerate(frames or ())
         ]
-        return _json(self._call(method, path, params=params, data=form, files=uploads, video=video))
+        return read(kind, self._call(method, path, params=params, data=form, files=uploads, video=video).content)
 
     def _call(self, method: str, path: str, *, video: Path | None = None, **request: Any) -> httpx.Response:
-        for attempt in range(1, self._attempts + 1):
-            with ExitStack() as stack:
-                if video is not None:
-                    # Opened anew for each attempt: the one before has read it to its end.
-                    request["files"] = [("video", (video.name, stack.enter_context(video.open("rb"))))]
-                try:
-                    response = self._http.request(method, path, **request)
-                except httpx.TimeoutException as error:
-                    raise UnreachableError(f"the service at {self.url} did not answer in time") from error
-                except httpx.ConnectError as error:
-                    raise UnreachableError(f"no service answers at {self.url}: {error}") from error
-                except httpx.TransportError as error:
-                    raise UnreachableError(f"the connection to {self.url} broke: {error}") from error
-            if response.is_success:
-                return response
-            if response.status_code not in _PASSING or attempt == self._attempts:
-                break
-            time.sleep(_pause(response, attempt))
+        return self._retry.call(lambda: self._call_once(method, path, video, request))
+
+    def _call_once(self, method: str, path: str, video: Path | None, request: dict[str, Any]) -> httpx.Response:
+        with ExitStack() as stack:
+            if video is not None:
+                # Opened for each attempt, because the previous one has read the file to its end.
+                request["files"] = [("video", (video.name, stack.enter_context(video.open("rb"))))]
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.TimeoutException as error:
+                raise UnreachableError(f"the service at {self.url} did not answer in time") from error
+            except httpx.ConnectError as error:
+                raise UnreachableError(f"no service answers at {self.url}: {error}") from error
+            except httpx.TransportError as error:
+                raise UnreachableError(f"the connection to {self.url} broke: {error}") from error
+        if response.is_success:
+            return response
         raise _problem(response)
 
 
-def _json(response: httpx.Response) -> Json:
-    answer: Json = response.json()
-    return answer
-
-
-def _pause(response: httpx.Response, attempt: int) -> float:
-    """Seconds to wait: what the service says, else doubling from half a second; never more than the bound."""
-    said = _retry_after(response)
-    return min(0.25 * 2**attempt if said is None else said, MAX_PAUSE_SECONDS)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    said = response.headers.get("retry-after", "")
-    return float(said) if said.isdecimal() else None
-
-
 def _problem(response: httpx.Response) -> ProblemError:
+    after = response.headers.get("retry-after", "")
+    retry_after = float(after) if after.isdecimal() else None
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         document = response.json()
         return ProblemError(
@@ -365,16 +330,71 @@ def _problem(response: httpx.Response) -> ProblemError:
             document["title"],
             document.get("detail", ""),
             document.get("errors") or (),
-            _retry_after(response),
+            retry_after,
         )
-    # Not the service's own: something between it and us answered.
+    # A proxy answered instead of the service.
     return ProblemError(
         response.status_code,
         response.reason_phrase or "Error",
         response.text[:200].strip(),
-        retry_after=_retry_after(response),
+        retry_after=retry_after,
     )
 
 
 def _record_path(record_id: str) -> str:
     return f"/gallery/{quote(record_id, safe='')}"
+
+
+def flag(value: bool) -> str:
+    """Return a boolean of the query string."""
+    return "true" if value else "false"
+
+
+def timestamp(value: datetime) -> str:
+    """Return the time as RFC 3339; `ValueError` if it has no time zone."""
+    if value.tzinfo is None:
+        raise ValueError(f"{value} has no time zone")
+    return value.isoformat()
+
+
+def tracklet_fields(
+    *,
+    camera_id: str | None,
+    boxes: Sequence[tuple[int, float, float, float, float]] | None,
+    max_clips: int | None,
+    id: str | None = None,
+    start_time: datetime | None = None,
+    end_time: datetime | None = None,
+    metadata: Json | None = None,
+    expires_at: datetime | None = None,
+) -> dict[str, Any]:
+    """Return the fields that were given, as JSON values."""
+    fields = {
+        "id": id,
+        "camera_id": camera_id,
+        "start_time": start_time and timestamp(start_time),
+        "end_time": end_time and timestamp(end_time),
+        "metadata": None if metadata is None else dict(metadata),
+        "expires_at": expires_at and timestamp(expires_at),
+        "boxes": None if boxes is None else [list(box) for box in boxes],
+        "max_clips": max_clips,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def filter_fields(
+    camera_ids: Sequence[str] | None,
+    exclude_camera_ids: Sequence[str],
+    after: datetime | None,
+    before: datetime | None,
+    metadata: Json | None,
+) -> dict[str, Any]:
+    """Return the conditions that were given."""
+    conditions: dict[str, Any] = {
+        "camera_ids": None if camera_ids is None else list(camera_ids),
+        "exclude_camera_ids": list(exclude_camera_ids) or None,
+        "after": after and timestamp(after),
+        "before": before and timestamp(before),
+        "metadata": dict(metadata) if metadata else None,
+    }
+    return {name: value for name, value in conditions.items() if value is not None}

@@ -1,16 +1,48 @@
-"""What the service answers, as typed values. Fields that a later service adds are passed over."""
+"""What the service answers: typed values, and errors. Fields that a later version of the service adds are ignored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 Json = Mapping[str, Any]
+Answer = TypeVar("Answer")
+Metadata = Annotated[Json, BeforeValidator(lambda value: value or {})]
+Embedding = Annotated[tuple[float, ...] | None, BeforeValidator(lambda value: value or None)]
+
+
+class ClientError(Exception):
+    """A call did not succeed; the message says why."""
+
+
+class UnreachableError(ClientError):
+    """The service did not answer, or not in time."""
+
+
+class ProblemError(ClientError):
+    """The service refused a request.
+
+    `errors` name the wrong fields and frames as the service's problem document does (RFC 9457). `retry_after` is the
+    number of seconds after which the service accepts the request again, if it says so.
+    """
+
+    def __init__(
+        self, status: int, title: str, detail: str, errors: Sequence[Json] = (), retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{title} ({status}): {detail}" if detail else f"{title} ({status})")
+        self.status = status
+        self.retry_after = retry_after
+        self.title = title
+        self.detail = detail
+        self.errors = tuple(errors)
 
 
 @dataclass(frozen=True)
 class RejectedFrame:
-    """A frame that was left out, by its 0-based index among those sent, and why."""
+    """A frame that was not used: its 0-based index among those sent, and the reason."""
 
     index: int
     reason: str
@@ -18,7 +50,10 @@ class RejectedFrame:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A tracklet that became a vector: ``frames`` were used, in ``clips``; ``embedding`` is there when asked for."""
+    """A tracklet that became a vector: how many `frames` were used, in how many `clips`.
+
+    `embedding` is present if it was asked for.
+    """
 
     id: str | None
     model: str
@@ -27,28 +62,14 @@ class Embedded:
     frames: int
     clips: int
     rejected_frames: tuple[RejectedFrame, ...]
-    embedding: tuple[float, ...] | None
-
-    @classmethod
-    def read(cls, answer: Json) -> Self:
-        """From the answer of ``POST /embed`` or ``PUT /gallery/{id}``."""
-        return cls(
-            id=answer["id"],
-            model=answer["model"],
-            embedding_space=answer["embedding_space"],
-            dim=answer["dim"],
-            frames=answer["frames"],
-            clips=answer["clips"],
-            rejected_frames=tuple(RejectedFrame(item["index"], item["reason"]) for item in answer["rejected_frames"]),
-            embedding=_vector(answer),
-        )
+    embedding: Embedding = None
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One record found; ``score`` is the cosine similarity, ``rank`` counts from 1.
+    """One record found; `score` is the cosine similarity, `rank` counts from 1.
 
-    ``thumbnail_url`` is the path of its picture, for `Client.thumbnail`, where the service keeps one.
+    `thumbnail_url` is the path of its picture, for `Client.thumbnail`, if the service keeps one.
     """
 
     rank: int
@@ -57,118 +78,69 @@ class Hit:
     camera_id: str | None
     start_time: datetime | None
     end_time: datetime | None
-    metadata: Json
+    metadata: Metadata
     thumbnail_url: str | None = None
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits, best first. ``searched`` counts the records that passed the filter; ``exact`` is false where an
-    approximate index answered.
+    """The hits, best first.
+
+    `searched` counts the records that passed the filter. `exact` is false if an approximate index answered.
     """
 
-    hits: tuple[Hit, ...]
+    hits: Annotated[tuple[Hit, ...], Field(validation_alias="results")]
     embedding_space: str
     searched: int
     exact: bool
     took_ms: float
 
-    @classmethod
-    def read(cls, answer: Json) -> Self:
-        """From the answer of ``POST /search``."""
-        return cls(
-            hits=tuple(
-                Hit(
-                    rank=hit["rank"],
-                    id=hit["id"],
-                    score=hit["score"],
-                    camera_id=hit["camera_id"],
-                    start_time=_time(hit["start_time"]),
-                    end_time=_time(hit["end_time"]),
-                    metadata=hit["metadata"] or {},
-                    thumbnail_url=hit.get("thumbnail_url"),
-                )
-                for hit in answer["results"]
-            ),
-            embedding_space=answer["embedding_space"],
-            searched=answer["searched"],
-            exact=answer["exact"],
-            took_ms=answer["took_ms"],
-        )
-
 
 @dataclass(frozen=True)
 class Record:
-    """One tracklet of the gallery; ``embedding`` is there when asked for, ``thumbnail_url`` where a picture is kept.
+    """One tracklet of the gallery.
 
-    From ``expires_at`` on the service finds it no more.
+    `embedding` is present if it was asked for, `thumbnail_url` if a picture is kept. From `expires_at` on, the service
+    no longer finds the record.
     """
 
     id: str
     camera_id: str | None
     start_time: datetime | None
     end_time: datetime | None
-    metadata: Json
+    metadata: Metadata
     frames: int
     clips: int
     embedding_space: str
     created_at: datetime
-    embedding: tuple[float, ...] | None
+    embedding: Embedding = None
     expires_at: datetime | None = None
     thumbnail_url: str | None = None
-
-    @classmethod
-    def read(cls, answer: Json) -> Self:
-        """From the answer of ``GET /gallery/{id}`` or one item of ``GET /gallery``."""
-        return cls(
-            id=answer["id"],
-            camera_id=answer["camera_id"],
-            start_time=_time(answer["start_time"]),
-            end_time=_time(answer["end_time"]),
-            metadata=answer["metadata"] or {},
-            frames=answer["frames"],
-            clips=answer["clips"],
-            embedding_space=answer["embedding_space"],
-            created_at=datetime.fromisoformat(answer["created_at"]),
-            embedding=_vector(answer),
-            expires_at=_time(answer.get("expires_at")),
-            thumbnail_url=answer.get("thumbnail_url"),
-        )
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some records of the gallery; ``next_cursor`` leads to the next page and is ``None`` on the last."""
+    """Some records of the gallery; `next_cursor` leads to the next page and is `None` on the last."""
 
     items: tuple[Record, ...]
     next_cursor: str | None
-
-    @classmethod
-    def read(cls, answer: Json) -> Self:
-        """From the answer of ``GET /gallery``."""
-        return cls(tuple(Record.read(item) for item in answer["items"]), answer["next_cursor"])
 
 
 @dataclass(frozen=True)
 class Erased:
     """How many records a filter matched, and how many were erased (0 in a dry run).
 
-    ``receipt_id`` names the entry of the audit log; a dry run has none.
+    `receipt_id` names the entry of the audit log; a dry run has none.
     """
 
     matched: int
     erased: int
     receipt_id: str | None = None
 
-    @classmethod
-    def read(cls, answer: Json) -> Self:
-        """From the answer of ``POST /gallery/erase``."""
-        return cls(answer["matched"], answer["erased"], answer.get("receipt_id"))
-
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One removal: ``by`` is the fingerprint of an API key, ``anonymous`` or ``expiry``; ``erased`` counts records."""
+    """One removal: `by` is the fingerprint of an API key, `anonymous` or `expiry`; `erased` counts records."""
 
     receipt_id: str
     time: datetime
@@ -177,22 +149,17 @@ class AuditEntry:
     filter: Json
     erased: int
 
-    @classmethod
-    def read(cls, answer: Json) -> Self:
-        """From one entry of ``GET /audit``."""
-        return cls(
-            receipt_id=answer["receipt_id"],
-            time=datetime.fromisoformat(answer["time"]),
-            action=answer["action"],
-            by=answer["by"],
-            filter=answer["filter"],
-            erased=answer["erased"],
-        )
+
+@dataclass(frozen=True)
+class AuditPage:
+    """Entries of the audit log, newest first."""
+
+    entries: tuple[AuditEntry, ...]
 
 
 @dataclass(frozen=True)
 class Info:
-    """What the service says of itself: the bundle's facts, what really runs, the gallery and the limits."""
+    """What the service is: the bundle's facts, the engine that runs, the gallery and the limits."""
 
     version: str
     embedding_space: str
@@ -201,16 +168,21 @@ class Info:
     gallery: Json
     limits: Json
 
-    @classmethod
-    def read(cls, answer: Json) -> Self:
-        """From the answer of ``GET /info``."""
-        return cls(**{name: answer[name] for name in cls.__dataclass_fields__})
+
+def read(kind: type[Answer], body: bytes) -> Answer:
+    """Return the JSON body of an answer as `kind`.
+
+    Raises:
+        ClientError: the body is not such an answer.
+    """
+    try:
+        return _adapter(kind).validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "body"
+        raise ClientError(f"the answer is not {kind.__name__} of the service: {field}: {first['msg']}") from error
 
 
-def _time(value: str | None) -> datetime | None:
-    return None if value is None else datetime.fromisoformat(value)
-
-
-def _vector(answer: Json) -> tuple[float, ...] | None:
-    vector = answer.get("embedding")
-    return tuple(vector) if vector else None
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

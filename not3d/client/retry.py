@@ -1,5 +1,6 @@
-"""Calling a service that may be busy, restarting or gone for a while."""
+"""When a call to a service that is busy, restarting or unreachable is repeated."""
 
+import math
 import random
 import threading
 import time
@@ -9,77 +10,90 @@ from typing import TypeVar
 
 import httpx
 
-from not3d.client.client import Client, ProblemError, UnreachableError
+from not3d.client.responses import ClientError, ProblemError, UnreachableError
 
-LONGEST_PAUSE = 10.0
-"""Seconds; a service that is back is noticed about so soon."""
+MAX_ATTEMPTS = 6
+MAX_PAUSE_SECONDS = 10.0
 MAX_ABORTS = 3
-"""So many times the service may break off one and the same call while it answers others."""
-_PASSING = {
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
-"""Statuses of a service, or of a proxy before it, that passes by itself."""
+"""How often the service may abort one call while it answers others."""
+_BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+"""Statuses after which the request was certainly not executed."""
+_TEMPORARY = _BUSY | {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+"""Statuses of a service, or of a proxy in front of it, that go away without help."""
 
-Answer = TypeVar("Answer")
+Returned = TypeVar("Returned")
 
 
-class RepeatedlyAborted(Exception):
-    """One call cannot be answered by a service that answers others; the message says what happened."""
+class RepeatedlyAborted(ClientError):
+    """A service that answers other calls aborts this one; the message says what happened."""
 
 
 class RetryPolicy:
-    """Makes calls again until they are answered, from several threads, until `end` is called.
+    """Repeats calls until they are answered. One policy serves several threads, until `stop` is called.
 
     Args:
-        seconds: how long one call is made again while the service does not take it.
+        attempts: how often a call is made at most.
+        seconds: for how long a call is repeated.
+        idempotent: whether the calls may be executed twice. If so, a call is repeated also if it got no answer or an
+            error of a proxy (502, 504); otherwise only if the service was busy (429, 503).
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, *, attempts: int | None = None, seconds: float = math.inf, idempotent: bool = False) -> None:
+        self._attempts = attempts
         self._seconds = seconds
-        self._ended = threading.Event()
+        self._idempotent = idempotent
+        self._stopped = threading.Event()
 
-    def end(self) -> None:
-        """Wait no longer: calls that would be made again fail with what they got last."""
-        self._ended.set()
+    def stop(self) -> None:
+        """Repeat no more calls: those that wait fail with the error that they got last."""
+        self._stopped.set()
 
-    def call(self, client: Client, made: Callable[[], Answer]) -> Answer:
-        """What ``made`` gives in the end.
+    def call(self, function: Callable[[], Returned], is_ready: Callable[[], bool] = lambda: False) -> Returned:
+        """Return what `function` returns, after as many attempts as it takes.
+
+        Args:
+            function: makes the call.
+            is_ready: whether the service answers other calls.
 
         Raises:
-            ProblemError: the service refuses.
-            UnreachableError: it did not take the call for as long as the patience lasts.
-            RepeatedlyAborted: it broke the call off several times, by silence or by dying, and is there.
+            ProblemError: the service refuses, or is still busy at the last attempt.
+            UnreachableError: the service did not accept the call in time.
+            RepeatedlyAborted: the service is ready but aborted this call several times.
         """
-        until = time.monotonic() + self._seconds
-        attempt = strikes = 0
+        begun = time.monotonic()
+        attempt = aborts = 0
         while True:
             attempt += 1
             try:
-                return made()
+                return function()
             except ProblemError as error:
-                if error.status not in _PASSING:
+                if error.status not in (_TEMPORARY if self._idempotent else _BUSY):
                     raise
                 failure: ProblemError | UnreachableError = error
             except UnreachableError as error:
+                if not self._idempotent:
+                    raise
                 failure = error
-                strikes += not isinstance(error.__cause__, httpx.ConnectError)
-            if strikes >= MAX_ABORTS and client.is_ready():
-                raise RepeatedlyAborted(f"{failure}, {strikes} times") from failure
-            pause = _pause(failure, attempt)
-            left = until - time.monotonic()
-            if left <= 0 or self._ended.wait(min(pause, left)):
+                aborts += not isinstance(error.__cause__, httpx.ConnectError)
+            if aborts >= MAX_ABORTS and is_ready():
+                raise RepeatedlyAborted(f"{failure}, {aborts} times") from failure
+            if attempt == self._attempts:
+                raise failure
+            left = self._seconds - (time.monotonic() - begun)
+            if left <= 0 or self._wait(min(_pause(failure, attempt), left)):
                 waited = f", for {self._seconds:g} seconds" if left <= 0 else ""
                 raise UnreachableError(f"{failure}{waited}") from failure
 
+    def _wait(self, seconds: float) -> bool:
+        """Wait, and return whether the policy was stopped meanwhile."""
+        return self._stopped.wait(seconds)
+
 
 def _pause(failure: ProblemError | UnreachableError, attempt: int) -> float:
-    """Seconds to wait: what the service says, else doubling from half a second; by chance more or less.
+    """Return the seconds to wait: what the service asks for, otherwise doubling from half a second.
 
-    Chance keeps the clients of a service that is back from all coming at once.
+    A random factor keeps the clients of a service that restarts from calling all at once.
     """
-    said = failure.retry_after if isinstance(failure, ProblemError) else None
-    pause = min(0.25 * 2 ** min(attempt, 10) if said is None else said, LONGEST_PAUSE)
+    wanted = failure.retry_after if isinstance(failure, ProblemError) else None
+    pause = min(0.25 * 2 ** min(attempt, 10) if wanted is None else wanted, MAX_PAUSE_SECONDS)
     return pause * random.uniform(0.8, 1.25)  # noqa: S311 - no secret

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from model.errors import extra
 from not3d.commands import Interruptible, results
 from not3d.commands.datasets import app as datasets
 from not3d.commands.enroll import enroll
@@ -13,10 +14,11 @@ from not3d.commands.import_model import import_model
 from not3d.commands.quantize import quantize
 from not3d.commands.reproduce import reproduce
 from not3d.commands.search import info, search
-from not3d.commands.serve import serve
 from not3d.commands.training import evaluate, export, train
 from not3d.commands.tune import tune
 from not3d.demo import demo
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="not3d",
@@ -25,13 +27,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_OPTIONS,
 )
-app.command(
+
+
+@app.command(
     rich_help_panel="Search",
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(serve)
+)
+def serve(ctx: typer.Context) -> None:
+    """Start the HTTP service."""
+    # The options come from the settings, whose packages are optional and slow to import. So the real command is made
+    # only now, and takes all arguments.
+    with extra("cpu"):
+        from not3d.commands.serve import make_serve
+    inner = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    inner.command(context_settings=HELP_OPTIONS)(make_serve())
+    command = typer.main.get_command(inner)
+    with command.make_context(ctx.info_name, ctx.args, parent=ctx.parent) as inner_ctx:
+        command.invoke(inner_ctx)
+
+
 app.command(rich_help_panel="Search")(enroll)
 app.command(rich_help_panel="Search")(search)
 app.command(rich_help_panel="Search")(info)

@@ -26,46 +26,48 @@ def import_model(
     height: Annotated[
         int | None, typer.Option(min=8, help="Of the frames in pixels. [dim]Default: as in the file.[/]")
     ] = None,
-    width: Annotated[int | None, typer.Option(min=8, help="Likewise.")] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="Of the frames, too.")] = None,
     colour: Annotated[str, typer.Option(metavar="ORDER", help="rgb or bgr, as the model was trained.")] = "rgb",
     mean: Annotated[
-        str, typer.Option(metavar="R,G,B", help="Subtracted from each channel; in this order for bgr, too.")
+        str, typer.Option(metavar="R,G,B", help="Subtracted from each channel; in the order R,G,B for bgr too.")
     ] = "0.485,0.456,0.406",
-    std: Annotated[str, typer.Option(metavar="R,G,B", help="Divides each channel after that.")] = "0.229,0.224,0.225",
+    std: Annotated[
+        str, typer.Option(metavar="R,G,B", help="Each channel is then divided by this.")
+    ] = "0.229,0.224,0.225",
     scale: Annotated[
-        int, typer.Option(metavar="N", help="Divides bytes before that: 255, or 1 where the model takes 0 to 255.")
+        int, typer.Option(metavar="N", help="Bytes are first divided by this: 255, or 1 if the model takes 0 to 255.")
     ] = 255,
     output: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The embedding, where the model has several outputs.")
+        str | None, typer.Option(metavar="NAME", help="The embedding, if the model has several outputs.")
     ] = None,
     clip_length: Annotated[int, typer.Option(min=1, max=256, help="Frames of a clip.")] = 4,
     name: Annotated[str | None, typer.Option(help="The bundle's name. [dim]Default: the file's.[/]")] = None,
     training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the model card.")] = None,
-    data_terms: Annotated[str | None, typer.Option(help="Under which terms, for the model card.")] = None,
+    data_terms: Annotated[str | None, typer.Option(help="Its terms of use, for the model card.")] = None,
     crops: Annotated[
-        Path | None, typer.Option(metavar="PATH", exists=True, help="Crops of people to compare the bundle on.")
+        Path | None, typer.Option(metavar="PATH", exists=True, help="Crops of people for the comparison.")
     ] = None,
 ) -> None:
     """Make a bundle of a frame-level Re-ID model, or a checkpoint of published weights.
 
     An ONNX file or an OpenVINO IR of a model that embeds one frame (OSNet, FastReID, ReIdentificationNet ...) becomes
     a bundle that averages the frames of a clip; the defaults are ImageNet's normalisation. It is compared with the
-    model as it came, and nothing is written where they differ.
+    original model, and nothing is written if they differ.
 
-    A PyTorch checkpoint named like those of Not 3D Re-ID or Fantastic Techniques becomes a checkpoint that
-    [bold]evaluate[/] and [bold]export[/] take.
+    A PyTorch checkpoint with the names of Not 3D Re-ID or Fantastic Techniques becomes a checkpoint for
+    [bold]evaluate[/] and [bold]export[/].
 
     Example: [bold]not3d import osnet_x0_25_msmt17.onnx --out models/osnet[/]
     """
     if model.suffix == ".bin" and model.with_suffix(".xml").is_file():
-        raise Failure(f"{model} holds an IR's weights: give {model.with_suffix('.xml')}")
+        raise Failure(f"{model} holds only the weights of an IR; give {model.with_suffix('.xml')}")
     if _is_pickled(model):
         _import_checkpoint(model, out)
         return
     if colour not in {"rgb", "bgr"}:
-        raise Failure(f"--colour {colour}: rgb or bgr")
+        raise Failure(f"--colour must be rgb or bgr (got {colour})")
     if scale not in {1, 255}:
-        raise Failure(f"--scale {scale}: 1 or 255")
+        raise Failure(f"--scale must be 1 or 255 (got {scale})")
     with extra("train"):
         from training.importing.frame_model import ImportOptions
         from training.importing.to_bundle import import_frame_model
@@ -87,7 +89,7 @@ def import_model(
 
 
 def _is_pickled(model: Path) -> bool:
-    """Whether PyTorch wrote the file: a zip archive, or a pickle, as older releases did."""
+    """Return whether PyTorch wrote the file: a zip archive, or a pickle of an older release."""
     with model.open("rb") as file:
         begin = file.read(4)
     return begin == b"PK\x03\x04" or begin[:1] == b"\x80"
@@ -95,7 +97,7 @@ def _is_pickled(model: Path) -> bool:
 
 def _import_checkpoint(model: Path, out: Path) -> None:
     if out.exists():
-        raise Failure(f"{out} exists; a checkpoint is written to a new file")
+        raise Failure(f"{out} exists; --out must be a new file")
     with extra("train"):
         from training.importing.third_party_weights import import_checkpoint
         from training.loop.checkpoint import save_checkpoint
@@ -114,5 +116,5 @@ def _parse_triple(option: str, text: str) -> Triple:
     try:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError:
-        raise Failure(f"{option} {text}: three numbers with commas between") from None
+        raise Failure(f"{option} must be three numbers with commas between them (got {text})") from None
     return red, green, blue

@@ -19,14 +19,14 @@ def quantize(
             "--calibrate",
             metavar="PATH",
             exists=True,
-            help="Crops that the int8 ranges are set on: a dataset, or a folder of tracklets; may be repeated.",
+            help="Crops that set the int8 ranges: a dataset, or a folder of tracklets; may be repeated.",
         ),
     ],
     *,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="DIR", file_okay=False, help="The new bundle. [dim]Default: BUNDLE-int8, beside.[/]"
+            "--out", "-o", metavar="DIR", file_okay=False, help="The new bundle. [dim]Default: BUNDLE-int8[/]"
         ),
     ] = None,
     validate: Annotated[
@@ -35,20 +35,20 @@ def quantize(
             "--validate",
             metavar="PATH",
             exists=True,
-            help="A dataset to judge it on; may be repeated. [dim]Default: the people of PATH whom the training of "
-            "BUNDLE set aside.[/]",
+            help="A dataset to measure it on; may be repeated. [dim]Default: the people of PATH who were validation "
+            "people when BUNDLE was trained[/]",
         ),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the judgement, as of [bold]not3d evaluate[/].")
+        str | None, typer.Option(metavar="NAME", help="Of the measurement, as in [bold]not3d evaluate[/].")
     ] = None,
-    clips: Annotated[int, typer.Option(min=1, metavar="N", help="Clips to calibrate on.")] = 300,
+    clips: Annotated[int, typer.Option(min=1, metavar="N", help="Clips for the calibration.")] = 300,
 ) -> None:
     """Write a bundle that computes in int8: about twice the speed of bf16 on a CPU, a quarter of the size of fp32.
 
-    It is judged on people that it was neither trained nor calibrated on, and nothing is written where mAP falls by more
-    than 0.3 points or the mean cosine to the float network's features is under 0.99. Where its vectors rank like the
-    float bundle's in one gallery, it serves the galleries of that bundle; otherwise its embedding space is its own.
+    It is measured on people that were used neither for training nor for calibration. Nothing is written if mAP falls by
+    more than 0.3 points or the mean cosine to the features of the float network is below 0.99. If its vectors and those
+    of the float bundle rank alike in one gallery, it keeps that embedding space; otherwise it gets a new one.
 
     Example: [bold]not3d quantize models/mine --calibrate footage[/]
     """

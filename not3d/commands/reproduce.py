@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from training.reproduction.training import ReproductionSettings
 
 SKIPPED = 3
-"""Exit status where everything that could be run was, but rows were skipped for want of data."""
+"""Exit status if rows were skipped because their dataset was not given."""
 
 
 def reproduce(
     *,
     paper: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="[bold]not3d[/] (A), [bold]fantastic[/] (B) or [bold]aas-rfu[/] (C)."),
+        typer.Option(metavar="NAME", help="[bold]not3d[/], [bold]fantastic[/] or [bold]aas-rfu[/]."),
     ] = None,
-    table: Annotated[str | None, typer.Option(metavar="NUMBER|NAME", help="All of the paper's by default.")] = None,
+    table: Annotated[str | None, typer.Option(metavar="NUMBER|NAME", help="[dim]Default: all of the paper[/]")] = None,
     row: Annotated[str | None, typer.Option(metavar="NAME", help="One row, or a pattern such as '*-mars'.")] = None,
     data: Annotated[
         list[Path] | None,
@@ -56,7 +56,7 @@ def reproduce(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="ImageNet weights, not downloaded; or [bold]BACKBONE=FILE[/], as rows differ in it; may be repeated.",
+            help="ImageNet weights instead of a download; [bold]BACKBONE=FILE[/] for one backbone; may be repeated.",
         ),
     ] = None,
     changes: Annotated[
@@ -65,16 +65,17 @@ def reproduce(
     ] = None,
     smoke: Annotated[
         bool,
-        typer.Option("--smoke", help="Every row in seconds, cut small, on one MARS-like folder; figures mean nothing."),
+        typer.Option(
+            "--smoke", help="Run each row for seconds, made small, on one MARS-like folder; the figures mean nothing."
+        ),
     ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Show papers, tables and rows, and run nothing.")] = False,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Run or resume rows of the papers' tables and print the papers' figures beside your own.
+    """Run or resume rows of the papers' tables, and print the papers' figures next to your own.
 
-    Each row is a recipe. What is finished is not trained again, rows that differ in inference only share a training,
-    and what Ctrl-C interrupts goes on when the same command is given again. Rows whose dataset is not given are
-    skipped, and the exit status is then 3.
+    Each row is a recipe. Finished rows are not trained again, rows that differ only in inference share a training, and
+    after Ctrl-C the same command continues. Rows without their dataset are skipped, and the exit status is then 3.
 
     Example: [bold]not3d reproduce --paper not3d --table 4 -d mars -d prid_2011[/]
     """
@@ -124,7 +125,7 @@ def _run(selected: Sequence["Selected"], settings: "ReproductionSettings", split
                 f"{number}/{len(selected)} {comparisons[0].name}: {outcome}{meaning}", soft_wrap=True, highlight=False
             )
     except KeyboardInterrupt:
-        raise Interrupted("the same command goes on from here") from None
+        raise Interrupted("the same command continues from here") from None
     finally:
         if settings.smoke:
             drop_models(settings)
@@ -150,13 +151,13 @@ def _show(found: Sequence["Comparison"], *, smoke: bool) -> None:
         for number, (name, *cells) in enumerate(report.figure_lines(comparison, smoke)):
             figures.add_row(escape("" if number else name), *map(escape, cells))
     results.print(figures)
-    results.print("Conditions, paper's | own:")
+    results.print("Conditions, paper | own:")
     for comparison in found:
         name, *cells = report.condition_line(comparison)
         named = zip(report.CONDITIONS[1:], cells, strict=True)
         line = "; ".join(f"{heading} {cell}" for heading, cell in named if cell)
         results.print(f"- {name}: {line}", soft_wrap=True, highlight=False, markup=False)
-    results.print("Unlike the paper, or not known of it:")
+    results.print("Different from the paper, or unknown:")
     remarks: dict[str, list[str]] = {}
     for comparison in found:
         for remark in [comparison.skipped] if comparison.skipped else comparison.unlike:
@@ -169,7 +170,7 @@ def _show(found: Sequence["Comparison"], *, smoke: bool) -> None:
 
 
 def _list(selected: Sequence["Selected"]) -> None:
-    """Prints papers, tables and rows."""
+    """Print papers, tables and rows."""
     tables = {(paper.name, table.name): (paper, table) for paper, table, _ in selected}
     for (paper_name, table_name), (paper, table) in tables.items():
         number = "" if table.number is None else f"{table.number} or "
@@ -186,7 +187,7 @@ def _list(selected: Sequence["Selected"]) -> None:
 
 
 def _table(*headings: str, title: str | None = None) -> Table:
-    """A table whose names are folded, not cut, where it is too narrow: they are to be typed."""
+    """Return a table that folds names and does not cut them, because they are typed again."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for heading in headings:
         shown.add_column(heading, overflow="fold")
@@ -199,13 +200,13 @@ def _parse_split(text: str | None) -> "Split":
     if text == "all":
         return "all"
     if not text.isdecimal():
-        raise Failure(f"--split {text}: a number from 0, or all")
+        raise Failure(f"--split must be a number from 0, or all (got {text})")
     return int(text)
 
 
 def _parse_weights(text: str) -> tuple[str, str]:
-    """``BACKBONE=FILE`` or ``FILE``, which is for every backbone."""
+    """Split `BACKBONE=FILE`; `FILE` alone is for every backbone."""
     backbone, equals, file = text.rpartition("=")
     if "://" not in file and not Path(file).is_file():
-        raise Failure(f"--weights {text}: there is no file {file}")
+        raise Failure(f"--weights {text}: {file} does not exist")
     return (backbone, file) if equals else ("", file)

@@ -1,27 +1,28 @@
-"""``not3d search`` and ``info``: what asks a running service."""
+"""`not3d search` and `info`: questions to a running service."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from model.errors import extra
 from not3d.client import Client
-from not3d.client.responses import Json
-from not3d.commands import messages, results
-from not3d.enrol.footage import Footage, cut_tracks, is_video, read_footage, read_pictures, read_tracks
-from not3d.enrol.local_frames import find_local_frames
-from not3d.picture import Card, write_picture
-from not3d.ranked import make_cards, make_picture, make_table
+from not3d.client.responses import Hit, Json, SearchResult
+from not3d.commands import messages, print_message, results
+from not3d.enrol.discovery import LocalTracklet, is_video, read_footage
+
+if TYPE_CHECKING:
+    from not3d.enrol.footage import Image
 
 
 def parse_time(text: str) -> datetime:
-    """An RFC 3339 time; without an offset nobody could say which instant is meant."""
+    """Parse an RFC 3339 time. It needs an offset, because otherwise the instant is unknown."""
     try:
         value = datetime.fromisoformat(text)
     except ValueError:
@@ -31,9 +32,9 @@ def parse_time(text: str) -> datetime:
     return value
 
 
-Url = Annotated[str, typer.Option("--url", envvar="NOT3D_URL", help="Where the service listens.", metavar="URL")]
+Url = Annotated[str, typer.Option("--url", envvar="NOT3D_URL", help="Address of the service.", metavar="URL")]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="NOT3D_API_KEY", help="Where the service asks for one.", metavar="KEY")
+    str | None, typer.Option("--api-key", envvar="NOT3D_API_KEY", help="If the service requires one.", metavar="KEY")
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for one answer.", metavar="SECONDS")]
 Tracks = Annotated[
@@ -50,7 +51,7 @@ MaxClips = Annotated[
         "--max-clips",
         min=1,
         metavar="N",
-        help="Compute at most N evenly spaced clips of a tracklet: sooner, less exact.",
+        help="Compute at most N evenly spaced clips of a tracklet: faster, less exact.",
     ),
 ]
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -63,14 +64,14 @@ def search(
     ] = None,
     *,
     enrolled: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="In place of footage: an enrolled tracklet.")
+        str | None, typer.Option("--id", metavar="ID", help="Instead of footage: an enrolled tracklet.")
     ] = None,
     tracks: Tracks = None,
     tracklet: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which one, where the folder or the tracks hold several.")
+        str | None, typer.Option(metavar="NAME", help="Which tracklet, if the folder or the tracks hold several.")
     ] = None,
     max_clips: MaxClips = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Hits wanted.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Number of hits.")] = 5,
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, help="Write the query and the first five as .png, .jpg or .webp."),
@@ -83,13 +84,13 @@ def search(
             metavar="DIR",
             exists=True,
             file_okay=False,
-            help="For --picture: the folder that was enrolled, or the one around it; nothing else is opened. "
+            help="For --picture: the folder that was enrolled, or its parent; nothing else is opened. "
             "May be repeated. [dim]Default: the current folder.[/]",
         ),
     ] = None,
     camera: Annotated[str | None, typer.Option(metavar="ID", help="The query's own camera.")] = None,
     person: Annotated[
-        str | None, typer.Option(metavar="ID", help="Who it is, where that is known: hits are marked right or wrong.")
+        str | None, typer.Option(metavar="ID", help="Who it is, if known: hits are then marked right or wrong.")
     ] = None,
     exclude_same_camera: Annotated[
         bool, typer.Option("--exclude-same-camera", help="Leave out the query's own camera.")
@@ -104,7 +105,7 @@ def search(
         datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or before (RFC 3339).")
     ] = None,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out hits below this score.")] = None,
-    rerank: Annotated[bool, typer.Option("--rerank", help="Order the best hits anew (k-reciprocal).")] = False,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Reorder the best hits (k-reciprocal).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -112,32 +113,36 @@ def search(
 ) -> None:
     """Find where else a person was seen.
 
-    Ranks the gallery of a running service by likeness to a query: footage, as
+    Ranks the gallery of a running service by similarity to a query: footage, as
     in [cyan]not3d search FOLDER --top-k 5[/], or a tracklet that is enrolled,
     as in [cyan]not3d search --id ID[/].
 
-    [cyan]--picture ranked.png[/] draws the query beside its first five hits;
-    green is the same person and red another, where the truth is known. The
-    frames of hits are looked for below [cyan]--pictures[/].
+    [cyan]--picture ranked.png[/] draws the query and its first five hits;
+    green is the same person and red another, if that is known. The frames of
+    hits are looked for below [cyan]--pictures[/].
     """
     if (footage is None) == (enrolled is None):
-        raise typer.BadParameter("give either a folder, a video, or --id", param_hint="query")
+        raise typer.BadParameter("give a folder, a video, or --id", param_hint="query")
     if max_clips is not None and footage is None:
-        raise typer.BadParameter("goes with footage; an enrolled tracklet is not computed", param_hint="--max-clips")
+        raise typer.BadParameter("needs footage: an enrolled tracklet is not computed again", param_hint="--max-clips")
+    if picture is not None:
+        with extra("video"):
+            from not3d.enrol.footage import read_pictures
+            from not3d.enrol.local_frames import find_local_frames
     folders = pictures or [Path()]
     with Client(url, api_key, timeout) as client:
         if enrolled is not None:
             record = client.get(enrolled)
-            query = Footage(record.id, person=str(record.metadata.get("person", "")), camera=record.camera_id or "")
+            query = LocalTracklet(
+                record.id, person=str(record.metadata.get("person", "")), camera=record.camera_id or ""
+            )
             frames = find_local_frames(record.metadata, folders) if picture else []
         else:
             query = _choose(footage or Path(), tracks, tracklet)
             frames = read_pictures(query) if picture else []
         query = replace(query, camera=camera or query.camera, person=person or query.person)
         if exclude_same_camera and not query.camera:
-            raise typer.BadParameter(
-                "the query's camera is not known; give --camera", param_hint="--exclude-same-camera"
-            )
+            raise typer.BadParameter("the query's camera is unknown; give --camera", param_hint="--exclude-same-camera")
         with messages.status("Searching"):
             result = client.search(
                 query.frames or None,
@@ -160,23 +165,34 @@ def search(
         results.print(make_table(shown, query.person, reranked=rerank))
         results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
     if picture:
-        at = f" at camera {query.camera}" if query.camera else ""
-        order = "; ordered by re-ranking" if rerank else ""
-        subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
-        card = Card(frames, query.id, query.camera or None)
-        cards = make_cards(result, query.person, folders)
-        try:
-            write_picture(picture, make_picture(card, cards, subtitle=subtitle))
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--picture") from error
-        messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True, markup=False)
-        if bare := sum(not each.frames for each in (card, *cards)):
-            places = ", ".join(str(folder.resolve()) for folder in folders)
-            messages.print(
-                f"No frames of {bare} of its {1 + len(cards)} tracklets below {places}; --pictures DIR adds a folder.",
-                soft_wrap=True,
-                markup=False,
-            )
+        _draw(picture, result, query, frames, folders, rerank=rerank)
+
+
+def _draw(
+    picture: Path,
+    result: SearchResult,
+    query: LocalTracklet,
+    frames: "list[Image]",
+    folders: list[Path],
+    *,
+    rerank: bool,
+) -> None:
+    from not3d.picture import Panel, draw_ranked, make_panels, write_picture
+
+    at = f" at camera {query.camera}" if query.camera else ""
+    order = "; ordered by re-ranking" if rerank else ""
+    panels = [Panel(frames, query.id, query.camera or None), *make_panels(result, query.person, folders)]
+    subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
+    try:
+        write_picture(picture, draw_ranked(panels[0], panels[1:], subtitle=subtitle))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--picture") from error
+    messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True, markup=False)
+    if missing := sum(not panel.frames for panel in panels):
+        where = ", ".join(str(folder.resolve()) for folder in folders)
+        print_message(
+            f"No frames of {missing} of its {len(panels)} tracklets below {where}; --pictures DIR adds a folder."
+        )
 
 
 def info(
@@ -185,7 +201,7 @@ def info(
     api_key: ApiKey = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Show what a running service is: model, engine, gallery, limits."""
+    """Show model, engine, gallery and limits of a running service."""
     with Client(url, api_key, timeout) as client:
         facts = client.info()
     if as_json:
@@ -204,24 +220,48 @@ def info(
     results.print(table)
 
 
-def read_all(footage: Path, tracks: Path | None, start: datetime | None) -> tuple[int, Iterable[Footage]]:
-    """How many tracklets there are, and they themselves: of a folder, or of a video with its tracks.
+def make_table(result: SearchResult, person: str = "", *, reranked: bool = False) -> Table:
+    """Return the hits as a table, with a column for the truth if the query's person is known."""
+    order = "In the order of re-ranking; score: cosine" if reranked else None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=order, title_justify="left", min_width=len(order or ""))
+    table.add_column("rank", justify="right")
+    table.add_column("id", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("camera")
+    timed = any(hit.start_time for hit in result.hits)
+    if timed:
+        table.add_column("seen from (UTC)")
+    if person:
+        table.add_column("person")
+    for hit in result.hits:
+        # Ids and cameras come from outside: Text keeps rich from reading markup in them.
+        row = [Text(str(hit.rank)), Text(hit.id), Text(f"{hit.score:.3f}"), Text(hit.camera_id or "-")]
+        if timed:
+            row.append(Text(f"{hit.start_time.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if hit.start_time else "-"))
+        if person:
+            same = is_same_person(hit, person)
+            row.append(Text("?") if same is None else Text("same", "green") if same else Text("another", "red"))
+        table.add_row(*row)
+    return table
 
-    Raises:
-        FootageError: they cannot be read.
-        typer.BadParameter: tracks without a video.
-    """
+
+def is_same_person(hit: Hit, person: str) -> bool | None:
+    """Return whether the hit shows the person; `None` if either is unknown."""
+    found = hit.metadata.get("person")
+    return found == person if person and isinstance(found, str) else None
+
+
+def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> LocalTracklet:
+    """Return the only tracklet of the footage, or the wanted one, by its name, its track or its id."""
     if tracks is None:
         found = read_footage(footage)
-        return len(found), found
-    if not is_video(footage):
-        raise typer.BadParameter("goes with a video", param_hint="--tracks")
-    return len(read_tracks(tracks)), cut_tracks(footage, tracks, start)
-
-
-def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> Footage:
-    """The one tracklet of the footage, or the one that is wanted, by its name, its track or its id."""
-    count, items = read_all(footage, tracks, None)
+        count, items = len(found), iter(found)
+    elif is_video(footage):
+        with extra("video"):
+            from not3d.enrol.footage import cut_tracks, read_tracks
+        count, items = len(read_tracks(tracks)), cut_tracks(footage, tracks)
+    else:
+        raise typer.BadParameter(f"needs a video (got {footage})", param_hint="--tracks")
     names = []
     for item in items:
         aliases = (item.id, item.origin.get("tracklet"), item.origin.get("track"))

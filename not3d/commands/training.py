@@ -29,11 +29,13 @@ Data = Annotated[
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of one that we ship.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="The file of a recipe, or the name of one in the package.")
+    ],
     data: Data,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Where the run is kept.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Folder of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in DIR.")] = False,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; may be repeated."),
@@ -45,18 +47,21 @@ def train(
     transfer: Annotated[
         Path | None,
         typer.Option(
-            metavar="CHECKPOINT", exists=True, dir_okay=False, help="Start from its trunk and attention, as published."
+            metavar="CHECKPOINT",
+            exists=True,
+            dir_okay=False,
+            help="Start from its trunk and attention weights, as published.",
         ),
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network (torch.compile): slow to start, then faster.")
+        bool, typer.Option("--compile", help="Compile the network (torch.compile): a slow start, then faster.")
     ] = False,
 ) -> None:
-    """Train a network as a recipe says; prints the checkpoint.
+    """Train a network from a recipe, and print the path of the checkpoint.
 
-    The model is chosen on people of the data who are set aside, never on a test set. Datasets given together
-    share their person ids. Ctrl-C leaves a checkpoint, and [bold]--resume[/] goes on from it as if nothing had been.
-    Several GPUs, or machines: [bold]torchrun --nproc-per-node 2 -m not3d train ...[/]; a batch is divided among them.
+    The best model is chosen on validation people of the training data, never on a test set. Datasets that are given
+    together share their person ids. Ctrl-C writes a checkpoint, and [bold]--resume[/] continues from it with the same
+    result. With several GPUs or machines, [bold]torchrun --nproc-per-node 2 -m not3d train ...[/] divides each batch.
 
     Example: [bold]not3d train bundled -d market1501 -d mars --out runs/bundled[/]
     """
@@ -99,9 +104,9 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             help="[bold]mars[/], [bold]mars-all-queries[/], [bold]mars-official[/]: MARS's own queries, by three "
-            "conventions; [bold]benchmark[/]: another dataset's own queries; [bold]cross-camera[/]: every tracklet "
-            "asks the other cameras; [bold]validation[/]: the same for the people whom the model's training set "
-            "aside; [bold]auto[/]: mars, benchmark, or cross-camera where there are no test lists.",
+            "conventions; [bold]benchmark[/]: another dataset's own queries; [bold]cross-camera[/]: each tracklet is a "
+            "query for the other cameras; [bold]validation[/]: the same for the validation people of the model's "
+            "training; [bold]auto[/]: mars, benchmark, or cross-camera if there are no test lists.",
         ),
     ] = None,
     split: Annotated[
@@ -109,20 +114,20 @@ def evaluate(
         typer.Option(
             metavar="N",
             help="Of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for the mean, which is "
-            "fair for a model that was trained on none of them.",
+            "fair only for a model that was trained on none of them.",
         ),
     ] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="cosine or euclidean.")] = None,
-    feature: Annotated[str | None, typer.Option(metavar="NAME", help="Of a checkpoint: batch_normed or raw.")] = None,
+    feature: Annotated[str | None, typer.Option(metavar="NAME", help="For a checkpoint: batch_normed or raw.")] = None,
     max_clips: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Use at most N evenly spaced clips of a tracklet.")
     ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the confidence intervals and the open set.")] = 1,
+    seed: Annotated[int, typer.Option(help="For the confidence intervals and the open set.")] = 1,
 ) -> None:
     """Measure a checkpoint or a bundle on a dataset: ranking, verification, open set, with confidence intervals.
 
-    What no option says is as the checkpoint's recipe says, and for a bundle as the service ranks.
+    Without options, a checkpoint is measured as its recipe says, and a bundle as the service ranks.
 
     Example: [bold]not3d evaluate runs/mine/best.pt -d mars --protocol mars-official --out report[/]
     """
@@ -130,7 +135,7 @@ def evaluate(
     given = {name: value for name, value in options.items() if value is not None}
     given |= {"rerank": True} if rerank else {}
     if split is not None and split != "all" and not split.isdecimal():
-        raise Failure(f"--split {split}: a number from 0, or all")
+        raise Failure(f"--split must be a number from 0, or all (got {split})")
     splits: Sequence[int | None] | Literal["all"] = "all" if split == "all" else [None if split is None else int(split)]
     with extra("train"):
         from training.evaluation.report import write_report
@@ -151,31 +156,31 @@ def evaluate(
     for name, value in figures.items():
         low_high = "{:.2f} to {:.2f}".format(*intervals[name]) if name in intervals else ""
         shown = f"{value:.2f}" if isinstance(value, float) else str(value)
-        table.add_row(str(name), "too few to tell" if shown == "nan" else shown, low_high)
+        table.add_row(str(name), "too few" if shown == "nan" else shown, low_high)
     results.print(table)
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", exists=True, dir_okay=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Where the bundle goes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Folder of the bundle.")],
     crops: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
             exists=True,
-            help="Crops of people to compare the bundle with PyTorch on. [dim]Default: the training data, if here.[/]",
+            help="Crops of people for the comparison with PyTorch. [dim]Default: the training data, if it exists[/]",
         ),
     ] = None,
     weights: Annotated[
         str, typer.Option(metavar="TYPE", help="How weights are stored: fp16 (half the file) or fp32.")
     ] = "fp16",
 ) -> None:
-    """Write a checkpoint as a bundle, which the service loads.
+    """Write a checkpoint as a bundle for the service.
 
-    Nothing is written where the bundle's embeddings differ from PyTorch's.
+    Nothing is written if the bundle's embeddings differ from those of PyTorch.
     """
     if weights not in {"fp16", "fp32"}:
-        raise Failure(f"--weights {weights}: fp16 or fp32")
+        raise Failure(f"--weights must be fp16 or fp32 (got {weights})")
     with extra("train"):
         from training.export.export import export_bundle
     with messages.status("Exporting and comparing"):
@@ -184,7 +189,7 @@ def export(
 
 
 def show_export(report: "ExportResult") -> None:
-    """Print what was written and how near it is to what it was made from."""
+    """Print what was written and how much it differs from its source."""
     table = Table("engine", "arithmetic", "largest difference", "smallest cosine", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in report.differences:
         table.add_row(row.engine, row.precision, f"{row.max_difference:.1e}", f"{row.min_cosine:.6f}")

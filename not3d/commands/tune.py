@@ -13,30 +13,32 @@ from not3d.commands.training import Data, parse_change
 
 
 def tune(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="What is tuned: a file, or the name of one of ours.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="The file of a recipe, or the name of one in the package.")
+    ],
     data: Data,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Where the search is kept.")],
-    trials: Annotated[int, typer.Option(min=1, help="How many there shall be in the end.")] = 60,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Folder of the search.")],
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials.")] = 60,
     objective: Annotated[str, typer.Option(metavar="NAME", help="map, reranked-map or rank-1.")] = "map",
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a value of every trial's recipe; may be repeated."),
     ] = None,
-    split: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of PRID2011 and iLIDS-VID.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 1,
+    split: Annotated[int | None, typer.Option(min=0, metavar="N", help="For PRID2011 and iLIDS-VID.")] = None,
+    seed: Annotated[int, typer.Option(help="For the search.")] = 1,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Search the loss's and optimiser's hyper-parameters, as Fantastic Techniques did, with Ax.
 
-    Seven parameters, 60 trials of 121 epochs without random erasing and attention loss, measured on training people
-    who are set aside, with a quarter of the other tracklets in the gallery. The same command goes on with what Ctrl-C
-    interrupted. Writes best.toml, a recipe that [bold]train[/] takes, and prints it.
+    Seven parameters, 60 trials of 121 epochs without random erasing and attention loss, measured on validation people
+    of the training data, with a quarter of the other tracklets in the gallery. After Ctrl-C, the same command
+    continues. Writes best.toml, a recipe for [bold]train[/], and prints its path.
 
     Example: [bold]not3d tune fantastic -d mars --out runs/tune --set schedule.epochs=20[/]
     """
     overrides = dict(parse_change(change) for change in changes or [])
-    with extra("train"):
+    with extra("tune"):
         from training.recipe import find_recipe
         from training.tuning import search
         from training.tuning.search import write_recipe

@@ -1,6 +1,6 @@
 """Sending many tracklets to the gallery, several at a time, until each is enrolled, skipped or refused.
 
-Running it again is how it resumes: ids do not change, and what is enrolled by then is skipped.
+To resume, run it again: ids do not change, and tracklets that are enrolled already are skipped.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,15 +14,14 @@ from typing import Any
 from not3d.client import Client, ProblemError
 from not3d.client.responses import Embedded
 from not3d.client.retry import RepeatedlyAborted, RetryPolicy
-from not3d.enrol.discovery import Item, open_item, source_of
-from not3d.enrol.footage import Footage, FootageError
+from not3d.enrol.discovery import FootageError, Item, LocalTracklet, open_item, source_of
 
-PATIENCE_SECONDS = 300.0
-"""For how long a service that is busy, restarting or gone is asked again, by default."""
-ASK_EACH = 200
-"""Looking for one id takes as long as listing about so many records."""
+RETRY_SECONDS = 300.0
+"""For how long calls to a service that is busy, restarting or unreachable are repeated by default."""
+LISTED_PER_LOOKUP = 200
+"""Asking for one id takes as long as listing about so many records."""
 _FATAL = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.INSUFFICIENT_STORAGE}
-"""Refusals that the next tracklet would get as well."""
+"""Refusals that the next tracklet would get too."""
 
 
 class Result(StrEnum):
@@ -37,8 +36,8 @@ class Result(StrEnum):
 class Outcome:
     """What became of a tracklet, and why.
 
-    ``source`` is where its footage lies, ``status`` the service's answer where it gave one (HTTP), ``left_out`` the
-    number of frames that it could not use.
+    `source` is the path of its footage, `status` the HTTP status if the service answered, `left_out` the number of
+    frames that the service could not use.
     """
 
     id: str
@@ -50,47 +49,48 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Terms:
+class EnrolOptions:
     """How tracklets are enrolled.
 
     Args:
-        replace: tracklets whose id is enrolled replace what is there, otherwise they are skipped.
-        max_clips: at most so many evenly spaced clips of each are computed.
-        camera: of all of them, in place of their own.
-        start_time: of all of them, in place of their own.
-        patience: seconds for which a service that is busy, restarting or gone is asked again.
+        replace: whether a tracklet whose id is enrolled replaces the record; otherwise it is skipped.
+        max_clips: how many evenly spaced clips of each are computed at most.
+        camera: of all tracklets, instead of their own.
+        start_time: of all tracklets, instead of their own.
+        retry_seconds: how long calls to a service that is busy, restarting or unreachable are repeated.
     """
 
     replace: bool = False
     max_clips: int | None = None
     camera: str | None = None
     start_time: datetime | None = None
-    patience: float = PATIENCE_SECONDS
+    retry_seconds: float = RETRY_SECONDS
 
-    def apply(self, footage: Footage) -> Footage:
-        """The footage with the camera and the time that all of it gets."""
+    def apply(self, tracklet: LocalTracklet) -> LocalTracklet:
+        """Return the tracklet with the camera and the time that all tracklets get."""
         changes: dict[str, Any] = {"camera": self.camera} if self.camera else {}
         if self.start_time:
             changes["start_time"] = self.start_time
-        return replace(footage, **changes) if changes else footage
+        return replace(tracklet, **changes) if changes else tracklet
 
 
 def find_enrolled(client: Client, ids: Collection[str], found: Callable[[int], None] = lambda _count: None) -> set[str]:
-    """Those ids that are enrolled already, whatever footage they were enrolled from.
+    """Return the ids that are enrolled already, from whatever footage.
 
-    Of many, the gallery's ids are listed page by page; of a few in a large gallery each is asked for.
+    If there are many, the ids of the gallery are listed page by page; a few ids in a large gallery are asked for one by
+    one.
 
     Args:
         client: of the service.
-        ids: of what is to be enrolled.
-        found: told how many have been found, every now and then.
+        ids: of the tracklets to enrol.
+        found: called now and then with the number of ids found so far.
 
     Raises:
         ClientError: the service refuses or does not answer.
     """
     facts = client.info()
     wanted, enrolled = set(ids), set[str]()
-    if len(wanted) * ASK_EACH < facts.gallery["records"]:
+    if len(wanted) * LISTED_PER_LOOKUP < facts.gallery["records"]:
         for name in wanted:
             if _is_enrolled(client, name):
                 enrolled.add(name)
@@ -110,23 +110,23 @@ def enroll_all(
     clients: Client | Sequence[Client],
     items: Iterable[Item],
     *,
-    terms: Terms = Terms(),
+    options: EnrolOptions = EnrolOptions(),
     workers: int = 2,
     report: Callable[[Outcome], None],
 ) -> None:
-    """Enrol every tracklet; ``report`` gets each outcome as it is known, in no order.
+    """Enrol all tracklets; `report` gets each outcome as soon as it is known, in any order.
 
-    A refused tracklet does not stop the others. Footage is read as it is needed, a few tracklets ahead. Several clients
-    take turns; their services must share one gallery.
+    A refused tracklet does not stop the others. Footage is read when it is needed, a few tracklets ahead. Several
+    clients take turns; their services must share one gallery.
 
     Raises:
-        ClientError: no tracklet can be enrolled for now: the service is gone or busy for longer than the patience, its
-            disk is full, or the key is not valid. Tracklets reported until then are enrolled.
+        ClientError: no tracklet can be enrolled for now: the service is unreachable or busy for too long, its disk is
+            full, or the key is not valid. The tracklets reported until then are enrolled.
     """
     clients = [clients] if isinstance(clients, Client) else clients
     running: set[Future[Outcome]] = set()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="enrol")
-    patience = RetryPolicy(terms.patience)
+    retry = RetryPolicy(seconds=options.retry_seconds, idempotent=True)
 
     def collect(below: int) -> None:
         while len(running) >= max(below, 1):
@@ -137,28 +137,28 @@ def enroll_all(
 
     try:
         for number, item in enumerate(items):
-            running.add(pool.submit(enroll, clients[number % len(clients)], item, terms, patience))
+            running.add(pool.submit(enroll, clients[number % len(clients)], item, options, retry))
             collect(2 * workers)
         collect(1)
     finally:
-        # Requests under way are waited for, so that nothing is enrolled after this has returned.
-        patience.end()
+        # Wait for the requests in progress, so that nothing is enrolled after this function has returned.
+        retry.stop()
         pool.shutdown(cancel_futures=True)
 
 
-def enroll(client: Client, item: Item, terms: Terms, patience: RetryPolicy) -> Outcome:
-    """Enrol one tracklet, however often that takes. Errors as in `enroll_all`."""
+def enroll(client: Client, item: Item, options: EnrolOptions, retry: RetryPolicy) -> Outcome:
+    """Enrol one tracklet with as many attempts as it takes. Errors as in `enroll_all`."""
     source = source_of(item)
     try:
-        footage = terms.apply(open_item(item))
-        if footage.video is None and not footage.frames:
-            return Outcome(item.id, source, Result.REFUSED, "no box of it lies inside the video's frames")
-        answer = patience.call(client, lambda: _send(client, footage, terms))
+        tracklet = options.apply(open_item(item))
+        if tracklet.video is None and not tracklet.frames:
+            return Outcome(item.id, source, Result.REFUSED, "none of its boxes lies inside the video's frames")
+        answer = retry.call(lambda: _send(client, tracklet, options), client.is_ready)
     except ProblemError as error:
         if error.status in _FATAL:
             raise
-        if error.status == HTTPStatus.CONFLICT and not terms.replace:
-            return Outcome(item.id, source, Result.SKIPPED, "its id was taken by the time it was sent", error.status)
+        if error.status == HTTPStatus.CONFLICT and not options.replace:
+            return Outcome(item.id, source, Result.SKIPPED, "its id was enrolled meanwhile", error.status)
         return Outcome(item.id, source, Result.REFUSED, str(error), error.status)
     except RepeatedlyAborted as error:
         return Outcome(item.id, source, Result.REFUSED, str(error))
@@ -167,18 +167,18 @@ def enroll(client: Client, item: Item, terms: Terms, patience: RetryPolicy) -> O
     return Outcome(item.id, source, Result.ENROLLED, left_out=len(answer.rejected_frames))
 
 
-def _send(client: Client, footage: Footage, terms: Terms) -> Embedded:
+def _send(client: Client, tracklet: LocalTracklet, options: EnrolOptions) -> Embedded:
     given: dict[str, Any] = {
-        "video": footage.video,
-        "camera_id": footage.camera or None,
-        "start_time": footage.start_time,
-        "end_time": footage.end_time,
-        "metadata": footage.metadata,
-        "max_clips": terms.max_clips,
+        "video": tracklet.video,
+        "camera_id": tracklet.camera or None,
+        "start_time": tracklet.start_time,
+        "end_time": tracklet.end_time,
+        "metadata": tracklet.metadata,
+        "max_clips": options.max_clips,
     }
-    if terms.replace:
-        return client.put(footage.id, footage.frames or None, **given)
-    return client.embed(footage.frames or None, id=footage.id, **given)
+    if options.replace:
+        return client.put(tracklet.id, tracklet.frames or None, **given)
+    return client.embed(tracklet.frames or None, id=tracklet.id, **given)
 
 
 def _is_enrolled(client: Client, name: str) -> bool:

@@ -1,7 +1,7 @@
 """Frames of enrolled tracklets, found again on this machine.
 
-A record's metadata says where its footage lay, but whoever may enrol wrote it, so it is a hint and never a path to
-follow: only what lies below the folders that the user named is opened, and only as images or as a video.
+A record's metadata says where its footage was. The client that enrolled the record wrote it, so it is a hint and never
+a path to trust: only files below the folders that the user named are opened, and only as images or as a video.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,67 +9,69 @@ from pathlib import Path
 
 from model.errors import Not3dError
 from model.frames import crop_box, decode_frame
-from not3d.enrol.footage import Footage, open_video, read_pictures, read_tracks
-from not3d.picture import Image, pick_evenly
+from not3d.enrol.discovery import LocalTracklet
+from not3d.enrol.footage import Image, open_video, pick_evenly, read_pictures, read_tracks
 from training.datasets.files import images_in
 
 
 def find_local_frames(metadata: Mapping[str, object], folders: Sequence[Path]) -> list[Image]:
-    """A few frames of an enrolled tracklet, RGB, evenly spaced; none where its footage is not below the folders.
+    """Return a few frames of an enrolled tracklet, RGB, evenly spaced; none if its footage is not below the folders.
 
     Args:
-        metadata: the record's, as `not3d.enrol.footage` made it; anything else gives no frames.
-        folders: where to look. Each may be the folder that was enrolled or the one around it, and for a video the one
-            that holds it. What leads out of all of them, be it by a link, is not opened, and where two different places
-            fit there are no frames: those of somebody else would be worse.
+        metadata: of the record, as `not3d enroll` wrote it; anything else gives no frames.
+        folders: where to look. Each may be the folder that was enrolled or its parent, or for a video the folder that
+            holds it. A path or link that leads out of all of them is not opened. If two different paths match, no
+            frames are returned, because frames of the wrong person would be worse.
     """
     source, tracklet, tracks, track = (metadata.get(key) for key in ("source", "tracklet", "tracks", "track"))
     if not isinstance(source, str):
         return []
     try:
-        place = _find_place(source, folders)
-        if place is None:
+        source_path = _find_path(source, folders)
+        if source_path is None:
             return []
         if isinstance(tracks, str) and isinstance(track, str):
-            table = _find_place(tracks, folders)
-            return [] if table is None else _read_track(place, table, track)
+            table = _find_path(tracks, folders)
+            return [] if table is None else _read_track(source_path, table, track)
         if isinstance(tracklet, str):
-            return _read_images(place, source, tracklet, folders)
-        return read_pictures(Footage("", video=place))
+            return _read_images(source_path, source, tracklet, folders)
+        return read_pictures(LocalTracklet("", video=source_path))
     except (OSError, RuntimeError, ValueError, Not3dError):
-        # Not3dError: frames or tracks that cannot be read; ValueError: no possible path; RuntimeError: links that go
-        # round in circles. The picture shows the hit without frames; the search itself has succeeded.
+        # Not3dError: frames or tracks that cannot be read; ValueError: an impossible path; RuntimeError: a cycle of
+        # links. The picture then shows the hit without frames; the search itself has succeeded.
         return []
 
 
-def _find_place(source: str, folders: Sequence[Path]) -> Path | None:
-    """The one file or folder that the source names below the folders."""
+def _find_path(source: str, folders: Sequence[Path]) -> Path | None:
+    """Return the only file or folder below the folders that the source names."""
     path = Path(source)
-    if path.anchor or not path.parts or ".." in path.parts:  # looking there could by itself mount or call something
+    if path.anchor or not path.parts or ".." in path.parts:  # even looking there could mount something
         return None
     candidates = []
     for folder in folders:
         candidates.append(folder / path)
         if path.parts[0] in {folder.name, folder.resolve().name}:
             candidates.append(folder.joinpath(*path.parts[1:]))
-    places = {place for place in (candidate.resolve() for candidate in candidates) if _lies_below(place, folders)}
-    there = [place for place in places if place.exists()]
-    return there[0] if len(there) == 1 else None
+    resolved = {candidate.resolve() for candidate in candidates}
+    existing = [each for each in resolved if _is_below(each, folders) and each.exists()]
+    return existing[0] if len(existing) == 1 else None
 
 
-def _lies_below(place: Path, folders: Sequence[Path]) -> bool:
-    return any(place.is_relative_to(folder.resolve()) for folder in folders)
+def _is_below(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder.resolve()) for folder in folders)
 
 
-def _read_images(place: Path, source: str, tracklet: str, folders: Sequence[Path]) -> list[Image]:
-    images = images_in(place)
-    named = [path for path in images if path.name.startswith(f"{tracklet}F")]  # MARS keeps several in one folder
+def _read_images(folder: Path, source: str, tracklet: str, folders: Sequence[Path]) -> list[Image]:
+    images = images_in(folder)
+    named = [
+        path for path in images if path.name.startswith(f"{tracklet}F")
+    ]  # MARS has several tracklets in one folder
     parts = Path(source).parts
-    if not named and tracklet not in {place.name, parts[-1], "-".join(parts[-3:])}:
+    if not named and tracklet not in {folder.name, parts[-1], "-".join(parts[-3:])}:
         return []
     images = named or images
     chosen = [images[index].resolve() for index in pick_evenly(len(images))]
-    if not all(path.is_file() and _lies_below(path, folders) for path in chosen):
+    if not all(path.is_file() and _is_below(path, folders) for path in chosen):
         return []
     return [decode_frame(path.read_bytes()) for path in chosen]
 

@@ -1,38 +1,55 @@
 """Enrolling on the machines of a Ray cluster.
 
-Call `not3d.enrol.ray_environment.prepare` before this is imported.
-
-The tracklets' places become a dataset of Ray Data, whose tasks read the footage and send it to the service. A task that
-dies with its worker is run again: what it had enrolled by then is skipped, as ids do not change.
+The tracklets' paths become a dataset of Ray Data, whose tasks read the footage and send it to the service. A task that
+dies with its worker runs again and skips what it had enrolled, because ids do not change.
 """
 
 import logging
+import os
 import pickle
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import ray
-import ray.data
-from ray.exceptions import RayError
-
+from model.errors import extra
 from not3d.client import Client, ClientError
 from not3d.enrol.discovery import Item
-from not3d.enrol.enrolment import Outcome, Result, Terms, enroll_all
+from not3d.enrol.enrolment import EnrolOptions, Outcome, Result, enroll_all
 
 BLOCK = 32
-"""Tracklets of one task, as long as there are not too many tasks."""
-MOST_TASKS = 10_000
+"""Tracklets of one task, unless there would be too many tasks."""
+MAX_TASKS = 10_000
 LOCAL_STORE_BYTES = 128 * 2**20
-"""Rows are small; Ray would take a third of the memory for its object store."""
+"""Rows are small; by default Ray takes a third of the memory for its object store."""
 _ENDED = "ended"
-"""In place of a result: why a task, and so the whole run, cannot go on."""
+"""Result of a row that says why the run cannot continue."""
 
 
 class RayClusterError(ClientError):
-    """There is no such cluster, or it failed; the message says what."""
+    """The cluster is unreachable or failed; the message says why."""
+
+
+def prepare(address: str) -> None:
+    """Import Ray, with an environment for a driver of the cluster at `address`.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+    """
+    # By default Ray reports its use to its makers.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Without this Ray warns of a change in how it hides GPUs, which are not used here.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address == "local":
+        # Without clusters of several machines, Ray listens on the loopback address only.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # A token for this run only: by default Ray writes one into the home folder and leaves it there.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    with extra("ray"):
+        import ray.data  # noqa: F401
 
 
 def enroll_on_ray(
@@ -42,39 +59,42 @@ def enroll_on_ray(
     api_key: str | None,
     timeout: float,
     *,
-    terms: Terms,
+    options: EnrolOptions,
     workers: int,
     report: Callable[[Outcome], None],
 ) -> None:
-    """Enrol every tracklet; ``report`` gets each outcome as its task ends.
+    """Enrol all tracklets; `report` gets each outcome when its task ends. Call `prepare` first.
 
     Args:
-        address: ``local`` for a cluster on this machine that lives as long as the call, ``auto`` or ``host:port`` for
-            the one that this machine belongs to.
-        items: what to enrol. Its frames must lie under the same paths on all machines.
-        urls: of the services, which share a gallery; tasks begin with different ones.
+        address: `local` for a cluster on this machine that lives as long as the call; `auto` or `host:port` for the
+            cluster that this machine belongs to.
+        items: what to enrol. The frames must have the same paths on all machines.
+        urls: of the services, which share a gallery; tasks start with different ones.
         api_key: of the services.
         timeout: seconds to wait for one answer.
-        terms: how they are enrolled.
+        options: how the tracklets are enrolled.
         workers: tracklets that one task sends at a time.
-        report: told what became of each.
+        report: called with the outcome of each tracklet.
 
     Raises:
-        RayClusterError: the cluster is not there or fails, or the address is one of Ray's client protocol.
+        RayClusterError: the cluster is unreachable or fails, or the address is one of Ray's client protocol.
         ClientError: no tracklet can be enrolled for now, as in `not3d.enrol.enrolment.enroll_all`.
     """
+    import ray.data
+    from ray.exceptions import RayError
+
     if address.startswith("ray://"):
-        # Ray Data fails there with a traceback of its own.
+        # Ray Data would fail with a traceback.
         raise RayClusterError(
-            f"Ray Data does not work from outside of a cluster, as through {address}. On a machine of the cluster, or "
-            "as a job of it, the address is auto: ray job submit -- not3d enroll FOLDER --ray auto"
+            f"Ray Data does not work from outside a cluster (got {address}). On a machine of the cluster, or in a job, "
+            "use the address auto: ray job submit -- not3d enroll FOLDER --ray auto"
         )
     if not items:
         return
     with _cluster(address):
         try:
             rows = [{"tracklet": pickle.dumps(item)} for item in items]
-            blocks = min(-(-len(rows) // BLOCK), MOST_TASKS)
+            blocks = min(-(-len(rows) // BLOCK), MAX_TASKS)
             outcomes = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
                 _enroll_block,  # type: ignore[arg-type] # Ray's type allows no further arguments
                 batch_size=None,
@@ -82,7 +102,7 @@ def enroll_on_ray(
                     "urls": tuple(urls),
                     "api_key": api_key,
                     "timeout": timeout,
-                    "terms": terms,
+                    "options": options,
                     "workers": workers,
                 },
             )
@@ -96,7 +116,9 @@ def enroll_on_ray(
 
 @contextmanager
 def _cluster(address: str) -> Iterator[None]:
-    """This process as a driver of the cluster."""
+    """Make this process a driver of the cluster."""
+    import ray.data
+
     options: dict[str, Any] = {"address": address, "logging_level": "error", "log_to_driver": False}
     if address == "local":
         options |= {
@@ -105,13 +127,13 @@ def _cluster(address: str) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        _knock(address)
+        _check_port(address)
         ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         raise RayClusterError(f"no Ray cluster answers at {address}: {error}") from error
     try:
         for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):  # its console; a file keeps the rest
+            if isinstance(handler, logging.StreamHandler):  # the console; a file keeps everything
                 handler.setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -121,8 +143,8 @@ def _cluster(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Whether something listens there at all: Ray itself tries for minutes."""
+def _check_port(address: str) -> None:
+    """Raise `OSError` at once if nothing listens at the address: Ray itself tries for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -133,19 +155,21 @@ def _enroll_block(
     urls: Sequence[str],
     api_key: str | None,
     timeout: float,
-    terms: Terms,
+    options: EnrolOptions,
     workers: int,
 ) -> dict[str, list[Any]]:
-    """Enrol the tracklets of one block, on whichever machine this runs; a column for each field of `Outcome`."""
+    """Enrol the tracklets of one block on a worker, and return a column for each field of `Outcome`."""
     items = [pickle.loads(tracklet) for tracklet in batch["tracklet"]]  # noqa: S301 - the driver made them
     clients = [_client(url, api_key, timeout) for url in urls]
     first = hash(items[0].id) % len(clients)
     outcomes: list[Outcome] = []
     ended = ""
     try:
-        enroll_all([*clients[first:], *clients[:first]], items, terms=terms, workers=workers, report=outcomes.append)
+        enroll_all(
+            [*clients[first:], *clients[:first]], items, options=options, workers=workers, report=outcomes.append
+        )
     except ClientError as error:
-        # As a row: an exception would come out as Ray's own, with a traceback of each machine.
+        # Returned as a row, because Ray would turn an exception into tracebacks of all machines.
         ended = str(error)
     columns: dict[str, list[Any]] = {
         "id": [outcome.id for outcome in outcomes],
@@ -171,5 +195,5 @@ def _outcome(row: dict[str, Any]) -> Outcome:
 
 @lru_cache(maxsize=8)
 def _client(url: str, api_key: str | None, timeout: float) -> Client:
-    """One client for all tasks of a worker process: connections are kept. One attempt, see `RetryPolicy`."""
+    """Return one client for all tasks of a worker process, so that connections are reused."""
     return Client(url, api_key, timeout, attempts=1)

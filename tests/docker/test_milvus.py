@@ -41,7 +41,7 @@ def test_compose_knows_the_profile() -> None:
     assert ours.keys() == {"not3d-milvus", "milvus", "etcd", "minio"}
     replica = services["not3d-milvus"]
     assert replica["environment"]["NOT3D_GALLERY"] == "milvus://milvus:19530"
-    assert replica["build"]["args"] == {"EXTRAS": "cpu milvus"}
+    assert replica["build"]["args"] == {"LOCK": "milvus"}
     assert replica["environment"].keys() - {"NOT3D_GALLERY"} == services["not3d"]["environment"].keys()
     # Whoever reaches Milvus or its store reaches every record.
     assert not [name for name in ours if name != "not3d-milvus" and services[name].get("ports")]
@@ -65,11 +65,6 @@ def test_every_variable_is_a_setting() -> None:
     given = {name for service in COMPOSE.values() for name in service.get("environment", {})}
     given |= {variable["name"] for variable in CONTAINER["env"]}
     assert {name for name in given if name.startswith("NOT3D_")} - SETTINGS == set()
-
-
-def test_requirements_of_several_extras() -> None:
-    done = run(["python3", "docker/requirements.py", "cpu", "milvus"])
-    assert {"faiss-cpu", "pymilvus", "fastapi"} <= {re.split(r"[<>=\[]", line)[0] for line in done.splitlines()}
 
 
 def test_selectors_ports_and_volumes_of_the_manifests_belong_together() -> None:

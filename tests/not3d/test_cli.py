@@ -216,7 +216,7 @@ def test_interrupted_enrolment_goes_on(run: Run, client: Client, people: Path, t
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert re.search(r"Interrupted; \d+ enrolled of 150; the same command goes on from here", err)
+    assert re.search(r"Interrupted; \d+ enrolled of 150; the same command continues from here", err)
     enrolled = client.info().gallery["records"]
     assert 5 <= enrolled < count
     status, out, _ = run("enroll", tmp_path, "--dry-run", "--url", client.url)
@@ -237,7 +237,7 @@ def test_without_ray_the_extra_is_named(
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         monkeypatch.setenv(name, "0")  # put back as they were
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "not3d.enrol.ray_enrolment", raising=False)
+    monkeypatch.delitem(sys.modules, "ray.data", raising=False)
     status, out, err = run("enroll", people, "--ray", "auto", "--url", client.url)
     assert (status, out) == (1, "")
     assert "not3d[ray]" in err
@@ -396,3 +396,24 @@ def test_the_front_door_needs_neither_torch_nor_scipy() -> None:
     code = "import sys, not3d.commands.app; print(sorted({'torch', 'scipy', 'onnx'} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["model", "service", "training"])
+@pytest.mark.parametrize("started", ["module", "script"])
+def test_a_file_that_hides_a_package_is_named(tmp_path: Path, name: str, started: str) -> None:
+    (tmp_path / f"{name}.py").write_text("print('imported')")
+    script = tmp_path / "bin" / "not3d"
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom not3d.cli import main\nsys.exit(main())\n")
+    root = str(Path(__file__).parents[2])
+    if started == "module":  # the working directory comes first
+        command, path = ["-m", "not3d"], root
+    else:  # it is not on the path, unless a variable says so
+        command, path = [str(script)], os.pathsep.join([str(tmp_path), root])
+    ended = subprocess.run(
+        [sys.executable, *command, "--help"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"not3d: {tmp_path / name}.py hides not3d's own package `{name}`")

@@ -11,8 +11,8 @@ import pytest
 
 from not3d.client import Client
 from not3d.commands import Failure
-from not3d.demo import DRAWN, _last_words, running_service, split_tracklets
-from not3d.enrol.footage import FootageError
+from not3d.demo import DRAWN, _find_cause, running_service, split_tracklets
+from not3d.enrol.discovery import FootageError
 from tests.not3d.pictures import shows_frames
 from training.datasets.synthetic.dataset import write_synthetic
 
@@ -82,7 +82,7 @@ def test_people_folders_are_split_by_camera(people: Path) -> None:
 
 
 def test_tracklets_of_nobody_known_are_refused(people: Path) -> None:
-    with pytest.raises(FootageError, match="does not say who is who"):
+    with pytest.raises(FootageError, match="does not name people and cameras"):
         split_tracklets(people / "0001" / "c1")
 
 
@@ -100,11 +100,11 @@ def test_a_service_that_failed_otherwise_says_so_too(tmp_path: Path) -> None:
         '{"level": "info", "message": "GET /readyz"}\n{"level": "error", "message": "address in use"}\n'
         '{"level": "info", "message": "GET /readyz"}\n'
     )
-    assert _last_words(log) == "address in use"
+    assert _find_cause(log) == "address in use"
     log.write_text('{"level": "info", "message": "GET /readyz"}\nTraceback:\n  in x\n17\n')
-    assert _last_words(log) == "Traceback:\n  in x\n17"
+    assert _find_cause(log) == "Traceback:\n  in x\n17"
     log.write_text("")
-    assert "nothing" in _last_words(log)
+    assert _find_cause(log) == "it gave no reason"
 
 
 def test_the_service_is_gone_when_the_demo_is_done(bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from not3d import picture
-from not3d.picture import Card, draw_ranked, pick_evenly, write_picture
+from not3d.enrol.footage import pick_evenly
+from not3d.picture import Panel, draw_ranked, write_picture
 
 GREEN, RED, GREY = (26, 152, 80), (205, 49, 49), (158, 164, 172)
 
@@ -19,20 +20,20 @@ def frames(count: int, level: int = 90) -> list[NDArray[np.uint8]]:
 
 def border(image: NDArray[np.uint8], place: int) -> tuple[int, ...]:
     """The colour of the border of the hit at this place."""
-    left = picture._MARGIN + picture._CARD_WIDTH + picture._QUERY_GAP + place * (picture._CARD_WIDTH + picture._GAP)
+    left = picture._MARGIN + picture._PANEL_WIDTH + picture._QUERY_GAP + place * (picture._PANEL_WIDTH + picture._GAP)
     return tuple(int(value) for value in image[picture._TOP + 2, left + 2])
 
 
 def test_borders_tell_the_truth() -> None:
-    hits = [Card(frames(4), f"hit-{truth}", "c1", 0.5, truth) for truth in (True, False, None)]
-    image = draw_ranked(Card(frames(4), "query"), hits, title="Title")
+    hits = [Panel(frames(4), f"hit-{truth}", "c1", 0.5, truth) for truth in (True, False, None)]
+    image = draw_ranked(Panel(frames(4), "query"), hits, title="Title")
     assert [border(image, place) for place in range(3)] == [GREEN, RED, GREY]
 
 
 def test_the_legend_explains_the_colours_that_are_there() -> None:
     def bottom(*truths: bool | None) -> NDArray[np.uint8]:
-        hits = [Card(frames(1), "hit", None, 0.5, truth) for truth in truths]
-        return draw_ranked(Card(frames(1), "query"), hits, title="Title")[-50:]
+        hits = [Panel(frames(1), "hit", None, 0.5, truth) for truth in truths]
+        return draw_ranked(Panel(frames(1), "query"), hits, title="Title")[-50:]
 
     def has(strip: NDArray[np.uint8], colour: tuple[int, int, int]) -> bool:
         return bool((strip == colour).all(axis=2).any())
@@ -43,7 +44,7 @@ def test_the_legend_explains_the_colours_that_are_there() -> None:
 
 def test_frames_keep_their_proportions() -> None:
     wide = [np.full((50, 200, 3), 10, dtype=np.uint8)]
-    image = draw_ranked(Card(wide, "query"), [], title="Title")
+    image = draw_ranked(Panel(wide, "query"), [], title="Title")
     left, top = picture._MARGIN + picture._BORDER, picture._TOP + picture._BORDER
     cell = image[top : top + picture._CELL_HEIGHT, left : left + picture._CELL_WIDTH]
     dark = (cell < 100).all(axis=2)
@@ -53,8 +54,8 @@ def test_frames_keep_their_proportions() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 9])
 def test_any_number_of_frames_and_hits_can_be_drawn(count: int) -> None:
-    hits = [Card(frames(count), "hit", "c1", 0.5)] * count
-    image = draw_ranked(Card(frames(count), "query"), hits, title="Title", subtitle="Subtitle")
+    hits = [Panel(frames(count), "hit", "c1", 0.5)] * count
+    image = draw_ranked(Panel(frames(count), "query"), hits, title="Title", subtitle="Subtitle")
     assert image.dtype == np.uint8
     assert image.shape[1] > image.shape[0] or count <= 1
     assert (image[:4] == 255).all()
@@ -62,11 +63,11 @@ def test_any_number_of_frames_and_hits_can_be_drawn(count: int) -> None:
 
 
 def test_long_ids_stay_on_their_card() -> None:
-    long = Card(
+    long = Panel(
         frames(1), "building-7/floor-3:" + "x" * 100 + ":track-000123", "an extraordinarily long camera name", 0.5
     )
     image = draw_ranked(long, [long, long], title="T" * 500, subtitle="s" * 500)
-    gap = picture._MARGIN + 2 * picture._CARD_WIDTH + picture._QUERY_GAP
+    gap = picture._MARGIN + 2 * picture._PANEL_WIDTH + picture._QUERY_GAP
     assert (image[picture._TOP :, gap + 2 : gap + picture._GAP - 2][: -picture._LEGEND] == 255).all()
     assert (image[:, -picture._MARGIN + 4 :] == 255).all()
 

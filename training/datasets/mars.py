@@ -7,10 +7,15 @@ info/query_IDX.mat                          1-based rows of tracks_test_info tha
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from model.errors import extra
 from training.datasets.files import find_dataset_root
-from training.datasets.matfile import read_integers
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 JUNK_PERSON = -1
 """Boxes that show no person or several; folder `00-1`. They belong neither to the query nor to the gallery."""
@@ -60,7 +65,7 @@ def _tracklets(root: Path, part: str) -> list[tuple[int, Tracklet]]:
     names_file = root / "info" / f"{part}_name.txt"
     names = names_file.read_text(encoding="ascii", errors="replace").split()
     info_file = root / "info" / f"tracks_{part}_info.mat"
-    rows = read_integers(info_file, f"track_{part}_info", "MARS")
+    rows = _read_integers(info_file, f"track_{part}_info")
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise DatasetError(f"{info_file} is not MARS's file: expected four columns, found shape {list(rows.shape)}")
     folder = root / f"bbox_{part}"
@@ -98,7 +103,13 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 def _query_rows(path: Path, test_rows: int) -> set[int]:
     """Return the 0-based rows of the queries."""
-    rows = read_integers(path, "query_IDX", "MARS").ravel() - 1
+    rows = _read_integers(path, "query_IDX").ravel() - 1
     if rows.size == 0 or rows.min() < 0 or rows.max() >= test_rows:
         raise DatasetError(f"{path} names rows outside the {test_rows} of tracks_test_info.mat")
     return set(rows.tolist())
+
+
+def _read_integers(path: Path, name: str) -> "NDArray[np.int64]":
+    with extra("video"):  # listing other folders of images needs no NumPy
+        from training.datasets.matfile import read_integers
+    return read_integers(path, name, "MARS")

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from not3d import client as client_module
-from not3d.client import Client, ClientError, ProblemError, UnreachableError
+from not3d.client import Client, ClientError, ProblemError, UnreachableError, retry
 from tests.not3d.videos import write_video
 from tests.service.live import run_service
 from training.datasets.tracklet import Tracklet
@@ -254,9 +253,10 @@ def busy_server(busy: int, retry_after: str | None) -> Iterator[tuple[str, list[
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses between attempts, which the tests do not sit out."""
+    """Pauses between attempts, which the tests do not sit out, without their random factor."""
     taken: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", taken.append)
+    monkeypatch.setattr(retry.RetryPolicy, "_wait", lambda self, seconds: taken.append(seconds))
+    monkeypatch.setattr("random.uniform", lambda low, high: 1.0)
     return taken
 
 
@@ -277,13 +277,13 @@ def test_a_service_that_stays_busy_is_given_up(pauses: list[float]) -> None:
     with busy_server(99, "86400") as (url, bodies), Client(url) as client, pytest.raises(ProblemError) as given_up:
         client.erase(camera_ids=["a"])
     assert (given_up.value.status, given_up.value.detail) == (503, "full")
-    assert len(bodies) == client_module.MAX_ATTEMPTS
-    assert max(pauses) == client_module.MAX_PAUSE_SECONDS
+    assert len(bodies) == retry.MAX_ATTEMPTS
+    assert max(pauses) == retry.MAX_PAUSE_SECONDS
 
 
 def test_a_video_is_sent_whole_at_every_attempt(pauses: list[float], tmp_path: Path) -> None:
     video = tmp_path / "a.mp4"
     video.write_bytes(b"video" * 1000)
-    with busy_server(1, "0") as (url, bodies), Client(url) as client, pytest.raises(KeyError):
-        client.embed(video=video)  # what this server answers in the end is no answer to an upload
+    with busy_server(1, "0") as (url, bodies), Client(url) as client, pytest.raises(ClientError, match="not Embedded"):
+        client.embed(video=video)  # this server does not answer uploads
     assert [b"video" * 1000 in body for body in bodies] == [True, True]

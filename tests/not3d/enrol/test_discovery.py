@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from not3d.enrol.discovery import Listed, list_tracklets, open_item, source_of
-from not3d.enrol.footage import FootageError, read_footage
+from not3d.enrol.discovery import FootageError, ListedTracklet, list_tracklets, open_item, read_footage, source_of
 from tests.not3d.videos import write_video
 
 
@@ -33,7 +32,7 @@ def test_what_is_listed_is_what_is_read(tmp_path: Path, layout: str) -> None:
     assert [open_item(item) for item in listed] == read_footage(root)
     assert [item.id for item in listed] == [item.id for item in read_footage(root)]
     if layout != "mars":
-        assert all(isinstance(item, Listed) for item in listed)
+        assert all(isinstance(item, ListedTracklet) for item in listed)
 
 
 def test_linked_folders_are_named_alike(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 
 from not3d.client import Client, ProblemError, UnreachableError
 from not3d.demo import running_service
-from not3d.enrol.discovery import list_tracklets
-from not3d.enrol.enrolment import Outcome, Result, Terms, enroll_all, find_enrolled
-from not3d.enrol.footage import Footage, read_footage
+from not3d.enrol.discovery import LocalTracklet, list_tracklets, read_footage
+from not3d.enrol.enrolment import EnrolOptions, Outcome, Result, enroll_all, find_enrolled
 
 ENROLLED, SKIPPED, REFUSED = Result
 
@@ -42,14 +41,14 @@ def test_everything_is_enrolled_and_reported_once(client: Client, people: Path, 
 
 
 def test_a_refused_tracklet_does_not_stop_the_others(client: Client, people: Path, tmp_path: Path) -> None:
-    good, bad, gone, empty = (*read_footage(people)[:3], Footage("empty"))
+    good, bad, gone, empty = (*read_footage(people)[:3], LocalTracklet("empty"))
     bad, gone = replace(bad, frames=(b"text",)), replace(gone, frames=(tmp_path / "1.jpg",))
     outcomes = collect(client, [bad, empty, gone, good])
     assert outcomes[good.id].result is ENROLLED
     assert {outcomes[item.id].result for item in (bad, gone, empty)} == {REFUSED}
     assert outcomes[bad.id].status in {415, 422}
     assert "not" in outcomes[bad.id].reason
-    assert outcomes["empty"].reason == "no box of it lies inside the video's frames"
+    assert outcomes["empty"].reason == "none of its boxes lies inside the video's frames"
     assert outcomes[gone.id].reason.startswith("cannot be read: ")
     assert outcomes[gone.id].source == str(tmp_path)
     assert [record.id for record in client.records()] == [good.id]
@@ -60,7 +59,7 @@ def test_an_enrolled_id_is_skipped_unless_replaced(client: Client, people: Path)
     collect(client, [item])
     outcome = collect(client, [item])[item.id]
     assert (outcome.result, outcome.status) == (SKIPPED, 409)
-    changed = collect(client, [item], terms=Terms(replace=True, camera="other"))
+    changed = collect(client, [item], options=EnrolOptions(replace=True, camera="other"))
     assert changed[item.id].result is ENROLLED
     assert client.get(item.id).camera_id == "other"
 
@@ -72,7 +71,7 @@ def test_what_is_enrolled_is_found_by_pages_and_one_by_one(
     collect(client, [first, third])
     ids = [item.id for item in (first, second, third)]
     for each in (1, 0):  # each asked for, all listed
-        monkeypatch.setattr("not3d.enrol.enrolment.ASK_EACH", 0 if each else 200)
+        monkeypatch.setattr("not3d.enrol.enrolment.LISTED_PER_LOOKUP", 0 if each else 200)
         counts: list[int] = []
         assert find_enrolled(client, ids, counts.append) == {first.id, third.id}
         assert counts[-1] == 2
@@ -83,7 +82,7 @@ def test_footage_is_read_only_a_little_ahead(client: Client, people: Path) -> No
     done = 0
     furthest = 0
 
-    def read() -> Iterator[Footage]:
+    def read() -> Iterator[LocalTracklet]:
         nonlocal furthest
         for number in range(20):
             furthest = max(furthest, number - done)
@@ -100,7 +99,7 @@ def test_footage_is_read_only_a_little_ahead(client: Client, people: Path) -> No
 
 def test_a_service_that_stays_away_ends_it(people: Path) -> None:
     with Client("http://127.0.0.1:9") as nowhere, pytest.raises(UnreachableError, match=r"for 0\.3 seconds"):
-        collect(nowhere, list_tracklets(people), terms=Terms(patience=0.3))
+        collect(nowhere, list_tracklets(people), options=EnrolOptions(retry_seconds=0.3))
 
 
 def test_a_service_that_starts_anew_does_not_end_it(bundle: Path, people: Path, tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_a_service_that_starts_anew_does_not_end_it(bundle: Path, people: Path, 
     def run(url: str) -> None:
         try:
             with Client(url, attempts=1) as client:
-                enroll_all(client, items, terms=Terms(patience=60), workers=4, report=outcomes.append)
+                enroll_all(client, items, options=EnrolOptions(retry_seconds=60), workers=4, report=outcomes.append)
         except BaseException as error:  # noqa: BLE001 - shown by the test
             ended.append(error)
 
@@ -166,7 +165,7 @@ def serve(statuses: list[int], people: Path) -> dict[str, Outcome]:
         thread.start()
         try:
             with closing(Client(f"http://127.0.0.1:{server.server_port}", attempts=1)) as client:
-                return collect(client, [item], terms=Terms(patience=20), workers=1)
+                return collect(client, [item], options=EnrolOptions(retry_seconds=20), workers=1)
         finally:
             server.shutdown()
             thread.join()
@@ -194,11 +193,11 @@ def test_giving_up_does_not_wait_for_the_patience_of_the_others(people: Path) ->
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 
-    def read() -> Iterator[Footage]:
+    def read() -> Iterator[LocalTracklet]:
         yield from read_footage(people)[:1]
         raise KeyboardInterrupt
 
     begun = time.monotonic()
     with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(KeyboardInterrupt):
-        collect(client, read(), terms=Terms(patience=600))
+        collect(client, read(), options=EnrolOptions(retry_seconds=600))
     assert time.monotonic() - begun < 30

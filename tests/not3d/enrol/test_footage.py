@@ -8,16 +8,8 @@ import pytest
 
 from model.frames import decode_frame
 from not3d.client import Client
-from not3d.enrol.footage import (
-    Footage,
-    FootageError,
-    as_id,
-    cut_tracks,
-    is_video,
-    read_footage,
-    read_pictures,
-    read_tracks,
-)
+from not3d.enrol.discovery import FootageError, LocalTracklet, as_id, is_video, read_footage
+from not3d.enrol.footage import cut_tracks, read_pictures, read_tracks
 from tests.not3d.videos import write_video
 
 TRACKS = "3,7,8,10,32,64,0.9\n2,7,4,10,32,64,0.9\n5,9,40,10,40,70,0.8\n6,9,40,10,40,70,0.8\n"
@@ -156,17 +148,17 @@ def test_a_playlist_is_no_video_whatever_it_is_called(tmp_path: Path, name: str)
     playlist = tmp_path / name
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.avi\n#EXT-X-ENDLIST\n")
     with pytest.raises(FootageError, match="neither MP4, Matroska nor AVI"):
-        read_pictures(Footage("x", video=playlist))
+        read_pictures(LocalTracklet("x", video=playlist))
     concat = tmp_path / f"concat-{name}"
     concat.write_text("ffconcat version 1.0\nfile secret.avi\n")
     with pytest.raises(FootageError, match="neither MP4, Matroska nor AVI"):
-        read_pictures(Footage("x", video=concat))
+        read_pictures(LocalTracklet("x", video=concat))
 
 
 def test_a_table_that_is_none_is_named(tmp_path: Path) -> None:
     file = tmp_path / "tracks.csv"
     file.write_text(f'1,1,0,0,20,20,"{"5" * 200_000}"\n')
-    with pytest.raises(FootageError, match=r"tracks\.csv is no table of tracks"):
+    with pytest.raises(FootageError, match=r"tracks\.csv is not a table of tracks"):
         read_tracks(file)
 
 

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from not3d.enrol.footage import Footage, cut_tracks, read_footage, read_pictures
+from not3d.enrol.discovery import LocalTracklet, read_footage
+from not3d.enrol.footage import cut_tracks, read_pictures
 from not3d.enrol.local_frames import find_local_frames
 from tests.not3d.videos import write_video
 
@@ -157,4 +158,6 @@ def test_no_frames_where_there_is_nothing_to_find(tmp_path: Path, metadata: dict
 
 def test_a_video_is_not_taken_for_a_folder_nor_the_other_way_round(people: Path) -> None:
     assert find_local_frames({"source": people.name}, [people]) == []
-    assert find_local_frames(Footage("x", origin={"source": people.name, "tracklet": ""}).metadata, [people]) == []
+    assert (
+        find_local_frames(LocalTracklet("x", origin={"source": people.name, "tracklet": ""}).metadata, [people]) == []
+    )

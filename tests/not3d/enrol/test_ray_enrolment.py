@@ -12,16 +12,16 @@ import pytest
 
 from not3d.client import Client, ClientError
 from not3d.enrol.discovery import list_tracklets
-from not3d.enrol.enrolment import Outcome, Result, Terms
-from not3d.enrol.ray_environment import prepare
+from not3d.enrol.enrolment import EnrolOptions, Outcome, Result
+from not3d.enrol.ray_enrolment import prepare
 
 
 @pytest.fixture
 def ray_enrolment(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         monkeypatch.setenv(name, "0")  # put back as they were
-    prepare("auto")
     pytest.importorskip("ray.data")
+    prepare("auto")
     module = importlib.import_module("not3d.enrol.ray_enrolment")
     with ExitStack() as clients:
         # The workers' own live as long as their process.
@@ -35,7 +35,7 @@ def ray_enrolment(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 def enroll(module: ModuleType, url: str, folder: Path, patience: float = 5) -> list[Outcome]:
     batch = {"tracklet": np.array([pickle.dumps(item) for item in list_tracklets(folder)], dtype=object)}
-    columns = module._enroll_block(batch, [url, url], None, 30.0, Terms(patience=patience), 2)
+    columns = module._enroll_block(batch, [url, url], None, 30.0, EnrolOptions(retry_seconds=patience), 2)
     return [module._outcome(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
 
 
@@ -49,7 +49,7 @@ def test_a_block_that_is_done_again_is_skipped(ray_enrolment: ModuleType, client
 
 def test_a_service_that_stays_away_is_a_row_of_its_own(ray_enrolment: ModuleType, people: Path) -> None:
     batch = {"tracklet": [pickle.dumps(item) for item in list_tracklets(people)]}
-    columns = ray_enrolment._enroll_block(batch, ["http://127.0.0.1:9"], None, 5.0, Terms(patience=0.1), 1)
+    columns = ray_enrolment._enroll_block(batch, ["http://127.0.0.1:9"], None, 5.0, EnrolOptions(retry_seconds=0.1), 1)
     assert columns["result"] == ["ended"]
     assert "no service answers" in columns["reason"][0]
     assert {len(column) for column in columns.values()} == {1}
@@ -63,5 +63,12 @@ def test_a_cluster_that_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(ClientError, match=message):
         ray_enrolment.enroll_on_ray(
-            address, list_tracklets(people), ["http://127.0.0.1:9"], None, 5.0, terms=Terms(), workers=1, report=print
+            address,
+            list_tracklets(people),
+            ["http://127.0.0.1:9"],
+            None,
+            5.0,
+            options=EnrolOptions(),
+            workers=1,
+            report=print,
         )

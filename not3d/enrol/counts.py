@@ -1,4 +1,4 @@
-"""What has become of the tracklets so far: counts, pace, and why some were refused."""
+"""What became of the tracklets so far: counts, pace, and why some were refused."""
 
 import json
 import re
@@ -11,54 +11,54 @@ from typing import Self, TextIO
 from not3d.enrol.enrolment import Outcome, Result
 
 WINDOW = 30.0
-"""Seconds over which the pace is taken."""
-_KINDS = 1000
-"""Kinds of reasons that are told apart."""
+"""Seconds over which the pace is measured."""
+_MAX_KINDS = 1000
+"""Kinds of reasons that are counted separately."""
 
 
 @dataclass
-class Reason:
-    """Why tracklets were refused: the first of them, its reason, and how many there are like it."""
+class Refusal:
+    """A kind of refusal: the first tracklet with it, and how many there are."""
 
     first: Outcome
     count: int = 0
 
 
 @dataclass
-class Tally:
-    """Counts of ``total`` tracklets; those known to be enrolled before anything is sent are ``skipped`` at once."""
+class EnrolmentCounts:
+    """Counts of `total` tracklets; those that are enrolled before anything is sent are `skipped` at once."""
 
     total: int
     skipped: int = 0
-    counts: Counter[Result] = field(default_factory=Counter)
+    by_result: Counter[Result] = field(default_factory=Counter)
     left_out: int = 0
-    refused: dict[str, Reason] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
         self._sent = 0
         self._marks = deque([(self._started, 0)])
-        self.counts[Result.SKIPPED] = self.skipped
+        self.by_result[Result.SKIPPED] = self.skipped
 
     @property
     def done(self) -> int:
-        """Tracklets that need nothing more."""
-        return self.counts.total()
+        """Tracklets whose outcome is known."""
+        return self.by_result.total()
 
     def add(self, outcome: Outcome) -> None:
-        """One more is done."""
-        self.counts[outcome.result] += 1
+        """Count one more outcome."""
+        self.by_result[outcome.result] += 1
         self.left_out += outcome.left_out
         self._sent += 1
         if outcome.result is Result.REFUSED:
-            # Numbers and the id are the tracklet's own; without them the same trouble reads the same.
+            # Without numbers, id and path, equal reasons have equal texts.
             kind = re.sub(r"\d+", "#", outcome.reason.replace(outcome.id, "").replace(outcome.source, ""))
-            if kind not in self.refused and len(self.refused) >= _KINDS:
+            if kind not in self.refused and len(self.refused) >= _MAX_KINDS:
                 kind = ""
-            self.refused.setdefault(kind, Reason(outcome)).count += 1
+            self.refused.setdefault(kind, Refusal(outcome)).count += 1
 
     def pace(self) -> float:
-        """Tracklets answered per second of late, over half a minute; those skipped unsent do not count."""
+        """Return the tracklets answered per second over the last half minute; those never sent do not count."""
         now = time.monotonic()
         if now - self._marks[-1][0] >= 1:
             self._marks.append((now, self._sent))
@@ -68,19 +68,22 @@ class Tally:
         return (self._sent - sent) / max(now - since, 1e-3)
 
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this pace, where there is one."""
+        """Return how long the rest takes at this pace; `None` before the first answer."""
         pace = self.pace()
         return (self.total - self.done) / pace if pace > 0 else None
 
     def describe(self) -> str:
-        """The counts in words."""
-        return ", ".join(f"{self.counts[result]} {result}" for result in Result if self.counts[result]) or "nothing yet"
+        """Return the counts in words."""
+        return (
+            ", ".join(f"{self.by_result[result]} {result}" for result in Result if self.by_result[result])
+            or "nothing yet"
+        )
 
 
 class RefusalReport:
-    """A file of JSON lines, one for each refused tracklet: ``id``, ``source``, ``status``, ``reason``.
+    """A file of JSON lines, one for each refused tracklet: `id`, `source`, `status`, `reason`.
 
-    Lines are there as soon as they are written, also where the run is killed. Each run begins the file anew.
+    Each line is written at once, so a killed run keeps it. Each run replaces the file.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -94,7 +97,7 @@ class RefusalReport:
             self._file.close()
 
     def add(self, outcome: Outcome) -> None:
-        """Write the outcome down where it is a refusal."""
+        """Write the outcome if it is a refusal."""
         if self._file and outcome.result is Result.REFUSED:
             line = {"id": outcome.id, "source": outcome.source, "status": outcome.status, "reason": outcome.reason}
             self._file.write(json.dumps(line) + "\n")

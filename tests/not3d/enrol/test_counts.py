@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from not3d.commands.progress import clock, describe
+from not3d.enrol.counts import EnrolmentCounts, RefusalReport
 from not3d.enrol.enrolment import Outcome, Result
-from not3d.enrol.tally import RefusalReport, Tally
 
 
 def refuse(name: str, reason: str) -> Outcome:
@@ -15,7 +15,7 @@ def refuse(name: str, reason: str) -> Outcome:
 
 
 def test_like_reasons_are_counted_together() -> None:
-    tally = Tally(10, skipped=2)
+    tally = EnrolmentCounts(10, skipped=2)
     for number in range(3):
         tally.add(refuse(f"t{number}", f"frame {number} of /footage/t{number}: no image"))
     tally.add(refuse("t9", "too large"))
@@ -28,7 +28,7 @@ def test_like_reasons_are_counted_together() -> None:
 def test_pace_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    tally = Tally(10_000, skipped=1000)
+    tally = EnrolmentCounts(10_000, skipped=1000)
     assert tally.seconds_left() is None
     for second in range(100):
         now[0] += 1
