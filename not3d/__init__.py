@@ -25,7 +25,7 @@ __all__ = [
 if not TYPE_CHECKING:  # because of this function, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import a name of the client on first use, so that the command line, which is in this package, starts quickly."""
+        """Import a name of the client on first use, so that the command line starts quickly."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         in_client = name == "Client" or name.endswith("Error")
