@@ -24,8 +24,8 @@ from model.errors import extra
 from not3d.client import Client
 from not3d.client.responses import SearchResult
 from not3d.commands import Failure, messages, results, show_progress
-from not3d.commands.search import is_same_person, make_table
-from not3d.enrol.discovery import FootageError, LocalTracklet, as_footage, read_footage
+from not3d.commands.search import make_table
+from not3d.enrol.discovery import FootageError, LocalTracklet, as_footage, is_same_person, read_footage
 from not3d.enrol.enrolment import Outcome, Result, enroll_all
 from training.datasets.mars import is_mars, read_mars
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from not3d.client.responses import SearchResult
-from not3d.commands.search import is_same_person
+from not3d.enrol.discovery import is_same_person
 from not3d.enrol.footage import PICTURES, Image, pick_evenly
 from not3d.enrol.local_frames import find_local_frames
 

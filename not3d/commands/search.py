@@ -13,9 +13,9 @@ from rich.text import Text
 
 from model.errors import extra
 from not3d.client import Client
-from not3d.client.responses import Hit, Json, SearchResult
+from not3d.client.responses import Json, SearchResult
 from not3d.commands import messages, print_message, results
-from not3d.enrol.discovery import LocalTracklet, is_video, read_footage
+from not3d.enrol.discovery import LocalTracklet, is_same_person, is_video, read_footage
 
 if TYPE_CHECKING:
     from not3d.enrol.footage import Image
@@ -243,12 +243,6 @@ def make_table(result: SearchResult, person: str = "", *, reranked: bool = False
             row.append(Text("?") if same is None else Text("same", "green") if same else Text("another", "red"))
         table.add_row(*row)
     return table
-
-
-def is_same_person(hit: Hit, person: str) -> bool | None:
-    """Return whether the hit shows the person; `None` if either is unknown."""
-    found = hit.metadata.get("person")
-    return found == person if person and isinstance(found, str) else None
 
 
 def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> LocalTracklet:

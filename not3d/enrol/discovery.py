@@ -12,6 +12,7 @@ from pathlib import Path
 
 from model.errors import Not3dError
 from not3d.client import Frame
+from not3d.client.responses import Hit
 from training.datasets.files import IMAGE_SUFFIXES, images_in, natural_key
 from training.datasets.folder import is_mars_frame, parse_tracklet_folder, read_tracklets
 from training.datasets.mars import is_mars
@@ -137,6 +138,12 @@ def as_footage(tracklet: Tracklet, folder: Path) -> LocalTracklet:
         camera=tracklet.camera,
         origin={"source": (name / tracklet.frames[0].parent.relative_to(folder)).as_posix(), "tracklet": tracklet.name},
     )
+
+
+def is_same_person(hit: Hit, person: str) -> bool | None:
+    """Return whether a hit, enrolled by this program, shows the person; `None` if either is unknown."""
+    found = hit.metadata.get("person")
+    return found == person if person and isinstance(found, str) else None
 
 
 def list_tracklets(path: Path, found: Callable[[int], None] = lambda _count: None) -> Sequence[Item]:
