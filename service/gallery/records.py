@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias, Union
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from model.errors import Not3dError
 
 OnConflict: TypeAlias = Literal["error", "replace", "skip"]
 """What happens if an id exists: nothing is enrolled, the new record replaces the old one, or the old one stays."""
-JSON: TypeAlias = Union[list["JSON"], dict[str, "JSON"], str, bool, int, float, None]  # noqa: UP007 (text has no |)
+JSON: TypeAlias = JsonValue
 
 
 # Compared by identity: an array has no single truth value, so a generated __eq__ would raise.

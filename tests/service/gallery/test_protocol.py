@@ -297,6 +297,14 @@ def test_many_records_are_enrolled_or_skipped(gallery: Gallery, clock: Callable[
     assert [(entry.action, entry.erased) for entry in gallery.audit()] == [("expire", 1)]
 
 
+def test_of_many_records_none_is_enrolled_if_an_id_exists(gallery: Gallery) -> None:
+    gallery.add(record("b", camera_id="before"))
+    with pytest.raises(DuplicateId, match="'b'"):
+        gallery.enrol([record(name) for name in "abc"], "error")
+    assert gallery.count() == 1
+    assert_same(gallery.get("b"), record("b", camera_id="before"))
+
+
 def test_of_many_records_an_invalid_one_is_named_and_none_is_enrolled(gallery: Gallery) -> None:
     for on_conflict in get_args(OnConflict):
         with pytest.raises(InvalidArgument, match=r"^thumbnail is not a JPEG file \(record 'b'\)$"):
