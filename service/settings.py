@@ -40,120 +40,95 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    bundle: Annotated[Path, Field(description="Folder of the model bundle")] = BUNDLED
-    data_dir: Annotated[Path, Field(description="Folder of the gallery; created if it is missing")] = Path("data")
-    gallery: Annotated[
-        str,
-        Field(
-            repr=False,  # it can contain a password
-            description="embedded: in DATA_DIR, for one process. milvus://[user:password@]host[:port][/database] or "
-            "milvus+tls://...: on a Milvus server, for several processes",
-        ),
-    ] = EMBEDDED
-    milvus_gpu: Annotated[
-        bool, Field(description="The Milvus cluster has GPUs: its large collections get a GPU index")
-    ] = False
-    milvus_shards: Annotated[
-        int, Field(ge=1, le=16, description="Shards of a Milvus collection, fixed when the collection is created")
-    ] = 1
-    cache_dir: Annotated[Path | None, Field(description="Folder of the engine's cache. Default: DATA_DIR/cache")] = None
-    temp_dir: Annotated[
-        Path | None,
-        Field(description="Folder of uploaded videos while they are read. Default: the system's temporary folder"),
-    ] = None
-
-    host: Annotated[str, Field(min_length=1, description="Address to listen at; 0.0.0.0 for all")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535, description="Port to listen at; 0 takes any free port")] = 8000
-    api_keys: Annotated[SecretStr, Field(description="API keys, separated by commas; empty: no key is required")] = (
-        SecretStr("")
+    bundle: Path = Field(BUNDLED, description="Folder of the model bundle")
+    data_dir: Path = Field(Path("data"), description="Folder of the gallery; created if it is missing")
+    gallery: str = Field(
+        EMBEDDED,
+        repr=False,  # it can contain a password
+        description="embedded: in DATA_DIR, for one process. milvus://[user:password@]host[:port][/database] or "
+        "milvus+tls://...: on a Milvus server, for several processes",
     )
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="Lowest level of the entries that are logged")
-    ] = "info"
-    drain_seconds: Annotated[Seconds, Field(description="Time to finish accepted requests after SIGTERM")] = 30.0
-    read_seconds: Annotated[
-        Seconds, Field(description="Longest time without data from a client that is sending a body")
-    ] = 60.0
-
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        Field(description="auto: the GPU if one works, otherwise the CPU. cuda without a working GPU is an error"),
-    ] = "auto"
-    engine: Annotated[
-        Literal["auto", "onnxruntime", "openvino"],
-        Field(description="Inference engine; auto takes the one that is measured to be fastest here"),
-    ] = "auto"
-    threads: Annotated[
-        Count | None, Field(description="CPU threads of the engine. Default: all CPUs of this process")
-    ] = None
-    gpu_precision: Annotated[
-        Literal["auto", "f16", "f32"],
-        Field(description="auto: f16 if it passes the self-test, otherwise f32 and a warning"),
-    ] = "auto"
-    gpu_memory_mb: Annotated[
-        Annotated[int, Field(ge=256)] | None,
-        Field(description="MiB of GPU memory for weights and batches. Default: no limit"),
-    ] = None
-    gpu_graphs: Annotated[bool, Field(description="Use CUDA graphs, one for each batch size")] = True
-    gpu_tensorrt: Annotated[bool, Field(description="Use TensorRT; the first start takes minutes to build it")] = False
-    gallery_gpu_mb: Annotated[
-        int,
-        Field(ge=0, description="MiB of GPU memory for a copy of the gallery's vectors; 0: none. Unused on device cpu"),
-    ] = 4096
-    decode_threads: Annotated[
-        Count | None, Field(description="Threads that decode frames. Default: the number of CPUs, at most 8")
-    ] = None
-    max_batch: Annotated[
-        int | None, Field(ge=1, le=256, description="Most clips in one call of the engine. Default: 4, on a GPU 64")
-    ] = None
-
-    max_frames: Annotated[Count, Field(description="Most frames, or boxes, of one tracklet")] = 2000
-    max_clips: Annotated[
-        Count,
-        Field(description="Most clips computed of one tracklet; a longer tracklet needs max_clips in its request"),
-    ] = 500
-    max_video_frames: Annotated[
-        Count, Field(description="Most frames of a video that are read to find the frames of boxes")
-    ] = 20_000
-    max_frame_bytes: Annotated[Count, Field(description="Most bytes of one encoded frame")] = 20_000_000
-    max_pixels: Annotated[Count, Field(description="Most pixels of one frame, width times height")] = 25_000_000
-    max_request_pixels: Annotated[Count, Field(description="Most pixels of all frames that one request decodes")] = (
-        2 * 10**9
+    milvus_gpu: bool = Field(False, description="The Milvus cluster has GPUs: its large collections get a GPU index")
+    milvus_shards: int = Field(
+        1, ge=1, le=16, description="Shards of a Milvus collection, fixed when the collection is created"
     )
-    max_side: Annotated[Count, Field(description="Longest side of a frame in pixels")] = 16_384
-    min_side: Annotated[
-        Count, Field(description="Shortest side in pixels of a frame, or of the part of a box inside its frame")
-    ] = 8
-    min_usable_share: Annotated[
-        float, Field(gt=0, le=1, description="Share of a tracklet's frames that must be usable, or it is refused")
-    ] = 0.5
-    max_request_bytes: Annotated[Count, Field(description="Most bytes of one request's body")] = 256 * MIB
-    max_field_bytes: Annotated[Count, Field(description="Most bytes of one form field that is not a file")] = 256 * 1024
-    max_metadata_bytes: Annotated[Count, Field(description="Most bytes of one record's metadata as JSON")] = 16 * 1024
-    max_pending_requests: Annotated[
-        Count, Field(description="Most requests with footage at the same time; more get 503")
-    ] = 64
-    max_pending_bytes: Annotated[
-        Count, Field(description="Most bytes held for all requests with footage; more get 503")
-    ] = 1024 * MIB
+    cache_dir: Path | None = Field(None, description="Folder of the engine's cache. Default: DATA_DIR/cache")
+    temp_dir: Path | None = Field(
+        None, description="Folder of uploaded videos while they are read. Default: the system's temporary folder"
+    )
 
-    retention_days: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=MAX_RETENTION_DAYS,
-            allow_inf_nan=False,
-            description="Days after which a new record without expires_at is erased. Default: never",
-        ),
-    ] = None
-    sweep_seconds: Annotated[Seconds, Field(description="Time between two erasures of expired records")] = 60.0
-    thumbnails: Annotated[
-        bool, Field(description="Keep a small picture of each tracklet; it is erased with its record")
-    ] = False
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen at; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen at; 0 takes any free port")
+    api_keys: SecretStr = Field(SecretStr(""), description="API keys, separated by commas; empty: no key is required")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level of the entries that are logged"
+    )
+    drain_seconds: Seconds = Field(30.0, description="Time to finish accepted requests after SIGTERM")
+    read_seconds: Seconds = Field(60.0, description="Longest time without data from a client that is sending a body")
 
-    max_top_k: Annotated[int, Field(ge=10, description="Most results of one search")] = 1000
-    max_page: Annotated[Count, Field(description="Most records of one page of GET /gallery")] = 1000
-    rerank_candidates: Annotated[int, Field(ge=2, le=2000, description="Best hits that are re-ranked")] = 100
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: the GPU if one works, otherwise the CPU. cuda without a working GPU is an error"
+    )
+    engine: Literal["auto", "onnxruntime", "openvino"] = Field(
+        "auto", description="Inference engine; auto takes the one that is measured to be fastest here"
+    )
+    threads: Count | None = Field(None, description="CPU threads of the engine. Default: all CPUs of this process")
+    gpu_precision: Literal["auto", "f16", "f32"] = Field(
+        "auto", description="auto: f16 if it passes the self-test, otherwise f32 and a warning"
+    )
+    gpu_memory_mb: Annotated[int, Field(ge=256)] | None = Field(
+        None, description="MiB of GPU memory for weights and batches. Default: no limit"
+    )
+    gpu_graphs: bool = Field(True, description="Use CUDA graphs, one for each batch size")
+    gpu_tensorrt: bool = Field(False, description="Use TensorRT; the first start takes minutes to build it")
+    gallery_gpu_mb: int = Field(
+        4096, ge=0, description="MiB of GPU memory for a copy of the gallery's vectors; 0: none. Unused on device cpu"
+    )
+    decode_threads: Count | None = Field(
+        None, description="Threads that decode frames. Default: the number of CPUs, at most 8"
+    )
+    max_batch: int | None = Field(
+        None, ge=1, le=256, description="Most clips in one call of the engine. Default: 4, on a GPU 64"
+    )
+
+    max_frames: Count = Field(2000, description="Most frames, or boxes, of one tracklet")
+    max_clips: Count = Field(
+        500, description="Most clips computed of one tracklet; a longer tracklet needs max_clips in its request"
+    )
+    max_video_frames: Count = Field(
+        20_000, description="Most frames of a video that are read to find the frames of boxes"
+    )
+    max_frame_bytes: Count = Field(20_000_000, description="Most bytes of one encoded frame")
+    max_pixels: Count = Field(25_000_000, description="Most pixels of one frame, width times height")
+    max_request_pixels: Count = Field(2 * 10**9, description="Most pixels of all frames that one request decodes")
+    max_side: Count = Field(16_384, description="Longest side of a frame in pixels")
+    min_side: Count = Field(
+        8, description="Shortest side in pixels of a frame, or of the part of a box inside its frame"
+    )
+    min_usable_share: float = Field(
+        0.5, gt=0, le=1, description="Share of a tracklet's frames that must be usable, or it is refused"
+    )
+    max_request_bytes: Count = Field(256 * MIB, description="Most bytes of one request's body")
+    max_field_bytes: Count = Field(256 * 1024, description="Most bytes of one form field that is not a file")
+    max_metadata_bytes: Count = Field(16 * 1024, description="Most bytes of one record's metadata as JSON")
+    max_pending_requests: Count = Field(64, description="Most requests with footage at the same time; more get 503")
+    max_pending_bytes: Count = Field(
+        1024 * MIB, description="Most bytes held for all requests with footage; more get 503"
+    )
+
+    retention_days: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_RETENTION_DAYS,
+        allow_inf_nan=False,
+        description="Days after which a new record without expires_at is erased. Default: never",
+    )
+    sweep_seconds: Seconds = Field(60.0, description="Time between two erasures of expired records")
+    thumbnails: bool = Field(False, description="Keep a small picture of each tracklet; it is erased with its record")
+
+    max_top_k: int = Field(1000, ge=10, description="Most results of one search")
+    max_page: Count = Field(1000, description="Most records of one page of GET /gallery")
+    rerank_candidates: int = Field(100, ge=2, le=2000, description="Best hits that are re-ranked")
 
     @field_validator("api_keys")
     @classmethod

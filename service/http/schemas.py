@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from model.spec import BundleSpec
@@ -31,10 +31,16 @@ ThumbnailUrl = Annotated[
 ]
 
 
-def _refuse_earlier(end: datetime | None, begin: datetime | None, name: str) -> datetime | None:
-    if end and begin and end < begin:
-        raise ValueError(f"must not be before {name}")
-    return end
+def _not_before(name: str) -> AfterValidator:
+    """Return a validator that compares a time with the field of this name, declared above it."""
+
+    def check(value: datetime | None, info: ValidationInfo) -> datetime | None:
+        start: datetime | None = info.data.get(name)
+        if value and start and value < start:
+            raise ValueError(f"must not be before {name}")
+        return value
+
+    return AfterValidator(check)
 
 
 class FootageBody(Body):
@@ -46,28 +52,23 @@ class FootageBody(Body):
 
     id: TrackletId | None = None
     camera_id: CameraId | None = None
-    boxes: Annotated[
-        list[Box] | None,
-        Field(
-            fail_fast=True,
-            min_length=1,
-            max_length=MAX_ITEMS,
-            description="For full frames or a full video: one `[frame, x, y, w, h]` for each frame of the tracklet. "
-            "`frame` is the 0-based index of the full frame; the others are pixels. Used in the order of `frame`",
-        ),
-    ] = None
-    frames: Annotated[
-        list[EncodedFrame] | None,
-        Field(fail_fast=True, max_length=MAX_ITEMS, description="The tracklet's frames in time order"),
-    ] = None
-    max_clips: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Embed at most this many clips, evenly spaced over the tracklet: faster and less exact. "
-            "Default: all. Other frames are not decoded and do not count as unusable. Allowed only with footage",
-        ),
-    ] = None
+    boxes: list[Box] | None = Field(
+        None,
+        fail_fast=True,
+        min_length=1,
+        max_length=MAX_ITEMS,
+        description="For full frames or a full video: one `[frame, x, y, w, h]` for each frame of the tracklet. "
+        "`frame` is the 0-based index of the full frame; the others are pixels. Used in the order of `frame`",
+    )
+    frames: list[EncodedFrame] | None = Field(
+        None, fail_fast=True, max_length=MAX_ITEMS, description="The tracklet's frames in time order"
+    )
+    max_clips: int | None = Field(
+        None,
+        ge=1,
+        description="Embed at most this many clips, evenly spaced over the tracklet: faster and less exact. "
+        "Default: all. Other frames are not decoded and do not count as unusable. Allowed only with footage",
+    )
 
 
 class TrackletBody(FootageBody):
@@ -76,20 +77,13 @@ class TrackletBody(FootageBody):
     FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {"metadata"}
 
     start_time: Timestamp | None = None
-    end_time: Timestamp | None = None
+    end_time: Annotated[Timestamp | None, _not_before("start_time")] = None
     metadata: Metadata | None = None
-    expires_at: Annotated[
-        Timestamp | None,
-        Field(
-            description="From this time on the record is not found any more, and it is erased. Default: after the "
-            "service's `retention_days`, if set"
-        ),
-    ] = None
-
-    @field_validator("end_time")
-    @classmethod
-    def _check_times(cls, end: datetime | None, info: ValidationInfo) -> datetime | None:
-        return _refuse_earlier(end, info.data.get("start_time"), "start_time")
+    expires_at: Timestamp | None = Field(
+        None,
+        description="From this time on the record is not found any more, and it is erased. Default: after the "
+        "service's `retention_days`, if set",
+    )
 
     @field_validator("expires_at")
     @classmethod
@@ -113,18 +107,13 @@ class PutBody(TrackletBody):
 class FilterBody(Body):
     """All conditions must hold. The time of a record must overlap the interval from `after` to `before`."""
 
-    camera_ids: Annotated[list[CameraId] | None, Field(min_length=1, max_length=1000)] = None
-    exclude_camera_ids: Annotated[list[CameraId], Field(max_length=1000)] = Field(default_factory=list)
+    camera_ids: list[CameraId] | None = Field(None, min_length=1, max_length=1000)
+    exclude_camera_ids: list[CameraId] = Field(default_factory=list, max_length=1000)
     after: Timestamp | None = None
-    before: Timestamp | None = None
-    metadata: Annotated[
-        Metadata, Field(max_length=100, description="All these keys must have equal values in the record")
-    ] = Field(default_factory=dict)
-
-    @field_validator("before")
-    @classmethod
-    def _check_times(cls, before: datetime | None, info: ValidationInfo) -> datetime | None:
-        return _refuse_earlier(before, info.data.get("after"), "after")
+    before: Annotated[Timestamp | None, _not_before("after")] = None
+    metadata: Metadata = Field(
+        default_factory=dict, max_length=100, description="All these keys must have equal values in the record"
+    )
 
     def to_filter(self, *, exclude_cameras: tuple[str, ...] = (), exclude_ids: tuple[str, ...] = ()) -> Filter:
         """Return the filter for the gallery, with additional exclusions."""
@@ -153,13 +142,13 @@ class SearchBody(FootageBody):
 
     embedding: Embedding | None = None
     embedding_space: SpaceName | None = None
-    top_k: Annotated[int, Field(ge=1)] = 10
-    min_score: Annotated[float | None, Field(ge=-1, le=1)] = None
+    top_k: int = Field(10, ge=1)
+    min_score: float | None = Field(None, ge=-1, le=1)
     filter: FilterBody = FilterBody()
     exclude_same_camera: bool = False
-    rerank: Annotated[
-        bool, Field(description="Re-rank the best candidates (k-reciprocal); scores stay cosine similarities")
-    ] = False
+    rerank: bool = Field(
+        False, description="Re-rank the best candidates (k-reciprocal); scores stay cosine similarities"
+    )
 
 
 class EraseBody(Body):
@@ -187,23 +176,16 @@ class ListQuery(Parameters):
 
     camera_id: CameraId | None = None
     after: Timestamp | None = None
-    before: Timestamp | None = None
-    limit: Annotated[int, Field(ge=1)] = 100
-    cursor: Annotated[str | None, Field(min_length=1, max_length=512)] = None
-
-    @field_validator("before")
-    @classmethod
-    def _check_times(cls, before: datetime | None, info: ValidationInfo) -> datetime | None:
-        return _refuse_earlier(before, info.data.get("after"), "after")
+    before: Annotated[Timestamp | None, _not_before("after")] = None
+    limit: int = Field(100, ge=1)
+    cursor: str | None = Field(None, min_length=1, max_length=512)
 
 
 class AuditQuery(Parameters):
     """Query parameters of `GET /audit`."""
 
-    limit: Annotated[int, Field(ge=1)] = 100
-    before: Annotated[
-        str | None, Field(min_length=1, max_length=64, description="A `receipt_id`: list only older entries")
-    ] = None
+    limit: int = Field(100, ge=1)
+    before: str | None = Field(None, min_length=1, max_length=64, description="A `receipt_id`: list only older entries")
 
 
 class RejectedFrame(Answer):
@@ -223,9 +205,7 @@ class EmbedAnswer(Answer):
     frames: FrameCount
     clips: ClipCount
     rejected_frames: list[RejectedFrame]
-    embedding: Annotated[
-        list[float] | SkipJsonSchema[None], Field(description="Of unit length; absent unless requested")
-    ] = None
+    embedding: list[float] | SkipJsonSchema[None] = Field(None, description="Of unit length; absent unless requested")
 
 
 class SearchHit(Answer):
@@ -265,9 +245,7 @@ class RecordAnswer(Answer):
     created_at: Timestamp
     expires_at: Timestamp | None
     thumbnail_url: ThumbnailUrl = None
-    embedding: Annotated[
-        list[float] | SkipJsonSchema[None], Field(description="Of unit length; absent unless requested")
-    ] = None
+    embedding: list[float] | SkipJsonSchema[None] = Field(None, description="Of unit length; absent unless requested")
 
 
 class PageAnswer(Answer):
@@ -292,10 +270,8 @@ class AuditEntryAnswer(Answer):
     time: Timestamp
     action: Literal["delete", "erase", "expire"]
     by: str
-    filter: Annotated[
-        Metadata, Field(description='Which records: a filter as in `POST /gallery/erase`, or `{"id": ...}`')
-    ]
-    erased: Annotated[int, Field(description="Number of records that were removed")]
+    filter: Metadata = Field(description='Which records: a filter as in `POST /gallery/erase`, or `{"id": ...}`')
+    erased: int = Field(description="Number of records that were removed")
 
 
 class AuditAnswer(Answer):
@@ -328,10 +304,8 @@ class GalleryFacts(Answer):
 
     engine: str
     records: int
-    retention_days: Annotated[
-        float | None, Field(description="Lifetime of a record without `expires_at`; null: unlimited")
-    ]
-    thumbnails: Annotated[bool, Field(description="Whether a small picture of each new tracklet is kept")]
+    retention_days: float | None = Field(description="Lifetime of a record without `expires_at`; null: unlimited")
+    thumbnails: bool = Field(description="Whether a small picture of each new tracklet is kept")
 
 
 class LimitFacts(Answer):
