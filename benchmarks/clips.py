@@ -24,9 +24,8 @@ from not3d.demo import running_service
 from training.datasets.catalog import kind_of
 from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import embed_tracklets
-from training.evaluation.protocols import EvaluationSet, select_tracklets
+from training.evaluation.protocols import EvaluationSet, EvaluationSettings, select_tracklets
 from training.evaluation.scoring import score
-from training.evaluation.settings import EvaluationSettings
 
 CHOICES: tuple[int | None, ...] = (1, 2, 4, 8, 16, None)
 ROUNDS = 5

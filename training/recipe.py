@@ -11,7 +11,7 @@ from model.network import NetworkSpec
 from training.batches.augmentation import Augmentation
 from training.batches.sampling import BatchSampling, ClipSampling
 from training.datasets.catalog import DatasetKind
-from training.evaluation.settings import EvaluationSettings
+from training.evaluation.protocols import EvaluationSettings
 from training.loop.objective import LossWeights
 from training.loop.optimiser import OptimiserSettings, ScheduleSettings
 

@@ -1,1 +1,1 @@
-"""How well a model ranks: embedding of tracklets, metrics and protocols."""
+"""Measure how well a model ranks: features of tracklets, protocols, metrics and the report."""

@@ -1,4 +1,4 @@
-"""Features of tracklets, with the frames, clips and averaging that the service uses."""
+"""Compute features of tracklets with the frames, clips and averaging of the service."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from model.frames import read_frame
 from model.tracklet import mean_embedding, split_into_clips
 from training.datasets.tracklet import Tracklet
-from training.evaluation.settings import ClipChoice
+from training.evaluation.protocols import ClipChoice
 
 EmbedClips = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""``uint8 [N, T, H, W, 3]`` to clip embeddings ``[N, D]``: a network, or a bundle's engine."""
+"""Clips `uint8 [N, T, H, W, 3]` to clip embeddings `[N, D]`: a network, or a bundle's engine."""
 
 _BATCH = 16
 """Clips per call."""
@@ -27,7 +27,10 @@ def embed_tracklets(
     clip_choice: ClipChoice = "even",
     progress: Callable[[], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Means of clip embeddings ``[len(tracklets), D]``, not of unit length; ``progress`` is called after each."""
+    """Return the means of clip embeddings `[len(tracklets), D]`, not of unit length.
+
+    `progress` is called after each tracklet.
+    """
     features = []
     for tracklet in tracklets:
         clips = read_clips(
@@ -48,7 +51,7 @@ def read_clips(
     max_clips: int | None = None,
     clip_choice: ClipChoice = "even",
 ) -> NDArray[np.uint8]:
-    """Clips ``uint8 [C, T, H, W, 3]`` of a tracklet: all, or ``max_clips`` of them, spread evenly or the first."""
+    """Read the clips `uint8 [C, T, H, W, 3]` of a tracklet: all, or `max_clips`, spread evenly or the first."""
     indices = split_into_clips(len(tracklet.frames), clip_length, max_clips if clip_choice == "even" else None)
     indices = indices[:max_clips]
     frames = {i: read_frame(tracklet.frames[i].read_bytes(), *frame_size) for i in np.unique(indices)}

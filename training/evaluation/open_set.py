@@ -1,4 +1,4 @@
-"""Open-set identification: is the person in the gallery at all, and if so, which one?
+"""Open-set identification: is the person in the gallery, and if so, who is it?
 
 DIR at FPIR as in Grother & Ngan, "FRVT: Performance of Face Identification Algorithms" (NIST IR 8009), and Phillips,
 Grother & Micheals, "Evaluation Methods in Face Recognition" (2011).
@@ -13,21 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 from training.evaluation.metrics import codes
 
 FALSE_POSITIVE_RATES = (1e-1, 1e-2)
-"""Operating points that are reported."""
+"""Reported operating points (FPIR)."""
 
 
 @dataclass(frozen=True)
 class OpenSet:
-    """A mated probe's person is enrolled, a non-mated one's is not."""
+    """Rates over mated probes, whose person is enrolled, and non-mated probes, whose person is not."""
 
     mated: int
     non_mated: int
     false_positive: NDArray[np.float64]
-    """``[K]``, rising: share of non-mated probes whose best score is accepted (FPIR)"""
+    """`[K]`, ascending: share of non-mated probes whose best score is accepted (FPIR)"""
     detection: NDArray[np.float64]
-    """``[K]``: share of mated probes whose best answer is right and accepted (DIR at rank 1)"""
+    """`[K]`: share of mated probes whose best answer is right and accepted (DIR at rank 1)"""
     dir_at: dict[float, float]
-    """detection and identification rate by FPIR; NaN where one probe alone is more than that rate"""
+    """detection and identification rate by FPIR; NaN if one probe is already more than that rate"""
 
 
 def open_set(
@@ -38,25 +38,28 @@ def open_set(
     gallery_cameras: Sequence[str] | ArrayLike,
     seed: int = 1,
 ) -> OpenSet | None:
-    """Splits the query people in halves by a seed: one half stays enrolled, the other's gallery rows are taken out.
+    """Measure open-set identification after the gallery rows of half of the query people are removed.
 
-    Queries without a right answer in the gallery are non-mated already. As everywhere in the field, a query is never
-    compared with rows of its own person and camera. ``None`` where either kind of probe is missing.
+    Queries without a right answer in the gallery are non-mated probes too. As usual in the field, a query is not
+    compared with rows of its person and camera.
 
     Args:
-        scores: ``[Q, G]``, higher is more alike
-        query_ids: ``[Q]`` person ids; likewise the others
-        gallery_ids: ``[G]``
-        query_cameras: ``[Q]``
-        gallery_cameras: ``[G]``
+        scores: `[Q, G]`, higher is more similar
+        query_ids: person ids `[Q]`
+        gallery_ids: person ids `[G]`
+        query_cameras: camera ids `[Q]`
+        gallery_cameras: camera ids `[G]`
         seed: of the halves
+
+    Returns:
+        The rates, or None if there are no probes of one kind.
     """
     matrix = np.asarray(scores)
     q_id, g_id, q_cam, g_cam = (np.asarray(a) for a in (query_ids, gallery_ids, query_cameras, gallery_cameras))
     people = np.unique(q_id)
     out = np.random.default_rng(seed).permutation(people)[: len(people) // 2]
     enrolled = ~np.isin(g_id, out)
-    # Only after the draw, which is of names: a seed's halves stay what they were whatever the gallery holds.
+    # After the draw: people are drawn by name, so a seed gives the same halves for every gallery.
     (q_id, g_id), (q_cam, g_cam) = codes(q_id, g_id), codes(q_cam, g_cam)
     rows, rows_cam = g_id[enrolled], g_cam[enrolled]
     right, wrong = [], []
@@ -74,7 +77,7 @@ def open_set(
         return None
     found, alarms = np.sort(right), np.sort(wrong)
     count = len(alarms)
-    # With k false alarms allowed, an answer is accepted above the score of the next alarm.
+    # If k false alarms are allowed, an answer is accepted above the score of the next alarm.
     thresholds = np.append(alarms[::-1], -np.inf)
     detection = 1 - np.searchsorted(found, thresholds, side="right") / len(found)
     at = {}

@@ -1,9 +1,14 @@
-"""Which tracklets ask which, by name; papers whose names differ here cannot be compared."""
+"""Protocols and settings of an evaluation: which tracklets are query and gallery, and how distances are computed.
+
+Figures measured under different protocols cannot be compared.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import Not3dError
 from training.datasets.catalog import (
@@ -17,25 +22,53 @@ from training.datasets.catalog import (
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 PROTOCOLS = {
-    "mars": "MARS, gallery without the queries, over the queries that have a match there; step AP "
-    "(jiyanggao, systems A and B, torchreid: 1,840 queries, 9,330 in the gallery)",
-    "mars-all-queries": "MARS, queries in the gallery as well; step AP (AP3D, TKP, SINet: 1,980 queries, 11,310)",
-    "mars-official": "MARS, queries in the gallery as well; trapezoid AP (the dataset's MATLAB program: 1,980 queries)",
-    "benchmark": "the dataset's own queries against its gallery; step AP",
+    "mars": "MARS, gallery without the queries, only queries with a match there; step AP "
+    "(temporal-attention baseline, not3d, fantastic, torchreid: 1,840 queries, gallery of 9,330)",
+    "mars-all-queries": "MARS, gallery with the queries; step AP (AP3D, TKP, SINet: 1,980 queries, gallery of 11,310)",
+    "mars-official": "MARS, gallery with the queries; trapezoid AP (the dataset's MATLAB program: 1,980 queries)",
+    "benchmark": "the dataset's queries against its gallery; step AP",
     "cross-camera": "one tracklet per person and camera, each a query against those of the other cameras",
-    "validation": "the same, on the people that the model's recipe set aside from this training data",
+    "validation": "as cross-camera, on the people that the model's recipe set aside from this training data",
 }
-"""What each name means. ``auto`` is ``mars`` for MARS's layout, ``benchmark`` where a dataset has test lists, and
-``cross-camera`` elsewhere."""
+"""Descriptions by name. `auto` is `mars` for the layout of MARS, `benchmark` for other datasets with test lists, and
+otherwise `cross-camera`."""
+
+ClipChoice = Literal["even", "first"]
+Metric = Literal["cosine", "euclidean"]
+
+
+class EvaluationSettings(BaseModel):
+    """What decides the figures besides model and data; part of a recipe, since papers differ in it.
+
+    The defaults are what the service does.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: str = Field("auto", description="a name of training.evaluation.protocols.PROTOCOLS, or auto")
+    metric: Metric = Field(
+        "cosine",
+        description="of video features; euclidean takes the means of clip embeddings without normalising them, as "
+        "not3d and fantastic do",
+    )
+    feature: Literal["batch_normed", "raw"] | None = Field(
+        None, description="side of the neck that is measured; by default the network's. Checkpoints only"
+    )
+    max_clips: int | None = Field(None, ge=1, description="maximum number of clips per tracklet; by default all")
+    clip_choice: ClipChoice = Field(
+        "even", description="which of them: spread evenly, or the first (41 in the published code)"
+    )
+    rerank: bool = Field(False, description="k-reciprocal re-ranking, k1 20, k2 6, lambda 0.3")
+    average_precision: Literal["step", "trapezoid"] | None = Field(None, description="by default the protocol's")
 
 
 class EvaluationError(Not3dError):
-    """The protocol does not fit the data or the model."""
+    """The protocol or a setting does not fit the data or the model."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Tracklets by role. Where the gallery holds the queries, it begins with them."""
+    """The tracklets of a protocol by role. A gallery that contains the queries begins with them."""
 
     name: str
     query: list[Tracklet]
@@ -47,26 +80,32 @@ class EvaluationSet:
 
     @property
     def gallery(self) -> list[Tracklet]:
-        """All rows of the gallery."""
+        """Return all rows of the gallery."""
         return [*self.query, *self.gallery_only] if self.queries_in_gallery else self.gallery_only
 
 
 def select_tracklets(
     data: Sequence[Path], protocol: str, recipe: Mapping[str, Any] | None = None, split: int | None = None
 ) -> EvaluationSet:
-    """The tracklets of a protocol; ``recipe`` is the model's, for ``validation``.
+    """Read the tracklets of a protocol.
+
+    Args:
+        data: datasets
+        protocol: a name of `PROTOCOLS`, or `auto`
+        recipe: the model's; needed for `validation`
+        split: of datasets that have several
 
     Raises:
-        EvaluationError: an unknown protocol, or one that fits neither data nor model.
+        EvaluationError: the protocol is unknown, or does not fit the data or the model.
         DatasetError: from the data.
     """
     if protocol not in ("auto", *PROTOCOLS):
-        raise EvaluationError(f"unknown protocol {protocol!r}; known are auto, {', '.join(PROTOCOLS)}")
+        raise EvaluationError(f"unknown protocol {protocol!r}; choose auto, {', '.join(PROTOCOLS)}")
     for path in data:
         if not path.exists():
             raise DatasetError(f"{path} does not exist")
     if split is not None and all(split_count(path) == 1 for path in data):
-        raise EvaluationError(f"split {split}: {', '.join(path.name for path in data)} has no splits; leave it out")
+        raise EvaluationError(f"split {split}: {', '.join(path.name for path in data)} has no splits; omit it")
     name = _resolve(data, protocol)
     if name.startswith("mars") or name == "benchmark":
         if len(data) != 1 or (name != "benchmark" and kind_of(data[0]) != "mars"):
@@ -77,12 +116,12 @@ def select_tracklets(
     if name == "validation":
         recipe = recipe or {}
         if not recipe.get("validation_share"):
-            raise EvaluationError("the model's recipe set nobody aside (no validation_share)")
+            raise EvaluationError("the model's recipe set no people aside (it has no validation_share)")
         _, tracklets = set_aside(tracklets, recipe["validation_share"], recipe["seed"])
         if not tracklets:
             raise EvaluationError(
-                "the model's training set nobody of these people aside: measure with --protocol cross-camera on people "
-                "it has not seen, or train with a larger validation_share"
+                "the model's training set none of these people aside: measure with --protocol cross-camera on people "
+                "that were not trained on, or train with a larger validation_share"
             )
     return EvaluationSet(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True, split=split)
 
@@ -97,12 +136,11 @@ def _resolve(data: Sequence[Path], protocol: str) -> str:
 
 
 def _of_benchmark(name: str, benchmark: Benchmark) -> EvaluationSet:
-    together = name in ("mars-all-queries", "mars-official")
     return EvaluationSet(
         name,
         benchmark.query,
         benchmark.gallery,
-        queries_in_gallery=together,
+        queries_in_gallery=name in ("mars-all-queries", "mars-official"),
         average_precision="trapezoid" if name == "mars-official" else "step",
         split=benchmark.split,
     )

@@ -1,4 +1,4 @@
-"""The report of an evaluation: figures as JSON, and one HTML page to look at that needs nothing besides itself."""
+"""Write the report of an evaluation: figures as JSON, and one self-contained HTML page."""
 
 import json
 import math
@@ -9,33 +9,33 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.evaluation import report_charts as charts
-from training.evaluation.report_gallery import draw_rows
-from training.evaluation.result import EvaluationResult
+from training.evaluation.report_queries import draw_rows
+from training.evaluation.scoring import EvaluationResult
 
 MAX_BYTES = 8_000_000
-"""The page stays below this: queries are left out where their pictures would not fit, and the page says so."""
+"""Maximum size of the page: queries whose images would not fit are left out, and the page says so."""
 _PAGE_BYTES = 200_000
-"""Kept for everything but the ranked galleries."""
+"""Reserved for all parts except the queries with their answers."""
 _MEASURED = ("rank-", "mAP", "mINP", "TAR", "DIR")
 _EXPLAINED = {
     "rank-1": "queries whose first answer is right",
     "rank-5": "a right answer among the first 5",
     "rank-10": "a right answer among the first 10",
     "rank-20": "a right answer among the first 20",
-    "mAP": "how early all right answers come",
-    "mINP": "how early the last right answer comes",
-    "TAR": "true pairs accepted, at this share of wrong ones",
-    "DIR": "enrolled people found, at this share of strangers",
+    "mAP": "how early in the ranking all right answers are",
+    "mINP": "how early in the ranking the last right answer is",
+    "TAR": "pairs of one person accepted, if this share of the wrong pairs is",
+    "DIR": "enrolled people found, if this share of the other people is accepted",
 }
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table, in percent."""
+    """A row of the table, in percent."""
 
     name: str
     value: float | None
-    """``None`` where there is too little data to tell"""
+    """None if there is too little data"""
     interval: tuple[float, float] | None
     meaning: str
 
@@ -49,24 +49,25 @@ def write_report(
     answers: int = 10,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """Writes ``evaluation.json`` and ``report.html``, and gives the page's path.
+    """Write `evaluation.json` and `report.html`, and return the path of the page.
 
     Args:
-        result: what was measured
-        folder: where to write; made if absent
-        title: the page's; by default the data's and the model's names
-        queries: how many of the worst and of the best queries are shown
-        answers: how many answers of each
-        max_bytes: of the page; fewer queries are shown where their pictures would not fit
+        result: of the evaluation
+        folder: is created if it does not exist
+        title: of the page; by default the names of data and model
+        queries: number of worst and of best queries that are shown
+        answers: number of answers for each query
+        max_bytes: size limit of the page; queries whose images do not fit are left out
 
     Raises:
         ValueError: a number is out of range.
-        OSError: a frame cannot be read, or the files cannot be written.
+        OSError, FrameError: a frame cannot be read.
+        OSError: the files cannot be written.
     """
     if queries < 0 or answers < 1:
-        raise ValueError(f"a report shows 0 or more queries and at least 1 answer, not {queries} and {answers}")
+        raise ValueError(f"a report needs at least 0 queries and 1 answer (got {queries} and {answers})")
     if max_bytes <= _PAGE_BYTES:
-        raise ValueError(f"a report takes more than {_PAGE_BYTES:,} bytes; max_bytes is {max_bytes:,}")
+        raise ValueError(f"max_bytes must be more than {_PAGE_BYTES:,} (got {max_bytes:,})")
     worst, best, left_out = draw_rows(result, count=queries, answers=answers, max_bytes=max_bytes - _PAGE_BYTES)
     page = _environment().get_template("report.html").render(
         title=title or f"{result.figures['data']}: {result.figures['model']}",
@@ -95,7 +96,7 @@ def _environment() -> Environment:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = loader.get_source(environment, "report.css")[0]
-    environment.globals["style"] = Markup(style)  # noqa: S704 - the package's own file
+    environment.globals["style"] = Markup(style)  # noqa: S704 - a file of this package
     return environment
 
 

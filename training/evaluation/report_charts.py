@@ -1,6 +1,7 @@
-"""The report's curves as inline SVG, whose colours are the page's variables: they follow light, dark and print.
+"""Draw the report's curves as inline SVG.
 
-Every chart has a title and a description in words, and its series differ in dash or hatching as well as in colour.
+Colours are variables of the page, so they fit its light, dark and print styles. Each chart has a title and a
+description in words, and its series differ in dash or hatching as well as in colour.
 """
 
 import math
@@ -18,11 +19,11 @@ from training.evaluation.verification import Verification
 WIDTH, HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
 _POINTS = 400
-"""Points of a curve at most."""
+"""Maximum number of points of a curve."""
 _BINS = 50
-"""Bars of the histogram at most."""
+"""Maximum number of bars of the histogram."""
 _RANKS = 50
-"""Ranks of the CMC that are drawn."""
+"""Drawn ranks of the CMC."""
 
 Values = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ class _Axis:
     log: bool = False
 
     def share(self, values: Values) -> Values:
-        """Where values lie on the axis, as shares of its length."""
+        """Return the positions of values on the axis, as fractions of its length."""
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
         along = np.log10(values) if self.log else values
         return np.asarray(np.clip((along - low) / (high - low), 0, 1))
@@ -47,14 +48,14 @@ class _Plane:
     y: _Axis
 
     def points(self, x: Values, y: Values) -> str:
-        """Path data through points given in the axes' units."""
+        """Return the path through points in the units of the axes."""
         across = _LEFT + self.x.share(x) * (WIDTH - _LEFT - _RIGHT)
         down = HEIGHT - _BOTTOM - self.y.share(y) * (HEIGHT - _TOP - _BOTTOM)
         return "M" + "L".join(f"{a:.1f} {d:.1f}" for a, d in zip(across, down, strict=True))
 
 
 def cmc_chart(rank: RankMetrics) -> Markup:
-    """Share of queries with a right answer among the first k."""
+    """Draw the share of queries with a right answer among the first k."""
     shares = 100 * rank.cmc[:_RANKS]
     low = max(0.0, 10 * math.floor(shares[0] / 10) - 10.0)
     ranks = np.arange(1, len(shares) + 1, dtype=np.float64)
@@ -65,14 +66,18 @@ def cmc_chart(rank: RankMetrics) -> Markup:
 
 
 def roc_chart(verification: Verification) -> Markup:
-    """True accept rate over the false accept rate, on a logarithmic axis."""
+    """Draw the true accept rate over the false accept rate, which has a logarithmic axis."""
     far, tar = verification.false_accept, 100 * verification.true_accept
     axis = _rate_axis(verification.different_pairs)
     plane = _Plane(axis, _percent_axis(0))
     kept = far > 0
     words = ", ".join(
         f"at a false accept rate of {100 * rate:g}% "
-        + ("too few pairs to tell" if math.isnan(value) else f"{100 * value:.1f}% of true pairs are accepted")
+        + (
+            "there are too few pairs"
+            if math.isnan(value)
+            else f"{100 * value:.1f}% of the pairs of one person are accepted"
+        )
         for rate, value in verification.tar_at.items()
     )
     drawn = [_line(plane, far[kept], tar[kept])] if kept.any() else []
@@ -80,26 +85,26 @@ def roc_chart(verification: Verification) -> Markup:
 
 
 def open_set_chart(opened: OpenSet) -> Markup:
-    """Detection and identification rate over the false positive identification rate."""
-    rate, found = _thinned(opened.false_positive), 100 * _thinned(opened.detection)
+    """Draw the detection and identification rate over the false positive identification rate."""
+    rate, found = _thin(opened.false_positive), 100 * _thin(opened.detection)
     plane = _Plane(_rate_axis(opened.non_mated), _percent_axis(0))
     words = (
         f"{opened.mated} probes of enrolled people, {opened.non_mated} of others; "
-        f"{found[0]:.1f}% found without a false alarm, {found[-1]:.1f}% when every answer is accepted"
+        f"{found[0]:.1f}% found without a false alarm, {found[-1]:.1f}% if all answers are accepted"
     )
     kept = rate > 0
-    labels = ("strangers accepted (FPIR)", "enrolled people found (DIR)")
+    labels = ("other people accepted (FPIR)", "enrolled people found (DIR)")
     return _chart("dir", "Open set", words, plane, labels, [_line(plane, rate[kept], found[kept])])
 
 
 def overlap(verification: Verification) -> float:
-    """Area that the two histograms share: 0 where a threshold tells all pairs apart, 1 where none helps."""
+    """Return the common area of the two histograms: 0 if a threshold separates all pairs, 1 if no threshold helps."""
     same, different = _shares(verification)
     return float(np.minimum(same, different).sum())
 
 
 def histogram_chart(verification: Verification) -> Markup:
-    """Distances of pairs of one person and of two, each as shares of their kind, with what they share hatched."""
+    """Draw the distances of pairs of one and of two people, as shares of their kind; the overlap is hatched."""
     same, different = _shares(verification)
     edges = -verification.bins[::-1]
     fold = -(-(len(edges) - 1) // _BINS)
@@ -124,7 +129,7 @@ def histogram_chart(verification: Verification) -> Markup:
         f"{verification.same_pairs:,} pairs of one person, {verification.different_pairs:,} of two; "
         f"the histograms overlap by {100 * overlap(verification):.1f}%"
     )
-    return _chart("scores", "Distances of pairs", words, plane, ("distance", "pairs of that kind"), shapes)
+    return _chart("scores", "Distances of pairs", words, plane, ("distance", "share of the pairs"), shapes)
 
 
 def _shares(verification: Verification) -> tuple[Values, Values]:
@@ -132,7 +137,7 @@ def _shares(verification: Verification) -> tuple[Values, Values]:
     return same / same.sum(), different / different.sum()
 
 
-def _thinned(values: Values) -> Values:
+def _thin(values: Values) -> Values:
     places = np.unique(np.linspace(0, len(values) - 1, min(len(values), _POINTS)).round().astype(int))
     return np.asarray(values[places])
 
@@ -143,21 +148,21 @@ def _percent_axis(low: float) -> _Axis:
 
 
 def _rate_axis(count: int) -> _Axis:
-    """From the decade of one among ``count`` to all of them."""
+    """Return a logarithmic axis from the decade of `1 / count` to 1."""
     decades = max(1, min(7, math.ceil(math.log10(count))))
     return _Axis(10.0**-decades, 1, [(10.0**-k, f"{100 * 10.0**-k:g}%") for k in range(decades, -1, -1)], log=True)
 
 
-def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers within a range."""
-    least = (high - low) / most
+def _ticks(low: float, high: float, limit: int) -> list[float]:
+    """Return at most about `limit` round numbers within a range."""
+    least = (high - low) / limit
     power = 10.0 ** math.floor(math.log10(least))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= least)
     return [round(k * step, 10) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _line(plane: _Plane, x: Values, y: Values) -> str:
-    # A rate holds until the next threshold: steps, not slopes.
+    # A rate is valid until the next threshold: draw steps, not slopes.
     return f'<path class="line" d="{plane.points(np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1])}"/>'
 
 
@@ -191,4 +196,4 @@ def _chart(name: str, title: str, words: str, plane: _Plane, labels: tuple[str, 
     parts.append(f'<text x="{(_LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{labels[0]}</text>')
     parts.append(f'<text x="12" y="{(_TOP + bottom) / 2}" text-anchor="middle" '
                  f'transform="rotate(-90 12 {(_TOP + bottom) / 2})">{labels[1]}</text>')  # fmt: skip
-    return Markup("".join([*parts, *shapes, "</svg>"]))  # noqa: S704 - numbers and this module's words only
+    return Markup("".join([*parts, *shapes, "</svg>"]))  # noqa: S704 - only numbers and words of this module

@@ -1,4 +1,4 @@
-"""One evaluation: a checkpoint or a bundle, a dataset, a protocol."""
+"""Run an evaluation of a checkpoint or a bundle on datasets under a protocol."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,8 @@ from training.batches.clips import Normalise
 from training.datasets.catalog import split_count
 from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import EmbedClips, embed_tracklets, read_clips
-from training.evaluation.protocols import EvaluationError, select_tracklets
-from training.evaluation.result import EvaluationResult, FrameWeights
-from training.evaluation.scoring import score
-from training.evaluation.settings import EvaluationSettings
+from training.evaluation.protocols import EvaluationError, EvaluationSettings, select_tracklets
+from training.evaluation.scoring import EvaluationResult, FrameWeights, score
 from training.evaluation.validation import network_embedder
 from training.loop.checkpoint import load_checkpoint
 
@@ -45,20 +43,20 @@ def evaluate(
     seed: int = 1,
     console: Console | None = None,
 ) -> EvaluationResult:
-    """Measures a model; a bundle runs on the engine that the service would pick, a checkpoint in PyTorch fp32.
+    """Measure a model: a bundle on the engine that the service would choose, a checkpoint in PyTorch fp32.
 
     Args:
         checkpoint_or_bundle: a file of the trainer, or a bundle's folder
         data: one or more datasets, as the protocol needs
-        options: fields of EvaluationSettings that differ from the checkpoint's recipe, or from how the service ranks
-        where it is a bundle: cosine, all clips
+        options: fields of `EvaluationSettings` that differ from the checkpoint's recipe, or, for a bundle, from the
+            ranking of the service (cosine, all clips)
         split: of a dataset that has several
         seed: of confidence intervals and of the open set
-        console: for progress
+        console: shows the progress
 
     Raises:
-        EvaluationError: an unknown protocol, or one that does not fit.
-        ValueError: from the model or the data.
+        EvaluationError: the protocol is unknown or does not fit.
+        Not3dError: the model or the data cannot be read.
     """
     return evaluate_splits(checkpoint_or_bundle, data, [split], options=options, seed=seed, console=console)[0]
 
@@ -72,23 +70,23 @@ def evaluate_splits(
     seed: int = 1,
     console: Console | None = None,
 ) -> list[EvaluationResult]:
-    """The same model on several splits; a tracklet is embedded once however many splits it is in.
+    """Measure a model on several splits; each tracklet is embedded once, even if it is in several splits.
 
-    This is fair only for a model that was trained on none of them.
+    This is fair only for a model that was not trained on any of the splits.
 
     Raises:
-        EvaluationError: as ``evaluate``, or all splits of data that has none.
-        ValueError: from the model or the data.
+        EvaluationError: as `evaluate`, or the data has no splits.
+        Not3dError: the model or the data cannot be read.
     """
     model = _open(checkpoint_or_bundle, options or {})
     settings = model.settings
     if splits == "all":
         count = max(split_count(path) for path in data)
         if count == 1:
-            raise EvaluationError(f"split all: {', '.join(path.name for path in data)} has no splits; leave it out")
+            raise EvaluationError(f"split all: {', '.join(path.name for path in data)} has no splits; omit it")
         splits = list(range(count))
-    selections = [select_tracklets(data, settings.protocol, model.recipe, split) for split in splits]
-    tracklets = list(dict.fromkeys(t for s in selections for t in (*s.query, *s.gallery_only)))
+    evaluation_sets = [select_tracklets(data, settings.protocol, model.recipe, split) for split in splits]
+    tracklets = list(dict.fromkeys(t for s in evaluation_sets for t in (*s.query, *s.gallery_only)))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         task = progress.add_task("embedding", total=len(tracklets))
@@ -102,19 +100,19 @@ def evaluate_splits(
             clip_choice=settings.clip_choice,
             progress=step,
         )
-    place = {tracklet: row for row, tracklet in enumerate(tracklets)}
+    row_of = {tracklet: row for row, tracklet in enumerate(tracklets)}
     return [
         score(
-            features[[place[t] for t in selection.query]],
-            features[[place[t] for t in selection.gallery]],
-            selection,
+            features[[row_of[t] for t in people.query]],
+            features[[row_of[t] for t in people.gallery]],
+            people,
             settings,
             head={"model": model.described, "data": ", ".join(path.name for path in data)},
             clip_length=model.clip_length,
             seed=seed,
             frame_weights=model.frame_weights,
         )
-        for selection in selections
+        for people in evaluation_sets
     ]
 
 
@@ -132,7 +130,7 @@ def _open(path: Path, options: Mapping[str, Any]) -> _Model:
         bundle = Bundle.load(path)
         engine, spec = open_engine(bundle), bundle.spec
         if settings.feature not in (None, spec.feature):
-            raise EvaluationError(f"the bundle gives its {spec.feature} feature only; measure a checkpoint instead")
+            raise EvaluationError(f"the bundle gives only its {spec.feature} feature; measure a checkpoint instead")
         described = f"{spec.name} ({bundle.embedding_space}) on {engine.name} {engine.precision}"
         size = (spec.frame_height, spec.frame_width)
         return _Model(embed_in_parallel(engine), size, spec.clip_length, spec.recipe, described, settings)

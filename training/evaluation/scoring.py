@@ -1,28 +1,79 @@
-"""From features to figures: distances, ranking, verification, open set, intervals."""
+"""Compute the figures of an evaluation from features: ranking, verification, open set, confidence intervals."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.ranking import cosine_scores, k_reciprocal_rerank
-from training.evaluation.bootstrap import people_bootstrap
-from training.evaluation.metrics import RankMetrics, rank_metrics
-from training.evaluation.open_set import FALSE_POSITIVE_RATES, open_set
-from training.evaluation.protocols import PROTOCOLS, EvaluationError, EvaluationSet
-from training.evaluation.result import EvaluationResult, FrameWeights
-from training.evaluation.settings import EvaluationSettings, Metric
-from training.evaluation.verification import verify
+from training.datasets.tracklet import Tracklet
+from training.evaluation.metrics import RankMetrics, people_bootstrap, rank_metrics
+from training.evaluation.open_set import FALSE_POSITIVE_RATES, OpenSet, open_set
+from training.evaluation.protocols import PROTOCOLS, EvaluationError, EvaluationSet, EvaluationSettings, Metric
+from training.evaluation.verification import Verification, verify
 
 RANKS = (1, 5, 10, 20)
-"""Ranks of the CMC that are reported."""
+"""Reported ranks of the CMC."""
+
+_CMC_RANKS = 100
+"""Ranks of the CMC in the JSON."""
+
+FrameWeights = Callable[[Tracklet], list[float] | None]
+"""Attention weights of a tracklet's first clip, one per frame, with sum 1; None if the model has none."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """One model on one dataset (one split of it) under one protocol."""
+
+    figures: dict[str, str | int | float]
+    """by name, in the order of the report; shares in percent"""
+    rank: RankMetrics
+    intervals: dict[str, tuple[float, float]]
+    """95% confidence intervals in percent, by the name of a figure"""
+    verification: Verification
+    open_set: OpenSet | None
+    distances: NDArray[np.float32]
+    """`[Q, G]`, lower is closer"""
+    query: list[Tracklet]
+    gallery: list[Tracklet]
+    clip_length: int
+    frame_weights: FrameWeights | None = None
+    """only for checkpoints with attention"""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return figures, intervals and curves as JSON values; NaN becomes None."""
+        verification, opened = self.verification, self.open_set
+        return {
+            "figures": {name: _without_nan(value) for name, value in self.figures.items()},
+            "confidence intervals (95%, bootstrap over people)": {
+                name: list(bounds) for name, bounds in self.intervals.items()
+            },
+            "cmc": self.rank.cmc[:_CMC_RANKS].tolist(),
+            "roc": {
+                "same pairs": verification.same_pairs,
+                "different pairs": verification.different_pairs,
+                "false accept rate": verification.false_accept.tolist(),
+                "true accept rate": verification.true_accept.tolist(),
+                "score threshold": {f"{rate:g}": _without_nan(at) for rate, at in verification.threshold_at.items()},
+            },
+            "open set": opened
+            and {
+                "mated probes": opened.mated,
+                "non-mated probes": opened.non_mated,
+                "false positive rate": opened.false_positive.tolist(),
+                "detection and identification rate": opened.detection.tolist(),
+            },
+        }
 
 
 def score(
     query: NDArray[np.float32],
     gallery: NDArray[np.float32],
-    selection: EvaluationSet,
+    people: EvaluationSet,
     settings: EvaluationSettings,
     *,
     head: Mapping[str, str | int | float],
@@ -30,46 +81,46 @@ def score(
     seed: int = 1,
     frame_weights: FrameWeights | None = None,
 ) -> EvaluationResult:
-    """Everything that is measured of one model under one protocol.
+    """Measure one model under one protocol.
 
     Args:
-        query: means of clip embeddings ``[Q, D]``, not normalised, in the selection's order
-        gallery: ``[G, D]`` likewise
-        selection: whose rows they are
+        query: means of clip embeddings `[Q, D]`, not normalised, in the order of `people`
+        gallery: `[G, D]` likewise
+        people: the tracklets of the features
         settings: distance and re-ranking
-        head: figures to begin with: the model, the data
+        head: figures at the beginning of the result, such as the names of model and data
         clip_length: frames of a clip
-        seed: of the bootstrap and of the open set's halves
+        seed: of the bootstrap and of the halves of the open set
         frame_weights: for a report
 
     Raises:
-        EvaluationError: no query has a right answer under another camera, or there is one person only.
+        EvaluationError: no query has a right answer from another camera, or there is only one person.
     """
     distances = pairwise_distances(query, gallery, settings.metric)
     if settings.rerank:
         distances = k_reciprocal_rerank(query, gallery)
-    rows = selection.gallery
-    ids = [t.person for t in selection.query], [t.person for t in rows]
-    cameras = [t.camera for t in selection.query], [t.camera for t in rows]
-    precision = settings.average_precision or selection.average_precision
+    rows = people.gallery
+    ids = [t.person for t in people.query], [t.person for t in rows]
+    cameras = [t.camera for t in people.query], [t.camera for t in rows]
+    precision = settings.average_precision or people.average_precision
     try:
         metrics = rank_metrics(distances, *ids, *cameras, average_precision=precision)
         verification = verify(-distances, *ids, *cameras)
     except ValueError as error:
         raise EvaluationError(
-            f"protocol {selection.name}, {len(ids[0])} queries, {len(rows)} in the gallery: {error}"
+            f"protocol {people.name}, {len(ids[0])} queries, {len(rows)} in the gallery: {error}"
         ) from error
     opened = open_set(-distances, *ids, *cameras, seed=seed)
     intervals = _intervals(metrics, ids[0], seed)
     figures: dict[str, str | int | float] = {
         **head,
-        "protocol": f"{selection.name}: {PROTOCOLS[selection.name]}",
-        **({} if selection.split is None else {"split": selection.split}),
+        "protocol": f"{people.name}: {PROTOCOLS[people.name]}",
+        **({} if people.split is None else {"split": people.split}),
         "distance": _describe(settings, precision),
         "seed": seed,
         "people": len(set(ids[0])),
         "queries": metrics.valid_queries,
-        "queries without a match": len(selection.query) - metrics.valid_queries,
+        "queries without a match": len(people.query) - metrics.valid_queries,
         "gallery": len(rows),
         **_percent(metrics),
         "pairs": f"{verification.same_pairs:,} of one person, {verification.different_pairs:,} of two, across cameras",
@@ -79,12 +130,12 @@ def score(
         figures["probes"] = f"{opened.mated:,} enrolled, {opened.non_mated:,} not"
         figures |= {f"DIR at FPIR {rate:g}": round(100 * opened.dir_at[rate], 2) for rate in FALSE_POSITIVE_RATES}
     return EvaluationResult(
-        figures, metrics, intervals, verification, opened, distances, selection.query, rows, clip_length, frame_weights
+        figures, metrics, intervals, verification, opened, distances, people.query, rows, clip_length, frame_weights
     )
 
 
 def pairwise_distances(query: NDArray[np.float32], gallery: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
-    """``float32 [Q, G]``: one less the cosine, or the Euclidean distance of the rows as they are."""
+    """Return distances `float32 [Q, G]`: 1 - cosine, or the Euclidean distance without normalising."""
     if metric == "cosine":
         return 1 - cosine_scores(query, gallery)
     squares = np.square(query).sum(axis=1)[:, None] + np.square(gallery).sum(axis=1)[None]
@@ -93,14 +144,16 @@ def pairwise_distances(query: NDArray[np.float32], gallery: NDArray[np.float32],
 
 
 def summarise_splits(results: Sequence[EvaluationResult]) -> dict[str, str | int | float]:
-    """Mean and standard deviation (of the sample, n - 1) over the splits of a dataset, beside what they share.
+    """Return mean and sample standard deviation (n - 1) over the splits of a dataset, and what the splits share.
 
     Raises:
-        ValueError: fewer than two results, or of different protocols.
+        ValueError: there are fewer than two results, or they have different protocols.
     """
     names = {str(result.figures["protocol"]) for result in results}
     if len(results) < 2 or len(names) != 1:
-        raise ValueError(f"a mean over splits needs two results of one protocol, not {len(results)} of {len(names)}")
+        raise ValueError(
+            f"a mean over splits needs at least two results of one protocol (got {len(results)} of {len(names)})"
+        )
     first = results[0].figures
     shared: dict[str, str | int | float] = {
         key: first[key] for key in ("model", "data", "protocol", "distance", "seed") if key in first
@@ -135,7 +188,11 @@ def _intervals(metrics: RankMetrics, query_ids: Sequence[str], seed: int) -> dic
 
 def _describe(settings: EvaluationSettings, precision: Literal["step", "trapezoid"]) -> str:
     clips = "all clips" if settings.max_clips is None else f"{settings.max_clips} clips ({settings.clip_choice})"
-    # Zhong et al.: re-ranking begins with distances of its own, whatever the metric is.
+    # Re-ranking (Zhong et al.) computes its own distances, for every metric.
     metric = "k-reciprocal re-ranking of unit vectors" if settings.rerank else settings.metric
     feature = "" if settings.feature is None else f", {settings.feature} feature"
     return f"{metric}{feature}, {clips}, {precision} AP"
+
+
+def _without_nan(value: str | float) -> str | float | None:
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Held-out accuracy of a network while it trains."""
+"""Measure a network on people set aside, while it trains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from training.evaluation.metrics import RankMetrics, rank_metrics
 
 
 def network_embedder(network: VideoReID, device: torch.device) -> EmbedClips:
-    """The network in eval mode and fp32, as a function of ``uint8`` clips."""
+    """Return the network in eval mode and fp32 as a function of `uint8` clips."""
     normalise = Normalise(network.spec.mean, network.spec.std, device)
     network.eval()
 
@@ -28,14 +28,14 @@ def network_embedder(network: VideoReID, device: torch.device) -> EmbedClips:
 
 
 def validate(embed: EmbedClips, tracklets: Sequence[Tracklet], frame_size: tuple[int, int], length: int) -> RankMetrics:
-    """Every tracklet is a query against all the others under other cameras, by cosine."""
+    """Rank each tracklet against those of other cameras, by cosine."""
     features = embed_tracklets(embed, tracklets, frame_size=frame_size, clip_length=length)
     people, cameras = [t.person for t in tracklets], [t.camera for t in tracklets]
     return rank_metrics(1 - cosine_scores(features, features), people, people, cameras, cameras)
 
 
 def accuracy(metrics: RankMetrics, tracklets: Sequence[Tracklet], seed: int) -> dict[str, Any]:
-    """What a checkpoint says of its held-out accuracy: the fields of :class:`model.spec.Accuracy`, in percent."""
+    """Return the fields of `model.spec.Accuracy` for a checkpoint, in percent."""
     people = len({tracklet.person for tracklet in tracklets})
     return {
         "dataset": f"{people} training people set aside (seed {seed})",

@@ -1,4 +1,4 @@
-"""Verification: given two tracklets, are they the same person? ROC, and true accept rate at a false accept rate."""
+"""Verification: do two tracklets show the same person? ROC, and true accept rate (TAR) at a false accept rate (FAR)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from training.evaluation.metrics import codes
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
-"""Operating points that are reported."""
+"""Reported operating points (FAR)."""
 
 _BINS = 100
 _CURVE = 400
@@ -17,24 +17,24 @@ _CURVE = 400
 
 @dataclass(frozen=True)
 class Verification:
-    """Scores (higher is more alike) of pairs of a query and a gallery tracklet under different cameras."""
+    """Scores (higher is more similar) of pairs of a query and a gallery tracklet from different cameras."""
 
     same_pairs: int
     different_pairs: int
     false_accept: NDArray[np.float64]
-    """``[K]``, rising: false accept rates of the ROC"""
+    """`[K]`, ascending: false accept rates of the ROC"""
     true_accept: NDArray[np.float64]
-    """``[K]``: true accept rates there"""
+    """`[K]`: true accept rates at these"""
     tar_at: dict[float, float]
-    """true accept rate by false accept rate; NaN where one wrong pair alone is more than that rate"""
+    """true accept rate by false accept rate; NaN if one wrong pair is already more than that rate"""
     threshold_at: dict[float, float]
-    """the lowest score that is accepted there; NaN likewise"""
+    """lowest accepted score by false accept rate; NaN likewise"""
     bins: NDArray[np.float64]
-    """``[B + 1]`` edges of the two histograms"""
+    """`[B + 1]`: edges of the two histograms"""
     same_histogram: NDArray[np.int64]
-    """``[B]`` pairs of the same person"""
+    """`[B]`: pairs of the same person"""
     different_histogram: NDArray[np.int64]
-    """``[B]`` pairs of different people"""
+    """`[B]`: pairs of different people"""
 
 
 def verify(
@@ -44,21 +44,21 @@ def verify(
     query_cameras: Sequence[str] | ArrayLike,
     gallery_cameras: Sequence[str] | ArrayLike,
 ) -> Verification:
-    """Compares all pairs across cameras.
+    """Measure verification on all pairs from different cameras.
 
-    A pair under one camera is no evidence of either kind: the same person's tracklets there look alike because the
-    background does. At a false accept rate r over n wrong pairs, floor(r n) of them may be accepted, and a pair is
-    accepted where its score is above that of the next wrong one; ties count as wrong.
+    Pairs from one camera are left out: tracklets from one camera are similar because the background is. At a false
+    accept rate r over n wrong pairs, floor(r n) of these may be accepted, and a pair is accepted if its score is above
+    that of the next wrong pair. Ties count as wrong.
 
     Args:
-        scores: ``[Q, G]``, higher is more alike
-        query_ids: ``[Q]`` person ids; likewise the others
-        gallery_ids: ``[G]``; distractors of unknown identity are other people
-        query_cameras: ``[Q]``
-        gallery_cameras: ``[G]``
+        scores: `[Q, G]`, higher is more similar
+        query_ids: person ids `[Q]`
+        gallery_ids: person ids `[G]`; distractors count as other people
+        query_cameras: camera ids `[Q]`
+        gallery_cameras: camera ids `[G]`
 
     Raises:
-        ValueError: there are no pairs of the same person, or none of different people, across cameras.
+        ValueError: there are no pairs of the same person, or none of different people, from different cameras.
     """
     matrix = np.asarray(scores)
     q_id, g_id, q_cam, g_cam = (np.asarray(a) for a in (query_ids, gallery_ids, query_cameras, gallery_cameras))
@@ -68,7 +68,7 @@ def verify(
     same = np.sort(matrix[across & same_person]).astype(np.float64)
     different = np.sort(matrix[across & ~same_person]).astype(np.float64)
     if not len(same) or not len(different):
-        raise ValueError("verification needs pairs of the same and of different people under different cameras")
+        raise ValueError("verification needs pairs of the same and of different people from different cameras")
     accepted = np.unique(np.round(np.geomspace(1, len(different), _CURVE)).astype(np.int64)) - 1
     thresholds = different[len(different) - 1 - accepted]
     tar_at, threshold_at = {}, {}
@@ -80,7 +80,7 @@ def verify(
         tar_at[rate] = above / len(same) if resolved else float("nan")
         threshold_at[rate] = float(same[len(same) - above]) if resolved and above else float(threshold)
     low, high = min(same[0], different[0]), max(same[-1], different[-1])
-    if low == high:  # a model that gives one embedding for everything
+    if low == high:  # a model that gives the same embedding for all tracklets
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, _BINS + 1)
     return Verification(

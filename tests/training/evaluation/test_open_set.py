@@ -12,14 +12,14 @@ def drawn(count=400, lift=4.0):
     return scores, ids, ids, ["1"] * count, ["2"] * count
 
 
-def test_half_of_the_people_leave_the_gallery():
+def test_half_of_the_people_are_removed_from_the_gallery():
     result = open_set(*drawn(), seed=4)
     assert (result.mated, result.non_mated) == (200, 200)
     assert open_set(*drawn(), seed=4).dir_at == result.dir_at
     assert open_set(*drawn(), seed=5).dir_at != result.dir_at
 
 
-def test_rates_against_loops():
+def test_rates_equal_loops():
     scores, ids, _, *cameras = drawn()
     result = open_set(scores, ids, ids, *cameras, seed=4)
     out = set(np.random.default_rng(4).permutation(np.unique(ids))[:200])
@@ -33,19 +33,19 @@ def test_rates_against_loops():
             if person not in out
         ]
         assert detection == pytest.approx(np.mean(found))
-    # With every alarm allowed, what is left is rank-1.
+    # If all alarms are allowed, the rate is rank-1.
     rank1 = np.mean([max(scores[n, enrolled]) == scores[n, n] for n in enrolled])
     assert result.detection[-1] == pytest.approx(rank1)
 
 
-def test_a_query_is_not_compared_with_its_own_person_and_camera():
+def test_query_is_not_compared_with_its_person_and_camera():
     scores = [[0.9, 0.8, 0.1], [0.2, 0.7, 0.3], [0.1, 0.1, 0.1]]
     ids, cameras = ["a", "b", "c"], ["1", "1", "1"]
     for seed in range(10):
         result = open_set(scores, ids, ids, cameras, cameras, seed=seed)
-        assert result is None  # nobody has a right answer: there are no mated probes
+        assert result is None  # no query has a right answer, so there are no mated probes
 
 
-def test_queries_of_people_who_are_not_in_the_gallery_are_non_mated():
+def test_queries_of_people_missing_in_the_gallery_are_non_mated():
     result = open_set(np.zeros((4, 2)), ["a", "b", "x", "y"], ["a", "b"], ["1"] * 4, ["2"] * 2, seed=1)
     assert result is None or result.mated + result.non_mated == 4

@@ -8,19 +8,18 @@ import pytest
 
 from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
-from training.evaluation.protocols import EvaluationSet
+from training.evaluation.protocols import EvaluationSet, EvaluationSettings
 from training.evaluation.report import write_report
 from training.evaluation.report_charts import overlap
-from training.evaluation.report_gallery import order_queries
+from training.evaluation.report_queries import order_queries
 from training.evaluation.scoring import score
-from training.evaluation.settings import EvaluationSettings
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 ODD = '<script>alert("x")</script>&'
 
 
 class Page(HTMLParser):
-    """Elements with their text; fails where tags do not close in order."""
+    """Elements with their text; fails if tags do not close in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -59,7 +58,7 @@ def tracklets(tmp_path_factory):
 
 
 def measure(tracklets, **changes):
-    """Features by person, disturbed, so that some queries are answered wrongly."""
+    """Score features by person with noise, so that some queries get wrong answers."""
     random = np.random.default_rng(4)
     people = {t.person: random.normal(size=8) for t in tracklets}
     features = np.stack([people[t.person] + 1.1 * random.normal(size=8) for t in tracklets]).astype(np.float32)
@@ -85,7 +84,7 @@ def page(text):
     return Page(text)
 
 
-def test_the_page_needs_nothing_besides_itself(text, page):
+def test_page_is_self_contained(text, page):
     assert not re.search(r"https?:|@import|url\((?!#)|src=\"(?!data:)", text)
     assert not {e["tag"] for e in page.elements} & {"script", "link", "iframe", "object"}
     assert any("default-src 'none'" in e.get("content", "") for e in page.of("meta"))
@@ -93,14 +92,14 @@ def test_the_page_needs_nothing_besides_itself(text, page):
     assert all(e["src"].startswith("data:image/jpeg;base64,") for e in page.of("img"))
 
 
-def test_names_from_the_data_are_text_only(text, page):
+def test_names_from_the_data_are_escaped(text, page):
     assert ODD not in text
     assert "<people>" not in text
     assert any(e["text"] == ODD for e in page.of("dd"))
     assert page.of("h1")[0]["text"] == "drawn <people>: a model"
 
 
-def test_table_and_head_give_the_results_own_figures(result, page):
+def test_tables_have_the_figures_of_the_result(result, page):
     rows = [e["text"] for e in page.of("tr")]
     measured = [name for name in result.figures if name.startswith(("rank-", "mAP", "mINP", "TAR", "DIR"))]
     assert len(measured) >= 9
@@ -114,14 +113,14 @@ def test_table_and_head_give_the_results_own_figures(result, page):
         assert any(text.strip() == f"{name}{result.figures[name]}" for text in rows)
 
 
-def test_json_beside_it_is_strict(result, tmp_path):
+def test_json_is_strict(result, tmp_path):
     write_report(result, tmp_path, queries=0)
-    told = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    assert told["figures"]["mAP"] == result.figures["mAP"]
-    assert told["figures"]["TAR at FAR 0.0001"] is None
+    written = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert written["figures"]["mAP"] == result.figures["mAP"]
+    assert written["figures"]["TAR at FAR 0.0001"] is None
 
 
-def test_every_figure_has_words(page):
+def test_each_chart_and_image_has_a_description(page):
     charts = page.of("svg")
     assert len(charts) == 4
     names = {e["id"]: e["text"] for e in page.elements if e["tag"] in ("title", "desc") and "id" in e}
@@ -132,7 +131,7 @@ def test_every_figure_has_words(page):
     assert all(e["alt"] for e in page.of("img"))
 
 
-def test_borders_marks_and_order_follow_the_ranking(result, page):
+def test_answers_and_marks_follow_the_ranking(result, page):
     answers = page.of("li", "answer")
     worst, best = order_queries(result, 3)
     expected = []
@@ -157,7 +156,7 @@ def test_borders_marks_and_order_follow_the_ranking(result, page):
         assert f"camera{camera}" in "".join(words)
 
 
-def test_worst_come_first_then_best_and_none_twice(result, page):
+def test_worst_queries_are_before_best_and_none_is_repeated(result, page):
     worst, best = order_queries(result, 3)
     precision = result.rank.average_precision
     assert list(precision[worst]) == sorted(precision)[:3]
@@ -169,7 +168,7 @@ def test_worst_come_first_then_best_and_none_twice(result, page):
     assert sorted([*everything, *nothing]) == list(range(result.rank.valid_queries))
 
 
-def test_attention_is_a_bar_and_a_number_under_each_frame(page):
+def test_attention_is_a_bar_and_a_number_below_each_frame(page):
     lists = page.of("ol", "weights")
     assert len(lists) == len(page.of("img"))
     assert {"".join(e["text"].split()) for e in lists} == {"40%30%20%10%"}
@@ -178,14 +177,14 @@ def test_attention_is_a_bar_and_a_number_under_each_frame(page):
 
 
 @pytest.mark.parametrize("weights", [None, lambda tracklet: None])
-def test_a_model_without_attention_shows_none(tracklets, tmp_path, weights):
+def test_page_of_a_model_without_attention_shows_none(tracklets, tmp_path, weights):
     shown = Page(write_report(measure(tracklets, frame_weights=weights), tmp_path, queries=1).read_text("utf-8"))
     assert shown.of("img")
     assert not shown.of("ol", "weights")
     assert any("no attention" in e["text"] for e in shown.of("p", "legend"))
 
 
-def test_queries_are_left_out_to_keep_the_size_and_the_page_says_so(result, tmp_path):
+def test_queries_are_left_out_to_keep_the_size_limit(result, tmp_path):
     whole = write_report(result, tmp_path / "whole", queries=9, answers=10).read_text("utf-8")
     assert len(whole) < 8_000_000
     assert "left out" not in whole

@@ -35,7 +35,7 @@ def checkpoint(data, tmp_path_factory):
     return train(find_recipe("bundled"), [data], tmp_path_factory.mktemp("run"), overrides=overrides, console=QUIET)
 
 
-def test_a_checkpoint_is_evaluated_across_cameras(checkpoint, data):
+def test_checkpoint_is_evaluated_across_cameras(checkpoint, data):
     result = evaluate(checkpoint, [data], console=QUIET)
     figures = result.figures
     assert (figures["people"], figures["queries"], figures["gallery"]) == (10, 20, 20)
@@ -55,20 +55,20 @@ def test_distance_feature_and_clips_change_what_is_measured(checkpoint, data):
         assert not np.allclose(one, other)
 
 
-def test_validation_is_on_the_people_set_aside_only(checkpoint, data):
+def test_validation_uses_only_people_set_aside(checkpoint, data):
     figures = evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET).figures
     assert 0 < figures["people"] < 10
     assert figures["queries"] == 2 * figures["people"]
 
 
-def test_a_bundle_is_evaluated_on_mars_own_queries(shared_data, tmp_path):
+def test_bundle_is_evaluated_on_the_queries_of_mars(shared_data, tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
     figures = evaluate(bundle, [shared_data / "mini-mars"], options={"max_clips": 1}, console=QUIET).figures
-    assert figures["queries"] == 8  # of 12: four people have no tracklet under another camera
+    assert figures["queries"] == 8  # of 12: four people have no tracklet from another camera
     assert figures["gallery"] == 12
 
 
-def test_a_model_that_set_nobody_aside_has_no_validation(data, tmp_path):
+def test_validation_needs_people_set_aside(data, tmp_path):
     overrides = {
         "network.frame_height": "64",
         "network.frame_width": "32",
@@ -77,26 +77,26 @@ def test_a_model_that_set_nobody_aside_has_no_validation(data, tmp_path):
         "schedule.epochs": "1",
         "validation_share": "0.0001",
     }
-    everyone = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=QUIET)
-    with pytest.raises(EvaluationError, match="nobody"):
-        evaluate(everyone, [data], options={"protocol": "validation"}, console=QUIET)
+    checkpoint = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=QUIET)
+    with pytest.raises(EvaluationError, match="none of these people aside"):
+        evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET)
 
 
-def test_what_does_not_fit_is_an_error(checkpoint, data):
+def test_unsuitable_options_are_an_error(checkpoint, data):
     with pytest.raises(EvaluationError, match="MARS's layout"):
         evaluate(checkpoint, [data], options={"protocol": "mars"}, console=QUIET)
-    with pytest.raises(EvaluationError, match="known are auto, mars"):
+    with pytest.raises(EvaluationError, match="choose auto, mars"):
         evaluate(checkpoint, [data], options={"protocol": "cuhk"}, console=QUIET)
     with pytest.raises(EvaluationError, match=r"metric: .*cosine"):
         evaluate(checkpoint, [data], options={"metric": "manhattan"}, console=QUIET)
 
 
-def test_a_bundle_has_one_feature(data, tmp_path):
+def test_bundle_has_only_one_feature(data, tmp_path):
     with pytest.raises(EvaluationError, match="checkpoint instead"):
         evaluate(make_bundle(tmp_path / "bundle"), [data], options={"feature": "batch_normed"}, console=QUIET)
 
 
-def test_all_splits_are_ten_evaluations_each_of_its_own_people(tmp_path):
+def test_all_splits_are_ten_evaluations_of_different_people(tmp_path):
     bundle, prid = make_bundle(tmp_path / "bundle"), write_prid2011(tmp_path, people=8)
     results = evaluate_splits(bundle, [prid], "all", console=QUIET)
     assert [result.figures["split"] for result in results] == list(range(10))
@@ -107,7 +107,7 @@ def test_all_splits_are_ten_evaluations_each_of_its_own_people(tmp_path):
     assert alone.figures["split"] == 7
 
 
-def test_the_training_people_of_a_split_are_measured_across_cameras(tmp_path):
+def test_training_people_of_a_split_are_measured_across_cameras(tmp_path):
     bundle, prid = make_bundle(tmp_path / "bundle"), write_prid2011(tmp_path, people=8)
     test = evaluate(bundle, [prid], split=2, console=QUIET)
     train = evaluate(bundle, [prid], split=2, options={"protocol": "cross-camera"}, console=QUIET)
@@ -116,7 +116,7 @@ def test_the_training_people_of_a_split_are_measured_across_cameras(tmp_path):
     assert not {t.person for t in train.query} & {t.person for t in test.query}
 
 
-def test_data_that_cannot_be_measured_is_an_error(data, tmp_path):
+def test_unsuitable_data_is_an_error(data, tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
     write_synthetic(tmp_path / "one camera", people=3, cameras=1, frames=2, seed=5, size=(64, 32))
     with pytest.raises(EvaluationError, match=r"3 queries.*another camera"):

@@ -3,22 +3,23 @@ import pytest
 
 from training.datasets.matfile import read_mat
 from training.datasets.tracklet import DatasetError, Tracklet
-from training.evaluation.protocols import EvaluationError, EvaluationSet, select_tracklets
+from training.evaluation.protocols import EvaluationError, EvaluationSet, EvaluationSettings, select_tracklets
 from training.evaluation.scoring import pairwise_distances, score, summarise_splits
-from training.evaluation.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings()
 
 
 @pytest.fixture(scope="module")
 def official(shared_data):
-    """MARS's own queries and gallery without them, as tracklets without frames."""
+    """The queries of MARS and its gallery without them, as tracklets without frames."""
     reference = shared_data.parent / "reference"
     rows = read_mat(reference / "tracks_test_info.mat")["track_test_info"].astype(int)
     queries = set((read_mat(reference / "query_IDX.mat")["query_IDX"].astype(int).ravel() - 1).tolist())
-    every = [Tracklet(f"{person:04}", f"C{camera}", (), str(row)) for row, (_, _, person, camera) in enumerate(rows)]
-    query = [tracklet for row, tracklet in enumerate(every) if row in queries]
-    return query, [t for row, t in enumerate(every) if row not in queries and rows[row, 2] != -1]
+    tracklets = [
+        Tracklet(f"{person:04}", f"C{camera}", (), str(row)) for row, (_, _, person, camera) in enumerate(rows)
+    ]
+    query = [tracklet for row, tracklet in enumerate(tracklets) if row in queries]
+    return query, [t for row, t in enumerate(tracklets) if row not in queries and rows[row, 2] != -1]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def official(shared_data):
         ("mars-official", True, "trapezoid", 1_980, 11_310),
     ],
 )
-def test_the_three_conventions_of_mars(official, name, together, precision, queries, gallery):
+def test_each_protocol_of_mars_has_its_counts(official, name, together, precision, queries, gallery):
     query, others = official
     selection = EvaluationSet(name, query, others, together, precision)
     features = np.random.default_rng(3).standard_normal((len(query) + len(others), 4)).astype(np.float32)
@@ -39,7 +40,7 @@ def test_the_three_conventions_of_mars(official, name, together, precision, quer
     assert result.figures["queries without a match"] == 1_980 - queries
     assert f"{precision} AP" in result.figures["distance"]
     assert result.figures["protocol"].startswith(f"{name}: ")
-    # Chance: a share of the gallery, not a figure of a model.
+    # Random features give chance level.
     assert result.figures["mAP"] < 2
     assert result.verification.different_pairs > 1e7
     assert abs(100 * result.verification.tar_at[1e-2] - 1) < 0.5
@@ -55,7 +56,7 @@ def clustered(tracklets, spread, seed=0):
     return np.stack([centers[t.person] + spread * rng.standard_normal(16) for t in tracklets]).astype(np.float32)
 
 
-def test_a_perfect_model_is_perfect_in_every_figure():
+def test_perfect_features_give_perfect_figures():
     tracklets = people(200)
     features = clustered(tracklets, 0.01)
     result = score(
@@ -78,12 +79,12 @@ def test_a_perfect_model_is_perfect_in_every_figure():
         assert result.figures[name] == 100, name
     assert result.intervals["mAP"] == (100, 100)
     assert result.figures["model"] == "m"
-    # Each of 400 tracklets against all but those under its own camera.
+    # Each of 400 tracklets against those from the other camera.
     assert result.figures["pairs"] == f"400 of one person, {400 * 199:,} of two, across cameras"
     assert result.figures["probes"] == "200 enrolled, 200 not"
 
 
-def test_the_interval_holds_the_figure_and_narrows_with_people():
+def test_interval_contains_the_figure_and_is_narrower_with_more_people():
     widths = []
     for count in (20, 500):
         tracklets = people(count)
@@ -97,13 +98,13 @@ def test_the_interval_holds_the_figure_and_narrows_with_people():
     assert widths[1] < widths[0] / 2
 
 
-def test_distances():
+def test_distances_by_hand():
     a, b = np.array([[3.0, 4.0]], np.float32), np.array([[3.0, 0.0], [6.0, 8.0]], np.float32)
     np.testing.assert_allclose(pairwise_distances(a, b, "euclidean"), [[4.0, 5.0]], atol=1e-5)
     np.testing.assert_allclose(pairwise_distances(a, b, "cosine"), [[0.4, 0.0]], atol=1e-6)
 
 
-def test_re_ranking_and_a_named_precision_are_what_the_settings_say():
+def test_settings_choose_re_ranking_and_average_precision():
     tracklets = people(40, cameras=3)
     features = clustered(tracklets, 1.0)
     selection = EvaluationSet("cross-camera", tracklets, [], True)
@@ -114,7 +115,7 @@ def test_re_ranking_and_a_named_precision_are_what_the_settings_say():
     )
     assert again.figures["mAP"] > plain.figures["mAP"]
     assert "re-ranking" in again.figures["distance"]
-    # Re-ranking begins with unit vectors; to say Euclidean would be a claim about distances that were not used.
+    # Re-ranking uses unit vectors, so the metric makes no difference and is not named.
     other = EvaluationSettings(rerank=True, metric="euclidean")
     figures = score(8 * features, features, selection, other, head={}, clip_length=4).figures
     assert figures["distance"] == again.figures["distance"]
@@ -123,7 +124,7 @@ def test_re_ranking_and_a_named_precision_are_what_the_settings_say():
     assert official.figures["rank-1"] == plain.figures["rank-1"]
 
 
-def test_a_mean_over_splits_has_its_deviation():
+def test_mean_over_splits_has_a_standard_deviation():
     results = []
     for split in range(3):
         tracklets = people(30)
@@ -136,11 +137,11 @@ def test_a_mean_over_splits_has_its_deviation():
     assert figures["rank-1 std"] == pytest.approx(np.std(each, ddof=1), abs=0.01)
     assert figures["split"] == "mean of 3: 0, 1, 2"
     assert (figures["queries"], figures["gallery"]) == ("30", "30")
-    with pytest.raises(ValueError, match="two results"):
+    with pytest.raises(ValueError, match="at least two results"):
         summarise_splits(results[:1])
 
 
-def test_a_protocol_needs_its_data(tmp_path):
+def test_protocol_needs_suitable_data(tmp_path):
     with pytest.raises(EvaluationError, match="dataset with test lists"):
         select_tracklets([tmp_path, tmp_path], "benchmark")
     with pytest.raises(DatasetError, match="does not exist"):

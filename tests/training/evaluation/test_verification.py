@@ -6,8 +6,8 @@ from training.evaluation.verification import verify
 CAMERAS = ["1", "1"], ["2", "2"]
 
 
-def test_pairs_by_hand():
-    # Same: 0.9, 0.4; different: 0.5, 0.1. Rates of 1e-2 cannot be told from two wrong pairs.
+def test_rates_of_four_pairs_by_hand():
+    # Same: 0.9, 0.4; different: 0.5, 0.1. Two wrong pairs are too few for a rate of 1e-2.
     result = verify([[0.9, 0.5], [0.1, 0.4]], ["a", "b"], ["a", "b"], *CAMERAS)
     assert (result.same_pairs, result.different_pairs) == (2, 2)
     np.testing.assert_allclose(result.false_accept, [0, 0.5])
@@ -16,12 +16,12 @@ def test_pairs_by_hand():
     assert result.same_histogram.sum() == result.different_histogram.sum() == 2
 
 
-def test_pairs_under_one_camera_are_left_out():
+def test_pairs_from_one_camera_are_left_out():
     result = verify([[0.9, 0.5], [0.1, 0.4]], ["a", "b"], ["a", "b"], ["1", "1"], ["2", "1"])
     assert (result.same_pairs, result.different_pairs) == (1, 1)
 
 
-def test_rates_of_drawn_scores():
+def test_rates_of_random_scores():
     rng = np.random.default_rng(0)
     ids = [str(n) for n in range(300)]
     scores = rng.standard_normal((300, 300))
@@ -46,6 +46,6 @@ def test_ties_are_not_accepted():
     assert (result.same_histogram.sum(), result.different_histogram.sum()) == (20, 380)
 
 
-def test_one_kind_of_pair_is_an_error():
+def test_only_one_kind_of_pairs_is_an_error():
     with pytest.raises(ValueError, match="pairs"):
         verify([[0.5]], ["a"], ["a"], ["1"], ["2"])

@@ -164,9 +164,7 @@ def test_measured_people_are_not_used_for_calibration(small: Bundle, people: dic
         choose_calibration(small, [people["validate"]], measured_on)
 
 
-def test_quantize_command(
-    floats: Bundle, small: Bundle, people: dict[str, Path], tmp_path: Path
-) -> None:
+def test_quantize_command(floats: Bundle, small: Bundle, people: dict[str, Path], tmp_path: Path) -> None:
     bundle = shutil.copytree(floats.path, tmp_path / "mine")
     data = ["--calibrate", str(people["calibrate"]), "--validate", str(people["validate"])]
     done = RUN.invoke(app, ["quantize", str(bundle), *data])

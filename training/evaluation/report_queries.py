@@ -1,4 +1,4 @@
-"""The report's pictures: the worst and the best queries with what the gallery answered."""
+"""Select the worst and the best queries for the report, and draw them with their answers."""
 
 import base64
 from collections.abc import Iterator
@@ -11,44 +11,44 @@ import numpy as np
 from model.frames import decode_frame, resize_frame
 from model.tracklet import split_into_clips
 from training.datasets.tracklet import Tracklet
-from training.evaluation.result import EvaluationResult
+from training.evaluation.scoring import EvaluationResult
 
 THUMBNAIL = (112, 56)
 """Height and width of an embedded frame in pixels."""
 FRAMES = 8
-"""Frames shown of a tracklet at most."""
+"""Maximum number of frames shown of a tracklet."""
 _PER_STRIP = 4
 _JPEG_QUALITY = 72
 _MARKUP = 3000
-"""Bytes on the page of a tracklet's words, generously."""
+"""Upper estimate of the bytes of a tracklet's text on the page."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Up to four frames beside each other in one JPEG."""
+    """Up to four frames side by side in one JPEG."""
 
     source: str
-    """as a ``data:`` address"""
+    """as a `data:` URL"""
     weights: list[float] | None
-    """attention of each frame; ``None`` where the model has none to show"""
+    """attention of each frame; None if the model has none"""
     frames: int
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A tracklet as it is shown."""
+class ShownTracklet:
+    """A query or an answer on the page."""
 
     person: str
     camera: str
     strips: list[Strip]
     rank: int = 0
-    """among the answers, from 1; 0 for the query itself"""
+    """from 1; 0 for the query"""
     distance: float = 0.0
     right: bool = False
 
     @property
     def size(self) -> int:
-        """Bytes on the page, or a little less than this."""
+        """Return an upper estimate of the bytes on the page."""
         return _MARKUP + sum(len(strip.source) for strip in self.strips)
 
 
@@ -56,23 +56,24 @@ class Shown:
 class Row:
     """A query and its answers."""
 
-    query: Shown
-    answers: list[Shown]
-    beyond: Shown | None
-    """the first right answer where it is not among those"""
+    query: ShownTracklet
+    answers: list[ShownTracklet]
+    beyond: ShownTracklet | None
+    """the first right answer if it is not among `answers`"""
     first_hit: int
     average_precision: float
 
     @property
     def size(self) -> int:
-        """Bytes on the page, or a little less than this."""
+        """Return an upper estimate of the bytes on the page."""
         return sum(shown.size for shown in (self.query, *self.answers, *([self.beyond] if self.beyond else [])))
 
 
 def order_queries(result: EvaluationResult, count: int) -> tuple[list[int], list[int]]:
-    """Places in ``result.rank`` of the worst queries and of the best, the most extreme first, none in both.
+    """Return the indices in `result.rank` of the worst and of the best queries; no query is in both.
 
-    By average precision, then by the rank of the first right answer, then as the dataset has them.
+    The worst and the best are first. The order is by average precision, then by the rank of the first right answer,
+    then that of the dataset.
     """
     metrics = result.rank
     worst = sorted(range(metrics.valid_queries), key=lambda i: (metrics.average_precision[i], -metrics.first_hit[i], i))
@@ -83,20 +84,28 @@ def order_queries(result: EvaluationResult, count: int) -> tuple[list[int], list
 def draw_rows(
     result: EvaluationResult, *, count: int, answers: int, max_bytes: int
 ) -> tuple[list[Row], list[Row], bool]:
-    """Rows of the worst and the best queries, and whether some were left out to stay within ``max_bytes``.
+    """Draw the worst and the best queries.
+
+    Args:
+        result: of the evaluation
+        count: number of worst and of best queries
+        answers: number of answers for each query
+        max_bytes: size limit
+
+    Returns:
+        The rows of the worst and of the best queries, and whether some were left out because of `max_bytes`.
 
     Raises:
-        OSError: a frame cannot be read.
-        FrameError: a frame is no picture.
+        OSError, FrameError: a frame cannot be read.
     """
-    studio = _Studio(result)
+    drawing = _TrackletDrawing(result)
     lists: tuple[list[Row], list[Row]] = ([], [])
     used = 0
     for pair in zip_longest(*order_queries(result, count)):
-        for rows, place in zip(lists, pair, strict=True):
-            if place is None:
+        for rows, index in zip(lists, pair, strict=True):
+            if index is None:
                 continue
-            row = _row(result, studio, place, answers)
+            row = _row(result, drawing, index, answers)
             if used + row.size > max_bytes:
                 return *lists, True
             rows.append(row)
@@ -104,21 +113,21 @@ def draw_rows(
     return *lists, False
 
 
-def _row(result: EvaluationResult, studio: "_Studio", place: int, count: int) -> Row:
-    number = int(result.rank.valid[place])
+def _row(result: EvaluationResult, drawing: "_TrackletDrawing", index: int, count: int) -> Row:
+    number = int(result.rank.valid[index])
     query = result.query[number]
     ranked = list(_ranked(result, number))
-    first = int(result.rank.first_hit[place])
-    shown = [studio.show(result.gallery[column], rank, distance, query) for rank, column, distance in ranked[:count]]
+    first = int(result.rank.first_hit[index])
+    shown = [drawing.show(result.gallery[column], rank, distance, query) for rank, column, distance in ranked[:count]]
     beyond = None
     if first > count:
         rank, column, distance = ranked[first - 1]
-        beyond = studio.show(result.gallery[column], rank, distance, query)
-    return Row(studio.show(query), shown, beyond, first, float(result.rank.average_precision[place]))
+        beyond = drawing.show(result.gallery[column], rank, distance, query)
+    return Row(drawing.show(query), shown, beyond, first, float(result.rank.average_precision[index]))
 
 
 def _ranked(result: EvaluationResult, number: int) -> Iterator[tuple[int, int, float]]:
-    """Rank, column and distance of the answers, under the rule of :func:`rank_metrics`."""
+    """Yield rank, column and distance of the answers, without the rows that `rank_metrics` leaves out."""
     query, distances = result.query[number], result.distances[number]
     rank = 0
     for column in np.argsort(distances, kind="stable"):
@@ -128,21 +137,23 @@ def _ranked(result: EvaluationResult, number: int) -> Iterator[tuple[int, int, f
             yield rank, int(column), float(distances[column])
 
 
-class _Studio:
-    """Draws each tracklet once, however many rows it is in."""
+class _TrackletDrawing:
+    """Draw each tracklet once, even if it is in several rows."""
 
     def __init__(self, result: EvaluationResult) -> None:
         self._result = result
         self._drawn: dict[Tracklet, list[Strip]] = {}
 
-    def show(self, tracklet: Tracklet, rank: int = 0, distance: float = 0.0, query: Tracklet | None = None) -> Shown:
+    def show(
+        self, tracklet: Tracklet, rank: int = 0, distance: float = 0.0, query: Tracklet | None = None
+    ) -> ShownTracklet:
         if tracklet not in self._drawn:
             self._drawn[tracklet] = self._draw(tracklet)
         right = query is not None and tracklet.person == query.person
-        return Shown(tracklet.person, tracklet.camera, self._drawn[tracklet], rank, distance, right)
+        return ShownTracklet(tracklet.person, tracklet.camera, self._drawn[tracklet], rank, distance, right)
 
     def _draw(self, tracklet: Tracklet) -> list[Strip]:
-        """The first clip with its attention; without attention, frames from all over the tracklet."""
+        """Draw the first clip with its attention, or frames spread over the tracklet if there is no attention."""
         weights = self._result.frame_weights(tracklet) if self._result.frame_weights else None
         length = self._result.clip_length
         if weights is not None:
