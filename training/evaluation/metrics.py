@@ -27,8 +27,8 @@ class RankMetrics:
     average_precision: NDArray[np.float64]
     """`[V]`"""
     inverse_penalty: NDArray[np.float64]
-    """`[V]`: number of right answers / rank of the last of them (Ye et al., "Deep Learning for Person Re-identification",
-    TPAMI 2021)"""
+    """`[V]`: number of right answers / rank of the last of them (Ye et al., "Deep Learning for Person
+    Re-identification", TPAMI 2021)"""
 
     @property
     def rank1(self) -> float:

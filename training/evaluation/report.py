@@ -65,7 +65,7 @@ def write_report(
         OSError: the files cannot be written.
     """
     if queries < 0 or answers < 1:
-        raise ValueError(f"a report needs at least 0 queries and 1 answer (got {queries} and {answers})")
+        raise ValueError(f"a report needs at least 0 queries and at least 1 answer (got {queries} and {answers})")
     if max_bytes <= _PAGE_BYTES:
         raise ValueError(f"max_bytes must be more than {_PAGE_BYTES:,} (got {max_bytes:,})")
     worst, best, left_out = draw_rows(result, count=queries, answers=answers, max_bytes=max_bytes - _PAGE_BYTES)

@@ -209,7 +209,7 @@ def test_overlap_is_zero_for_pairs_told_apart_and_one_for_alike(result):
     assert overlap(replace(apart, different_histogram=10 * same)) == pytest.approx(1)
 
 
-def test_numbers_out_of_range_and_missing_frames_are_told(result, tmp_path):
+def test_numbers_out_of_range_and_missing_frames_are_errors(result, tmp_path):
     with pytest.raises(ValueError, match="at least 1 answer"):
         write_report(result, tmp_path, answers=0)
     with pytest.raises(ValueError, match="max_bytes"):
