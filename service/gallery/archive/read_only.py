@@ -20,11 +20,6 @@ class GalleryFiles:
     connection: sqlite3.Connection
     stamp: Stamp
 
-    def index_tokens(self) -> list[str]:
-        """Return the tokens of the saved indexes that belong to the database: the current one, and one being saved."""
-        found = self.connection.execute("SELECT index_token, next_index_token FROM gallery").fetchone()
-        return [token for token in found if token]
-
 
 @contextmanager
 def open_read_only(directory: Path) -> Iterator[GalleryFiles]:

@@ -255,9 +255,8 @@ def _take_index(directory: Path, part: Path) -> None:
 def _keep_index(copy: GalleryFiles, numbers: NDArray[np.int64]) -> bool:
     """Return whether the snapshot's index belongs to its database and has no removed record. Otherwise remove it."""
     try:
-        rows = index_file.load_numbers(
-            copy.directory, copy.index_tokens(), copy.stamp.embedding_space, copy.stamp.dimension
-        )
+        tokens = index_file.accepted_tokens(copy.connection)
+        rows = index_file.load_numbers(copy.directory, tokens, copy.stamp)
         if np.isin(rows, numbers).all():
             return True
         reason = "it contains removed records"

@@ -145,10 +145,9 @@ def _check_index(files: GalleryFiles, report: VerificationReport) -> None:
     """Add a remark if the saved index cannot be used. Never a problem, because the index can be rebuilt."""
     name = index_file.FILE_NAME
     for last in (False, True):
-        tokens = files.index_tokens()
+        tokens = index_file.accepted_tokens(files.connection)
         try:
-            space, dimension = files.stamp.embedding_space, files.stamp.dimension
-            numbers = index_file.load_numbers(files.directory, tokens, space, dimension)
+            numbers = index_file.load_numbers(files.directory, tokens, files.stamp)
             report.counts["rows in the saved index"] = len(numbers)
             return
         except FileNotFoundError:

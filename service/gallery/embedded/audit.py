@@ -19,18 +19,9 @@ def write(
     erased: int,
     at: int,
 ) -> str:
-    """Add an entry, in the transaction that removes the records.
+    """Add an entry in the transaction that removes the records, and return its receipt, a UUIDv7.
 
-    Args:
-        connection: the transaction.
-        action: what was done.
-        by: who did it.
-        condition: which records were meant.
-        erased: how many records were removed.
-        at: when, in microseconds since 1970.
-
-    Returns:
-        The receipt, a UUIDv7.
+    `at` is in microseconds since 1970.
     """
     receipt = new_id()
     connection.execute(

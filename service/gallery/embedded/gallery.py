@@ -113,11 +113,11 @@ class EmbeddedGallery(Gallery):
 
         Args:
             data_dir: the directory.
-            embedding_space: the 16 hex digits of the model.
-            dimension: the length of its embeddings.
-            model_name: its name, for error messages.
+            embedding_space: as in the protocol.
+            dimension: as in the protocol.
+            model_name: the model's name, for error messages.
             exact_bytes: up to so many bytes of vectors, a search compares all of them.
-            gpu_bytes: memory on a GPU for a copy of the vectors.
+            gpu_bytes: memory on a GPU for a copy of the vectors, if FAISS finds one.
 
         Raises:
             SpaceMismatch: the gallery holds embeddings of another model.

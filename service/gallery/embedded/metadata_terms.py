@@ -16,7 +16,7 @@ _CAPACITY = 8_000_000
 _MIN_CACHED_ROWS = 1000
 """Terms with fewer rows are not cached, because reading them takes no time."""
 _MAX_VERSIONS = 256
-"""Versions of the database that are told apart for each term; older ones count as the oldest of these."""
+"""Versions that are distinguished for each term; rows read at an older version count as read at the oldest of these."""
 
 
 class MetadataTerms:

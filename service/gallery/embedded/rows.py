@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ _COLUMNS = (
     "t.expires_at, EXISTS (SELECT 1 FROM thumbnails h WHERE h.number = t.number) "
     "FROM tracklets t JOIN embeddings e USING (number)"
 )
+_FIELDS = ("id", "camera_id", "start_time", "end_time", "metadata", "frames", "clips", "created_at", "expires_at")
+"""The attributes of a `Row` that are columns of `tracklets`."""
 _ENROLLED = "(t.expires_at IS NULL OR t.expires_at > ?)"
 
 
@@ -41,25 +44,11 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row], embedding_space:
     found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tracklets'").fetchone()
     first = 1 if found is None else int(found[0]) + 1
     numbers = list(range(first, first + len(rows)))
+    values_of = attrgetter(*_FIELDS)
     connection.executemany(
-        "INSERT INTO tracklets (number, id, embedding_space, camera_id, start_time, end_time, metadata, frames, clips, "
-        "created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            (
-                number,
-                row.id,
-                embedding_space,
-                row.camera_id,
-                row.start_time,
-                row.end_time,
-                row.metadata,
-                row.frames,
-                row.clips,
-                row.created_at,
-                row.expires_at,
-            )
-            for number, row in zip(numbers, rows, strict=True)
-        ),
+        f"INSERT INTO tracklets (number, embedding_space, {', '.join(_FIELDS)}) "  # noqa: S608
+        f"VALUES (?, ?{', ?' * len(_FIELDS)})",
+        ((number, embedding_space, *values_of(row)) for number, row in zip(numbers, rows, strict=True)),
     )
     connection.executemany(
         "INSERT INTO embeddings (number, vector) VALUES (?, ?)",

@@ -101,13 +101,10 @@ class Columns:
             self._first_expiry = self._earliest_expiry()
 
     def subset(self, numbers: NDArray[np.int64]) -> "Columns":
-        """Copy the columns of some rows.
-
-        Args:
-            numbers: the numbers of these rows `[N]`, ascending; dead rows may be among them.
+        """Copy the columns of some rows `[N]`, ascending; dead rows may be among them.
 
         Raises:
-            ValueError, IndexError: a number is not in these columns.
+            ValueError, IndexError: a row is not in these columns.
         """
         positions = np.searchsorted(self.numbers, numbers)
         columns = Columns()

@@ -1,14 +1,14 @@
 """The format of the saved index, a file beside the database. It is used only if it is intact and of this database.
 
 Layout: magic, header length (uint32), header (JSON), row numbers (int64), the bytes of the vectors' `serialise`, and
-the BLAKE2b digest of all of these. Numbers are little-endian. A row number is never used twice, so the vectors of a
-file stay right if it was saved from this database or from the backup that it was restored from. The reader removes and
-adds the rows that changed after the save.
+the BLAKE2b digest of all of these. Numbers are little-endian. A row number is never used twice, so the vectors in a
+file from an earlier state of this database stay right. The reader removes and adds the rows that changed after it.
 """
 
 import hashlib
 import json
 import os
+import sqlite3
 import struct
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.embedded.database import owner_only
+from service.gallery.embedded.database import Stamp, owner_only
 from service.gallery.embedded.index.flat import FlatVectors, Vectors
 from service.gallery.embedded.index.ivf import IvfVectors
 
@@ -32,7 +32,7 @@ _CHUNK = 1 << 22
 
 
 class IndexFileError(Exception):
-    """The saved index cannot be used; the message says why and reads on from "it"."""
+    """Why the saved index cannot be used, as the end of a sentence: "it is damaged"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +52,9 @@ class Header:
 
 
 def save(directory: Path, header: Header, numbers: NDArray[np.int64], vectors: Iterable[bytes]) -> None:
-    """Write the file. After a crash either the old or the new file is there.
+    """Write the file: row numbers `[N]`, ascending, and what `Vectors.serialise` yields for them.
 
-    Args:
-        directory: the data directory.
-        header: what is saved.
-        numbers: the numbers of the rows `[N]`, ascending.
-        vectors: what `Vectors.serialise` yields for them.
-
-    Raises:
-        OSError: the file cannot be written; the old one is still there.
+    After a crash either the old or the new file is there. Raises `OSError`; then the old one is still there.
     """
     temporary = directory / f"{FILE_NAME}.part"
     try:
@@ -81,16 +74,14 @@ def save(directory: Path, header: Header, numbers: NDArray[np.int64], vectors: I
         raise
 
 
-def load(
-    directory: Path, tokens: Collection[str], embedding_space: str, dimension: int
-) -> tuple[Vectors, NDArray[np.int64], str]:
-    """Read the file. FAISS parses no byte before the checksum is verified.
+def accepted_tokens(connection: sqlite3.Connection) -> list[str]:
+    """Return the tokens of the files that a database accepts; none if no index was ever saved."""
+    found = connection.execute("SELECT index_token, next_index_token FROM gallery").fetchone()
+    return [token for token in found if token]
 
-    Args:
-        directory: the data directory.
-        tokens: the file must have one of these.
-        embedding_space: the file must hold embeddings of this space.
-        dimension: the file must hold embeddings of this length.
+
+def load(directory: Path, tokens: Collection[str], stamp: Stamp) -> tuple[Vectors, NDArray[np.int64], str]:
+    """Read the file, which must have one of these tokens. FAISS parses no byte before the checksum is verified.
 
     Returns:
         The vectors, the numbers of their rows `[N]`, ascending, and the file's token.
@@ -99,14 +90,14 @@ def load(
         FileNotFoundError: there is no file.
         IndexFileError: the file cannot be used.
     """
-    with _open_checked(directory, tokens, embedding_space, dimension) as (file, header, end):
+    with _open_checked(directory, tokens, stamp) as (file, header, end):
         numbers = _read_numbers(file, header)
         return _read_vectors(file, header, end), numbers, header.token
 
 
-def load_numbers(directory: Path, tokens: Collection[str], embedding_space: str, dimension: int) -> NDArray[np.int64]:
+def load_numbers(directory: Path, tokens: Collection[str], stamp: Stamp) -> NDArray[np.int64]:
     """Read only the row numbers, with the arguments, the checks and the errors of `load`."""
-    with _open_checked(directory, tokens, embedding_space, dimension) as (file, header, _):
+    with _open_checked(directory, tokens, stamp) as (file, header, _):
         return _read_numbers(file, header)
 
 
@@ -122,15 +113,13 @@ def remove_unfinished(directory: Path) -> None:
 
 
 @contextmanager
-def _open_checked(
-    directory: Path, tokens: Collection[str], embedding_space: str, dimension: int
-) -> Iterator[tuple[BinaryIO, Header, int]]:
+def _open_checked(directory: Path, tokens: Collection[str], stamp: Stamp) -> Iterator[tuple[BinaryIO, Header, int]]:
     """Check the file, then yield it (at the end of its header), the header and the end of its content."""
     try:
         with (directory / FILE_NAME).open("rb") as file:
             end = _check_digest(file)
             header = _read_header(file)
-            if (header.embedding_space, header.dimension) != (embedding_space, dimension):
+            if (header.embedding_space, header.dimension) != (stamp.embedding_space, stamp.dimension):
                 raise IndexFileError(
                     f"it holds embeddings of space {header.embedding_space}, dimension {header.dimension}"
                 )

@@ -27,13 +27,7 @@ class GpuMirror:
     """
 
     def __init__(self, make: Callable[[], Any], dimension: int, max_bytes: int) -> None:
-        """Start with no rows.
-
-        Args:
-            make: returns an empty FAISS index of inner products.
-            dimension: the length of the vectors.
-            max_bytes: how much memory the rows may take.
-        """
+        """`make` returns an empty FAISS index of inner products; the rows may take `max_bytes`."""
         self._make = make
         self._index = make()
         self._max_rows = max_bytes // (_BYTES_PER_VALUE * dimension)
@@ -84,15 +78,9 @@ class GpuMirror:
     def nearest(
         self, query: NDArray[np.float32], wanted: int, passes: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
     ) -> NDArray[np.int64] | None:
-        """Find the best rows for a unit vector `[D]`.
+        """Return the numbers of at least `wanted` best rows for a unit vector `[D]`, or `None` to let the CPU search.
 
-        Args:
-            query: the unit vector.
-            wanted: how many rows to return at least.
-            passes: returns which of some row numbers may be found.
-
-        Returns:
-            Row numbers, all of which pass, or `None` if the CPU has to search.
+        `passes` returns which of some row numbers may be found.
         """
         with self._lock:
             fetched = min(4 * wanted + 64, _MAX_FETCHED, len(self._numbers))

@@ -101,11 +101,7 @@ class Index:
             self._version = version
 
     def replace(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
-        """Search other vectors of the same rows from now on.
-
-        Args:
-            vectors: the new vectors.
-            numbers: their row numbers `[N]`, ascending; dead rows may be missing.
+        """Search other vectors of the same rows `[N]`, ascending, from now on; dead rows may be missing.
 
         Raises:
             GalleryError: a live row is missing. Nothing has changed.

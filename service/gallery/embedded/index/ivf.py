@@ -83,14 +83,9 @@ class IvfVectors(Vectors):
         filtered_probes: int,
         trained_for: int,
     ) -> None:
-        """Make empty lists.
+        """Make empty lists with centres `[L, D]` and the ranges `trained` `[2 * D]` of FAISS's scalar quantiser.
 
-        Args:
-            centres: the centre of each list `[L, D]`.
-            trained: the ranges `[2 * D]` that FAISS's scalar quantiser has learnt.
-            probes: lists that a search without a filter reads.
-            filtered_probes: average lists whose number of rows a search with a filter reads.
-            trained_for: the number of rows in the gallery when the centres were learnt.
+        `trained_for` is the number of rows in the gallery when the centres were learnt.
         """
         map_large_blocks()
         lists, self.dimension = centres.shape
@@ -151,14 +146,10 @@ class IvfVectors(Vectors):
         self._index.add_core(len(rows), *map(faiss.swig_ptr, (unit, positions, lists)))
 
     def tune(self, queries: NDArray[np.float32], cancelled: Callable[[], bool]) -> None:
-        """Set `probes` and `filtered_probes` to the fewest lists that reach the recall.
-
-        Args:
-            queries: rows `[Q, D]` of this index.
-            cancelled: asked before each query.
+        """Set `probes` and `filtered_probes` to the fewest lists that reach the recall for rows `[Q, D]` of this index.
 
         Raises:
-            BuildCancelled: `cancelled` returned true.
+            BuildCancelled: `cancelled` returned true before one of the queries.
         """
         ranked = []
         for query in queries:

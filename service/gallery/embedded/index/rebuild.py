@@ -36,7 +36,9 @@ _RETRY_AFTER = 60.0
 
 
 Sample = Callable[[int], NDArray[np.float32]]
-"""Returns so many vectors of live rows `[n, D]`, drawn at random, or all of them if there are fewer."""
+"""`read_sample` of so many live rows."""
+ReadRows = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float32]]]
+"""Returns those of some rows that still exist: their numbers `[n]` and vectors `[n, D]`."""
 
 
 def make_vectors(
@@ -61,11 +63,22 @@ def fits_exact(rows: int, dimension: int, exact_bytes: int) -> bool:
     return rows * 4 * dimension <= exact_bytes
 
 
-def draw(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Draw so many row numbers at random, ascending, or return all of them if there are fewer."""
-    if count >= len(numbers):
-        return numbers
-    return np.sort(np.random.default_rng(0).choice(numbers, count, replace=False))
+def chunks(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Split row numbers into parts that are read from the database at a time."""
+    return [numbers[start : start + ROWS_AT_ONCE] for start in range(0, len(numbers), ROWS_AT_ONCE)]
+
+
+def read_sample(numbers: NDArray[np.int64], count: int, dimension: int, read: ReadRows) -> NDArray[np.float32]:
+    """Read the vectors `[n, D]` of so many rows, drawn at random, or of all if there are fewer."""
+    if count < len(numbers):
+        numbers = np.sort(np.random.default_rng(0).choice(numbers, count, replace=False))
+    sample = np.empty((len(numbers), dimension), np.float32)
+    filled = 0
+    for part in chunks(numbers):
+        _, rows = read(part)
+        sample[filled : filled + len(rows)] = rows
+        filled += len(rows)
+    return sample[:filled]
 
 
 class Rebuilder:
@@ -203,17 +216,13 @@ class Rebuilder:
 
     def _sample(self, count: int) -> NDArray[np.float32]:
         _, _, numbers = self._index.live_rows()
-        numbers = draw(numbers, count)
-        sample = np.empty((len(numbers), self._dimension), np.float32)
-        filled = 0
-        for start in range(0, len(numbers), ROWS_AT_ONCE):
-            if self._closed:
-                raise BuildCancelled
-            with self._readers.snapshot() as connection:
-                _, rows = vectors_of(connection, numbers[start : start + ROWS_AT_ONCE], self._dimension)
-            sample[filled : filled + len(rows)] = rows
-            filled += len(rows)
-        return sample[:filled]
+        return read_sample(numbers, count, self._dimension, self._read)
+
+    def _read(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        if self._closed:
+            raise BuildCancelled
+        with self._readers.snapshot() as connection:
+            return vectors_of(connection, numbers, self._dimension)
 
     def _is_closed(self) -> bool:
         return self._closed

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,15 @@ from service.gallery.embedded.index.flat import FlatVectors, Vectors, unit_rows
 from service.gallery.embedded.index.gpu import GpuMirror, open_mirror
 from service.gallery.embedded.index.index import Index
 from service.gallery.embedded.index.ivf import trim_memory
-from service.gallery.embedded.index.rebuild import ROWS_AT_ONCE, draw, fits_exact, make_vectors, tune_vectors
-from service.gallery.embedded.rows import vectors_after, vectors_of
+from service.gallery.embedded.index.rebuild import (
+    ROWS_AT_ONCE,
+    chunks,
+    fits_exact,
+    make_vectors,
+    read_sample,
+    tune_vectors,
+)
+from service.gallery.embedded.rows import vectors_after, vectors_of, version_of
 from service.gallery.embedded.writer import Change, Writer
 from service.gallery.records import GalleryBroken, GalleryError
 
@@ -52,25 +60,18 @@ def load_index(
     """Load the saved index and bring it up to date with the database, or build it from the database.
 
     If none was saved and there are too many rows to compare all of them, this trains an index, which takes minutes for
-    a million rows.
-
-    Args:
-        connection: the database.
-        directory: the data directory.
-        stamp: what the embeddings must be.
-        exact_bytes: up to so many bytes of vectors, all are compared.
-        gpu_bytes: memory for a copy of the vectors on a GPU, if FAISS finds one.
+    a million rows. `exact_bytes` and `gpu_bytes` are those of `EmbeddedGallery.open`.
 
     Raises:
         GalleryError: a row of the database has no vector.
     """
-    version, *tokens = connection.execute("SELECT version, index_token, next_index_token FROM gallery").fetchone()
+    version = version_of(connection)
     columns = _read_columns(connection)
     vectors: Vectors = FlatVectors(stamp.dimension)
     token, removed = None, 0
     index_file.remove_unfinished(directory)  # it may hold vectors that were erased later
     try:
-        vectors, token, removed = _load_saved(directory, [one for one in tokens if one], stamp, columns.numbers)
+        vectors, token, removed = _load_saved(directory, index_file.accepted_tokens(connection), stamp, columns.numbers)
     except IndexFileError as error:
         log.warning(
             "the saved index %s cannot be used, because %s: building it from %d records",
@@ -82,8 +83,8 @@ def load_index(
             index_file.remove(directory)  # it may hold vectors that were erased
 
     def sample(count: int) -> NDArray[np.float32]:
-        chosen = draw(columns.numbers, count)
-        return np.concatenate([vectors_of(connection, part, stamp.dimension)[1] for part in _chunks(chosen)])
+        read = partial(vectors_of, connection, dimension=stamp.dimension)
+        return read_sample(columns.numbers, count, stamp.dimension, read)
 
     unsuitable = isinstance(vectors, FlatVectors) and not fits_exact(columns.size, stamp.dimension, 2 * exact_bytes)
     if unsuitable:
@@ -109,7 +110,7 @@ def _load_saved(
         The vectors of the first of the rows `numbers`, the file's token, and how many rows were removed.
     """
     try:
-        vectors, saved, token = index_file.load(directory, tokens, stamp.embedding_space, stamp.dimension)
+        vectors, saved, token = index_file.load(directory, tokens, stamp)
     except FileNotFoundError as error:
         if not tokens:
             return FlatVectors(stamp.dimension), None, 0  # none was ever saved
@@ -135,13 +136,9 @@ def _read_columns(connection: sqlite3.Connection) -> Columns:
     return columns
 
 
-def _chunks(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [numbers[start : start + ROWS_AT_ONCE] for start in range(0, len(numbers), ROWS_AT_ONCE)]
-
-
 def _append_missing(connection: sqlite3.Connection, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
     """Append the vectors of these rows, which are the last rows of the database."""
-    for part in _chunks(numbers):
+    for part in chunks(numbers):
         found, rows = vectors_after(connection, int(part[0]) - 1, len(part), vectors.dimension)
         if not np.array_equal(found, part):
             raise GalleryError("the database changed while its index was loaded: another program writes to it")
@@ -149,7 +146,7 @@ def _append_missing(connection: sqlite3.Connection, vectors: Vectors, numbers: N
 
 
 def _fill_mirror(connection: sqlite3.Connection, mirror: GpuMirror, numbers: NDArray[np.int64], dimension: int) -> None:
-    for part in _chunks(numbers):
+    for part in chunks(numbers):
         found, rows = vectors_of(connection, part, dimension)
         mirror.append(found, unit_rows(rows))
         if not mirror.in_use:

@@ -1,4 +1,4 @@
-"""What was acknowledged is there after SIGKILL, whole; `python -m benchmarks.durability` is the long version."""
+"""SIGKILL loses no acknowledged change; `python -m benchmarks.durability` is the long version of this test."""
 
 import logging
 from collections.abc import Iterator
@@ -22,20 +22,20 @@ PLANS: list[tuple[Moment, float, int, bool, bool]] = [
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """An index that has to be made anew is to be expected here."""
+    """Silence the warnings about an index that has to be rebuilt, which are expected here."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
 
 
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+def test_acknowledged_changes_survive_kill_9(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path)
     outcomes = [rounds.run(Plan(seed, *plan)) for seed, plan in enumerate(PLANS)]
     assert sum(outcome.acknowledged for outcome in outcomes) > 10 * len(PLANS)
 
 
-def test_a_loss_is_noticed(tmp_path: Path) -> None:
-    """The check itself: a record that is gone, and one whose metadata are another state's."""
+def test_the_check_notices_a_loss(tmp_path: Path) -> None:
+    """Remove one record, and give another one the metadata of another state."""
     rounds = Rounds(tmp_path)
     first = Plan(1, "writing", 0.2, 0, approximate=False, reopen=True)
     rounds.run(first)
@@ -47,8 +47,8 @@ def test_a_loss_is_noticed(tmp_path: Path) -> None:
         else:
             gallery.put(replace(make_record(record.id, "new"), metadata=record.metadata))
         gallery.close()
-        told = "lost or half" if damage == "gone" else "another vector than its metadata say"
-        with pytest.raises(Lost, match=told):
+        message = "lost or stored in part" if damage == "gone" else "another vector than its metadata say"
+        with pytest.raises(Lost, match=message):
             rounds.check(first)
         gallery = open_gallery(tmp_path / "data", approximate=False)
         gallery.put(make_record(record.id, str(record.metadata["state"])))

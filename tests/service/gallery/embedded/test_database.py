@@ -1,4 +1,4 @@
-"""What the database file promises, and how a directory that cannot be used is refused."""
+"""Durability, schema, connections and lock of the database file, and errors for directories that cannot be used."""
 
 import hashlib
 import os
@@ -36,41 +36,41 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_commits_are_made_to_survive_a_loss_of_power(directory: Path) -> None:
+def test_commits_are_synchronised_to_survive_a_power_failure(directory: Path) -> None:
     with closing(connect(directory, read_only=False)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
-def test_every_row_carries_its_space(directory: Path) -> None:
+def test_every_row_names_its_embedding_space(directory: Path) -> None:
     with closing(sqlite3.connect(directory / "gallery.sqlite")) as connection:
         assert connection.execute("SELECT embedding_space FROM tracklets").fetchall() == [(SPACE,)]
 
 
-def test_another_space_does_not_open_the_gallery(directory: Path) -> None:
+def test_a_model_of_another_space_is_refused(directory: Path) -> None:
     for dimension, space in ((8, "f" * 16), (16, SPACE)):
         with pytest.raises(SpaceMismatch) as caught:
             open_gallery(directory, dimension=dimension, embedding_space=space)
         for told in (str(directory), SPACE, space, f"dimension {dimension}", "bundle", "--data-dir", "enrol"):
             assert told in str(caught.value)
-    gallery = open_gallery(directory)  # and nothing was touched or left locked
+    gallery = open_gallery(directory)  # nothing was changed or left locked
     assert gallery.count() == 1
     gallery.close()
 
 
-def test_a_row_of_another_space_does_not_open_either(directory: Path) -> None:
+def test_a_row_of_another_space_is_refused(directory: Path) -> None:
     change(directory, "UPDATE tracklets SET embedding_space = 'ffffffffffffffff'")
     with pytest.raises(SpaceMismatch, match=r"1 rows.*ffffffffffffffff"):
         open_gallery(directory)
 
 
-def test_a_later_schema_is_left_alone(directory: Path) -> None:
+def test_a_later_schema_is_refused(directory: Path) -> None:
     change(directory, "PRAGMA user_version = 3")
     with pytest.raises(GalleryError, match="schema version 3"):
         open_gallery(directory)
 
 
-# As the first version of the program wrote it, with one record of the id "old" and metadata {"k": 1}.
+# A database of schema version 1 with one record, whose id is "old" and whose metadata are {"k": 1}.
 VERSION_1 = f"""
 BEGIN;
 CREATE TABLE gallery (embedding_space TEXT NOT NULL, dimension INTEGER NOT NULL, model_name TEXT NOT NULL,
@@ -102,9 +102,9 @@ def first_version(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_gallery_of_the_first_version_is_brought_up_to_date(first_version: Path) -> None:
+def test_a_gallery_of_the_first_version_is_migrated(first_version: Path) -> None:
     old = record("old", metadata={"k": 1})
-    for _ in range(2):  # the second time it is of this version
+    for _ in range(2):  # the second time without a migration
         gallery = open_gallery(first_version)
         assert_same(gallery.get("old"), old)
         assert [hit.record.id for hit in gallery.search(vector("old"), 5, Filter(metadata={"k": 1})).hits] == ["old"]
@@ -115,7 +115,7 @@ def test_a_gallery_of_the_first_version_is_brought_up_to_date(first_version: Pat
 
 
 def dump(directory: Path) -> list[tuple[str, str]]:
-    """The schema, with no more blanks than words need."""
+    """Return the schema without blanks."""
     with closing(sqlite3.connect(directory / "gallery.sqlite")) as connection:
         found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").fetchall()
     return [(name, "".join(sql.split())) for name, sql in found]
@@ -126,7 +126,7 @@ def dump_of_a_new_one(directory: Path) -> list[tuple[str, str]]:
     return dump(directory)
 
 
-def test_a_migration_that_fails_leaves_the_first_version_whole(first_version: Path) -> None:
+def test_a_failed_migration_changes_nothing(first_version: Path) -> None:
     change(first_version, "CREATE TABLE audit (in_the_way TEXT)")
     with pytest.raises(GalleryError, match="audit already exists"):
         open_gallery(first_version)
@@ -155,7 +155,7 @@ def test_a_gallery_of_another_space_is_not_migrated(first_version: Path) -> None
         "SELECT receipt, 0, 'erase', '', '{}', 0 FROM audit",
     ],
 )
-def test_the_audit_log_takes_nothing_but_new_entries(directory: Path, statement: str) -> None:
+def test_the_audit_log_is_append_only(directory: Path, statement: str) -> None:
     gallery = open_gallery(directory)
     gallery.delete("a", by="me")
     before = gallery.audit()
@@ -167,34 +167,34 @@ def test_the_audit_log_takes_nothing_but_new_entries(directory: Path, statement:
     gallery.close()
 
 
-def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     change(tmp_path, "CREATE TABLE things (name TEXT)")
     with pytest.raises(GalleryError, match="another program"):
         open_gallery(tmp_path)
 
 
-def test_a_damaged_database_is_told(directory: Path) -> None:
+def test_a_damaged_database_is_reported(directory: Path) -> None:
     (directory / "gallery.sqlite").write_bytes(b"not a database " * 1000)
     with pytest.raises(GalleryError, match=r"damaged.*backup"):
         open_gallery(directory)
 
 
-def test_a_creation_that_was_broken_off_is_made_up_for(tmp_path: Path) -> None:
+def test_an_interrupted_creation_is_completed(tmp_path: Path) -> None:
     (tmp_path / "gallery.sqlite").touch()
     gallery = open_gallery(tmp_path)
     gallery.add(record("a"))
     gallery.close()
 
 
-def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(GalleryError, match="data cannot be used"):
         open_gallery(tmp_path / "data")
 
 
 @contextmanager
-def powerless() -> Iterator[None]:
-    """Root may write anywhere, so be nobody for a while."""
+def as_nobody() -> Iterator[None]:
+    """Become the user nobody, because root may write anywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -206,14 +206,14 @@ def powerless() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_a_directory_that_cannot_be_written_is_told(existing: bool) -> None:
-    # Not under tmp_path, which only its owner may enter.
+def test_a_directory_that_cannot_be_written_is_reported(existing: bool) -> None:
+    # Not in tmp_path, which only its owner may enter.
     directory = Path(tempfile.mkdtemp())
     try:
         if existing:
             open_gallery(directory).close()
         directory.chmod(0o555)
-        with powerless(), pytest.raises(GalleryError, match="cannot be written: Permission denied"):
+        with as_nobody(), pytest.raises(GalleryError, match="cannot be written: Permission denied"):
             open_gallery(directory)
     finally:
         directory.chmod(0o755)
@@ -244,7 +244,7 @@ for name in enrolled:
 assert gallery.get(f"r{len(enrolled)}") is None
 assert gallery.search(vector("r0", 512), 1).searched == len(enrolled)
 gallery.close()
-# With room again, nothing is missing and enrolment goes on.
+# With free space, no record is missing and enrolment works.
 ballast.unlink()
 gallery = open_gallery(disk / "data", dimension=512)
 assert [item.id for item in gallery.list(limit=10_000).items] == sorted(enrolled)
@@ -255,8 +255,8 @@ print("done")
 """
 
 
-def test_a_full_disk_refuses_what_does_not_fit_and_loses_nothing(tmp_path: Path) -> None:
-    """On a small file system of its own, which takes a user namespace."""
+def test_a_full_disk_refuses_new_records_and_loses_none(tmp_path: Path) -> None:
+    """On a small file system, which needs a user namespace."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=1m none {disk}"
@@ -284,8 +284,8 @@ def modes(directory: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mode & 0o777 for path in (directory, *directory.iterdir())}
 
 
-def test_only_the_owner_can_read_what_is_made(tmp_path: Path) -> None:
-    """Whatever the umask; SQLite's own files take the mode of the database."""
+def test_only_the_owner_can_read_new_files(tmp_path: Path) -> None:
+    """With any umask. SQLite's other files take the mode of the database."""
     earlier = os.umask(0o002)
     try:
         gallery = open_gallery(tmp_path / "data")
@@ -306,7 +306,7 @@ def test_only_the_owner_can_read_what_is_made(tmp_path: Path) -> None:
         assert set(files) == {0o600}
 
 
-def test_the_mode_of_a_directory_that_was_there_stays(tmp_path: Path) -> None:
+def test_an_existing_directory_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data").chmod(0o750)
     open_gallery(tmp_path / "data").close()
@@ -334,7 +334,7 @@ class Failing:
         self.real.close()
 
 
-def test_a_connection_is_lent_again(tmp_path: Path) -> None:
+def test_a_connection_is_reused(tmp_path: Path) -> None:
     open_gallery(tmp_path).close()
     lent = Readers(tmp_path)
     with lent.snapshot() as first, lent.snapshot() as second:
@@ -384,7 +384,7 @@ def open_elsewhere(directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_told_the_first_ones_id(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path)
     gallery.add(record("a"))
     refused = open_elsewhere(tmp_path)
@@ -397,7 +397,7 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
     assert accepted.returncode == 0, accepted.stderr
 
 
-def test_a_second_gallery_of_the_same_process_is_refused_too(tmp_path: Path) -> None:
+def test_a_second_gallery_in_one_process_is_refused(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path)
     with pytest.raises(GalleryLocked):
         open_gallery(tmp_path)

@@ -1,4 +1,4 @@
-"""The real service on disks that are full, read-only or damaged: clear answers, data whole, and on it goes."""
+"""The real service on full, read-only and damaged disks: clear errors, no loss of data, and no restart needed."""
 
 import json
 import os
@@ -29,7 +29,7 @@ print("done")
 
 
 def run_on_a_small_disk(disk: Path, bundle: Path, what: str) -> None:
-    """Run a function of this module on a file system of two megabytes, which takes a user namespace."""
+    """Run a function of this module on a file system of two megabytes, which needs a user namespace."""
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=2m none {disk}"
     namespace = ["unshare", "--mount", "--map-root-user"]
@@ -57,7 +57,7 @@ def enrol(live: Live, name: str) -> httpx.Response:
 
 
 def serve(bundle: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    """Start a service that is expected to end by itself."""
+    """Start a service that should end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "not3d", "serve", "--bundle", bundle, "--data-dir", data_dir, "--port", "0"],
         check=False,
@@ -70,13 +70,13 @@ def serve(bundle: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
 
 
 def gallery_command(*words: str | Path) -> str:
-    """Run `not3d gallery`; its refusal, or nothing."""
+    """Run `not3d gallery` and return its error, or nothing."""
     result = CliRunner().invoke(app, ["gallery", *map(str, words)])
     return "" if result.exit_code == 0 else str(result.exception)
 
 
 def fill_the_disk(disk: Path, bundle: Path) -> None:
-    """Enrol until nothing fits; free some space; go on with the same process."""
+    """Enrol until nothing fits, free some space, and go on with the same process."""
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(300_000))
     with run_service(bundle, disk / "data", cache_dir=disk.parent / "cache") as live:
@@ -92,7 +92,7 @@ def fill_the_disk(disk: Path, bundle: Path) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["type"].endswith("disk-full")
         assert "no space left" in answer.json()["detail"]
-        # Reading goes on, and nothing of what was refused is there.
+        # Reading works, and the refused record does not exist.
         assert live.client.get("/readyz").status_code == 200
         assert [live.client.get(f"/gallery/{name}").status_code for name in enrolled] == [200] * len(enrolled)
         assert live.client.get(f"/gallery/{refused}").status_code == 404
@@ -101,14 +101,14 @@ def fill_the_disk(disk: Path, bundle: Path) -> None:
         ballast.unlink()
         assert enrol(live, refused).status_code == 201
         enrolled.append(refused)
-        # Removing takes room first, for the log; little is enough for one.
+        # A removal first needs some space for the log.
         assert live.client.delete(f"/gallery/{enrolled.pop()}").status_code == 204
     report = verify(disk / "data")
     assert (report.problems, report.counts["records"]) == ([], len(enrolled))
 
 
 def use_a_read_only_disk(disk: Path, bundle: Path) -> None:
-    """A gallery that cannot be written is refused, and can be checked, copied and exported all the same."""
+    """The service refuses a gallery that cannot be written, but it can be verified, copied and exported."""
     gallery = open_gallery(disk / "data")
     gallery.add(record("a"))
     gallery.close()
@@ -132,13 +132,13 @@ def use_a_read_only_disk(disk: Path, bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["fill_the_disk", "use_a_read_only_disk"])
-def test_on_a_disk_of_its_own(tmp_path: Path, bundle: Path, what: str) -> None:
+def test_full_and_read_only_disks(tmp_path: Path, bundle: Path, what: str) -> None:
     if what == "use_a_read_only_disk":
         pytest.importorskip("pyarrow")
     run_on_a_small_disk(tmp_path / "disk", bundle, what)
 
 
-def test_a_second_service_on_one_directory_refuses(tmp_path: Path, bundle: Path) -> None:
+def test_a_second_service_on_one_directory_refuses_to_start(tmp_path: Path, bundle: Path) -> None:
     with run_service(bundle, tmp_path / "data") as live:
         assert enrol(live, "a").status_code == 201
         refused = serve(bundle, tmp_path / "data")
@@ -150,7 +150,7 @@ def test_a_second_service_on_one_directory_refuses(tmp_path: Path, bundle: Path)
         assert live.client.get("/gallery/a").status_code == 200
 
 
-def test_a_damaged_database_is_refused_and_a_snapshot_of_it_restored(tmp_path: Path, bundle: Path) -> None:
+def test_a_damaged_database_is_refused_and_its_snapshot_can_be_restored(tmp_path: Path, bundle: Path) -> None:
     with run_service(bundle, tmp_path / "data") as live:
         assert enrol(live, "a").status_code == 201
         assert gallery_command("snapshot", "--data-dir", tmp_path / "data", tmp_path / "snapshot") == ""

@@ -1,4 +1,4 @@
-"""The rows of a metadata term, as every snapshot must see them whatever was read before and beside it."""
+"""Every snapshot gets all its rows of a metadata term, whatever other snapshots have read."""
 
 import sqlite3
 import threading
@@ -19,7 +19,7 @@ TERM = b"t" * 32
 
 
 class Book:
-    """The table of terms in a file of its own, and its version, changed as the gallery's writer does it."""
+    """A file with the table of terms and its version, changed as the gallery's writer changes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,7 +68,7 @@ class Snapshot:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Terms of any size are kept, and few marks."""
+    """Cache terms of any size, and few versions."""
     monkeypatch.setattr(terms, "_MIN_CACHED_ROWS", 1)
     monkeypatch.setattr(terms, "_MAX_VERSIONS", 4)
 
@@ -80,7 +80,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
     book.writer.close()
 
 
-def test_what_comes_later_is_read_behind_what_is_known(book: Book) -> None:
+def test_only_new_rows_are_read_again(book: Book) -> None:
     known = MetadataTerms()
     for total in (0, 3, 3, 1000, 5000):
         if total > book.last:
@@ -94,8 +94,8 @@ def test_what_comes_later_is_read_behind_what_is_known(book: Book) -> None:
         snapshot.close()
 
 
-def test_a_snapshot_that_is_older_than_what_was_read_misses_nothing(book: Book) -> None:
-    """A row that was removed since is still enrolled in it, and must not be missed; nor may it mislead the next."""
+def test_an_older_snapshot_misses_no_row(book: Book) -> None:
+    """A row that was removed later is still enrolled in it. Reading it must not change what newer snapshots get."""
     known = MetadataTerms()
     book.change(add=10)
     before = book.snapshot()
@@ -108,7 +108,7 @@ def test_a_snapshot_that_is_older_than_what_was_read_misses_nothing(book: Book) 
     after.close()
 
 
-def test_an_older_snapshot_uses_what_was_read_up_to_it(book: Book) -> None:
+def test_an_older_snapshot_uses_what_was_read_up_to_its_version(book: Book) -> None:
     known = MetadataTerms()
     snapshots = []
     for step in range(8):
@@ -122,7 +122,7 @@ def test_an_older_snapshot_uses_what_was_read_up_to_it(book: Book) -> None:
         snapshot.close()
 
 
-def test_removed_rows_may_stay_and_new_ones_come(book: Book) -> None:
+def test_removed_rows_may_stay_and_new_rows_are_added(book: Book) -> None:
     known = MetadataTerms()
     book.change(add=10)
     first = book.snapshot()
@@ -136,7 +136,7 @@ def test_removed_rows_may_stay_and_new_ones_come(book: Book) -> None:
     second.close()
 
 
-def test_what_was_not_asked_for_the_longest_makes_room(book: Book) -> None:
+def test_the_least_recently_used_terms_are_evicted(book: Book) -> None:
     known = MetadataTerms(capacity=300)
     for name in (b"a", b"b", b"c"):
         book.change(add=100, digest=name)
@@ -146,15 +146,15 @@ def test_what_was_not_asked_for_the_longest_makes_room(book: Book) -> None:
     assert list(known._cached) == [b"a", b"c"]
     book.change(add=1000, digest=b"d")
     later = book.snapshot()
-    assert len(later.ask(known, b"d")) == 1000  # too many to keep at all
+    assert len(later.ask(known, b"d")) == 1000  # too many to cache
     assert not known._cached
     assert known._size == 0
     snapshot.close()
     later.close()
 
 
-def test_snapshots_of_many_threads_miss_nothing_while_rows_come_and_go(book: Book) -> None:
-    """The writer adds and removes for as long as the readers ask, some of them with snapshots of long ago."""
+def test_snapshots_of_many_threads_miss_no_row_during_changes(book: Book) -> None:
+    """The writer adds and removes rows while readers ask, some of them with old snapshots."""
     known = MetadataTerms(capacity=2000)
     book.change(add=50)
     done = threading.Event()
@@ -187,8 +187,8 @@ def test_snapshots_of_many_threads_miss_nothing_while_rows_come_and_go(book: Boo
         writing.result(60)
 
 
-def test_a_filter_on_a_term_sees_whole_replacements(tmp_path: Path) -> None:
-    """Through the gallery: a record that is replaced again and again is found by every search, once."""
+def test_a_metadata_filter_sees_complete_replacements(tmp_path: Path) -> None:
+    """Every search of a gallery finds a record that is replaced again and again exactly once."""
     gallery: EmbeddedGallery = open_gallery(tmp_path)
     wanted = Filter(metadata={"site": 1})
     gallery.enrol([record(f"r{number}", metadata={"site": number % 2}) for number in range(100)], "replace")

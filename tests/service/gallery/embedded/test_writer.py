@@ -1,4 +1,4 @@
-"""Concurrent changes share a commit, and one that fails does not take along what it should not."""
+"""Concurrent changes share a commit, and one that is refused fails alone."""
 
 import sqlite3
 import threading
@@ -17,7 +17,7 @@ from tests.service.gallery.samples import SPACE
 
 
 class Desk:
-    """A writer on a real file, with what it told the index."""
+    """A writer on a real file, and the versions that it passed to the index."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -28,7 +28,7 @@ class Desk:
         self.writer = Writer(self.connection, directory, self.follow)
 
     def follow(self, version: int, change: Change) -> None:
-        # What is told must be on the disk: another connection sees it.
+        # The change must be on the disk: another connection sees it.
         assert self.read("SELECT version FROM gallery") == [version]
         self.versions.append(version)
 
@@ -57,7 +57,7 @@ def note(text: str, change: Change, connection: sqlite3.Connection) -> str:
 
 
 def run_together(desk: Desk, pool: ThreadPoolExecutor, texts: list[str]) -> list[Future[str]]:
-    """Have work for all these texts wait until the writer is free, so that it is one group."""
+    """Make work for all these texts wait until the writer is free, so that it becomes one group."""
     leading, waiting = threading.Event(), threading.Event()
 
     def hold(connection: sqlite3.Connection, change: Change) -> None:
@@ -82,7 +82,7 @@ def run_together(desk: Desk, pool: ThreadPoolExecutor, texts: list[str]) -> list
     return futures
 
 
-def test_who_waits_together_is_committed_together(desk: Desk) -> None:
+def test_waiting_changes_share_one_commit(desk: Desk) -> None:
     texts = [f"t{number}" for number in range(12)]
     with ThreadPoolExecutor(20) as pool:
         futures = run_together(desk, pool, texts)
@@ -100,12 +100,12 @@ def test_a_refused_change_fails_alone(desk: Desk) -> None:
     assert desk.notes() == {"a", "b"}
 
 
-def test_where_nothing_changed_nothing_is_committed(desk: Desk) -> None:
+def test_without_a_change_there_is_no_commit(desk: Desk) -> None:
     assert desk.writer.run(lambda connection, change: 5) == 5
     assert desk.versions == []
 
 
-def test_an_error_of_the_database_fails_the_group_and_keeps_nothing_of_it(desk: Desk) -> None:
+def test_a_database_error_fails_the_group_and_keeps_nothing_of_it(desk: Desk) -> None:
     with ThreadPoolExecutor(20) as pool:
         futures = run_together(desk, pool, ["a", "b", "a", "c"])  # the second "a" breaks the UNIQUE rule
         for future in futures:
@@ -117,7 +117,7 @@ def test_an_error_of_the_database_fails_the_group_and_keeps_nothing_of_it(desk: 
     assert desk.notes() == {"later"}
 
 
-def test_an_unforeseen_exception_reaches_its_caller_and_lets_the_others_go(desk: Desk) -> None:
+def test_an_unexpected_exception_reaches_its_caller_and_releases_the_others(desk: Desk) -> None:
     def fail(connection: sqlite3.Connection, change: Change) -> None:
         note("half", change, connection)
         raise ZeroDivisionError
@@ -128,8 +128,10 @@ def test_an_unforeseen_exception_reaches_its_caller_and_lets_the_others_go(desk:
     assert desk.notes() == {"later"}
 
 
-def test_what_is_on_the_disk_is_acknowledged_whatever_follows(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a client would send it once more."""
+def test_a_committed_change_is_acknowledged_even_if_the_index_fails(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a client would send the change again."""
 
     def fail(_version: int, _change: Change) -> None:
         raise ZeroDivisionError
@@ -142,7 +144,7 @@ def test_what_is_on_the_disk_is_acknowledged_whatever_follows(desk: Desk, monkey
     assert all(call.finished and call.error is None for call in group)
 
 
-def test_a_full_database_says_so_and_goes_on_when_there_is_room(desk: Desk) -> None:
+def test_a_full_database_raises_disk_full_and_works_again_with_space(desk: Desk) -> None:
     (pages,) = desk.connection.execute("PRAGMA page_count").fetchone()
     desk.connection.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall()
     with pytest.raises(DiskFull, match=str(desk.directory)):
@@ -151,9 +153,7 @@ def test_a_full_database_says_so_and_goes_on_when_there_is_room(desk: Desk) -> N
     assert desk.notes() == {"small"}
 
 
-def test_the_log_is_emptied_or_it_is_told_that_a_reader_is_in_the_way(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_reader_delays_emptying_the_log(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     log_file = desk.directory / "gallery.sqlite-wal"
     with closing(connect(desk.directory, read_only=True)) as reader:
         reader.execute("BEGIN")
@@ -161,7 +161,7 @@ def test_the_log_is_emptied_or_it_is_told_that_a_reader_is_in_the_way(
         desk.writer.run(lambda connection, change: note("a", change, connection))
         begin = time.monotonic()
         assert not desk.writer.empty_log()
-        assert time.monotonic() - begin < 5  # writers wait for it
+        assert time.monotonic() - begin < 5  # other changes wait for it
         assert "because of readers" in caplog.text
         assert log_file.stat().st_size > 0
     assert desk.writer.empty_log()
@@ -169,7 +169,7 @@ def test_the_log_is_emptied_or_it_is_told_that_a_reader_is_in_the_way(
     assert desk.notes() == {"a"}
 
 
-def test_closing_waits_for_the_work_under_way(tmp_path: Path) -> None:
+def test_closing_waits_for_running_work(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     with ThreadPoolExecutor(4) as pool:
         futures = run_together(desk, pool, ["a", "b"])
@@ -180,12 +180,12 @@ def test_closing_waits_for_the_work_under_way(tmp_path: Path) -> None:
         desk.writer.run(lambda connection, change: None)
 
 
-def test_nobody_uses_the_connection_while_it_is_being_closed(tmp_path: Path) -> None:
-    """Else SQLite would end the process."""
+def test_the_connection_is_not_used_while_it_is_being_closed(tmp_path: Path) -> None:
+    """Otherwise SQLite could end the process."""
     desk = Desk(tmp_path)
 
     class Closing:
-        """A connection that takes its time to close."""
+        """A connection that closes slowly."""
 
         def __init__(self) -> None:
             self.begun, self.end = threading.Event(), threading.Event()

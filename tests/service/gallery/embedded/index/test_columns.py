@@ -1,4 +1,4 @@
-"""The filter's columns keep their rows apart while rows come, go and move up."""
+"""Filters find the right rows while rows are added and removed."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def passing(columns: Columns, row_filter: RowFilter) -> list[int]:
     return found.tolist()
 
 
-def test_removed_rows_pass_no_filter_and_others_keep_their_columns_when_they_move_up() -> None:
+def test_removed_rows_pass_no_filter_and_a_subset_keeps_the_values_of_the_others() -> None:
     columns = Columns()
     for number in range(1, 3001):
         columns.append([FilterValues(number, f"c{number % 3}", number, number + 5)])
@@ -33,19 +33,19 @@ def test_removed_rows_pass_no_filter_and_others_keep_their_columns_when_they_mov
     assert passing(columns, wanted) == [*expected[1:], 4000]
 
 
-def test_rows_that_sql_found_narrow_the_mask() -> None:
+def test_row_numbers_from_sql_narrow_the_mask() -> None:
     columns = Columns()
     columns.append([FilterValues(number, None, None, None) for number in (2, 3, 5, 8)])
     assert passing(columns, RowFilter(0, term_rows=(np.array([1, 3, 8, 9]),))) == [3, 8]
     assert passing(columns, RowFilter(0, term_rows=(np.array([3, 8]), np.array([2, 8])))) == [8]
     assert passing(columns, RowFilter(0, term_rows=(np.array([], np.int64),))) == []
     assert passing(columns, RowFilter(0, exclude_rows=np.array([2, 4, 9]))) == [3, 5, 8]
-    columns.append([FilterValues(10**12, None, None, None)])  # numbers too far apart for a table
+    columns.append([FilterValues(10**12, None, None, None)])  # the numbers are too far apart for a table
     assert passing(columns, RowFilter(0, term_rows=(np.array([1, 3, 9, 10**12, 10**13]),))) == [3, 10**12]
     assert passing(Columns(), RowFilter(0, term_rows=(np.array([1, 3]),))) == []
 
 
-def test_a_row_without_a_camera_is_of_none_and_excluded_by_none() -> None:
+def test_a_row_without_a_camera_matches_no_camera_and_is_never_excluded() -> None:
     columns = Columns()
     columns.append([FilterValues(1, None, None, None), FilterValues(2, "a", None, None)])
     assert passing(columns, RowFilter(0, camera_ids=("a", "unknown"))) == [2]
@@ -53,7 +53,7 @@ def test_a_row_without_a_camera_is_of_none_and_excluded_by_none() -> None:
     assert passing(columns, RowFilter(0, exclude_camera_ids=("a", "unknown"))) == [1]
 
 
-def test_expired_rows_pass_no_filter_from_that_moment_on() -> None:
+def test_expired_rows_pass_no_filter() -> None:
     columns = Columns()
     columns.append(
         [
@@ -72,10 +72,10 @@ def test_expired_rows_pass_no_filter_from_that_moment_on() -> None:
     left.remove([4])
     left.append([FilterValues(5, None, None, None)])
     assert passing(left, RowFilter(now=69)) == [2, 3, 5]
-    assert left._first_expiry == 70  # what went no longer makes searches look for expired rows
+    assert left._first_expiry == 70  # removed rows do not make searches look for expired rows
 
 
-def test_rows_that_never_were_there_cannot_be_kept() -> None:
+def test_a_subset_refuses_unknown_rows() -> None:
     columns = Columns()
     columns.append([FilterValues(number, None, None, None) for number in (2, 3)])
     for numbers in ([1, 2], [2, 4]):

@@ -1,6 +1,6 @@
-"""A GPU's copy, which knows no filter, never gives an answer that a filter forbids, nor a worse one than the CPU's.
+"""A mirror on a GPU, which ignores filters, never returns a row that a filter excludes, nor a worse one than the CPU.
 
-FAISS's CPU index stands for the GPU's, and is given no filter either.
+FAISS's CPU index replaces the GPU's, and is given no filter either.
 """
 
 from typing import Any
@@ -25,13 +25,13 @@ def half_precision() -> Any:
 
 
 class Large(FlatVectors):
-    """Vectors that pass for too many to compare exactly."""
+    """Vectors that count as too many to compare exactly."""
 
     exact = False
 
 
 class Refusing(Large):
-    """The CPU's vectors where the GPU must answer."""
+    """Vectors of the CPU, for a test in which only the GPU may search."""
 
     def nearest(self, *_: object) -> Any:
         raise AssertionError("the CPU was asked")
@@ -57,7 +57,7 @@ def search(
 
 
 @pytest.mark.parametrize("only", [ROWS, ROWS // 2, 200, 15, 3])
-def test_it_answers_as_the_cpu_does(rows: NDArray[np.float32], only: int) -> None:
+def test_the_mirror_answers_as_the_cpu_does(rows: NDArray[np.float32], only: int) -> None:
     mirror = GpuMirror(half_precision, D, 10**9)
     index, plain = build(rows, mirror), build(rows, GpuMirror(half_precision, D, 0))
     assert mirror.in_use
@@ -67,7 +67,7 @@ def test_it_answers_as_the_cpu_does(rows: NDArray[np.float32], only: int) -> Non
         assert search(index, rows, query, chosen) == search(plain, rows, query, chosen)
 
 
-def test_it_answers_alone_without_a_filter_and_after_removals(rows: NDArray[np.float32]) -> None:
+def test_the_mirror_answers_alone_without_a_filter_and_after_removals(rows: NDArray[np.float32]) -> None:
     index = build(rows, GpuMirror(half_precision, D, 10**9), Refusing)
     index.apply(2, [], np.empty((0, D), np.float32), list(range(0, ROWS, 3)))
     for query in rows[:6]:
@@ -76,7 +76,7 @@ def test_it_answers_alone_without_a_filter_and_after_removals(rows: NDArray[np.f
         assert search(index, rows, query, RowFilter(0))[0] == np.argsort(-scores)[:10].tolist()
 
 
-def test_rows_swept_out_are_forgotten(rows: NDArray[np.float32]) -> None:
+def test_replacing_the_index_removes_dead_rows_from_the_mirror(rows: NDArray[np.float32]) -> None:
     mirror = GpuMirror(half_precision, D, 10**9)
     index = build(rows, mirror)
     index.apply(2, [], np.empty((0, D), np.float32), list(range(2000)))
@@ -87,7 +87,7 @@ def test_rows_swept_out_are_forgotten(rows: NDArray[np.float32]) -> None:
     assert search(index, rows, rows[2500], RowFilter(0))[0][0] == 2500
 
 
-def test_it_is_given_up_where_its_memory_does_not_suffice_or_it_fails(
+def test_the_mirror_is_disabled_without_memory_or_after_a_failure(
     rows: NDArray[np.float32], caplog: pytest.LogCaptureFixture
 ) -> None:
     small = GpuMirror(half_precision, D, 2 * D * 2999)

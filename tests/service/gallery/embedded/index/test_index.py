@@ -1,4 +1,4 @@
-"""Ranking where single precision is in doubt, sweeping out dead rows, and the order of versions."""
+"""Ranking beyond single precision, removal of dead rows, and the order of versions."""
 
 import threading
 
@@ -24,7 +24,7 @@ def index_of(rows: NDArray[np.float32]) -> Index:
     return index
 
 
-def test_the_best_are_found_among_rows_closer_than_single_precision_can_tell() -> None:
+def test_the_best_rows_are_found_among_rows_that_single_precision_cannot_tell_apart() -> None:
     random = np.random.default_rng(3)
     query = unit_rows(random.standard_normal((1, 96)).astype(np.float32))[0]
     rows = unit_rows(query + random.standard_normal((4000, 96)).astype(np.float32) * np.float32(1e-7))
@@ -34,7 +34,7 @@ def test_the_best_are_found_among_rows_closer_than_single_precision_can_tell() -
     np.testing.assert_allclose(found.scores[:10], np.minimum(np.sort(exact)[::-1][:10], 1), rtol=0, atol=1e-15)
 
 
-def test_everything_that_ties_with_the_last_one_is_a_candidate() -> None:
+def test_all_rows_that_tie_with_the_last_one_are_candidates() -> None:
     rows = np.repeat(unit_rows(np.random.default_rng(4).standard_normal((5, 16)).astype(np.float32)), 200, axis=0)
     found = index_of(rows).search(rows[400], 3, EVERYTHING, 1, fetch)
     assert found is not None
@@ -42,7 +42,7 @@ def test_everything_that_ties_with_the_last_one_is_a_candidate() -> None:
     assert len(set(found.scores.tolist())) == 1
 
 
-def test_scores_never_leave_the_cosines_range() -> None:
+def test_scores_stay_within_the_range_of_a_cosine() -> None:
     rows = np.random.default_rng(5).standard_normal((300, 33)).astype(np.float32)
     index = index_of(rows)
     for row in rows:
@@ -53,7 +53,7 @@ def test_scores_never_leave_the_cosines_range() -> None:
             assert found.scores.min() >= -1
 
 
-def test_dead_rows_are_left_out_and_gone_from_a_copy_put_in_their_place() -> None:
+def test_dead_rows_are_not_found_and_a_copy_does_not_have_them() -> None:
     rows = unit_rows(np.random.default_rng(6).standard_normal((5000, 8)).astype(np.float32))
     index = index_of(rows)
     for version, first in enumerate(range(0, 4000, 500), start=2):
@@ -72,7 +72,7 @@ def test_dead_rows_are_left_out_and_gone_from_a_copy_put_in_their_place() -> Non
             assert found.searched == len(index)
 
 
-def test_vectors_that_lack_a_living_row_are_refused_and_nothing_changes() -> None:
+def test_replacing_refuses_vectors_without_a_live_row() -> None:
     rows = np.eye(4, dtype=np.float32)
     index = index_of(rows)
     other = FlatVectors(4)
@@ -118,7 +118,7 @@ def test_a_search_waits_for_its_version_and_refuses_an_older_one() -> None:
     assert index.search(rows[2], 1, EVERYTHING, 1, fetch) is None
 
 
-def test_a_change_that_fails_half_way_is_not_searched_over() -> None:
+def test_a_partly_applied_change_breaks_the_index() -> None:
     index = index_of(np.eye(4, dtype=np.float32))
     with pytest.raises(AssertionError):
         index.apply(

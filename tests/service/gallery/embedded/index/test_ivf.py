@@ -1,4 +1,4 @@
-"""The approximate index finds what comparing everything would find, and keeps it in copies and files."""
+"""The approximate index finds what comparing all rows would find, also in a subset and a file."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ D, ROWS = 48, 6000
 
 
 def people(count: int, seed: int) -> NDArray[np.float32]:
-    """Unit vectors `[count, D]` in clusters of about ten."""
+    """Return unit vectors `[count, D]` in clusters of about ten."""
     random = np.random.default_rng(seed)
     centres = np.random.default_rng(0).standard_normal((ROWS // 10, D))
     return unit_rows(centres[random.integers(0, len(centres), count)] + 0.4 * random.standard_normal((count, D)))
@@ -39,7 +39,7 @@ def vectors(rows: NDArray[np.float32]) -> IvfVectors:
 
 
 def recall(vectors: IvfVectors, rows: NDArray[np.float32], mask: NDArray[np.bool_] | None, wanted: int = 10) -> float:
-    """The share of the true best, which are told by the vectors, that is among the candidates."""
+    """Return the share of the best rows by the full vectors that is among the candidates."""
     found = total = 0
     for query in people(50, 2):
         scores = rows @ query if mask is None else np.where(mask, rows @ query, -2)
@@ -53,11 +53,11 @@ def recall(vectors: IvfVectors, rows: NDArray[np.float32], mask: NDArray[np.bool
     return found / total
 
 
-def test_lists_grow_with_the_root_of_the_rows() -> None:
+def test_the_number_of_lists_grows_with_the_root_of_the_rows() -> None:
     assert [list_count(rows) for rows in (1, 8, 100, 10_000, 1_000_000, 10**12)] == [1, 2, 8, 128, 1024, 16_384]
 
 
-def test_few_lists_find_nearly_all(
+def test_a_few_lists_find_nearly_all_best_rows(
     vectors: IvfVectors, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES", 0)
@@ -66,7 +66,7 @@ def test_few_lists_find_nearly_all(
 
 
 @pytest.mark.parametrize("share", [0.7, 0.3, 0.01, 0.0002])
-def test_a_filter_is_kept_and_costs_no_recall(
+def test_a_filter_is_obeyed_and_costs_no_recall(
     vectors: IvfVectors, rows: NDArray[np.float32], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES", 0)
@@ -82,7 +82,7 @@ def test_a_filter_is_kept_and_costs_no_recall(
 def test_a_filter_that_shows_in_the_vectors_costs_no_recall(
     rows: NDArray[np.float32], shift: float, strangers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fifth is of a camera at night, of other people or the same; all who ask are of the day."""
+    """A sixth of the rows are of a camera at night, of other people or the same; all queries are of the day."""
     monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES_FILTERED", 0)
     monkeypatch.setattr("service.gallery.embedded.index.ivf._MAX_COMPARED_EXACTLY", 30)
     light = unit_rows(np.random.default_rng(8).standard_normal((1, D)).astype(np.float32))
@@ -97,7 +97,7 @@ def test_a_filter_that_shows_in_the_vectors_costs_no_recall(
     assert recall(vectors, both, mask) >= 0.97
 
 
-def test_a_few_dead_rows_cost_a_search_nothing(vectors: IvfVectors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_dead_rows_do_not_slow_a_search(vectors: IvfVectors, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     search = IvfVectors._search
 
@@ -114,12 +114,12 @@ def test_a_few_dead_rows_cost_a_search_nothing(vectors: IvfVectors, monkeypatch:
     assert sum(read[1::2]) <= 1.1 * sum(read[::2])
 
 
-def test_as_many_as_are_wanted_are_found_where_the_nearest_lists_hold_fewer(
+def test_enough_rows_are_found_if_the_nearest_lists_hold_fewer(
     vectors: IvfVectors, rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.gallery.embedded.index.ivf._MIN_CODE_BYTES", 0)
     vectors.probes = 1
-    mask = rows[:, 0] < 0  # rather not where this query is
+    mask = rows[:, 0] < 0  # mostly far from this query
     query = unit_rows(np.eye(1, D, dtype=np.float32))[0]
     allowed = int(mask.sum())
     for wanted in (10, 1000, allowed):
@@ -136,21 +136,21 @@ def test_few_allowed_rows_are_all_candidates(vectors: IvfVectors) -> None:
     assert found.positions.tolist() == [5, 77, 4000]
 
 
-def test_a_copy_and_a_file_hold_the_rows_that_were_kept(vectors: IvfVectors, rows: NDArray[np.float32]) -> None:
-    mask = np.random.default_rng(5).random(ROWS - 500) < 0.5  # the last ones came after the mask was made
+def test_a_subset_and_a_file_hold_the_chosen_rows(vectors: IvfVectors, rows: NDArray[np.float32]) -> None:
+    mask = np.random.default_rng(5).random(ROWS - 500) < 0.5  # the last rows were appended after the mask was made
     kept = rows[: ROWS - 500][mask]
     data = b"".join(vectors.serialise(mask, nullcontext))
     read = IvfVectors.deserialise(reader(data), vectors.parameters(), D, len(kept))
     for other in (vectors.subset(mask, nullcontext), read):
         assert len(other) == len(kept)
         assert other.parameters() == vectors.parameters()
-        other.probes = other.lists  # for all of them to be seen
+        other.probes = other.lists  # so that all rows are found
         assert recall(other, kept, None) == 1
         other.append(rows[:1])
         assert len(kept) in other.nearest(rows[0], 1, len(other), None).positions
 
 
-def test_a_file_that_is_something_else_is_refused(vectors: IvfVectors) -> None:
+def test_wrong_bytes_are_refused(vectors: IvfVectors) -> None:
     mask = np.ones(ROWS, np.bool_)
     data = b"".join(vectors.serialise(mask, nullcontext))
     with pytest.raises(ValueError, match="does not match"):
@@ -161,7 +161,7 @@ def test_a_file_that_is_something_else_is_refused(vectors: IvfVectors) -> None:
         IvfVectors.deserialise(reader(data), {**vectors.parameters(), "lists": 0}, D, ROWS)
 
 
-def test_training_and_tuning_stop_when_told(vectors: IvfVectors, rows: NDArray[np.float32]) -> None:
+def test_training_and_tuning_can_be_cancelled(vectors: IvfVectors, rows: NDArray[np.float32]) -> None:
     with pytest.raises(BuildCancelled):
         IvfVectors.train(rows, 8, ROWS, lambda: True)
     with pytest.raises(BuildCancelled):
@@ -173,7 +173,7 @@ def reader(data: bytes) -> "Reader":
 
 
 class Reader:
-    """Reads as a file of known size is read: exactly, or not at all."""
+    """Reads bytes as `file` does: exactly as many as wanted, or an error."""
 
     def __init__(self, parts: Iterator[bytes]) -> None:
         self._left = memoryview(b"".join(parts))
@@ -207,14 +207,14 @@ print(full - half, resident() - half)
 
 
 @pytest.mark.skipif(ivf._malloc_trim is None or sys.platform != "linux", reason="needs glibc")
-def test_freed_blocks_are_no_longer_resident() -> None:
+def test_freed_memory_is_returned_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, check=True)
     large, rest = map(int, done.stdout.split())
     assert large > 45 * 2**20  # of 50 MiB between blocks in use
     assert rest < 20 * 2**20  # of 100 MB, of which 2 MB are in use
 
 
-def test_another_c_library_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_functions_do_nothing_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ivf, "_malloc_trim", None)
     monkeypatch.setattr(ivf, "_mallopt", None)
     ivf.trim_memory()

@@ -1,4 +1,4 @@
-"""Indexes change places in the background, and nobody who searches or enrols meanwhile notices."""
+"""The index is replaced in the background, without an effect on searches and changes."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ from tests.service.gallery.samples import NOON, SPACE, record, vector
 
 D = 16
 EXACT = 4 * D * 500
-"""Bytes of 500 vectors."""
+"""The bytes of 500 vectors."""
 
 
 def open_small(directory: Path) -> EmbeddedGallery:
@@ -39,7 +39,7 @@ def settle(gallery: EmbeddedGallery) -> None:
 
 
 def check(gallery: EmbeddedGallery, numbers: range) -> None:
-    """Some of these are found by their vectors, with and without a filter, and all are counted."""
+    """Check that all are counted, and that some are found by their vectors with and without a filter."""
     assert gallery.count() == len(numbers)
     for number in numbers[:: max(len(numbers) // 40, 1)]:
         for chosen in (Filter(), Filter(camera_ids=(f"c{number % 5}",))):
@@ -49,7 +49,7 @@ def check(gallery: EmbeddedGallery, numbers: range) -> None:
             assert len(found.hits) == 3
 
 
-def test_a_gallery_that_grows_and_shrinks_changes_its_index(tmp_path: Path) -> None:
+def test_growing_and_shrinking_change_the_kind_of_index(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(500)), "replace")
     settle(gallery)
@@ -82,7 +82,7 @@ def test_a_gallery_that_grows_and_shrinks_changes_its_index(tmp_path: Path) -> N
     gallery.close()
 
 
-def test_dead_rows_are_swept_out_of_either_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_rows_are_removed_from_either_kind_of_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuild, "_MIN_DEAD_TO_COMPACT", 20)
     gallery = open_small(tmp_path)
     for size in (400, 1500):
@@ -95,7 +95,7 @@ def test_dead_rows_are_swept_out_of_either_index(tmp_path: Path, monkeypatch: py
     gallery.close()
 
 
-def test_it_opens_with_the_index_it_was_closed_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gallery_opens_with_its_saved_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
@@ -117,7 +117,7 @@ def test_it_opens_with_the_index_it_was_closed_with(tmp_path: Path, monkeypatch:
     gallery.close()
 
 
-def test_a_new_index_is_saved_before_a_kill_can_cost_it(tmp_path: Path) -> None:
+def test_a_new_index_is_saved_soon(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
@@ -129,7 +129,7 @@ def test_a_new_index_is_saved_before_a_kill_can_cost_it(tmp_path: Path) -> None:
     gallery.close()
 
 
-def test_a_large_gallery_without_its_index_opens_with_a_new_one(tmp_path: Path) -> None:
+def test_a_large_gallery_without_its_index_file_builds_one_at_the_start(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
@@ -141,7 +141,7 @@ def test_a_large_gallery_without_its_index_opens_with_a_new_one(tmp_path: Path) 
     gallery.close()
 
 
-def test_expired_rows_are_left_out_by_the_approximate_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_approximate_index_does_not_find_expired_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = [NOON]
     monkeypatch.setattr("service.gallery.clock.now", lambda: int(moment[0].timestamp() * 1e6))
     gallery = open_small(tmp_path)
@@ -157,8 +157,8 @@ def test_expired_rows_are_left_out_by_the_approximate_index(tmp_path: Path, monk
     gallery.close()
 
 
-def test_what_happens_while_it_is_rebuilt_is_in_the_new_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held up right before it changes places, while records are searched, added, replaced and deleted."""
+def test_changes_during_a_rebuild_are_in_the_new_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold the rebuild right before the replacement while records are searched, added, replaced and deleted."""
     entered, go_on = threading.Event(), threading.Event()
 
     def slow_tuning(self: IvfVectors, queries: object, cancelled: Callable[[], bool]) -> None:
@@ -185,7 +185,7 @@ def test_what_happens_while_it_is_rebuilt_is_in_the_new_index(tmp_path: Path, mo
     gallery.close()
 
 
-def test_searches_and_writers_go_on_while_indexes_change_places(tmp_path: Path) -> None:
+def test_searches_and_changes_go_on_during_rebuilds(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(300)), "replace")
     faults: list[str] = []
@@ -213,7 +213,7 @@ def test_searches_and_writers_go_on_while_indexes_change_places(tmp_path: Path) 
     gallery.close()
 
 
-def test_a_failure_is_logged_and_the_old_index_goes_on(
+def test_a_failed_rebuild_is_logged_and_the_old_index_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
@@ -231,7 +231,7 @@ def test_a_failure_is_logged_and_the_old_index_goes_on(
     gallery.close()
 
 
-def test_without_a_thread_to_spare_the_old_index_goes_on(
+def test_without_a_thread_the_old_index_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(self: threading.Thread) -> None:
@@ -246,7 +246,7 @@ def test_without_a_thread_to_spare_the_old_index_goes_on(
     gallery.close()
 
 
-def test_closing_does_not_wait_for_the_end_of_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_cancels_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered = threading.Event()
 
     def endless(self: IvfVectors, queries: object, cancelled: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""A saved index is used where it is right, made up to date where it is old, and built anew where it is wrong."""
+"""A saved index is used if it is valid, brought up to date if it is old, and rebuilt if it is wrong."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ NAMES = [f"r{number:02}" for number in range(40)]
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A closed gallery of NAMES with its saved index."""
+    """Return the directory of a closed gallery of NAMES with its saved index."""
     gallery = open_gallery(tmp_path / "data")
     enrol(gallery, map(record, NAMES))
     gallery.close()
@@ -33,7 +33,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def check(gallery: EmbeddedGallery, names: list[str]) -> None:
-    """Every record is there, and the index has its vector and no other."""
+    """Check that every record exists, and that the index has its vector and no other one."""
     assert gallery.count() == len(names)
     for name in names:
         assert_same(gallery.get(name), record(name))
@@ -48,7 +48,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def kill(gallery: EmbeddedGallery, directory: Path, copy: Path) -> Path:
-    """What a SIGKILL would leave: the files as they are while the gallery is open."""
+    """Copy the files of an open gallery: what a SIGKILL would leave."""
     shutil.copytree(directory, copy)
     gallery.close()
     return copy
@@ -108,7 +108,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_an_unusable_index_is_built_anew(
+def test_an_unusable_index_is_rebuilt(
     directory: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], reason: str
 ) -> None:
     path = directory / index_file.FILE_NAME
@@ -117,7 +117,7 @@ def test_an_unusable_index_is_built_anew(
     (message,) = warnings(caplog)
     assert reason in message
     assert "40 records" in message
-    assert not path.is_file()  # for all one knows it has what was erased
+    assert not path.is_file()  # it might have erased vectors
     check(gallery, NAMES)
     gallery.close()
     if path.is_dir():
@@ -130,7 +130,7 @@ def test_an_unusable_index_is_built_anew(
     gallery.close()
 
 
-def test_a_right_index_is_used(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_index_is_used(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_vector_read(self: FlatVectors, rows: object) -> None:
         raise AssertionError("a vector was read from the database")
 
@@ -141,9 +141,7 @@ def test_a_right_index_is_used(directory: Path, monkeypatch: pytest.MonkeyPatch)
     gallery.close()
 
 
-def test_an_index_that_is_behind_is_made_up_to_date(
-    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_old_index_is_brought_up_to_date(directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     gallery = open_gallery(directory)
     for name in NAMES[:5]:
         gallery.delete(name)
@@ -153,16 +151,16 @@ def test_an_index_that_is_behind_is_made_up_to_date(
     gallery = open_gallery(left)
     assert warnings(caplog) == []
     check(gallery, [*NAMES[5:], "new"])
-    # The deleted ones do not wait in the old file for the next save.
+    # Deleted vectors do not stay in the old file until the next save.
     assert not (left / index_file.FILE_NAME).exists()
     gallery.close()
 
 
 @pytest.mark.parametrize("step", ["before", "after"])
-def test_a_crash_while_the_index_is_saved_leaves_a_right_one(
+def test_a_crash_during_a_save_leaves_a_valid_index(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
 ) -> None:
-    """Killed with the new token in the database, before or after the new file is in place."""
+    """Kill the process after the new token is committed, before or after the file is replaced."""
     save, left = index_file.save, tmp_path / "killed"
 
     def copy_files_and_save(*arguments: Any) -> None:
@@ -183,7 +181,7 @@ def test_a_crash_while_the_index_is_saved_leaves_a_right_one(
     gallery.close()
 
 
-def test_an_index_from_the_future_of_a_restored_backup_is_not_used(
+def test_an_index_newer_than_a_restored_database_is_not_used(
     directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     backup = tmp_path / "backup"
@@ -194,7 +192,7 @@ def test_an_index_from_the_future_of_a_restored_backup_is_not_used(
     shutil.copy(backup / "gallery.sqlite", directory / "gallery.sqlite")
     gallery = open_gallery(directory)
     assert "last one saved" in warnings(caplog)[0]
-    # Gets the number that "lost" had.
+    # It gets the row number that "lost" had.
     gallery.add(record("found"))
     check(gallery, [*NAMES, "found"])
     gallery.close()
@@ -223,13 +221,15 @@ def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pyte
     gallery.close()
 
 
-def test_a_kill_finds_most_rows_of_a_bulk_in_the_saved_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a save takes: to read the vectors of a million rows anew would take the next start half a minute."""
+def test_after_a_kill_the_saved_index_has_most_rows_of_a_bulk_enrolment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if a save takes long. Otherwise the next start would read a million vectors, which takes half a minute."""
     monkeypatch.setattr("service.gallery.embedded.index.saver._MIN_CHANGES_TO_SAVE", 30)
     save, done = index_file.save, []
 
     def slow_save(*args: Any) -> None:
-        time.sleep(0.2)  # ten seconds until one that is not urgent
+        time.sleep(0.2)  # a save that is not urgent waits ten seconds
         save(*args)
         done.append(len(args[2]))
 
@@ -247,7 +247,7 @@ def test_a_kill_finds_most_rows_of_a_bulk_in_the_saved_index(tmp_path: Path, mon
     again.close()
 
 
-def test_while_saving_fails_it_is_not_tried_with_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_save_is_not_tried_with_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.gallery.embedded.index.saver._MIN_CHANGES_TO_SAVE", 5)
     tried: list[str] = []
 
@@ -267,7 +267,7 @@ def test_while_saving_fails_it_is_not_tried_with_every_change(tmp_path: Path, mo
     assert (tmp_path / index_file.FILE_NAME).exists()
 
 
-def test_an_index_that_cannot_be_saved_is_only_a_warning(
+def test_a_failed_save_is_only_a_warning(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_space(self: FlatVectors, mask: object, read_lock: object) -> None:
@@ -286,7 +286,7 @@ def test_an_index_that_cannot_be_saved_is_only_a_warning(
     gallery.close()
 
 
-def test_a_row_without_its_vector_is_not_passed_over(directory: Path) -> None:
+def test_a_row_without_its_vector_is_an_error(directory: Path) -> None:
     (directory / index_file.FILE_NAME).unlink()
     with sqlite3.connect(directory / "gallery.sqlite") as connection:
         connection.execute("DELETE FROM embeddings WHERE number = 7")
@@ -295,15 +295,13 @@ def test_a_row_without_its_vector_is_not_passed_over(directory: Path) -> None:
         open_gallery(directory)
 
 
-def test_records_that_expire_one_by_one_do_not_keep_the_disk_busy_and_an_erasure_does_not_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_expiries_save_rarely_and_an_erasure_saves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saves: list[str] = []
     save = index_file.save
 
     def slow_save(*args: Any) -> None:
         saves.append("saved")
-        time.sleep(0.05)  # two and a half seconds until the next one
+        time.sleep(0.05)  # a save that is not urgent waits two and a half seconds
         save(*args)
 
     monkeypatch.setattr(index_file, "save", slow_save)
@@ -326,10 +324,10 @@ def test_records_that_expire_one_by_one_do_not_keep_the_disk_busy_and_an_erasure
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), MemoryError()], ids=["no space", "no memory"]
 )
-def test_a_save_that_failed_is_made_up_for(
+def test_a_failed_save_is_repeated_later(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """By the next one in the same thread, and by the closing; nothing of what was erased stays meanwhile."""
+    """By `expire` in the same thread, and by `close`. Until then no erased vector stays in a file."""
     path = directory / index_file.FILE_NAME
 
     def fail(*arguments: Any) -> None:
@@ -357,7 +355,7 @@ def test_a_save_that_failed_is_made_up_for(
     gallery.close()
 
 
-def test_an_erasure_for_which_no_thread_can_be_started_is_done_and_the_next_sweep_saves(
+def test_an_erasure_works_without_a_thread_and_the_next_expire_saves(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(thread: threading.Thread) -> None:

@@ -1,4 +1,4 @@
-"""Metadata equality and what a record may hold."""
+"""Equality of metadata, and which records are valid."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +20,7 @@ def term(value: JSON) -> bytes:
 
 
 def equal(a: JSON, b: JSON) -> bool:
-    """JSON equality, told the long way: Python's, but for true and 1."""
+    """Return whether JSON values are equal: as in Python, except that true is not 1."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, list) and isinstance(b, list):
@@ -47,7 +47,7 @@ values: st.SearchStrategy[JSON] = st.recursive(
 
 
 @given(values, values)
-def test_terms_are_equal_where_the_values_are(a: JSON, b: JSON) -> None:
+def test_terms_are_equal_if_and_only_if_the_values_are(a: JSON, b: JSON) -> None:
     assert (term(a) == term(b)) is equal(a, b)
     assert term(a) == term(a)
 
@@ -68,11 +68,11 @@ def test_terms_are_equal_where_the_values_are(a: JSON, b: JSON) -> None:
         ("é", "e\u0301", False),
     ],
 )
-def test_terms_of_telling_values(a: JSON, b: JSON, same: bool) -> None:
+def test_equality_of_terms_in_edge_cases(a: JSON, b: JSON, same: bool) -> None:
     assert (term(a) == term(b)) is same
 
 
-def test_a_key_and_a_value_are_not_one_text() -> None:
+def test_a_term_separates_key_and_value() -> None:
     assert set(terms_of({"a": "b"})) != set(terms_of({'a":"b': ""}))
     assert len(set(terms_of({"a": 1, "b": 1}))) == 2
 
@@ -112,7 +112,7 @@ sample = record("a")
         (replace(sample, embedding=vector("a") * np.float32(1.01)), "length 1.01"),
     ],
 )
-def test_unusable_records_are_refused(unusable: Record, reason: str) -> None:
+def test_invalid_records_are_refused(unusable: Record, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=reason):
         encode(unusable, DIMENSION)
 

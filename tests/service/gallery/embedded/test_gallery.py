@@ -1,4 +1,4 @@
-"""What a user of the embedded gallery relies on, seen through its public methods and real files."""
+"""What callers of the embedded gallery rely on, tested through its public methods and real files."""
 
 import sqlite3
 import threading
@@ -19,7 +19,7 @@ from service.gallery.embedded.index.index import Index
 from tests.service.gallery.samples import assert_same, at, enrol, open_gallery, record, vector
 
 
-def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_a_restart_keeps_all_records(tmp_path: Path) -> None:
     records = [record(f"r{number}", start_time=at(number), metadata={"n": number}) for number in range(50)]
     gallery = open_gallery(tmp_path)
     enrol(gallery, records)
@@ -35,7 +35,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     gallery.close()
 
 
-def test_a_closed_gallery_says_so(tmp_path: Path) -> None:
+def test_a_closed_gallery_refuses_calls(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path)
     gallery.add(record("a"))
     gallery.close()
@@ -58,8 +58,8 @@ def test_a_closed_gallery_says_so(tmp_path: Path) -> None:
             call()
 
 
-def test_searches_see_whole_replacements_while_writers_write(gallery: EmbeddedGallery) -> None:
-    """A record that is replaced again and again is found by every search, in one of its states and never in two."""
+def test_searches_see_complete_replacements_during_writes(gallery: EmbeddedGallery) -> None:
+    """Every search finds a record that is replaced again and again exactly once, in one of its states."""
     states = [record("moving", embedding=vector(f"s{number}"), camera_id=f"s{number}") for number in range(2)]
     gallery.add(states[0])
     enrol(gallery, [record(f"still{number}") for number in range(50)])
@@ -92,10 +92,8 @@ def test_searches_see_whole_replacements_while_writers_write(gallery: EmbeddedGa
         writing.result(timeout=60)
 
 
-def test_a_search_that_commits_keep_overtaking_comes_to_its_end(
-    gallery: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its look at the database and the one at the index, there is always a commit: as long as one can be."""
+def test_a_search_ends_even_if_commits_are_faster(gallery: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always a commit between reading the database and the index, unless the writer is paused."""
     gallery.add(record("r"))
     search, commits = type(gallery._index).search, 0
     with ThreadPoolExecutor(1) as pool:
@@ -109,12 +107,12 @@ def test_a_search_that_commits_keep_overtaking_comes_to_its_end(
         monkeypatch.setattr(type(gallery._index), "search", overtaken)
         found = gallery.search(vector("r"), 100)
     assert 1 < commits < 100
-    # Of the writer that was held up, the search saw nothing; it went on afterwards.
+    # The search does not see the change that was paused, which is made after it.
     assert sorted(hit.record.id for hit in found.hits) == sorted(["r", *(f"w{n}" for n in range(1, commits))])
     assert gallery.count() == commits + 1
 
 
-def test_an_error_of_the_database_comes_out_as_the_gallerys_own(gallery: EmbeddedGallery, tmp_path: Path) -> None:
+def test_a_database_error_becomes_a_gallery_error(gallery: EmbeddedGallery, tmp_path: Path) -> None:
     gallery.add(record("a"))
     with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
         other.execute("DROP TABLE metadata_terms")
@@ -125,10 +123,10 @@ def test_an_error_of_the_database_comes_out_as_the_gallerys_own(gallery: Embedde
     assert gallery.get("a") is not None
 
 
-def test_an_index_that_lost_a_commit_says_so_and_is_right_after_a_restart(
+def test_an_index_that_lost_a_commit_is_refused_and_is_right_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Searches would wait for ever for the version that the index never gets to."""
+    """Otherwise searches would wait forever for a version that the index never reaches."""
 
     def no_memory(*arguments: Any) -> None:
         raise MemoryError
@@ -137,14 +135,14 @@ def test_an_index_that_lost_a_commit_says_so_and_is_right_after_a_restart(
     gallery.add(record("a"))
     with monkeypatch.context() as patched:
         patched.setattr("service.gallery.embedded.gallery.FilterValues", no_memory)
-        gallery.add(record("b"))  # it is on the disk
+        gallery.add(record("b"))  # it is committed
     with ThreadPoolExecutor(1) as pool:
         searching = pool.submit(gallery.search, vector("a"), 1)
         try:
             with pytest.raises(GalleryBroken, match="restart"):
                 searching.result(timeout=10)
         finally:
-            gallery._index.fail()  # lets go of it where it waits
+            gallery._index.fail()  # ends a search that still waits
     with pytest.raises(GalleryBroken, match="restart"):
         gallery.add(record("c"))
     with pytest.raises(GalleryBroken, match="restart"):
@@ -158,7 +156,7 @@ def test_an_index_that_lost_a_commit_says_so_and_is_right_after_a_restart(
 
 
 @pytest.mark.parametrize("part", ["_rebuilder", "_saver", "_readers", "_writer"])
-def test_a_gallery_whose_closing_fails_is_closed_all_the_same(
+def test_a_failure_while_closing_still_closes_the_gallery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     gallery = open_gallery(tmp_path)
@@ -178,13 +176,13 @@ def test_a_gallery_whose_closing_fails_is_closed_all_the_same(
     gallery.close()
 
 
-def test_a_row_without_its_vector_is_told_as_damage_and_not_as_something_a_restart_mends(tmp_path: Path) -> None:
+def test_a_row_without_its_vector_is_reported_as_damage(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path)
     enrol(gallery, [record("a"), record("b")])
     gallery.close()
     with closing(sqlite3.connect(tmp_path / "gallery.sqlite")) as other, other:
         other.execute("DELETE FROM embeddings WHERE number = 1")
-    gallery = open_gallery(tmp_path)  # with the saved index, which has it
+    gallery = open_gallery(tmp_path)  # with the saved index, which has the vector
     with pytest.raises(GalleryError, match="Restore it from a backup") as found:
         gallery.search(vector("b"), 2)
     assert not isinstance(found.value, GalleryBroken)
