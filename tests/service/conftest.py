@@ -15,7 +15,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A service that the tests of a module share; each uses ids of its own."""
+    """A service that the tests of a module share; each test uses its own ids."""
     with run_service(bundle, tmp_path_factory.mktemp("data")) as live:
         yield live
 

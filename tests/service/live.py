@@ -21,7 +21,7 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Live:
-    """A running service and a client of it."""
+    """A running service and its client."""
 
     app: FastAPI
     url: str
@@ -43,7 +43,7 @@ class Live:
 
 @contextmanager
 def run_service(bundle: Path, data_dir: Path, *, wait_until_ready: bool = True, **settings: Any) -> Iterator[Live]:
-    """Run the service for as long as the context lasts; `settings` as of `service.settings.Settings`."""
+    """Run the service until the context ends, with these `service.settings.Settings`."""
     values: dict[str, Any] = {"engine": "onnxruntime", "device": "cpu", "threads": 1} | settings
     app = create_app(Settings(bundle=bundle, data_dir=data_dir, **values))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))

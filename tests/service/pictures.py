@@ -1,4 +1,4 @@
-"""Drawn people: a head, a shirt and trousers of a person's own colours, and some noise of the camera."""
+"""Drawn people: head, shirt and trousers in the colours of the person, and camera noise."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def draw(person: int, seed: int = 0, height: int = 128, width: int = 64) -> NDArray[np.uint8]:
-    """One frame of a person, RGB `[height, width, 3]`."""
+    """Return one frame of a person, RGB `[height, width, 3]`."""
     shirt, trousers = np.random.default_rng(person).integers(0, 256, (2, 3))
     frame = np.full((height, width, 3), 128, np.float64)
     frame[: height // 5] = (200, 160, 130)
@@ -19,19 +19,19 @@ def draw(person: int, seed: int = 0, height: int = 128, width: int = 64) -> NDAr
 
 
 def encode(frame: NDArray[np.uint8], extension: str = ".jpg") -> bytes:
-    """An RGB frame as a file of that kind."""
+    """Encode an RGB frame."""
     done, data = cv2.imencode(extension, frame[:, :, ::-1])
     assert done
     return data.tobytes()
 
 
 def tracklet(person: int, frames: int = 6, seed: int = 0, extension: str = ".jpg") -> list[bytes]:
-    """A person's encoded frames."""
+    """Return encoded frames of a person."""
     return [encode(draw(person, 1000 * seed + frame), extension) for frame in range(frames)]
 
 
 def form(frames: list[bytes]) -> list[tuple[str, tuple[str, bytes, str]]]:
-    """Frames as httpx's `files`."""
+    """Return frames as `files` for httpx."""
     return [("frames", (f"{index}.jpg", data, "image/jpeg")) for index, data in enumerate(frames)]
 
 

@@ -1,4 +1,4 @@
-"""What every error of the service must look like."""
+"""The check that every error of the service passes."""
 
 from typing import Any
 

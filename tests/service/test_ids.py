@@ -9,7 +9,7 @@ from service.ids import TrackletId, new_id
 ADAPTER: TypeAdapter[str] = TypeAdapter(TrackletId)
 
 
-def test_a_new_id_is_a_uuid_of_version_7_with_the_time_in_front() -> None:
+def test_a_new_id_is_a_uuid_of_version_7_that_starts_with_the_time() -> None:
     before = time.time_ns() // 1_000_000
     value = UUID(new_id())
     after = time.time_ns() // 1_000_000
@@ -26,7 +26,7 @@ def test_new_ids_differ_and_sort_by_age() -> None:
 
 
 @pytest.mark.parametrize("value", ["a", "gate-3:0042", "A_b.c", "x" * 128, "...", new_id()])
-def test_well_formed_ids_pass(value: str) -> None:
+def test_well_formed_ids_are_accepted(value: str) -> None:
     assert ADAPTER.validate_python(value) == value
 
 

@@ -75,7 +75,7 @@ def test_damaged_network_makes_no_gallery(bundle: Path, tmp_path: Path) -> None:
         assert live.client.get("/readyz").status_code == 200
 
 
-def test_a_failed_self_test(bundle: Path, tmp_path: Path) -> None:
+def test_a_failed_self_test_stops_the_start(bundle: Path, tmp_path: Path) -> None:
     """Golden vectors of another network: this machine does not compute what the bundle promises."""
     other = make_bundle(tmp_path / "other", seed=1)
     wrong = Path(shutil.copytree(bundle, tmp_path / "wrong"))
@@ -84,7 +84,7 @@ def test_a_failed_self_test(bundle: Path, tmp_path: Path) -> None:
         assert "self-test" in failed(live)
 
 
-def test_a_damaged_bundle(bundle: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_stops_the_start(bundle: Path, tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
     (damaged / "model.json").write_text(json.dumps({"format": 1}))
     with run_service(damaged, tmp_path / "data", wait_until_ready=False) as live:
@@ -92,7 +92,7 @@ def test_a_damaged_bundle(bundle: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_gallery_of_another_embedding_space(bundle: Path, tmp_path: Path) -> None:
+def test_a_gallery_of_another_embedding_space_stops_the_start(bundle: Path, tmp_path: Path) -> None:
     with run_service(bundle, tmp_path / "data") as live:
         live.client.post("/embed", files=form(tracklet(1, 1)), data={"id": "kept"})
     other = make_bundle(tmp_path / "other", seed=1)
@@ -102,7 +102,7 @@ def test_a_gallery_of_another_embedding_space(bundle: Path, tmp_path: Path) -> N
         assert live.client.get("/gallery/kept").status_code == 200
 
 
-def test_a_gallery_that_another_process_has_open(bundle: Path, tmp_path: Path) -> None:
+def test_a_gallery_that_is_open_already_stops_the_start(bundle: Path, tmp_path: Path) -> None:
     with (
         run_service(bundle, tmp_path / "data") as first,
         run_service(bundle, tmp_path / "data", wait_until_ready=False) as second,
@@ -111,7 +111,7 @@ def test_a_gallery_that_another_process_has_open(bundle: Path, tmp_path: Path) -
         assert first.client.post("/embed", files=form(tracklet(1, 1))).status_code == 201
 
 
-def test_an_engine_that_is_not_available(bundle: Path, tmp_path: Path) -> None:
+def test_an_engine_that_is_not_available_stops_the_start(bundle: Path, tmp_path: Path) -> None:
     """CUDA without a working GPU is an error, never a silent CPU; and the gallery is closed."""
     with run_service(bundle, tmp_path / "data", wait_until_ready=False, device="cuda") as live:
         wait_for(lambda: live.lifecycle.state in {ServiceState.FAILED, ServiceState.READY})
@@ -131,7 +131,7 @@ def test_an_unexpected_error_is_reported_too(bundle: Path, tmp_path: Path, monke
         assert "of all things" in failed(live)
 
 
-def test_expected_errors_are_those_of_the_contract(
+def test_an_expected_error_is_reported_without_its_type(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_arguments: object, **_more: object) -> None:
@@ -237,7 +237,7 @@ def test_the_sweep_goes_on_after_an_error(
 
 
 def test_a_broken_gallery_ends_the_service(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No probe passes when only a restart helps, and the process is told to end once."""
+    """Probes fail when only a restart helps, and the end of the process is requested once."""
     ended = []
     live.lifecycle.on_end = lambda: ended.append(live.lifecycle.reason)
 

@@ -1,4 +1,4 @@
-"""The real process: how it starts, how it refuses to, how it ends, and what is left when it is killed."""
+"""The real process: start, refusal to start, end, and what is left after it is killed."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def start(bundle: Path, data_dir: Path, command: str = COMMAND, **settings: str) -> tuple[subprocess.Popen[str], str]:
-    """The process, and its address."""
+    """Start the process; return it and its address."""
     port = free_port()
     variables = {"BUNDLE": str(bundle), "DATA_DIR": str(data_dir), "PORT": str(port), "ENGINE": "onnxruntime"}
     variables |= {"DEVICE": "cpu", "THREADS": "1"} | settings
@@ -67,18 +67,18 @@ def running(bundle: Path, data_dir: Path, **settings: str) -> Iterator[tuple[sub
 
 
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for the end; the exit status and what was written to standard error."""
+    """Wait for the end; return the exit status and standard error."""
     _, errors = process.communicate(timeout=60)
     return process.returncode, errors
 
 
 def test_sigterm_finishes_accepted_requests_and_exits_with_0(bundle: Path, tmp_path: Path) -> None:
-    """The signal comes while the body is on its way: the request was accepted, and is answered before the end."""
+    """The signal comes while the body is being sent: the request is answered before the process ends."""
     with running(bundle, tmp_path / "data") as (process, url):
         frames = tracklet(1, 3)
         request = httpx.Client().build_request("POST", url + "/embed", files=form(frames), data={"id": "last"})
         body = request.read()
-        idle = httpx.Client(base_url=url)  # a connection that is kept open and must not hold up the end
+        idle = httpx.Client(base_url=url)  # an open connection that must not delay the end
         assert idle.get("/livez").status_code == 200
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
             head = "POST /embed HTTP/1.1\r\nHost: x\r\n"
@@ -98,17 +98,17 @@ def test_sigterm_finishes_accepted_requests_and_exits_with_0(bundle: Path, tmp_p
         assert httpx.get(f"{url}/gallery/last").json()["frames"] == 3
 
 
-def test_sigterm_while_starting(bundle: Path, tmp_path: Path) -> None:
+def test_sigterm_during_startup_exits_with_0(bundle: Path, tmp_path: Path) -> None:
     process, _ = start(bundle, tmp_path / "data")
     assert process.stderr
-    assert "Started server process" in process.stderr.readline()  # and now the model is being loaded
+    assert "Started server process" in process.stderr.readline()  # the model is being loaded now
     process.send_signal(signal.SIGTERM)
     status, errors = end_of(process)
     assert status == 0, errors
 
 
-def test_what_was_answered_with_201_is_found_after_kill_9(bundle: Path, tmp_path: Path) -> None:
-    """Four concurrent writers, killed at any moment, several times over one gallery."""
+def test_records_answered_with_201_are_found_after_kill_9(bundle: Path, tmp_path: Path) -> None:
+    """Four concurrent writers and several kills, on one gallery."""
     acknowledged: dict[str, int] = {}
     for attempt in range(3):
         with running(bundle, tmp_path / "data") as (process, url):
@@ -142,7 +142,7 @@ def enrol_until_killed(url: str, prefix: str, acknowledged: dict[str, int]) -> N
 
 
 def found_again(url: str, acknowledged: dict[str, int]) -> None:
-    """Each is there by its id, in the listing, and is what a search for its own embedding finds first."""
+    """Check that each record is found by its id, in the list, and by a search for its own embedding."""
     with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         listed = {item["id"] for item in client.get("/gallery?limit=1000").json()["items"]}
         assert acknowledged.keys() <= listed
@@ -153,7 +153,7 @@ def found_again(url: str, acknowledged: dict[str, int]) -> None:
 
 
 def refused(bundle: Path, data_dir: Path, **settings: str) -> str:
-    """Start a service that cannot start; its last line on standard error."""
+    """Start a service that cannot start; return its last line on standard error."""
     process, _ = start(bundle, data_dir, **settings)
     status, errors = end_of(process)
     assert status == 1, errors
@@ -175,7 +175,7 @@ def test_a_gallery_of_another_model_is_not_opened(bundle: Path, tmp_path: Path) 
     assert "embedding" in message
 
 
-def test_an_address_in_use(bundle: Path, tmp_path: Path) -> None:
+def test_an_address_in_use_is_reported(bundle: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -201,8 +201,8 @@ serve(Settings())
 """
 
 
-def test_a_decoder_that_does_not_end_holds_up_nothing(bundle: Path, tmp_path: Path) -> None:
-    """Time for accepted requests is over, and a thread cannot be stopped: the process ends all the same, in order."""
+def test_a_decoder_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path: Path) -> None:
+    """The time for accepted requests is over and a thread cannot be stopped: the process closes the gallery and ends."""
     process, url = start(bundle, tmp_path / "data", STUCK_COMMAND, DRAIN_SECONDS="1")
     try:
         wait_for(lambda: is_ready(url), 60)
@@ -234,7 +234,7 @@ def test_the_service_does_not_load_torch() -> None:
 
 
 def test_a_broken_gallery_ends_the_process_and_the_next_one_has_everything(bundle: Path, tmp_path: Path) -> None:
-    """Whatever restarts it, such as Compose, mends it: only the index in memory had lost a commit."""
+    """A restart repairs it: only the index in memory missed a commit."""
     command = f"""
 from service.gallery.embedded import gallery as embedded
 whole = embedded.FilterValues

@@ -19,12 +19,12 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert settings.keys == ("0123456789abcdef", "fedcba9876543210")
 
 
-def test_arguments_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOT3D_PORT", "9000")
     assert Settings(port=1234).port == 1234
 
 
-def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOT3D_THREADS", "")
     assert Settings().threads is None
 
@@ -67,7 +67,7 @@ def test_keys_are_not_shown() -> None:
     assert "0123456789abcdef" not in repr(Settings(api_keys="0123456789abcdef"))
 
 
-def test_unknown_variables_are_found_and_the_likely_name_is_told() -> None:
+def test_unknown_variables_are_reported_with_the_closest_name() -> None:
     environment = {"NOT3D_MAX_FRAME": "3", "NOT3D_XYZZY": "1", "NOT3D_URL": "u", "NOT3D_PORT": "1", "HOME": "/"}
     assert find_unknown_variables(environment) == [
         "NOT3D_MAX_FRAME is not a setting; did you mean NOT3D_MAX_FRAMES?",

@@ -50,20 +50,20 @@ def test_a_key_is_needed(locked: Live, method: str, path: str) -> None:
         {"x-api-key": OTHER},
     ],
 )
-def test_either_header_opens(locked: Live, headers: dict[str, str]) -> None:
+def test_either_header_is_accepted(locked: Live, headers: dict[str, str]) -> None:
     assert locked.client.get("/info", headers=headers).status_code == 200
 
 
-def test_another_scheme_is_no_key(locked: Live) -> None:
+def test_another_authorization_scheme_is_not_a_key(locked: Live) -> None:
     check_problem(locked.client.get("/info", headers={"authorization": f"Basic {KEY}"}), 401, "key-missing")
 
 
-def test_probes_need_none(locked: Live) -> None:
+def test_probes_need_no_key(locked: Live) -> None:
     assert locked.client.get("/livez").status_code == 200
     assert locked.client.get("/readyz").status_code == 200
 
 
-def test_the_fingerprint_of_a_key_is_in_the_log_and_the_key_is_not(locked: Live) -> None:
+def test_the_audit_log_has_the_fingerprint_of_the_key_and_not_the_key(locked: Live) -> None:
     for headers in ({"authorization": f"bearer  {KEY}"}, {"x-api-key": KEY}):
         locked.client.put("/gallery/a", json={"embedding": [1.0] * 32}, headers=headers)
         locked.client.delete("/gallery/a", headers=headers)
@@ -72,7 +72,7 @@ def test_the_fingerprint_of_a_key_is_in_the_log_and_the_key_is_not(locked: Live)
         assert KEY not in log
 
 
-def test_keys_are_compared_whole() -> None:
+def test_keys_are_compared_completely() -> None:
     assert check_key(KEY, (OTHER, KEY))
     assert not check_key(KEY + "0", (OTHER, KEY))
     assert not check_key("", (OTHER, KEY))

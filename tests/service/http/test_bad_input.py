@@ -1,4 +1,4 @@
-"""Whatever a client sends, it gets a problem document that names the frame or field, and nothing is half enrolled."""
+"""Bad requests get a problem document that names the frame or field, and nothing is enrolled."""
 
 import base64
 import struct
@@ -19,7 +19,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(autouse=True)
 def nothing_is_enrolled(shared: Live) -> Iterator[None]:
-    """No test of this module may leave a record, and the service answers afterwards as before."""
+    """Check after each test that no record was enrolled and no slot is taken."""
     yield
     assert shared.client.get("/gallery").json()["items"] == []
     assert "not3d_pending_requests 0.0" in shared.client.get("/metrics").text
@@ -30,7 +30,7 @@ def embed(live: Live, frames: list[bytes], **data: str) -> httpx.Response:
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """A valid PNG of a few kilobytes that would decode to `width * height` pixels."""
+    """Return a valid PNG of a few kilobytes that decodes to `width * height` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -42,37 +42,37 @@ def huge_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_an_upload_without_frames(shared: Live) -> None:
+def test_a_form_without_frames_is_refused(shared: Live) -> None:
     answer = shared.client.post("/embed", files={"id": (None, "bad")})
     check_problem(answer, 400, "malformed", field="frames")
 
 
-def test_an_empty_form(shared: Live) -> None:
+def test_an_empty_form_is_refused(shared: Live) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     check_problem(shared.client.post("/embed", content=b"--x--\r\n", headers=headers), 400, "malformed", field="frames")
     check_problem(shared.client.post("/embed", content=b"", headers=headers), 400, "malformed")
 
 
-def test_an_empty_body(shared: Live) -> None:
+def test_an_empty_body_is_refused(shared: Live) -> None:
     check_problem(shared.client.post("/embed", content=b"", headers=JSON), 400, "malformed")
     check_problem(shared.client.post("/embed"), 415, "unsupported-content")
 
 
-def test_an_empty_file(shared: Live) -> None:
+def test_an_empty_file_is_not_an_image(shared: Live) -> None:
     check_problem(embed(shared, [b""]), 415, "unsupported-content", frame=0)
 
 
-def test_text_named_jpg(shared: Live) -> None:
+def test_text_named_jpg_is_not_an_image(shared: Live) -> None:
     check_problem(embed(shared, [b"I am a picture, I promise.\n" * 100]), 415, "unsupported-content", frame=0)
 
 
-def test_a_truncated_jpeg(shared: Live) -> None:
+def test_a_truncated_jpeg_is_unusable(shared: Live) -> None:
     whole = tracklet(1, 1)[0]
     for share in (0.01, 0.3, 0.9):
         check_problem(embed(shared, [whole[: int(len(whole) * share)]]), 422, "unusable-frames", frame=0)
 
 
-def test_an_image_of_one_pixel(shared: Live) -> None:
+def test_an_image_of_one_pixel_is_unusable(shared: Live) -> None:
     pixel = encode(draw(1)[:1, :1], ".png")
     document = check_problem(embed(shared, [pixel]), 422, "unusable-frames", frame=0)
     assert "1x1" in document["errors"][0]["reason"]
@@ -87,7 +87,7 @@ def test_a_huge_png_of_a_few_kilobytes_is_refused_before_decoding(shared: Live) 
     check_problem(shared.client.post("/embed", json=body), 413, "too-large", frame=0)
 
 
-def test_ten_thousand_frames_are_refused_before_the_body_has_come(shared: Live) -> None:
+def test_ten_thousand_frames_are_refused_before_the_body_is_complete(shared: Live) -> None:
     frame = tracklet(1, 1)[0]
     sent = 0
 
@@ -103,18 +103,18 @@ def test_ten_thousand_frames_are_refused_before_the_body_has_come(shared: Live) 
     check_problem(answer, 413, "too-large", field="frames")
 
 
-def test_ten_thousand_frames_in_json(shared: Live) -> None:
+def test_ten_thousand_frames_in_json_are_refused(shared: Live) -> None:
     text = base64.b64encode(tracklet(1, 1)[0]).decode()
     answer = shared.client.post("/embed", json={"id": "bad", "frames": [text] * 10_000})
     check_problem(answer, 413, "too-large", field="frames")
 
 
-def test_ten_thousand_boxes(shared: Live) -> None:
+def test_ten_thousand_boxes_are_refused(shared: Live) -> None:
     boxes = str([[0, 0, 0, 20, 20]] * 10_000).replace(" ", "")
     check_problem(embed(shared, tracklet(1, 1), boxes=boxes), 413, "too-large", field="boxes")
 
 
-def test_boxes_outside_the_frame(shared: Live) -> None:
+def test_boxes_outside_the_frame_are_unusable(shared: Live) -> None:
     boxes = "[[0,500,500,50,50],[0,-100,0,50,50]]"
     check_problem(embed(shared, tracklet(1, 1), boxes=boxes), 422, "unusable-frames", frame=1)
 
@@ -136,7 +136,7 @@ def test_boxes_outside_the_frame(shared: Live) -> None:
         ("", "boxes"),
     ],
 )
-def test_malformed_boxes(shared: Live, boxes: str, field: str) -> None:
+def test_malformed_boxes_are_named(shared: Live, boxes: str, field: str) -> None:
     check_problem(embed(shared, tracklet(1, 1), boxes=boxes), 400, "malformed", field=field)
 
 
@@ -166,18 +166,18 @@ def test_every_bad_frame_is_named_when_too_few_are_left(shared: Live) -> None:
         ({"embedding": "[1]"}, "embedding"),
     ],
 )
-def test_bad_fields(shared: Live, data: dict[str, str], field: str) -> None:
+def test_bad_fields_are_named(shared: Live, data: dict[str, str], field: str) -> None:
     document = check_problem(embed(shared, tracklet(1, 1), **data), 400, "malformed")
     assert document["errors"][0]["field"].startswith(field.split(".", maxsplit=1)[0]), document
 
 
-def test_metadata_over_the_limit(shared: Live) -> None:
+def test_metadata_over_the_limit_is_refused(shared: Live) -> None:
     answer = embed(shared, tracklet(1, 1), metadata='{"a": "' + "x" * 17_000 + '"}')
     check_problem(answer, 413, "too-large", field="metadata")
 
 
 @pytest.mark.parametrize("query", ["enroll=maybe", "enroll=2", "include_embedding=", "enrol=true"])
-def test_bad_query_parameters(shared: Live, query: str) -> None:
+def test_bad_query_parameters_are_named(shared: Live, query: str) -> None:
     answer = shared.client.post(f"/embed?{query}", files=form(tracklet(1, 1)))
     check_problem(answer, 400, "malformed", field=query.partition("=")[0])
 
@@ -197,16 +197,16 @@ def test_bad_query_parameters(shared: Live, query: str) -> None:
         ({"boxes": [[0, 0, 0, 9, 9]]}, "boxes"),
     ],
 )
-def test_bad_json(shared: Live, body: dict[str, Any], field: str) -> None:
+def test_bad_fields_of_a_json_body_are_named(shared: Live, body: dict[str, Any], field: str) -> None:
     check_problem(shared.client.post("/embed", json=body), 400, "malformed", field=field)
 
 
 @pytest.mark.parametrize("text", ["", " ", "null", "[]", '"x"', "{", '{"id": "\\ud800"}', "\x00", "[" * 100_000])
-def test_what_is_no_json_object(shared: Live, text: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(shared: Live, text: str) -> None:
     check_problem(shared.client.post("/embed", content=text, headers=JSON), 400, "malformed")
 
 
-def test_bytes_that_are_no_text(shared: Live) -> None:
+def test_bytes_that_are_not_text_are_refused(shared: Live) -> None:
     check_problem(shared.client.post("/embed", content=b'{"id": "\xff"}', headers=JSON), 400, "malformed")
     answer = shared.client.post("/embed", files=[("id", (None, b"\xff"))])
     check_problem(answer, 400, "malformed", field="id")
@@ -215,12 +215,12 @@ def test_bytes_that_are_no_text(shared: Live) -> None:
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "image/jpeg", "\xff", ";;"]
 )
-def test_other_content_types(shared: Live, kind: str) -> None:
+def test_other_content_types_are_refused(shared: Live, kind: str) -> None:
     headers = {"content-type": kind.encode("latin-1")}
     check_problem(shared.client.post("/embed", content=b"x", headers=headers), 415, "unsupported-content")  # type: ignore[arg-type]
 
 
-def test_a_video_that_is_none(shared: Live, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_is_refused(shared: Live, tmp_path: Path) -> None:
     def send(data: bytes) -> httpx.Response:
         return shared.client.post("/embed", files={"video": ("v.mp4", data)}, data={"id": "bad"})
 
@@ -232,7 +232,7 @@ def test_a_video_that_is_none(shared: Live, tmp_path: Path) -> None:
     check_problem(send(garbled), 422, "unusable-frames", field="video")
 
 
-def test_frames_and_a_video_together(shared: Live, tmp_path: Path) -> None:
+def test_frames_and_a_video_together_are_refused(shared: Live, tmp_path: Path) -> None:
     video = ("video", ("v.mp4", write_video(tmp_path / "v.mp4", [draw(1)]), "video/mp4"))
     for files in ([*form(tracklet(1, 1)), video], [video, *form(tracklet(1, 1))]):
         check_problem(shared.client.post("/embed", files=files), 400, "malformed")
@@ -240,18 +240,18 @@ def test_frames_and_a_video_together(shared: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/embed/", "/gallery/", "/docs", "/gallery/a/thumbnail", "/../etc/passwd"])
-def test_paths_that_are_not_there(shared: Live, path: str) -> None:
+def test_unknown_paths_are_not_found(shared: Live, path: str) -> None:
     check_problem(shared.client.get(path), 404, "not-found")
 
 
-def test_methods_that_are_not_there(shared: Live) -> None:
+def test_other_methods_are_not_allowed(shared: Live) -> None:
     answer = shared.client.get("/embed")
     check_problem(answer, 405, "method-not-allowed")
     assert answer.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("boxes", ['[["0","0","0","50","50"]]', "[[true,0,0,50,50]]"])
-def test_a_form_is_judged_as_strictly_as_a_json_body(shared: Live, boxes: str) -> None:
+def test_a_form_is_validated_as_strictly_as_a_json_body(shared: Live, boxes: str) -> None:
     check_problem(embed(shared, tracklet(1, 1), boxes=boxes), 400, "malformed", field="boxes[0][0]")
 
 
@@ -262,7 +262,7 @@ def test_options_in_a_form_are_json_values(shared: Live, option: dict[str, str])
 
 
 @pytest.mark.parametrize("name", ["metadata", "start_time", "end_time"])
-def test_a_query_has_no_metadata_that_could_be_mistaken_for_a_filter(shared: Live, name: str) -> None:
+def test_a_field_of_the_filter_outside_of_the_filter_is_refused_with_its_place(shared: Live, name: str) -> None:
     value = {"site": "a"} if name == "metadata" else "2024-05-01T12:00:00Z"
     answer = shared.client.post("/search", json={"embedding": [1.0] * 32, name: value})
     assert "belongs in filter" in check_problem(answer, 400, "malformed", field=name)["detail"]
@@ -281,14 +281,14 @@ def test_a_query_has_no_metadata_that_could_be_mistaken_for_a_filter(shared: Liv
     ],
     ids=["boxes", "frames", "values", "fields", "levels"],
 )
-def test_a_million_faults_cost_no_more_than_one(shared: Live, content: bytes, status: int) -> None:
+def test_the_answer_to_a_million_faults_is_small(shared: Live, content: bytes, status: int) -> None:
     answer = shared.client.post("/embed", content=content, headers=JSON)
     assert answer.status_code == status
     assert len(answer.content) < 1000
     assert answer.json()["errors"]
 
 
-def test_deep_metadata_is_refused_before_any_work(shared: Live) -> None:
+def test_deep_metadata_is_refused_before_frames_are_decoded(shared: Live) -> None:
     deep = "[" * 70 + "]" * 70
     answer = embed(shared, [b"no picture at all"], metadata=f'{{"a": {deep}}}')
     check_problem(answer, 400, "malformed", field="metadata")
@@ -298,11 +298,11 @@ def test_deep_metadata_is_refused_before_any_work(shared: Live) -> None:
     ("query", "field"),
     [("cursor=bm90aGluZw", "cursor"), ("after=2024-05-02T00:00:00Z&before=2024-05-01T00:00:00Z", "before")],
 )
-def test_lists_name_the_parameter(shared: Live, query: str, field: str) -> None:
+def test_bad_parameters_of_a_list_are_named(shared: Live, query: str, field: str) -> None:
     check_problem(shared.client.get(f"/gallery?{query}"), 400, "malformed", field=field)
 
 
-def test_a_filter_of_a_thousand_keys(shared: Live) -> None:
+def test_a_filter_with_a_thousand_keys_is_refused(shared: Live) -> None:
     conditions = {"metadata": {f"k{number}": number for number in range(1200)}}
     answer = shared.client.post("/search", json={"embedding": [1.0] * 32, "filter": conditions})
     check_problem(answer, 400, "malformed", field="filter.metadata")

@@ -65,7 +65,7 @@ def test_values_that_are_not_rfc_3339_times_are_refused(value: Any) -> None:
         Timed.model_validate_json(json.dumps({"time": value}, default=str))
 
 
-def test_an_aware_datetime_passes() -> None:
+def test_an_aware_datetime_is_accepted() -> None:
     assert TIMES.validate_python(datetime(2024, 5, 1, tzinfo=UTC)) == datetime(2024, 5, 1, tzinfo=UTC)
 
 

@@ -15,7 +15,7 @@ from tests.service.problem import check_problem
 EMBEDDING = [1.0] * 32
 
 
-def test_fields_are_named_as_people_write_them() -> None:
+def test_field_names_have_dots_and_indices() -> None:
     assert field_name(("boxes", 3, 1)) == "boxes[3][1]"
     assert field_name(("filter", "camera_ids", 0)) == "filter.camera_ids[0]"
     assert field_name(()) == ""
@@ -35,7 +35,7 @@ def test_fields_are_named_as_people_write_them() -> None:
         {"filter": 1},
     ],
 )
-def test_faults_are_told_in_the_words_of_json(shared: Live, body: dict[str, Any]) -> None:
+def test_faults_use_the_words_of_json_and_not_of_python(shared: Live, body: dict[str, Any]) -> None:
     path = "/search" if "filter" in body else "/embed"
     errors = check_problem(shared.client.post(path, json=body), 400, "malformed")["errors"]
     assert {fault["field"].partition("[")[0] for fault in errors} == set(body)
@@ -48,17 +48,17 @@ def test_every_kind_has_an_error_status() -> None:
     assert all(400 <= status < 600 and title for status, title in KINDS.values())
 
 
-def test_a_problem_of_a_frame() -> None:
+def test_the_problem_of_a_frame_names_its_index() -> None:
     problem = Problem.of_frame(3, "is dark", "unusable-frames")
     assert problem.status == 422
     assert problem.errors == (Fault(frame=3, reason="is dark"),)
     assert "frame 3" in problem.detail
 
 
-def test_an_engine_that_fails_is_a_500_without_its_inner_life(
+def test_a_failing_engine_is_a_500_without_its_details(
     live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not bad input, so 500 is right; what went wrong is in the log and not in the answer."""
+    """The request is not at fault, so 500 is right; the details are in the log and not in the answer."""
     caplog.set_level(logging.ERROR)
     engine = live.service.engine
 
@@ -76,7 +76,7 @@ def test_an_engine_that_fails_is_a_500_without_its_inner_life(
     assert document["request_id"]
 
 
-def test_a_full_disk_is_a_507_and_nothing_is_kept(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_507_and_nothing_is_enrolled(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

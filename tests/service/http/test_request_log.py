@@ -23,7 +23,7 @@ def test_a_request_gets_an_id(shared: Live) -> None:
     assert UUID(shared.client.get("/livez").headers["x-request-id"]).version == 7
 
 
-def test_a_clients_own_id_is_kept_where_it_is_well_formed(shared: Live) -> None:
+def test_a_well_formed_request_id_of_the_client_is_used(shared: Live) -> None:
     assert shared.client.get("/livez", headers={"x-request-id": "trace-7"}).headers["x-request-id"] == "trace-7"
     given = shared.client.get("/livez", headers={"x-request-id": 'a" b'}).headers["x-request-id"]
     assert UUID(given).version == 7
@@ -34,7 +34,7 @@ def test_the_access_log_has_the_route_and_no_content(shared: Live, caplog: pytes
     data = {"id": "secret-name", "camera_id": "secret-camera", "metadata": '{"secret": "person"}'}
     shared.client.post("/embed?include_embedding=true", files=form(tracklet(1, 2)), data=data)
     shared.client.get("/gallery/secret-name")
-    # The line is written once the answer is out, so that the client may be here first.
+    # The entry is written after the answer is sent.
     wait_for(lambda: [record.getMessage() for record in caplog.records].count("answered") >= 2)
     lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("not3d")]
     answered = [json.loads(line) for line in lines if '"answered"' in line]
@@ -46,8 +46,8 @@ def test_the_access_log_has_the_route_and_no_content(shared: Live, caplog: pytes
     assert "secret" not in "".join(lines)
 
 
-def test_the_access_log_tells_what_the_request_took(shared: Live, caplog: pytest.LogCaptureFixture) -> None:
-    """A tracklet of two calls of the engine, one frame of which is no image; a search; a call that needs no body."""
+def test_the_access_log_has_the_cost_of_the_request(shared: Live, caplog: pytest.LogCaptureFixture) -> None:
+    """A tracklet that takes two calls of the engine and has one bad frame; a search; a call without a body."""
     caplog.set_level(logging.INFO)
     frames = [*tracklet(2, 9), b"text"]
     request = shared.client.build_request("POST", "/embed", files=form(frames), data={"id": "costly"})
@@ -68,8 +68,8 @@ def test_the_access_log_tells_what_the_request_took(shared: Live, caplog: pytest
     assert (info["bytes"], info["stages"]) == (0, {})
 
 
-def test_the_whole_log_of_a_process_is_free_of_what_clients_sent(bundle: Path, tmp_path: Path) -> None:
-    """At the level that logs most, over good, bad and refused requests alike."""
+def test_the_log_of_a_process_has_nothing_that_clients_sent(bundle: Path, tmp_path: Path) -> None:
+    """At the level that logs most, for good, bad and refused requests."""
     secrets = {name: f"recognisable-{name}" for name in ("id", "camera", "metadata", "file", "query", "field")}
     key, wrong_key = "key-of-recognisable-characters", "another-recognisable-key"
     frames = tracklet(3, 4)
@@ -105,7 +105,7 @@ def test_the_whole_log_of_a_process_is_free_of_what_clients_sent(bundle: Path, t
     assert not found
 
 
-def test_a_line_is_one_json_object_with_the_request_id() -> None:
+def test_a_log_line_is_one_json_object_with_the_request_id() -> None:
     token = request_id.set("r-1")
     try:
         record = logging.makeLogRecord({"name": "n", "levelname": "INFO", "msg": "a\n%s", "args": ("b",)})

@@ -1,4 +1,4 @@
-"""Multipart bodies byte by byte, as an attacker would send them."""
+"""Multipart bodies, also as an attacker would send them."""
 
 import socket
 from collections.abc import Iterator
@@ -61,11 +61,11 @@ def test_a_body_is_read_the_same_in_chunks_of_any_size(shared: Live, size: int) 
         (part("w" * 1000, b"a") + b"--x--\r\n", "w" * 100),
     ],
 )
-def test_malformed_forms(small: Live, body: bytes, field: str | None) -> None:
+def test_malformed_forms_are_refused(small: Live, body: bytes, field: str | None) -> None:
     check_problem(small.client.post("/embed", content=body, headers=BOUNDARY), 400, "malformed", field=field)
 
 
-def test_a_boundary_beyond_reason(small: Live) -> None:
+def test_a_boundary_that_is_too_long_is_refused(small: Live) -> None:
     headers = {"content-type": "multipart/form-data; boundary=" + "x" * 5000}
     check_problem(small.client.post("/embed", content=b"--x--", headers=headers), 400, "malformed")
 
@@ -80,7 +80,7 @@ def test_a_field_over_its_limit_is_named(small: Live) -> None:
     check_problem(answer, 413, "too-large", field="metadata")
 
 
-def test_too_many_parts(small: Live) -> None:
+def test_too_many_parts_of_a_form_are_refused(small: Live) -> None:
     body = b"".join(part("metadata" if number else "id", b"") for number in range(2))
     body += b"".join(part("frames", b"") for _ in range(10)) + b"--x--\r\n"
     assert small.client.post("/embed", content=body, headers=BOUNDARY).status_code == 400
@@ -90,7 +90,7 @@ def test_too_many_parts(small: Live) -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "application/json"])
-def test_a_request_over_its_limit(small: Live, kind: str, declared: bool) -> None:
+def test_a_body_over_its_limit_is_refused(small: Live, kind: str, declared: bool) -> None:
     body = part("video", bytes(400_000)) + b"--x--\r\n"
     content = body if declared else (body[start : start + 10_000] for start in range(0, len(body), 10_000))
     answer = small.client.post("/embed", content=content, headers={"content-type": kind})
@@ -98,7 +98,7 @@ def test_a_request_over_its_limit(small: Live, kind: str, declared: bool) -> Non
     assert temporary(small) == []
 
 
-def test_a_video_is_written_under_a_name_of_the_servers_and_removed(small: Live, tmp_path: Path) -> None:
+def test_a_video_is_stored_under_a_name_of_the_server_and_removed(small: Live, tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", [draw(1, seed) for seed in range(3)])
     body = part("video", video, b'; filename="../../../evil.mp4"') + part("id", b"v") + b"--x--\r\n"
     assert small.client.post("/embed", content=body, headers=BOUNDARY).status_code == 201
@@ -109,7 +109,7 @@ def test_a_video_is_written_under_a_name_of_the_servers_and_removed(small: Live,
 
 
 def connect(live: Live, body: bytes, length: int) -> socket.socket:
-    """A client that has sent the beginning of a form and now keeps silent."""
+    """Connect a client that sends the beginning of a form and then nothing."""
     port = int(live.url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
     kind = BOUNDARY["content-type"]
@@ -118,7 +118,7 @@ def connect(live: Live, body: bytes, length: int) -> socket.socket:
     return connection
 
 
-def test_a_client_that_stalls_is_let_go(small: Live) -> None:
+def test_a_client_that_stalls_gets_408(small: Live) -> None:
     with connect(small, part("video", bytes(1000))[:500], 5000) as connection:
         answer = b"".join(iter(lambda: connection.recv(4000), b""))
         assert answer.startswith(b"HTTP/1.1 408")
@@ -126,7 +126,7 @@ def test_a_client_that_stalls_is_let_go(small: Live) -> None:
     assert temporary(small) == []
 
 
-def test_clients_that_are_sending_keep_nobody_out(small: Live) -> None:
+def test_slow_uploads_do_not_block_other_requests(small: Live) -> None:
     wait_for(lambda: "not3d_open_requests 0.0" in small.client.get("/metrics").text)
     connections = [connect(small, part("frames", b"x")[:60], 5000) for _ in range(3)]
     wait_for(lambda: "not3d_open_requests 3.0" in small.client.get("/metrics").text)
@@ -137,7 +137,7 @@ def test_clients_that_are_sending_keep_nobody_out(small: Live) -> None:
     wait_for(lambda: "not3d_open_requests 0.0" in small.client.get("/metrics").text)
 
 
-def test_bytes_of_all_requests_together_are_bounded(small: Live) -> None:
+def test_the_bytes_of_all_requests_together_are_limited(small: Live) -> None:
     wait_for(lambda: "not3d_pending_bytes 0.0" in small.client.get("/metrics").text)
     video = part("video", bytes(250_000))
     with connect(small, video, 290_000), connect(small, video, 290_000):
@@ -148,8 +148,8 @@ def test_bytes_of_all_requests_together_are_bounded(small: Live) -> None:
     assert 'not3d_refused_total{reason="bytes"} 1.0' in small.client.get("/metrics").text
 
 
-def test_a_json_body_counts_for_its_bytes_and_its_text(small: Live) -> None:
-    """With a video of 250 000 bytes on its way, there is room for as many in a form, but not as JSON."""
+def test_a_json_body_counts_twice(small: Live) -> None:
+    """While a video of 250,000 bytes arrives, a form of 198,000 bytes is read, and a JSON body of as many is refused."""
     wait_for(lambda: "not3d_pending_bytes 0.0" in small.client.get("/metrics").text)
     with connect(small, part("video", bytes(250_000)), 290_000):
         wait_for(lambda: "not3d_pending_bytes 250" in small.client.get("/metrics").text)

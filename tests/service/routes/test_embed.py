@@ -52,7 +52,7 @@ def test_a_tracklet_without_an_id_gets_a_new_one(shared: Live) -> None:
 
 
 @pytest.mark.parametrize("false", ["false", "False", "0", "no"])
-def test_only_computing_enrols_nothing(shared: Live, false: str) -> None:
+def test_enroll_false_only_embeds(shared: Live, false: str) -> None:
     before = shared.client.get("/info").json()["gallery"]["records"]
     answer = shared.client.post(f"/embed?enroll={false}&include_embedding=true", files=form(tracklet(3, 2)))
     assert answer.status_code == 200
@@ -74,7 +74,7 @@ def test_the_embedding_is_the_mean_of_the_clips_as_the_model_computes_them(share
     assert answer.json()["clips"] == 3
 
 
-def test_a_long_tracklet_flows_in_pieces(bundle: Path, tmp_path: Path) -> None:
+def test_a_long_tracklet_is_embedded_in_pieces(bundle: Path, tmp_path: Path) -> None:
     """With two clips a batch, 70 frames take nine pieces; the answer is that of one piece."""
     frames = [encode(draw(5, seed), ".jpg") for seed in range(70)]
     embeddings = []
@@ -98,13 +98,13 @@ def test_json_with_base64_frames_gives_the_same_embedding(shared: Live) -> None:
 
 
 @pytest.mark.parametrize("extension", [".png", ".webp"])
-def test_other_image_formats(shared: Live, extension: str) -> None:
+def test_png_and_webp_are_read(shared: Live, extension: str) -> None:
     answer = shared.client.post("/embed?enroll=false", files=form(tracklet(7, 2, extension=extension)))
     assert answer.json()["frames"] == 2
 
 
 @pytest.mark.parametrize(("name", "codec"), [("v.mp4", "mp4v"), ("v.mkv", "mp4v"), ("v.avi", "MJPG")])
-def test_a_video_is_a_tracklet(shared: Live, name: str, codec: str, tmp_path: Path) -> None:
+def test_a_video_is_embedded_as_a_tracklet(shared: Live, name: str, codec: str, tmp_path: Path) -> None:
     data = write_video(tmp_path / name, [draw(8, seed) for seed in range(9)], codec)
     answer = shared.client.post("/embed?enroll=false&include_embedding=true", files={"video": ("x", data)})
     assert (answer.json()["frames"], answer.json()["clips"]) == (9, 3)
@@ -112,7 +112,7 @@ def test_a_video_is_a_tracklet(shared: Live, name: str, codec: str, tmp_path: Pa
     assert np.dot(answer.json()["embedding"], frames.json()["embedding"]) > 0.99
 
 
-def test_boxes_in_full_frames_and_in_a_full_video(shared: Live, tmp_path: Path) -> None:
+def test_boxes_are_cut_from_full_frames_and_from_a_full_video(shared: Live, tmp_path: Path) -> None:
     scenes = []
     for seed in range(6):
         scene = np.full((200, 300, 3), 60, np.uint8)
@@ -130,7 +130,7 @@ def test_boxes_in_full_frames_and_in_a_full_video(shared: Live, tmp_path: Path) 
     assert np.dot(by_video["embedding"], crops["embedding"]) > 0.99
 
 
-def test_the_real_video_with_its_tracks(bundle: Path, tmp_path: Path, shared_data: Path) -> None:
+def test_a_track_of_a_real_video_is_embedded(bundle: Path, tmp_path: Path, shared_data: Path) -> None:
     """1,394 full frames of which a tracker followed six people; its rows count frames from 1."""
     path = shared_data / "video" / "one-by-one-person-detection.mp4"
     rows = np.loadtxt(path.with_suffix(".tracks.csv"), delimiter=",", skiprows=0)

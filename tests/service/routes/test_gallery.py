@@ -32,7 +32,7 @@ def test_a_record_is_read_with_and_without_its_embedding(shared: Live) -> None:
     assert full == plain
 
 
-def test_an_unknown_record(shared: Live) -> None:
+def test_an_unknown_record_is_not_found(shared: Live) -> None:
     check_problem(shared.client.get("/gallery/unknown"), 404, "not-found", field="id")
 
 
@@ -53,7 +53,7 @@ def test_put_enrols_and_replaces(shared: Live) -> None:
     assert (record["camera_id"], record["frames"]) == ("b", 5)
 
 
-def test_put_with_an_embedding(shared: Live) -> None:
+def test_put_enrols_an_embedding(shared: Live) -> None:
     enrol(shared, "source")
     source = shared.client.get("/gallery/source?include_embedding=true").json()
     body = {"embedding": [3 * value for value in source["embedding"]], "embedding_space": source["embedding_space"]}
@@ -83,7 +83,7 @@ def test_a_bad_put_changes_nothing(shared: Live, body: dict[str, Any], status: i
     assert shared.client.get("/gallery/unchanged").status_code == 404
 
 
-def test_delete_is_the_same_the_second_time(shared: Live) -> None:
+def test_a_second_delete_gets_the_same_answer(shared: Live) -> None:
     enrol(shared, "gone")
     for _ in range(2):
         answer = shared.client.delete("/gallery/gone")
@@ -123,11 +123,11 @@ def test_bad_listings_are_refused(shared: Live, query: str, field: str) -> None:
     check_problem(shared.client.get(f"/gallery?{query}"), 400, "malformed", field=field)
 
 
-def test_a_cursor_that_nobody_gave_out(shared: Live) -> None:
+def test_a_cursor_that_the_service_did_not_give_out_is_refused(shared: Live) -> None:
     check_problem(shared.client.get("/gallery?cursor=!!"), 400, "malformed")
 
 
-def test_erasing_by_filter_and_the_dry_run(live: Live) -> None:
+def test_erase_removes_what_the_filter_matches_unless_it_is_a_dry_run(live: Live) -> None:
     for name, camera in (("a", "1"), ("b", "1"), ("c", "2")):
         enrol(live, name, camera_id=camera)
     body = {"filter": {"camera_ids": ["1"]}, "dry_run": True}
@@ -174,14 +174,14 @@ def test_a_record_says_when_it_expires(shared: Live) -> None:
 
 
 @pytest.mark.parametrize("value", ["2020-01-01T00:00:00Z", "2099-01-01", "tomorrow", 1e12])
-def test_an_expiry_that_is_none(shared: Live, value: Any) -> None:
+def test_a_bad_expiry_is_named(shared: Live, value: Any) -> None:
     answer = shared.client.put("/gallery/unchanged", json={"embedding": [1.0] * 32, "expires_at": value})
     check_problem(answer, 400, "malformed", field="expires_at")
     answer = shared.client.post("/embed", files=form(tracklet(1, 1)), data={"expires_at": str(value)})
     check_problem(answer, 400, "malformed", field="expires_at")
 
 
-def test_records_expire_after_the_retention_where_they_name_no_time(bundle: Path, tmp_path: Path) -> None:
+def test_records_without_an_expiry_expire_after_the_retention(bundle: Path, tmp_path: Path) -> None:
     with run_service(bundle, tmp_path, retention_days=1.5) as live:
         enrol(live, "default")
         enrol(live, "own", expires_at="2099-01-01T00:00:00Z")
@@ -194,7 +194,7 @@ def test_records_expire_after_the_retention_where_they_name_no_time(bundle: Path
         assert live.client.get("/info").json()["gallery"]["retention_days"] == 1.5
 
 
-def test_no_picture_is_kept_unless_asked_for(shared: Live) -> None:
+def test_no_thumbnail_is_kept_by_default(shared: Live) -> None:
     enrol(shared, "plain")
     check_problem(shared.client.get("/gallery/plain/thumbnail"), 404, "not-found", field="id")
     check_problem(shared.client.get("/gallery/unknown/thumbnail"), 404, "not-found", field="id")
@@ -213,7 +213,7 @@ def picture_of(live: Live, url: str) -> NDArray[np.uint8]:
     return picture.astype(np.uint8)
 
 
-def test_a_picture_is_kept_where_asked_for_and_goes_with_its_record(bundle: Path, tmp_path: Path) -> None:
+def test_a_thumbnail_is_kept_if_set_and_removed_with_its_record(bundle: Path, tmp_path: Path) -> None:
     colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]  # the middle one is green
     frames = [encode(np.full((128, 64, 3), colour, np.uint8), ".png") for colour in colours]
     with run_service(bundle, tmp_path, thumbnails=True) as live:

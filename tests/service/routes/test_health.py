@@ -6,12 +6,12 @@ from tests.service.pictures import form, tracklet
 from tests.service.problem import check_problem
 
 
-def test_alive_and_ready(shared: Live) -> None:
+def test_probes_answer_alive_and_ready(shared: Live) -> None:
     assert shared.client.get("/livez").json() == {"status": "alive"}
     assert shared.client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_info_tells_what_is_really_running(shared: Live, bundle: Path) -> None:
+def test_info_says_what_is_running(shared: Live, bundle: Path) -> None:
     info = shared.client.get("/info").json()
     loaded = Bundle.load(bundle)
     assert info["embedding_space"] == loaded.embedding_space

@@ -66,15 +66,15 @@ def test_frames_find_the_person(filled: Live) -> None:
     assert hit["metadata"] == {"person": 3}
 
 
-def test_json_frames_find_the_same(filled: Live) -> None:
+def test_json_frames_give_the_same_results(filled: Live) -> None:
     frames = tracklet(3, 5, seed=77)
     by_form = filled.client.post("/search", files=form(frames)).json()
     by_json = search(filled, frames=[base64.b64encode(data).decode() for data in frames])
     assert by_json["results"] == by_form["results"]
 
 
-def test_fewer_clips_of_the_query_are_computed(filled: Live) -> None:
-    """Of 12 frames and one clip that is the second; the others show somebody else."""
+def test_max_clips_limits_the_embedded_clips_of_the_query(filled: Live) -> None:
+    """The one clip of 12 frames is the second; the other clips show other people."""
     frames = tracklet(2, 4, seed=77) + tracklet(3, 4, seed=77) + tracklet(4, 4, seed=77)
     wanted = filled.client.post("/search", files=form(frames[4:8])).json()["results"]
     assert filled.client.post("/search", files=form(frames), data={"max_clips": "1"}).json()["results"] == wanted
@@ -106,7 +106,7 @@ def test_an_embedding_of_any_length_finds_itself(filled: Live) -> None:
         assert found["results"][0]["score"] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_cameras_filter(filled: Live) -> None:
+def test_a_filter_by_camera(filled: Live) -> None:
     query = {"embedding": embedding_of(filled, "1-a"), "top_k": 100}
     only = search(filled, filter={"camera_ids": ["b"]}, **query)
     assert {hit["camera_id"] for hit in only["results"]} == {"b"}
@@ -115,7 +115,7 @@ def test_the_cameras_filter(filled: Live) -> None:
     assert {hit["camera_id"] for hit in without["results"]} == {"a", None}
 
 
-def test_the_time_and_metadata_filters(filled: Live) -> None:
+def test_filters_by_time_and_by_metadata(filled: Live) -> None:
     query = {"embedding": embedding_of(filled, "1-a"), "top_k": 100}
     found = search(filled, filter={"after": "2024-05-01T13:04:00Z", "before": "2024-05-01T15:05:00+02:00"}, **query)
     assert sorted(ids(found)) == ["4-b", "5-b"]
@@ -123,7 +123,7 @@ def test_the_time_and_metadata_filters(filled: Live) -> None:
     assert sorted(ids(found)) == ["4-a", "4-b"]
 
 
-def test_the_same_camera_can_be_left_out(filled: Live) -> None:
+def test_the_same_camera_can_be_excluded(filled: Live) -> None:
     by_id = search(filled, id="6-a", exclude_same_camera=True, top_k=100)
     assert "a" not in {hit["camera_id"] for hit in by_id["results"]}
     assert ids(by_id)[0] == "6-b"
@@ -132,7 +132,7 @@ def test_the_same_camera_can_be_left_out(filled: Live) -> None:
     assert ids(by_form.json()) == ["6-a"]
 
 
-def test_the_same_camera_needs_a_camera(filled: Live) -> None:
+def test_excluding_the_same_camera_needs_a_camera(filled: Live) -> None:
     body = {"embedding": embedding_of(filled, "1-a"), "exclude_same_camera": True}
     check_problem(filled.client.post("/search", json=body), 400, "malformed", field="camera_id")
     body = {"id": "loose", "exclude_same_camera": True}
@@ -140,7 +140,7 @@ def test_the_same_camera_needs_a_camera(filled: Live) -> None:
     assert "b" not in {hit["camera_id"] for hit in search(filled, camera_id="b", **body)["results"]}
 
 
-def test_the_lowest_score(filled: Live) -> None:
+def test_min_score_limits_the_results(filled: Live) -> None:
     found = search(filled, id="0-a", min_score=0.98, top_k=100)
     assert found["results"]
     assert all(hit["score"] >= 0.98 for hit in found["results"])
@@ -163,16 +163,16 @@ def test_reranking_orders_the_candidates_by_their_k_reciprocal_distance(filled: 
 
 
 @pytest.mark.parametrize("person", [0, 100])
-def test_reranking_one_candidate_or_none(filled: Live, person: int) -> None:
+def test_reranking_works_with_one_candidate_and_with_none(filled: Live, person: int) -> None:
     found = search(filled, id="0-b", rerank=True, filter={"metadata": {"person": person}})
     assert len(found["results"]) == (1 if person == 0 else 0)
 
 
-def test_an_unknown_id(filled: Live) -> None:
+def test_an_unknown_id_is_not_found(filled: Live) -> None:
     check_problem(filled.client.post("/search", json={"id": "nobody"}), 404, "not-found", field="id")
 
 
-def test_another_embedding_space(filled: Live) -> None:
+def test_another_embedding_space_is_refused(filled: Live) -> None:
     body = {"embedding": [1.0] * 32, "embedding_space": "0123456789abcdef"}
     check_problem(filled.client.post("/search", json=body), 409, "other-embedding-space", field="embedding_space")
     body["embedding_space"] = filled.client.get("/info").json()["embedding_space"]
@@ -244,5 +244,5 @@ def test_bad_form_fields_are_named(filled: Live, data: dict[str, str], field: st
     check_problem(answer, 400, "malformed", field=field)
 
 
-def test_an_empty_gallery_answers_with_nothing(live: Live) -> None:
+def test_a_search_in_an_empty_gallery_has_no_results(live: Live) -> None:
     assert search(live, embedding=[1.0] * 32, rerank=True)["results"] == []

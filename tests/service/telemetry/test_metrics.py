@@ -13,7 +13,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_every_series_of_a_known_label_is_there_from_the_start() -> None:
+def test_every_series_of_a_known_label_exists_from_the_start() -> None:
     metrics = Metrics()
     assert [value(metrics, "not3d_stage_seconds_count", stage=stage) for stage in STAGES] == [0] * 7
     assert [value(metrics, "not3d_refused_total", reason=reason) for reason in REASONS] == [0] * 3
@@ -21,7 +21,7 @@ def test_every_series_of_a_known_label_is_there_from_the_start() -> None:
     assert value(metrics, "not3d_build", version=read_version()) == 1
 
 
-def test_a_stage_is_timed_whether_it_succeeds_or_not_and_for_its_request() -> None:
+def test_a_stage_is_timed_also_if_it_fails_and_counted_for_its_request() -> None:
     metrics, cost = Metrics(), RequestCost()
     token = current_cost.set(cost)
     try:
@@ -43,7 +43,7 @@ def test_a_stage_of_another_name_is_an_error() -> None:
         Metrics().observe_stage("gallery", 1)
 
 
-def test_short_and_long_stages_fall_into_buckets_of_their_own() -> None:
+def test_short_and_long_stages_have_different_buckets() -> None:
     metrics = Metrics()
     for seconds in (0.00004, 0.00007, 0.004, 0.006, 29, 59):
         metrics.observe_stage("infer", seconds)
@@ -52,7 +52,7 @@ def test_short_and_long_stages_fall_into_buckets_of_their_own() -> None:
     assert counts == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_engine_is_described_by_what_really_computes() -> None:
+def test_the_series_of_the_engine_describe_the_engine_in_use() -> None:
     metrics = Metrics()
     metrics.describe_engine(INFO, "abc")
     labels = {"engine": "onnxruntime", "version": "1.23", "device": "cuda", "precision": "f16", "threads": "1"}
@@ -61,7 +61,7 @@ def test_the_engine_is_described_by_what_really_computes() -> None:
     assert value(metrics, "not3d_engine_degraded") == 0
 
 
-def test_an_engine_that_lacks_what_was_asked_for_says_so() -> None:
+def test_an_engine_without_something_requested_is_degraded() -> None:
     metrics = Metrics()
     metrics.describe_engine(EngineInfo("onnxruntime", "cuda", "f32", 1, "1.23", "CUDA", warning="no f16"), "abc")
     assert value(metrics, "not3d_engine_degraded") == 1
