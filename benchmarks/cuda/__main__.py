@@ -26,9 +26,8 @@ from benchmarks.serving.report import Report, describe_machine
 from model.bundle import BUNDLED, Bundle
 from model.cgroups import available_cpus
 from model.engines.cuda import TENSORRT, CudaEngine, CudaPlan
-from model.engines.protocol import CudaOptions
 from model.engines.onnx_runtime import OnnxRuntimeEngine
-from model.engines.protocol import EngineError
+from model.engines.protocol import CudaOptions, EngineError
 
 LARGEST_DIFFERENCE = 1e-2
 """Largest allowed difference of a component of a unit-length embedding between GPU and CPU in f32."""
@@ -173,8 +172,6 @@ def _plans(device: str, *, tensorrt: bool) -> Iterator[tuple[str, CudaPlan, Cuda
     yield "f16, NHWC", CudaPlan("f16", channels_last=True, graphs=False), usual
     fastest = CudaPlan("f16", channels_last=True, graphs=True)
     yield "f16, NHWC, graphs (the service's)", fastest, usual
-    yield "f16, NHWC, graphs, exhaustive search", fastest, CudaOptions(exhaustive_search=True)
-    yield "f16, NHWC, graphs, small workspace", fastest, CudaOptions(large_workspace=False)
     if tensorrt and TENSORRT in onnxruntime.get_available_providers():
         yield "f16, TensorRT", CudaPlan("f16", channels_last=False, graphs=False, tensorrt=True), usual
 

@@ -43,7 +43,7 @@ def open_engine(
     Args:
         bundle: the bundle.
         device: "auto" takes CUDA if it works, otherwise the CPU.
-        cache_dir: keeps the choice of the engine, and the network as it was converted for a GPU.
+        cache_dir: keeps the choice of the engine, and TensorRT's engine.
         engine: "auto" takes, on the CPU, the fastest installed engine that passes the self-test, measured on the golden
             clips.
         threads: CPU threads, by default all that this process may use.
@@ -95,7 +95,7 @@ def _import(name: EngineName) -> Any:
     except ImportError as error:
         raise EngineError(
             f"the engine '{name}' is not installed or does not load ({error}); "
-            "the `cpu` extra brings both engines: pip install 'not3d[cpu]'"
+            "the extra `cpu` installs both engines: pip install 'not3d[cpu]'"
         ) from error
 
 

@@ -13,15 +13,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.bundle import INPUT_NAME, Bundle
-from model.engines.half_precision import half_network
+from model.engines.half_precision import convert_to_half
 from model.engines.io_binding_session import IoBindingSession
-from model.engines.onnx_runtime import VERSION, cuda_provider_installed, open_session
+from model.engines.onnx_runtime import CPU, CUDA, VERSION, cuda_provider_installed, open_session
 from model.engines.protocol import CudaOptions, EngineError, EngineInfo, batch_sizes, check_clips
 from model.engines.self_test import SelfTestError, run_self_test
 
-CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"
-_CPU: Final = "CPUExecutionProvider"
 _LOG = logging.getLogger(__name__)
 
 
@@ -109,7 +107,7 @@ class CudaEngine:
         options: CudaOptions,
         device: Literal["cuda", "cpu"] = "cuda",
     ) -> None:
-        """Open a session and prepare it for every batch size; `cache_dir` keeps the f16 network and TensorRT's engine.
+        """Open a session and prepare it for every batch size; `cache_dir` keeps TensorRT's engine.
 
         Raises:
             ProviderError: the provider does not load.
@@ -157,7 +155,7 @@ def _check_providers(bundle: Bundle, options: CudaOptions, device: str) -> None:
     if not cuda_provider_installed():
         raise ProviderError(
             f"CUDA was asked for, but ONNX Runtime {VERSION} is built without it; "
-            "install the `gpu` extra in place of `cpu`: pip install 'not3d[gpu]'"
+            "install the extra `gpu` instead of `cpu`: pip install 'not3d[gpu]'"
         )
     if options.tensorrt and TENSORRT not in onnxruntime.get_available_providers():
         raise ProviderError(f"TensorRT was asked for, but ONNX Runtime {VERSION} is built without it")
@@ -171,13 +169,13 @@ def _open_session(
     options: CudaOptions,
     device: Literal["cuda", "cpu"],
 ) -> Any:
-    providers: list[Any] = [_CPU]
+    providers: list[Any] = [CPU]
     if device == "cuda":
         _load_libraries()
         providers = session_providers(bundle, plan, cache_dir, options)
     # TensorRT converts the f32 network itself.
     in_half = plan.precision == "f16" and not plan.tensorrt
-    network = half_network(bundle, cache_dir) if in_half else bundle.read_network()[0]
+    network = convert_to_half(bundle) if in_half else bundle.read_network()[0]
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
@@ -186,7 +184,7 @@ def _open_session(
     # ONNX Runtime drops a provider whose libraries do not load, with a log line, and moves a failing run to the CPU.
     # Both are errors here.
     session.disable_fallback()
-    wanted = TENSORRT if plan.tensorrt else CUDA if device == "cuda" else _CPU
+    wanted = TENSORRT if plan.tensorrt else CUDA if device == "cuda" else CPU
     if session.get_providers()[0] != wanted:
         name = "TensorRT" if plan.tensorrt else "CUDA"
         raise ProviderError(
@@ -207,16 +205,16 @@ def session_providers(
         # The default doubles the arena each time it is full; batches have fixed sizes, so that is not needed.
         "arena_extend_strategy": "kSameAsRequested",
         # The default tries every convolution algorithm for each batch size.
-        "cudnn_conv_algo_search": "EXHAUSTIVE" if options.exhaustive_search else "HEURISTIC",
+        "cudnn_conv_algo_search": "HEURISTIC",
         # With a memory limit cuDNN takes at most 32 MB of workspace, without one as much as its fastest algorithm asks
         # for.
-        "cudnn_conv_use_max_workspace": str(int(options.large_workspace and not limit)),
+        "cudnn_conv_use_max_workspace": str(int(not limit)),
         # TF32 has 10 bits of mantissa; without it the GPU keeps the limit of the export, 1e-3 per component.
         "use_tf32": "0",
         "prefer_nhwc": str(int(plan.channels_last)),
         "enable_cuda_graph": str(int(plan.graphs)),
     }
-    providers: list[str | tuple[str, dict[str, str]]] = [(CUDA, cuda), _CPU]
+    providers: list[str | tuple[str, dict[str, str]]] = [(CUDA, cuda), CPU]
     if plan.tensorrt:
         providers.insert(0, (TENSORRT, _tensorrt_options(bundle, plan, cache_dir, options)))
     return providers

@@ -20,12 +20,7 @@ load. `onnxruntime.transformers.float16` 1.32, with the operators above in f32, 
 weight beyond 65504 into infinity without an error.
 """
 
-import contextlib
-import hashlib
 import importlib
-import logging
-import os
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -33,10 +28,6 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.engines.protocol import EngineError
-
-_LOG = logging.getLogger(__name__)
-_REVISION: Final = 1
-"""Increase it when this module writes other networks, so that cached files of earlier releases are not used."""
 
 _HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _HALF: Final = _HEAVY | {
@@ -48,25 +39,20 @@ _NO_FLOAT: Final = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "Equal", "Gre
 _QUANTISED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})
 
 
-def half_network(bundle: Bundle, cache_dir: Path | None) -> bytes:
-    """Return the bundle's network in half precision, from `cache_dir` if it is there, otherwise converted and saved.
+def convert_to_half(bundle: Bundle) -> bytes:
+    """Return the bundle's network in half precision.
+
+    The result is not cached: the bundled model is converted in 0.1 seconds.
 
     Raises:
         EngineError: the package onnx is missing, or the network has something that this conversion does not know.
         BundleError: the network was changed after the bundle was loaded.
     """
     onnx = _import_onnx()
-    facts = (bundle.embedding_space, onnx.__version__, _REVISION)
-    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    cached = _load(cache_dir, key)
-    if cached is not None:
-        return cached
     try:
-        content = _Converter(onnx, onnx.load_from_string(bundle.read_network()[0])).convert()
+        return _Converter(onnx, onnx.load_from_string(bundle.read_network()[0])).convert()
     except (OSError, ValueError, KeyError, IndexError, onnx.checker.ValidationError) as error:
         raise EngineError(f"{bundle.network_path}: cannot be converted to f16: {error}") from error
-    _save(cache_dir, key, content)
-    return content
 
 
 def _import_onnx() -> Any:
@@ -77,41 +63,6 @@ def _import_onnx() -> Any:
         raise EngineError(
             f"f16 on a GPU needs the package onnx ({error}), which the extra `gpu` installs: pip install 'not3d[gpu]'"
         ) from error
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _load(cache_dir: Path | None, key: str) -> bytes | None:
-    """Return the cached file, whose name ends in the hash of its content; remove damaged files."""
-    if cache_dir is None:
-        return None
-    for file in sorted(cache_dir.glob(f"half-{key}-*.onnx")):
-        try:
-            content = file.read_bytes()
-            if file.stem.endswith(f"-{_digest(content)}"):
-                return content
-            _LOG.warning("%s is damaged and will be written again", file)
-            file.unlink()
-        except OSError as error:
-            _LOG.warning("%s cannot be used: %s", file, error)
-    return None
-
-
-def _save(cache_dir: Path | None, key: str, content: bytes) -> None:
-    if cache_dir is None:
-        return
-    target = cache_dir / f"half-{key}-{_digest(content)}.onnx"
-    partial = target.with_suffix(f".{os.getpid()}")
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(target)
-    except OSError as error:
-        _LOG.warning("the network in f16 cannot be saved in %s: %s", cache_dir, error)
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 class _Converter:

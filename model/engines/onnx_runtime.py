@@ -15,8 +15,8 @@ from model.spec import BundleSpec
 
 VERSION: Final[str] = onnxruntime.__version__
 
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+CPU: Final = "CPUExecutionProvider"
 ORT_ERRORS = (
     ort_state.EPFail,
     ort_state.Fail,
@@ -33,7 +33,7 @@ _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 def cuda_provider_installed() -> bool:
     """Return whether this ONNX Runtime was built with CUDA; only an opened session tells whether CUDA works."""
-    return _CUDA in onnxruntime.get_available_providers()
+    return CUDA in onnxruntime.get_available_providers()
 
 
 def open_session(network: bytes, path: Path, spec: BundleSpec, options: Any, providers: Sequence[Any]) -> Any:
@@ -96,7 +96,7 @@ class OnnxRuntimeEngine:
         # The graph is optimised at every start; its warnings are about constants that could not be folded.
         options.log_severity_level = 3
         (network,) = bundle.read_network()
-        self._session = open_session(network, bundle.network_path, bundle.spec, options, [_CPU])
+        self._session = open_session(network, bundle.network_path, bundle.spec, options, [CPU])
 
     @property
     def info(self) -> EngineInfo:

@@ -94,9 +94,6 @@ class CudaOptions:
         tensorrt: use TensorRT, which needs minutes at the first start to build its engine.
         graphs: capture CUDA graphs; left out, with a log line, if they do not work.
         channels_last: run convolutions in the NHWC layout, which tensor cores read; likewise.
-        exhaustive_search: time every convolution algorithm at start instead of asking cuDNN's heuristic.
-        large_workspace: if there is no memory limit, let cuDNN take as much workspace as an algorithm asks for. Some
-            ResNets were faster with it and some without.
     """
 
     precision: Literal["auto", "f16", "f32"] = "auto"
@@ -105,8 +102,6 @@ class CudaOptions:
     tensorrt: bool = False
     graphs: bool = True
     channels_last: bool = True
-    exhaustive_search: bool = False
-    large_workspace: bool = True
 
 
 class Tensor(NamedTuple):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from model.bundle import BUNDLED, Bundle
 from model.engines import EngineError, open_engine
-from model.engines.cuda import CUDA, TENSORRT, CudaEngine, CudaPlan, cuda_plans
-from model.engines.onnx_runtime import OnnxRuntimeEngine
+from model.engines.cuda import TENSORRT, CudaEngine, CudaPlan, cuda_plans
+from model.engines.onnx_runtime import CUDA, OnnxRuntimeEngine
 from model.engines.protocol import CudaOptions
 from model.engines.self_test import run_self_test
 from tests.bundles import make_bundle
