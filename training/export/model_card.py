@@ -30,7 +30,7 @@ vectors mean that the people look alike.
 |---|---|
 | backbone | {spec.backbone} |
 | attention | {spec.attention} |
-| frames | {spec.frame_height}x{spec.frame_width} (height x width), RGB, {spec.clip_length} frames in a clip |
+| frames | {spec.frame_height}x{spec.frame_width} (height x width), RGB; {spec.clip_length} frames in a clip |
 | embedding | {spec.dimension} components, {spec.feature.replace("_", "-")} feature |
 | embedding space | `{bundle.embedding_space}` |
 

@@ -1,1 +1,1 @@
-"""A small dataset that the project draws itself: people who walk past several cameras."""
+"""A small synthetic dataset: drawn people who walk past several cameras."""

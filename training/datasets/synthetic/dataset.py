@@ -1,8 +1,8 @@
-"""A small dataset drawn by the project: people who walk past several cameras.
+"""Write a small synthetic dataset of people who walk past several cameras.
 
-It lets the demo and the tests run anywhere without footage of real people. It is no training set for real footage.
-Wardrobe colours are few and shared, and every camera shifts them, so that colour alone does not tell people apart; cut,
-pattern, hair, bags and build do.
+The demo and the tests use it, so that they need no footage of real people. It is not suitable for training a model for
+real footage. Many people share the few colours of clothes, and each camera shifts them, so colour alone does not
+identify a person; cut, pattern, hair, bags and build do.
 """
 
 from collections.abc import Sequence
@@ -45,16 +45,16 @@ T = TypeVar("T")
 def write_synthetic(
     folder: Path, *, people: int, cameras: int, frames: int, seed: int, size: tuple[int, int] = (256, 128)
 ) -> list[Tracklet]:
-    """Draw every person once at every camera into ``folder/<person>/<camera>/<tracklet>/*.jpg``.
+    """Draw each person once at each camera into `folder/<person>/<camera>/<tracklet>/*.jpg`.
 
-    The same arguments give the same bytes, and a person or camera looks the same whatever the numbers of the others.
+    The same arguments give the same bytes. More people or cameras do not change the others.
 
     Args:
-        folder: where to write; made if absent.
-        people: number of people, named ``0001`` and on.
-        cameras: number of cameras, named ``c1`` and on.
-        frames: frames in each tracklet.
-        seed: what everything is drawn from.
+        folder: is created if it does not exist.
+        people: number of people, named `0001` and up.
+        cameras: number of cameras, named `c1` and up.
+        frames: number of frames of each tracklet.
+        seed: of all random choices.
         size: height and width of a frame in pixels.
 
     Raises:
@@ -62,26 +62,26 @@ def write_synthetic(
     """
     height, width = size
     wardrobe = [draw_person(np.random.default_rng([seed, 1, person])) for person in range(people)]
-    places = [draw_camera(np.random.default_rng([seed, 2, camera]), camera, height, width) for camera in range(cameras)]
+    views = [draw_camera(np.random.default_rng([seed, 2, camera]), camera, height, width) for camera in range(cameras)]
     tracklets = []
     for person, looks in enumerate(wardrobe):
-        for camera, place in enumerate(places):
+        for camera, view in enumerate(views):
             names = (f"{person + 1:04d}", f"c{camera + 1}", "t1")
-            home = folder.joinpath(*names)
-            home.mkdir(parents=True, exist_ok=True)
+            target = folder.joinpath(*names)
+            target.mkdir(parents=True, exist_ok=True)
             random = np.random.default_rng([seed, 3, person, camera])
             passer_by = draw_person(np.random.default_rng([seed, 4, person, camera]))
             paths = []
-            for number, image in enumerate(_walk(looks, place, passer_by, random, frames=frames, size=size), start=1):
-                paths.append(home / f"frame_{number:04d}.jpg")
-                _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, place.quality])
+            for number, image in enumerate(_walk(looks, view, passer_by, random, frames=frames, size=size), start=1):
+                paths.append(target / f"frame_{number:04d}.jpg")
+                _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, view.quality])
                 paths[-1].write_bytes(encoded.tobytes())
             tracklets.append(Tracklet(names[0], names[1], tuple(paths), "-".join(names)))
     return tracklets
 
 
 def draw_person(random: Random) -> Person:
-    """Somebody: body, clothes, bag and gait."""
+    """Draw a person: body, clothes, bag and gait."""
     top = _one(random, _CLOTH)
     return Person(
         height=random.uniform(0.9, 1.04),
@@ -112,12 +112,12 @@ def _one(random: Random, choices: Sequence[T]) -> T:
 def _walk(
     person: Person, camera: Camera, passer_by: Person, random: Random, *, frames: int, size: tuple[int, int]
 ) -> list[NDArray[np.uint8]]:
-    """The frames of one tracklet, RGB ``uint8`` ``[h, w, 3]``, as a detector would have cut them out."""
+    """Draw the frames of one tracklet, RGB `uint8 [h, w, 3]`, cropped as a detector would do."""
     height, width = size
     yaw = camera.yaw + random.uniform(-0.3, 0.3)
     turn = random.uniform(-0.25, 0.25) / max(frames, 1)
     phase, start = random.uniform(0, 2 * np.pi), random.uniform(0, camera.background.shape[1])
-    # Towards or away from the camera the background moves little, across it much.
+    # The background moves little if the person walks towards or away from the camera, and much if across.
     pace = 0.075 * height * person.cadence * np.copysign(max(abs(np.sin(yaw)), 0.3), np.sin(yaw))
     zoom, lean = random.uniform(0.84, 0.94), random.uniform(-0.05, 0.05)
     crossing = random.uniform(-0.2, 1.2) * frames
@@ -146,7 +146,7 @@ def _walk(
 
 
 def _occlusion(camera: Camera, random: Random, way: tuple[float, float]) -> tuple[Obstacle | None, bool]:
-    """Something standing in the way, or somebody crossing it, or neither."""
+    """Choose an obstacle, or whether another person crosses, or neither."""
     obstacle = draw_obstacle(random, way)
     chance = random.random()
     return (obstacle if chance < 0.6 * camera.occlusion else None), 0.6 * camera.occlusion <= chance < camera.occlusion

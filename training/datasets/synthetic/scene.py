@@ -1,4 +1,4 @@
-"""The cameras of the synthetic dataset: where they look, what stands there, and what their pictures suffer from."""
+"""The cameras of the synthetic dataset: viewing angle, background, obstacles, and the quality of their images."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,16 @@ Random = np.random.Generator
 
 _GROUNDS = ((0.55, 0.55, 0.53), (0.47, 0.45, 0.43), (0.36, 0.37, 0.39), (0.62, 0.58, 0.5), (0.34, 0.42, 0.26))
 _WALLS = ((0.62, 0.45, 0.38), (0.72, 0.7, 0.66), (0.5, 0.53, 0.57), (0.4, 0.46, 0.36), (0.66, 0.6, 0.48))
-_THINGS = ((0.15, 0.22, 0.2), (0.55, 0.16, 0.14), (0.75, 0.72, 0.2), (0.2, 0.28, 0.45), (0.3, 0.3, 0.3))
+_OBJECTS = ((0.15, 0.22, 0.2), (0.55, 0.16, 0.14), (0.75, 0.72, 0.2), (0.2, 0.28, 0.45), (0.3, 0.3, 0.3))
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera: its place, its light and the quality of its pictures.
+    """One camera: its position, its light and the quality of its images.
 
-    ``gain`` (per RGB channel), ``gamma``, ``contrast`` and ``saturation`` make its colours; ``pixels`` is the height at
-    which it really saw a person before the crop was enlarged; ``noise`` is a standard deviation (0 to 1 scale);
-    ``blur`` the length of the motion blur in pixels of the crop; ``quality`` is JPEG's.
+    `gain` (per RGB channel), `gamma`, `contrast` and `saturation` determine its colours. `pixels` is the height in
+    pixels at which it sees a person, before the crop is enlarged. `noise` is a standard deviation for values of 0 to 1,
+    `blur` the length of the motion blur in pixels of the crop, `quality` the JPEG quality.
     """
 
     yaw: float
@@ -38,11 +38,11 @@ class Camera:
     quality: int
     background: Image
     occlusion: float
-    """The chance that something passes between camera and person in a tracklet."""
+    """probability that something is between camera and person in a tracklet"""
 
 
 def draw_camera(random: Random, index: int, height: int, width: int) -> Camera:
-    """A camera of its own kind; successive indices look at people from the front, the side, the back and between."""
+    """Draw a camera; successive indices see people from the front, the side, the back and angles between."""
     yaws = (0.35, 1.75, 2.85, -0.95, -2.1, 0.9)
     warmth, green = random.uniform(-0.22, 0.22), random.uniform(-0.07, 0.07)
     exposure = random.uniform(0.78, 1.18)
@@ -65,7 +65,7 @@ def draw_camera(random: Random, index: int, height: int, width: int) -> Camera:
 
 
 def develop(camera: Camera, scene: Image, random: Random) -> NDArray[np.uint8]:
-    """What the camera makes of the scene: RGB ``[h, w, 3]``, with its light, its sharpness and its noise."""
+    """Return the scene as the camera records it, RGB `[h, w, 3]`: with its colours, sharpness and noise."""
     height, width = scene.shape[:2]
     image = np.clip(scene, 0, 1) * np.array(camera.gain, dtype=np.float32)
     image = np.clip(image, 0, 1) ** np.float32(camera.gamma)
@@ -82,14 +82,14 @@ def develop(camera: Camera, scene: Image, random: Random) -> NDArray[np.uint8]:
 
 
 def view_background(camera: Camera, offset: float, width: int) -> Image:
-    """The stretch of the background behind a person who has walked ``offset`` pixels; it wraps around."""
+    """Return the part of the background that is visible after the person has walked `offset` pixels; it is cyclic."""
     columns = (np.arange(width) + int(offset)) % camera.background.shape[1]
     return np.ascontiguousarray(camera.background[:, columns])
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A thing between camera and person: ``at`` is where its middle stands along the way, in background pixels."""
+    """An object between camera and person; `at` is the position of its centre in pixels of the background."""
 
     kind: int
     at: float
@@ -97,13 +97,13 @@ class Obstacle:
 
 
 def draw_obstacle(random: Random, way: tuple[float, float]) -> Obstacle:
-    """A pole, a bin, a hedge or a railing somewhere along the way (first and last background offset)."""
-    colour = _THINGS[int(random.integers(len(_THINGS)))]
+    """Draw a pole, a bin, a hedge or a railing between the first and the last background offset of a walk."""
+    colour = _OBJECTS[int(random.integers(len(_OBJECTS)))]
     return Obstacle(int(random.integers(4)), float(random.uniform(min(way), max(way))), colour)
 
 
 def paint_obstacle(canvas: Image, obstacle: Obstacle, offset: float) -> None:
-    """Paint the obstacle as it stands before a person who has walked ``offset`` pixels."""
+    """Paint the obstacle as it appears after the person has walked `offset` pixels."""
     height, width = canvas.shape[:2]
     x = int(obstacle.at - offset + width / 2)
     if obstacle.kind == 0:
@@ -144,13 +144,13 @@ def _shaded(colour: tuple[float, float, float], factor: float) -> tuple[float, f
 
 
 def _rough(random: Random, height: int, width: int, grain: int) -> Image:
-    """Smooth noise around 0 whose spots are about ``grain`` pixels wide, ``[h, w]``."""
+    """Return smooth noise `[h, w]` around 0 with spots about `grain` pixels wide."""
     small = random.normal(0, 1, (max(2, height // grain), max(2, width // grain))).astype(np.float32)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
 def _background(random: Random, index: int, height: int, width: int) -> Image:
-    """A street: ground up to a horizon, a wall or greenery behind, things standing along it."""
+    """Paint a street: ground, a wall or a hedge above the horizon, and objects along it."""
     horizon = int(height * random.uniform(0.3, 0.6))
     wall = np.array(_WALLS[index % len(_WALLS)], dtype=np.float32)
     ground = np.array(_GROUNDS[index % len(_GROUNDS)], dtype=np.float32)
@@ -161,10 +161,10 @@ def _background(random: Random, index: int, height: int, width: int) -> Image:
     _paint_wall(image, random, horizon, wall)
     _paint_ground(image, random, horizon, ground)
     for _ in range(int(random.integers(6, 12))):
-        _paint_thing(image, random, horizon)
+        _paint_object(image, random, horizon)
     for grain, strength in ((48, 0.05), (12, 0.035), (3, 0.03)):
         image *= 1 + strength * _rough(random, height, width, grain)[..., None]
-    # Behind the person the lens is a little out of focus.
+    # The background is slightly out of focus.
     return np.asarray(np.clip(cv2.GaussianBlur(image, (0, 0), 1.1), 0, 1), dtype=np.float32)
 
 
@@ -209,11 +209,11 @@ def _paint_ground(image: Image, random: Random, horizon: int, ground: Image) -> 
         cv2.line(image, (x, horizon), (x + int((x % 3 - 1) * 10) + 18, height), joint, 1, cv2.LINE_AA)
 
 
-def _paint_thing(image: Image, random: Random, horizon: int) -> None:
-    """A door, a post, a parked bicycle or a sign at the far side of the way."""
+def _paint_object(image: Image, random: Random, horizon: int) -> None:
+    """Paint a door, a post, a parked bicycle or a sign in the background."""
     height, width = image.shape[:2]
     x = int(random.integers(width))
-    colour = _shaded(_THINGS[int(random.integers(len(_THINGS)))], float(random.uniform(0.7, 1.3)))
+    colour = _shaded(_OBJECTS[int(random.integers(len(_OBJECTS)))], float(random.uniform(0.7, 1.3)))
     kind = int(random.integers(4))
     floor = horizon + int(random.uniform(0.0, 0.25) * (height - horizon))
     if kind == 0:

@@ -1,11 +1,11 @@
-"""Drawing a walking person: a small articulated body, dressed, seen from any side.
+"""Draw a walking person, dressed, seen from any side.
 
-The body is a skeleton in three dimensions whose parts are drawn as shaded, tapered limbs, far ones first. Patterns of
-the clothes are functions of the angle around the body, so the same shirt looks right from the front, the side and the
-back, and a backpack shows only where it would.
+The body is a three-dimensional skeleton whose parts are drawn as shaded, tapered limbs, distant ones first. Patterns of
+clothes are functions of the angle around the body, so a shirt is consistent from the front, the side and the back, and
+a backpack is visible only from the back and the sides.
 
-Body coordinates: x to the person's left, y up from the ground, z ahead; 1 is the height of an average person.
-Angle ``phi`` around the vertical axis: 0 in front, positive to the person's left, ``pi`` at the back.
+Body coordinates: x to the person's left, y up from the ground, z forward; 1 is the height of an average person.
+Angle `phi` around the vertical axis: 0 in front, positive to the person's left, `pi` at the back.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]
-"""``[h, w, 3]`` RGB, 0 to 1."""
+"""`[h, w, 3]` RGB, 0 to 1."""
 Colour = tuple[float, float, float]
 Shader = Callable[[Image, Image], Image]
-"""From ``phi`` and the place along the limb (0 at its start, 1 at its end) to RGB, all ``[h, w]`` or ``[h, w, 3]``."""
+"""From `phi [h, w]` and the position along the limb `[h, w]` (0 at its start, 1 at its end) to RGB `[h, w, 3]`."""
 
 Pattern = Literal["plain", "hoops", "stripes", "checks", "block", "print", "open"]
 Bottom = Literal["trousers", "shorts", "skirt"]
@@ -29,7 +29,7 @@ Bag = Literal["none", "backpack", "shoulder", "hand"]
 
 @dataclass(frozen=True)
 class Person:
-    """Everything that stays the same about a person from camera to camera."""
+    """The properties of a person that are the same at all cameras."""
 
     height: float
     build: float
@@ -49,16 +49,16 @@ class Person:
     stride: float
     arm_swing: float
     cadence: float
-    """Phase of the gait per frame, in radians."""
+    """phase of the gait per frame, in radians"""
 
 
 @dataclass(frozen=True)
 class View:
-    """How the body is turned into a picture.
+    """How the body is projected into the image.
 
-    ``yaw`` 0 shows the front, ``pi / 2`` the person's right side, ``pi`` the back; ``pitch`` is the camera's downward
-    angle (radians); ``scale`` is the pixels of one unit of height; ``foot`` the image point (x, y) between the feet;
-    ``roll`` leans the picture, as a share of the height; ``light`` brightens the right side when positive.
+    `yaw` 0 shows the front, `pi / 2` the person's right side, `pi` the back. `pitch` is the camera's downward angle
+    (radians), `scale` the pixels of one unit of height, `foot` the image point (x, y) between the feet. `roll` tilts
+    the image, as a fraction of the height. A positive `light` brightens the right side.
     """
 
     yaw: float
@@ -69,12 +69,12 @@ class View:
     light: float
 
     def project(self, point: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-        """Image point (x, y) and nearness to the camera of a body point (x, y, z)."""
+        """Return the image point (x, y) of a body point (x, y, z), and how near it is to the camera."""
         x, y, z = point
         right = x * np.cos(self.yaw) + z * np.sin(self.yaw)
         near = z * np.cos(self.yaw) - x * np.sin(self.yaw)
         up = y * np.cos(self.pitch) - near * np.sin(self.pitch)
-        # From above, the head is nearer than the feet.
+        # Seen from above, the head is nearer than the feet.
         grow = 1 + 0.35 * np.sin(self.pitch) * (y - 0.5)
         image = (
             self.foot[0] + self.scale * (right * grow + self.roll * y),
@@ -90,15 +90,15 @@ class _Limb:
     widths: tuple[float, ...]
     shader: Shader
     order: float
-    """Painted in ascending order: nearness to the camera, or pinned by the body's own layers."""
+    """limbs are painted in ascending order: by nearness to the camera, or fixed for a layer of the body"""
     depth: float = 1.0
-    """Half depth over half width; a torso is flatter than it is wide."""
+    """depth divided by width; a torso is flatter than a leg"""
     cap: float = 1.0
-    """1 ends in a half circle, larger ends flatter."""
+    """shape of the ends: 1 is a half circle, larger is flatter"""
 
 
 def draw_walker(canvas: Image, person: Person, view: View, phase: float) -> None:
-    """Paint the person onto the canvas at the given phase of the gait (radians, a full step pair is ``2 pi``)."""
+    """Paint the person onto the canvas at the given phase of the gait (radians; two steps are `2 pi`)."""
     for limb in sorted(_limbs(person, view, phase), key=lambda limb: limb.order):
         _paint(canvas, limb, view)
 
@@ -118,7 +118,7 @@ def _paint(canvas: Image, limb: _Limb, view: View) -> None:
     length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-3)
     along_x, along_y = (x1 - x0) / length, (y1 - y0) / length
     along = (dx * along_x + dy * along_y) / length
-    # Across: positive towards the right of a limb that points down.
+    # Across is positive to the right of a limb that points down.
     across = dx * along_y - dy * along_x
     place = np.clip(along, 0, 1)
     radius = np.interp(place, np.linspace(0, 1, len(radii)), radii).astype(np.float32)
@@ -167,16 +167,16 @@ def _vector(x: float, y: float, z: float) -> NDArray[np.float64]:
 
 
 def _swing(angle: float) -> NDArray[np.float64]:
-    """Unit vector that hangs down at 0 and swings ahead."""
+    """Return the unit vector that points down at angle 0 and forward at a positive angle."""
     return _vector(0, -np.cos(angle), np.sin(angle))
 
 
 def _leg_joints(person: Person, phase: float, side: int) -> NDArray[np.float64]:
-    """Hip, knee, ankle and toe ``[4, 3]``, before the body is lifted onto the ground."""
+    """Return hip, knee, ankle and toe `[4, 3]`, before the body is put on the ground."""
     own = phase + (0 if side > 0 else np.pi)
     stride = person.stride * (0.65 if person.bottom == "skirt" else 1.0)
     thigh = stride * np.sin(own)
-    # The knee bends while the leg swings ahead.
+    # The knee bends while the leg swings forward.
     bend = 0.08 + 0.85 * max(0.0, float(np.cos(own))) ** 1.5 * stride / 0.45
     hip = _vector(side * 0.052 * person.build, 0.53, 0)
     knee = hip + 0.25 * _swing(thigh)
@@ -220,7 +220,7 @@ def _arm(person: Person, view: View, rise: NDArray[np.float64], phase: float, si
     elbow = shoulder + 0.165 * (_swing(swing - 0.1) + out)
     hand = elbow + 0.15 * (_swing(swing + 0.25 + 0.3 * max(0.0, float(np.sin(own)))) + 0.3 * out)
     near = view.project(_vector(side * 0.11, 0, 0))[1]
-    # In front of the trunk on the near side, behind it on the far side, and at both sides when seen from front or back.
+    # The near arm is in front of the trunk, the far arm behind it; seen from front or back, both are in front.
     order = near if near > -0.03 else -2 + near
     sleeve = _top_shader(person, sleeve=True)
     skin = _plain(person.skin)
@@ -288,7 +288,7 @@ def _head(person: Person, view: View, rise: NDArray[np.float64]) -> list[_Limb]:
     hair = _plain(person.hair_colour)
     if person.hair == "long":
         back = _vector(0, 0, -0.035)
-        # From the front it shows at both sides of the neck, behind the shoulders.
+        # Seen from the front it is visible at both sides of the neck, behind the shoulders.
         order = 0.6 if behind > 0 else -1.5
         limbs.append(
             _Limb(top + back, chin + back + _vector(0, -0.1, 0), (0.058, 0.064, 0.062, 0.05), hair, order, 0.8, 2)
@@ -309,7 +309,7 @@ def _head(person: Person, view: View, rise: NDArray[np.float64]) -> list[_Limb]:
 
 def _plain(colour: Colour) -> Shader:
     def shade(phi: Image, place: Image) -> Image:
-        # Faint folds, so that cloth is not a flat field.
+        # Faint folds, so that cloth does not have a uniform colour.
         fold = 1 + 0.04 * np.sin(4 * phi + 11 * place) + 0.03 * np.sin(2 * phi - 19 * place + 1)
         return np.asarray(np.array(colour, dtype=np.float32) * fold[..., None], dtype=np.float32)
 
@@ -322,13 +322,13 @@ def _top_shader(person: Person, *, sleeve: bool = False) -> Shader:
     def shade(phi: Image, place: Image) -> Image:
         colour = base(phi, place)
         other = second(phi, place)
-        where = _pattern_mask(person.pattern, phi, place, sleeve=sleeve)
-        colour = np.where(where[..., None], other, colour)
+        mask = _pattern_mask(person.pattern, phi, place, sleeve=sleeve)
+        colour = np.where(mask[..., None], other, colour)
         if not sleeve and person.bag == "backpack":
             straps = (np.abs(np.abs(phi) - 0.62) < 0.13) & (place < 0.55)
             colour = np.where(straps[..., None], np.array(person.bag_colour, dtype=np.float32), colour)
         if not sleeve and person.bag == "shoulder":
-            # From the right shoulder across to the left hip, on the chest and on the back alike.
+            # From the right shoulder to the left hip, on the chest and on the back.
             height = 0.12 + 0.8 * (np.sin(phi) + 1) / 2
             strap = np.abs(place - height) < 0.045
             colour = np.where(strap[..., None], np.array(person.bag_colour, dtype=np.float32) * 0.8, colour)
@@ -338,7 +338,7 @@ def _top_shader(person: Person, *, sleeve: bool = False) -> Shader:
 
 
 def _pattern_mask(pattern: Pattern, phi: Image, place: Image, *, sleeve: bool) -> NDArray[np.bool_]:
-    """Where the second colour shows."""
+    """Return where the second colour is visible."""
     if pattern == "hoops":
         return np.asarray((place * (4 if sleeve else 8)) % 1 < 0.45)
     if pattern == "stripes":
@@ -364,7 +364,7 @@ def _head_shader(person: Person) -> Shader:
         eyes = (np.abs(ahead - 0.42) < 0.16) & (np.abs(place - 0.42) < 0.1)
         colour[eyes] = skin * 0.35
         if person.hair != "none":
-            # A fringe at the forehead, down to the neck at the back.
+            # Hair from the forehead down to the neck at the back.
             line = np.interp(ahead, [0.0, 1.0, 1.5, 2.0, np.pi], [0.08, 0.12, 0.45, 1.2, 1.2])
             colour[place < line] = hair
         return colour

@@ -1,4 +1,4 @@
-"""The drawn dataset: deterministic, readable back, and with people who stay recognisable."""
+"""The synthetic dataset is deterministic, can be read, and its people are recognisable."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.jpg"))}
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_synthetic(tmp_path / name, people=2, cameras=2, frames=3, seed=5)
     first = files_below(tmp_path / "a")
@@ -31,13 +31,13 @@ def test_another_seed_gives_other_people(tmp_path: Path) -> None:
     assert not set(files_below(tmp_path / "5").values()) & set(files_below(tmp_path / "6").values())
 
 
-def test_more_people_and_cameras_leave_the_others_as_they_are(tmp_path: Path) -> None:
+def test_more_people_and_cameras_do_not_change_the_others(tmp_path: Path) -> None:
     write_synthetic(tmp_path / "few", people=1, cameras=1, frames=2, seed=5)
     write_synthetic(tmp_path / "more", people=2, cameras=2, frames=2, seed=5)
     assert files_below(tmp_path / "few").items() <= files_below(tmp_path / "more").items()
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+def test_written_tracklets_are_read_back(tmp_path: Path) -> None:
     written = write_synthetic(tmp_path, people=2, cameras=3, frames=2, seed=1, size=(96, 48))
     assert read_tracklets(tmp_path) == written
     assert [(t.person, t.camera) for t in written[:3]] == [("0001", "c1"), ("0001", "c2"), ("0001", "c3")]
@@ -53,23 +53,23 @@ def draw(seed: int, yaw: float, phase: float = 0.5) -> NDArray[np.float32]:
     return canvas
 
 
-def test_a_walker_stands_upright_inside_the_frame_and_moves() -> None:
+def test_walker_is_upright_inside_the_frame_and_moves() -> None:
     drawn = np.abs(draw(1, 0.3) - 0.6).max(axis=2) > 0.02
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     assert 90 <= height <= 124
     assert 0.2 < width / height < 0.6
     step = np.abs(draw(1, 0.3, 0.5) - draw(1, 0.3, 2.0)).max(axis=2) > 0.05
-    # The legs move more than head and shoulders do.
+    # The legs move more than head and shoulders.
     assert step[70:].sum() > 2 * step[:40].sum()
 
 
-def test_front_and_back_differ() -> None:
+def test_front_and_back_are_different() -> None:
     assert float(np.abs(draw(3, 0.0) - draw(3, np.pi)).mean()) > 0.003
 
 
-def test_cameras_disagree_about_colours(tmp_path: Path) -> None:
-    """The same person's mean colour moves from camera to camera about as far as from person to person."""
+def test_cameras_shift_colours(tmp_path: Path) -> None:
+    """The mean colour of a person differs between cameras about as much as between people."""
     tracklets = write_synthetic(tmp_path, people=6, cameras=3, frames=2, seed=11, size=(128, 64))
     means: dict[tuple[str, str], NDArray[np.float64]] = {}
     for t in tracklets:
