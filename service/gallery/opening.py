@@ -2,7 +2,6 @@
 
 from model.bundle import Bundle
 from model.errors import MissingExtra, extra
-from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.protocol import Gallery
 from service.gallery.records import GalleryError
 from service.settings import MIB, Settings
@@ -15,7 +14,10 @@ def open_gallery(settings: Settings, bundle: Bundle) -> Gallery:
         GalleryUnavailable: the Milvus server does not answer; try again later.
         GalleryError: the gallery cannot be used, or a package is not installed; see `open` of the engines.
     """
+    # Only the engine in use is imported: a replica on a Milvus server needs neither FAISS nor SQLite.
     if settings.milvus is None:
+        with extra("cpu"):
+            from service.gallery.embedded.gallery import EmbeddedGallery
         return EmbeddedGallery.open(
             settings.data_dir,
             embedding_space=bundle.embedding_space,

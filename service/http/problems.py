@@ -170,26 +170,28 @@ def _malformed(faults: Sequence[Fault]) -> Problem:
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Make every error of `app` and of its framework a problem document; `RequestLog` handles unexpected errors."""
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(FootageError, _on_footage)
-    app.add_exception_handler(GalleryError, _on_gallery)
-    app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    handlers: dict[type[Exception], Any] = {
+        Problem: _on_problem,
+        FootageError: _on_footage,
+        GalleryError: _on_gallery,
+        RequestValidationError: _on_validation,
+        HTTPException: _on_http,
+        ClientDisconnect: _on_disconnect,
+    }
+    for error, handler in handlers.items():
+        app.add_exception_handler(error, handler)
 
 
-async def _on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)  # noqa: S101 - the handler's registration says so; mypy cannot know
+async def _on_problem(request: Request, error: Problem) -> Response:
     return error.answer(request)
 
 
-async def _on_footage(request: Request, error: Exception) -> Response:
-    assert isinstance(error, FootageError)  # noqa: S101
+async def _on_footage(request: Request, error: FootageError) -> Response:
     faults = [Fault(field=fault.field, frame=fault.frame, reason=fault.reason) for fault in error.faults]
     return Problem(_FOOTAGE_KINDS[error.kind], str(error), errors=faults).answer(request)
 
 
-async def _on_gallery(request: Request, error: Exception) -> Response:
+async def _on_gallery(request: Request, error: GalleryError) -> Response:
     match error:
         case DuplicateId():
             reason = f"{error.id} is enrolled already; PUT /gallery/{error.id} replaces the record"
@@ -207,13 +209,11 @@ async def _on_gallery(request: Request, error: Exception) -> Response:
     return problem.answer(request)
 
 
-async def _on_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
+async def _on_validation(request: Request, error: RequestValidationError) -> Response:
     return _malformed(faults_of(error.errors(), skip=1)).answer(request)
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
+async def _on_http(request: Request, error: HTTPException) -> Response:
     kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "malformed")
     return Problem(kind, f"{request.method} {request.url.path}", headers=error.headers).answer(request)
 

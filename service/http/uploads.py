@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -95,7 +95,9 @@ class FormReader:
                 too slowly, 503 if all bodies together exceed their limit, 507 if the disk is too full for its video.
         """
         try:
-            parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
+            # The methods `_on_...` are named after the callbacks of the parser.
+            callbacks: Any = {name[1:]: getattr(self, name) for name in dir(self) if name.startswith("_on_")}
+            parser = MultipartParser(boundary, callbacks)
             async for chunk in _chunks(request, self._settings, slot):
                 start = time.perf_counter()
                 parser.write(chunk)
@@ -121,33 +123,21 @@ class FormReader:
         if self._upload.video:
             self._upload.video.unlink(missing_ok=True)
 
-    def _callbacks(self) -> dict[str, object]:
-        return {
-            "on_part_begin": self._begin_part,
-            "on_header_field": self._add_header_name,
-            "on_header_value": self._add_header_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._end_headers,
-            "on_part_data": self._add_data,
-            "on_part_end": self._end_part,
-            "on_end": self._end,
-        }
-
-    def _begin_part(self) -> None:
+    def _on_part_begin(self) -> None:
         self._headers = {}
         self._header_name = self._header_value = b""
 
-    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
 
-    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._header_value += data[start:end]
 
-    def _end_header(self) -> None:
+    def _on_header_end(self) -> None:
         self._headers[self._header_name.lower()] = self._header_value
         self._header_name = self._header_value = b""
 
-    def _end_headers(self) -> None:
+    def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if b"name" not in options:
             raise Problem("malformed", "a part of the form has no name in its Content-Disposition")
@@ -173,7 +163,7 @@ class FormReader:
         self._name = name
         self._part = bytearray()
 
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         piece = memoryview(data)[start:end]
         limits = self._settings
         if self._name == "video":
@@ -187,7 +177,7 @@ class FormReader:
         elif len(self._part) > limits.max_field_bytes:
             raise Problem.of_field(self._name, f"has more than {limits.max_field_bytes} bytes", "too-large")
 
-    def _end_part(self) -> None:
+    def _on_part_end(self) -> None:
         if self._name == "frames":
             self._upload.frames.append(bytes(self._part))
         elif self._name != "video":
@@ -196,7 +186,7 @@ class FormReader:
             except UnicodeDecodeError:
                 raise Problem.of_field(self._name, "is not UTF-8 text") from None
 
-    def _end(self) -> None:
+    def _on_end(self) -> None:
         self._ended = True
 
     def _open_video(self) -> None:

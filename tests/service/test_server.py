@@ -202,7 +202,7 @@ serve(Settings())
 
 
 def test_a_decoder_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path: Path) -> None:
-    """The time for accepted requests is over and a thread cannot be stopped: the process closes the gallery and ends."""
+    """When the time for accepted requests is over, the process closes the gallery and ends, whatever threads do."""
     process, url = start(bundle, tmp_path / "data", STUCK_COMMAND, DRAIN_SECONDS="1")
     try:
         wait_for(lambda: is_ready(url), 60)

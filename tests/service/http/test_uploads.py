@@ -149,7 +149,7 @@ def test_the_bytes_of_all_requests_together_are_limited(small: Live) -> None:
 
 
 def test_a_json_body_counts_twice(small: Live) -> None:
-    """While a video of 250,000 bytes arrives, a form of 198,000 bytes is read, and a JSON body of as many is refused."""
+    """While a video of 250,000 bytes arrives, a form of 198,000 bytes is read, but such a JSON body is refused."""
     wait_for(lambda: "not3d_pending_bytes 0.0" in small.client.get("/metrics").text)
     with connect(small, part("video", bytes(250_000)), 290_000):
         wait_for(lambda: "not3d_pending_bytes 250" in small.client.get("/metrics").text)
