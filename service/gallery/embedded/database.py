@@ -164,7 +164,7 @@ def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
             # Erased records must not stay in free pages.
             connection.execute("PRAGMA secure_delete = ON")
             # New ids and terms change pages all over their indexes, which take 130 MB for a million records with two
-            # terms each. Hold half of that in memory (in KiB), and write pages that change often less often.
+            # terms each. Hold half of that in memory (in KiB), and copy pages from the log to the file less often.
             connection.execute("PRAGMA cache_size = -65536")
             connection.execute("PRAGMA wal_autocheckpoint = 4000")
             # After a burst of writes the log must not stay as large as it became.

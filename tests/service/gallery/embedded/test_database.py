@@ -51,8 +51,8 @@ def test_a_model_of_another_space_is_refused(directory: Path) -> None:
     for dimension, space in ((8, "f" * 16), (16, SPACE)):
         with pytest.raises(SpaceMismatch) as caught:
             open_gallery(directory, dimension=dimension, embedding_space=space)
-        for told in (str(directory), SPACE, space, f"dimension {dimension}", "bundle", "--data-dir", "enrol"):
-            assert told in str(caught.value)
+        for part in (str(directory), SPACE, space, f"dimension {dimension}", "bundle", "--data-dir", "enrol"):
+            assert part in str(caught.value)
     gallery = open_gallery(directory)  # nothing was changed or left locked
     assert gallery.count() == 1
     gallery.close()
@@ -384,7 +384,7 @@ def open_elsewhere(directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_second_process_is_refused_and_told_the_first_ones_id(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_with_the_id_of_the_first(tmp_path: Path) -> None:
     gallery = open_gallery(tmp_path)
     gallery.add(record("a"))
     refused = open_elsewhere(tmp_path)

@@ -18,7 +18,7 @@ from tests.service.gallery.samples import open_gallery, record, vector
 TERM = b"t" * 32
 
 
-class Book:
+class TermTable:
     """A file with the table of terms and its version, changed as the gallery's writer changes it."""
 
     def __init__(self, path: Path) -> None:
@@ -74,18 +74,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book(tmp_path / "book.sqlite")
-    yield book
-    book.writer.close()
+def table(tmp_path: Path) -> Iterator[TermTable]:
+    table = TermTable(tmp_path / "table.sqlite")
+    yield table
+    table.writer.close()
 
 
-def test_only_new_rows_are_read_again(book: Book) -> None:
+def test_only_new_rows_are_read_again(table: TermTable) -> None:
     known = MetadataTerms()
     for total in (0, 3, 3, 1000, 5000):
-        if total > book.last:
-            book.change(add=total - book.last)
-        snapshot = book.snapshot()
+        if total > table.last:
+            table.change(add=total - table.last)
+        snapshot = table.snapshot()
         assert snapshot.ask(known).tolist() == list(range(1, total + 1))
         queries: list[str] = []
         snapshot.connection.set_trace_callback(queries.append)
@@ -94,13 +94,13 @@ def test_only_new_rows_are_read_again(book: Book) -> None:
         snapshot.close()
 
 
-def test_an_older_snapshot_misses_no_row(book: Book) -> None:
+def test_an_older_snapshot_misses_no_row(table: TermTable) -> None:
     """A row that was removed later is still enrolled in it. Reading it must not change what newer snapshots get."""
     known = MetadataTerms()
-    book.change(add=10)
-    before = book.snapshot()
-    book.change(add=10, remove=(3, 4))
-    after = book.snapshot()
+    table.change(add=10)
+    before = table.snapshot()
+    table.change(add=10, remove=(3, 4))
+    after = table.snapshot()
     assert after.ask(known).tolist() == [1, 2, *range(5, 21)]
     assert before.ask(known).tolist() == list(range(1, 11))
     assert after.ask(known).tolist() == [1, 2, *range(5, 21)]
@@ -108,12 +108,12 @@ def test_an_older_snapshot_misses_no_row(book: Book) -> None:
     after.close()
 
 
-def test_an_older_snapshot_uses_what_was_read_up_to_its_version(book: Book) -> None:
+def test_an_older_snapshot_uses_what_was_read_up_to_its_version(table: TermTable) -> None:
     known = MetadataTerms()
     snapshots = []
     for step in range(8):
-        book.change(add=5, remove=(5 * step - 2,))
-        snapshots.append(book.snapshot())
+        table.change(add=5, remove=(5 * step - 2,))
+        snapshots.append(table.snapshot())
         snapshots[-1].ask(known)
     for snapshot in snapshots[::-1]:
         numbers = snapshot.ask(known).tolist()
@@ -122,30 +122,30 @@ def test_an_older_snapshot_uses_what_was_read_up_to_its_version(book: Book) -> N
         snapshot.close()
 
 
-def test_removed_rows_may_stay_and_new_rows_are_added(book: Book) -> None:
+def test_removed_rows_may_stay_and_new_rows_are_added(table: TermTable) -> None:
     known = MetadataTerms()
-    book.change(add=10)
-    first = book.snapshot()
+    table.change(add=10)
+    first = table.snapshot()
     first.ask(known)
-    book.change(remove=tuple(range(1, 11)))
-    book.change(add=2)
-    second = book.snapshot()
+    table.change(remove=tuple(range(1, 11)))
+    table.change(add=2)
+    second = table.snapshot()
     assert second.truth() == [11, 12]
     assert second.ask(known).tolist() == list(range(1, 13))
     first.close()
     second.close()
 
 
-def test_the_least_recently_used_terms_are_evicted(book: Book) -> None:
+def test_the_least_recently_used_terms_are_evicted(table: TermTable) -> None:
     known = MetadataTerms(capacity=300)
     for name in (b"a", b"b", b"c"):
-        book.change(add=100, digest=name)
-    snapshot = book.snapshot()
+        table.change(add=100, digest=name)
+    snapshot = table.snapshot()
     for name in (b"a", b"b", b"a", b"c"):
         assert len(snapshot.ask(known, name)) == 100
     assert list(known._cached) == [b"a", b"c"]
-    book.change(add=1000, digest=b"d")
-    later = book.snapshot()
+    table.change(add=1000, digest=b"d")
+    later = table.snapshot()
     assert len(later.ask(known, b"d")) == 1000  # too many to cache
     assert not known._cached
     assert known._size == 0
@@ -153,20 +153,20 @@ def test_the_least_recently_used_terms_are_evicted(book: Book) -> None:
     later.close()
 
 
-def test_snapshots_of_many_threads_miss_no_row_during_changes(book: Book) -> None:
+def test_snapshots_of_many_threads_miss_no_row_during_changes(table: TermTable) -> None:
     """The writer adds and removes rows while readers ask, some of them with old snapshots."""
     known = MetadataTerms(capacity=2000)
-    book.change(add=50)
+    table.change(add=50)
     done = threading.Event()
 
     def read(seed: int) -> None:
         choice = np.random.default_rng(seed)
-        held = [book.snapshot() for _ in range(3)]
+        held = [table.snapshot() for _ in range(3)]
         for _ in range(150):
             place = int(choice.integers(3))
             if choice.random() < 0.5:
                 held[place].close()
-                held[place] = book.snapshot()
+                held[place] = table.snapshot()
             held[place].ask(known)
         for snapshot in held:
             snapshot.close()
@@ -174,7 +174,7 @@ def test_snapshots_of_many_threads_miss_no_row_during_changes(book: Book) -> Non
     def write() -> None:
         choice = np.random.default_rng(0)
         while not done.is_set():
-            book.change(add=int(choice.integers(4)), remove=tuple(choice.integers(1, book.last, 3).tolist()))
+            table.change(add=int(choice.integers(4)), remove=tuple(choice.integers(1, table.last, 3).tolist()))
 
     with ThreadPoolExecutor(5) as pool:
         writing = pool.submit(write)

@@ -16,7 +16,7 @@ from service.gallery.embedded.writer import Change, Writer, _Call
 from tests.service.gallery.samples import SPACE
 
 
-class Desk:
+class WriterOnFile:
     """A writer on a real file, and the versions that it passed to the index."""
 
     def __init__(self, directory: Path) -> None:
@@ -44,10 +44,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
-    yield desk
-    desk.writer.close()
+def target(tmp_path: Path) -> Iterator[WriterOnFile]:
+    target = WriterOnFile(tmp_path)
+    yield target
+    target.writer.close()
 
 
 def note(text: str, change: Change, connection: sqlite3.Connection) -> str:
@@ -56,7 +56,7 @@ def note(text: str, change: Change, connection: sqlite3.Connection) -> str:
     return text.upper()
 
 
-def run_together(desk: Desk, pool: ThreadPoolExecutor, texts: list[str]) -> list[Future[str]]:
+def run_together(target: WriterOnFile, pool: ThreadPoolExecutor, texts: list[str]) -> list[Future[str]]:
     """Make work for all these texts wait until the writer is free, so that it becomes one group."""
     leading, waiting = threading.Event(), threading.Event()
 
@@ -70,119 +70,119 @@ def run_together(desk: Desk, pool: ThreadPoolExecutor, texts: list[str]) -> list
                 raise DuplicateId(text)
             return note(text, change, connection)
 
-        return desk.writer.run(write)
+        return target.writer.run(write)
 
-    held = pool.submit(desk.writer.run, hold)
+    held = pool.submit(target.writer.run, hold)
     assert leading.wait(10)
     futures = [pool.submit(work, text) for text in texts]
-    while len(desk.writer._waiting) < len(texts):
+    while len(target.writer._waiting) < len(texts):
         time.sleep(0.001)
     waiting.set()
     held.result(10)
     return futures
 
 
-def test_waiting_changes_share_one_commit(desk: Desk) -> None:
+def test_waiting_changes_share_one_commit(target: WriterOnFile) -> None:
     texts = [f"t{number}" for number in range(12)]
     with ThreadPoolExecutor(20) as pool:
-        futures = run_together(desk, pool, texts)
+        futures = run_together(target, pool, texts)
         assert [future.result(10) for future in futures] == [text.upper() for text in texts]
-    assert desk.versions == [1]
-    assert desk.notes() == set(texts)
+    assert target.versions == [1]
+    assert target.notes() == set(texts)
 
 
-def test_a_refused_change_fails_alone(desk: Desk) -> None:
+def test_a_refused_change_fails_alone(target: WriterOnFile) -> None:
     with ThreadPoolExecutor(20) as pool:
-        before, refused, after = run_together(desk, pool, ["a", "duplicate", "b"])
+        before, refused, after = run_together(target, pool, ["a", "duplicate", "b"])
         with pytest.raises(DuplicateId):
             refused.result(10)
         assert (before.result(10), after.result(10)) == ("A", "B")
-    assert desk.notes() == {"a", "b"}
+    assert target.notes() == {"a", "b"}
 
 
-def test_without_a_change_there_is_no_commit(desk: Desk) -> None:
-    assert desk.writer.run(lambda connection, change: 5) == 5
-    assert desk.versions == []
+def test_without_a_change_there_is_no_commit(target: WriterOnFile) -> None:
+    assert target.writer.run(lambda connection, change: 5) == 5
+    assert target.versions == []
 
 
-def test_a_database_error_fails_the_group_and_keeps_nothing_of_it(desk: Desk) -> None:
+def test_a_database_error_fails_the_group_and_keeps_nothing_of_it(target: WriterOnFile) -> None:
     with ThreadPoolExecutor(20) as pool:
-        futures = run_together(desk, pool, ["a", "b", "a", "c"])  # the second "a" breaks the UNIQUE rule
+        futures = run_together(target, pool, ["a", "b", "a", "c"])  # the second "a" breaks the UNIQUE rule
         for future in futures:
             with pytest.raises(GalleryError, match="UNIQUE"):
                 future.result(10)
-    assert desk.notes() == set()
-    assert desk.versions == []
-    desk.writer.run(lambda connection, change: note("later", change, connection))
-    assert desk.notes() == {"later"}
+    assert target.notes() == set()
+    assert target.versions == []
+    target.writer.run(lambda connection, change: note("later", change, connection))
+    assert target.notes() == {"later"}
 
 
-def test_an_unexpected_exception_reaches_its_caller_and_releases_the_others(desk: Desk) -> None:
+def test_an_unexpected_exception_reaches_its_caller_and_releases_the_others(target: WriterOnFile) -> None:
     def fail(connection: sqlite3.Connection, change: Change) -> None:
         note("half", change, connection)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        desk.writer.run(fail)
-    desk.writer.run(lambda connection, change: note("later", change, connection))
-    assert desk.notes() == {"later"}
+        target.writer.run(fail)
+    target.writer.run(lambda connection, change: note("later", change, connection))
+    assert target.notes() == {"later"}
 
 
 def test_a_committed_change_is_acknowledged_even_if_the_index_fails(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    target: WriterOnFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a client would send the change again."""
 
     def fail(_version: int, _change: Change) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(desk.writer, "_on_commit", fail)
+    monkeypatch.setattr(target.writer, "_on_commit", fail)
     group = [_Call(lambda connection, change, name=name: note(name, change, connection)) for name in "abc"]
     with pytest.raises(ZeroDivisionError):
-        desk.writer._lead(group)
-    assert desk.notes() == {"a", "b", "c"}
+        target.writer._lead(group)
+    assert target.notes() == {"a", "b", "c"}
     assert all(call.finished and call.error is None for call in group)
 
 
-def test_a_full_database_raises_disk_full_and_works_again_with_space(desk: Desk) -> None:
-    (pages,) = desk.connection.execute("PRAGMA page_count").fetchone()
-    desk.connection.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall()
-    with pytest.raises(DiskFull, match=str(desk.directory)):
-        desk.writer.run(lambda connection, change: note("x" * 100_000, change, connection))
-    desk.writer.run(lambda connection, change: note("small", change, connection))
-    assert desk.notes() == {"small"}
+def test_a_full_database_raises_disk_full_and_works_again_with_space(target: WriterOnFile) -> None:
+    (pages,) = target.connection.execute("PRAGMA page_count").fetchone()
+    target.connection.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall()
+    with pytest.raises(DiskFull, match=str(target.directory)):
+        target.writer.run(lambda connection, change: note("x" * 100_000, change, connection))
+    target.writer.run(lambda connection, change: note("small", change, connection))
+    assert target.notes() == {"small"}
 
 
-def test_a_reader_delays_emptying_the_log(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    log_file = desk.directory / "gallery.sqlite-wal"
-    with closing(connect(desk.directory, read_only=True)) as reader:
+def test_a_reader_delays_emptying_the_log(target: WriterOnFile, caplog: pytest.LogCaptureFixture) -> None:
+    log_file = target.directory / "gallery.sqlite-wal"
+    with closing(connect(target.directory, read_only=True)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM notes").fetchall()
-        desk.writer.run(lambda connection, change: note("a", change, connection))
+        target.writer.run(lambda connection, change: note("a", change, connection))
         begin = time.monotonic()
-        assert not desk.writer.empty_log()
+        assert not target.writer.empty_log()
         assert time.monotonic() - begin < 5  # other changes wait for it
         assert "because of readers" in caplog.text
         assert log_file.stat().st_size > 0
-    assert desk.writer.empty_log()
+    assert target.writer.empty_log()
     assert log_file.stat().st_size == 0
-    assert desk.notes() == {"a"}
+    assert target.notes() == {"a"}
 
 
 def test_closing_waits_for_running_work(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
+    target = WriterOnFile(tmp_path)
     with ThreadPoolExecutor(4) as pool:
-        futures = run_together(desk, pool, ["a", "b"])
-        desk.writer.close()
+        futures = run_together(target, pool, ["a", "b"])
+        target.writer.close()
         assert [future.result(10) for future in futures] == ["A", "B"]
-    assert desk.notes() == {"a", "b"}
+    assert target.notes() == {"a", "b"}
     with pytest.raises(GalleryError, match="closed"):
-        desk.writer.run(lambda connection, change: None)
+        target.writer.run(lambda connection, change: None)
 
 
 def test_the_connection_is_not_used_while_it_is_being_closed(tmp_path: Path) -> None:
     """Otherwise SQLite could end the process."""
-    desk = Desk(tmp_path)
+    target = WriterOnFile(tmp_path)
 
     class Closing:
         """A connection that closes slowly."""
@@ -199,14 +199,14 @@ def test_the_connection_is_not_used_while_it_is_being_closed(tmp_path: Path) -> 
             assert self.end.wait(10)
 
     slow = Closing()
-    desk.writer._connection = slow  # type: ignore[assignment]
+    target.writer._connection = slow  # type: ignore[assignment]
     with ThreadPoolExecutor(1) as pool:
-        closed = pool.submit(desk.writer.close)
+        closed = pool.submit(target.writer.close)
         assert slow.begun.wait(10)
-        assert not desk.writer.empty_log()
-        with pytest.raises(GalleryError, match="closed"), desk.writer.paused():
+        assert not target.writer.empty_log()
+        with pytest.raises(GalleryError, match="closed"), target.writer.paused():
             pass
         slow.end.set()
         closed.result(10)
     assert slow.used == []
-    desk.connection.close()
+    target.connection.close()
