@@ -1,4 +1,4 @@
-"""What tests of several packages share."""
+"""Fixtures for the tests of several packages."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# A shell gives no Ctrl-C to what it starts in the background, and the programs that tests interrupt inherit that.
+# A shell ignores Ctrl-C for its background processes, and the programs that the tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -19,7 +19,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real footage for tests, which is never committed: NOT3D_SHARED_DATA, else ``shared/data`` beside the checkout."""
+    """Real footage for tests, never committed: `NOT3D_SHARED_DATA`, otherwise `shared/data` next to the checkout."""
     default = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get("NOT3D_SHARED_DATA", default))
     if not folder.is_dir():

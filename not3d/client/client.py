@@ -103,7 +103,7 @@ class Client:
         clips are computed: faster, but less exact. The service erases the record at `expires_at`, or after its own
         default time.
         """
-        fields = tracklet_fields(
+        fields = _given(
             id=id,
             camera_id=camera_id,
             start_time=start_time,
@@ -113,7 +113,7 @@ class Client:
             boxes=boxes,
             max_clips=max_clips,
         )
-        flags = {"enroll": flag(enroll), "include_embedding": flag(include_embedding)}
+        flags = {"enroll": _flag(enroll), "include_embedding": _flag(include_embedding)}
         return self._send(Embedded, "POST", "/embed", fields=fields, frames=frames, video=video, params=flags)
 
     def put(
@@ -133,7 +133,7 @@ class Client:
         max_clips: int | None = None,
     ) -> Embedded:
         """Add a tracklet, or replace the one with this id: footage as in `embed`, or an existing `embedding`."""
-        fields = tracklet_fields(
+        fields = _given(
             camera_id=camera_id,
             start_time=start_time,
             end_time=end_time,
@@ -141,11 +141,9 @@ class Client:
             expires_at=expires_at,
             boxes=boxes,
             max_clips=max_clips,
+            embedding=embedding,
+            embedding_space=embedding_space,
         )
-        if embedding is not None:
-            fields["embedding"] = list(embedding)
-        if embedding_space is not None:
-            fields["embedding_space"] = embedding_space
         return self._send(Embedded, "PUT", _record_path(id), fields=fields, frames=frames, video=video)
 
     def search(
@@ -177,22 +175,24 @@ class Client:
         those whose `metadata` has these values. `rerank` reorders the best hits by their neighbours (k-reciprocal
         re-ranking).
         """
-        chosen = filter_fields(camera_ids, exclude_camera_ids, after, before, metadata)
-        fields = tracklet_fields(id=id, camera_id=camera_id, boxes=boxes, max_clips=max_clips) | {"top_k": top_k}
-        options = {
-            "min_score": min_score,
-            "filter": chosen or None,
-            "exclude_same_camera": exclude_same_camera or None,
-            "rerank": rerank or None,
-            "embedding": None if embedding is None else list(embedding),
-            "embedding_space": embedding_space,
-        }
-        fields |= {name: value for name, value in options.items() if value is not None}
+        fields = _given(
+            id=id,
+            camera_id=camera_id,
+            boxes=boxes,
+            max_clips=max_clips,
+            top_k=top_k,
+            min_score=min_score,
+            filter=_filter(camera_ids, exclude_camera_ids, after, before, metadata) or None,
+            exclude_same_camera=exclude_same_camera or None,
+            rerank=rerank or None,
+            embedding=embedding,
+            embedding_space=embedding_space,
+        )
         return self._send(SearchResult, "POST", "/search", fields=fields, frames=frames, video=video)
 
     def get(self, id: str, *, include_embedding: bool = False) -> Record:
         """Return one record; `ProblemError` 404 if it does not exist."""
-        params = {"include_embedding": flag(include_embedding)}
+        params = {"include_embedding": _flag(include_embedding)}
         return read(Record, self._call("GET", _record_path(id), params=params).content)
 
     def thumbnail(self, id: str) -> bytes:
@@ -214,12 +214,12 @@ class Client:
         dry_run: bool = False,
     ) -> Erased:
         """Remove every record that passes the filter; a filter without conditions is refused."""
-        body = {"filter": filter_fields(camera_ids, exclude_camera_ids, after, before, metadata), "dry_run": dry_run}
+        body = {"filter": _filter(camera_ids, exclude_camera_ids, after, before, metadata), "dry_run": dry_run}
         return read(Erased, self._call("POST", "/gallery/erase", json=body).content)
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
         """Return who removed which records, newest first, starting after the receipt `before`."""
-        params = {"limit": str(limit)} | ({"before": before} if before else {})
+        params = _given(limit=limit, before=before or None)
         return list(read(AuditPage, self._call("GET", "/audit", params=params).content).entries)
 
     def info(self) -> Info:
@@ -271,9 +271,7 @@ class Client:
         cursor: str | None = None,
     ) -> Page:
         """Return one page of the gallery's records."""
-        params: dict[str, str | int] = {"limit": limit}
-        params |= {name: timestamp(value) for name, value in (("after", after), ("before", before)) if value}
-        params |= {name: value for name, value in (("camera_id", camera_id), ("cursor", cursor)) if value}
+        params = _given(limit=limit, after=after, before=before, camera_id=camera_id or None, cursor=cursor or None)
         return read(Page, self._call("GET", "/gallery", params=params).content)
 
     def _send(
@@ -345,56 +343,37 @@ def _record_path(record_id: str) -> str:
     return f"/gallery/{quote(record_id, safe='')}"
 
 
-def flag(value: bool) -> str:
+def _flag(value: bool) -> str:
     """Return a boolean of the query string."""
     return "true" if value else "false"
 
 
-def timestamp(value: datetime) -> str:
-    """Return the time as RFC 3339; `ValueError` if it has no time zone."""
-    if value.tzinfo is None:
-        raise ValueError(f"{value} has no time zone")
-    return value.isoformat()
-
-
-def tracklet_fields(
-    *,
-    camera_id: str | None,
-    boxes: Sequence[tuple[int, float, float, float, float]] | None,
-    max_clips: int | None,
-    id: str | None = None,
-    start_time: datetime | None = None,
-    end_time: datetime | None = None,
-    metadata: Json | None = None,
-    expires_at: datetime | None = None,
-) -> dict[str, Any]:
-    """Return the fields that were given, as JSON values."""
-    fields = {
-        "id": id,
-        "camera_id": camera_id,
-        "start_time": start_time and timestamp(start_time),
-        "end_time": end_time and timestamp(end_time),
-        "metadata": None if metadata is None else dict(metadata),
-        "expires_at": expires_at and timestamp(expires_at),
-        "boxes": None if boxes is None else [list(box) for box in boxes],
-        "max_clips": max_clips,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def filter_fields(
+def _filter(
     camera_ids: Sequence[str] | None,
     exclude_camera_ids: Sequence[str],
     after: datetime | None,
     before: datetime | None,
     metadata: Json | None,
 ) -> dict[str, Any]:
-    """Return the conditions that were given."""
-    conditions: dict[str, Any] = {
-        "camera_ids": None if camera_ids is None else list(camera_ids),
-        "exclude_camera_ids": list(exclude_camera_ids) or None,
-        "after": after and timestamp(after),
-        "before": before and timestamp(before),
-        "metadata": dict(metadata) if metadata else None,
-    }
-    return {name: value for name, value in conditions.items() if value is not None}
+    return _given(
+        camera_ids=camera_ids,
+        exclude_camera_ids=exclude_camera_ids or None,
+        after=after,
+        before=before,
+        metadata=metadata or None,
+    )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Return the values that are not `None`, as JSON values; `ValueError` for a time without a time zone."""
+    return {name: _as_json(value) for name, value in values.items() if value is not None}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

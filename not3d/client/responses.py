@@ -1,6 +1,6 @@
 """What the service answers: typed values, and errors. Fields that a later version of the service adds are ignored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -176,7 +176,8 @@ def read(kind: type[Answer], body: bytes) -> Answer:
         ClientError: the body is not such an answer.
     """
     try:
-        return _adapter(kind).validate_json(body)
+        answer: Answer = _adapter(kind).validate_json(body)
+        return answer
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "body"
@@ -184,5 +185,5 @@ def read(kind: type[Answer], body: bytes) -> Answer:
 
 
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

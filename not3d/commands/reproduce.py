@@ -13,7 +13,7 @@ from rich.table import Table
 
 from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, results
-from not3d.commands.training import parse_change
+from not3d.commands.training import Changes, Device, parse_changes
 
 if TYPE_CHECKING:
     from training.reproduction.report import Comparison
@@ -59,10 +59,7 @@ def reproduce(
             help="ImageNet weights instead of a download; [bold]BACKBONE=FILE[/] for one backbone; may be repeated.",
         ),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a value of every row's recipe; may be repeated."),
-    ] = None,
+    changes: Changes = None,
     smoke: Annotated[
         bool,
         typer.Option(
@@ -70,7 +67,7 @@ def reproduce(
         ),
     ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Show papers, tables and rows, and run nothing.")] = False,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Run or resume rows of the papers' tables, and print the papers' figures next to your own.
 
@@ -79,7 +76,7 @@ def reproduce(
 
     Example: [bold]not3d reproduce --paper not3d --table 4 -d mars -d prid_2011[/]
     """
-    overrides = dict(parse_change(change) for change in changes or [])
+    overrides = parse_changes(changes)
     files = dict(_parse_weights(weight) for weight in weights or [])
     with extra("train"):
         from training.reproduction.papers import select_rows

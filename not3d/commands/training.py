@@ -27,20 +27,24 @@ Data = Annotated[
     ),
 ]
 
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="The file of a recipe, or the name of one in the package.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; may be repeated."),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
+
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="The file of a recipe, or the name of one in the package.")
-    ],
+    recipe: RecipeName,
     data: Data,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Folder of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in DIR.")] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; may be repeated."),
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    changes: Changes = None,
+    device: Device = "auto",
     split: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Which split to train on (PRID2011, iLIDS-VID: 0 to 9).")
     ] = None,
@@ -65,7 +69,7 @@ def train(
 
     Example: [bold]not3d train bundled -d market1501 -d mars --out runs/bundled[/]
     """
-    overrides = dict(parse_change(change) for change in changes or [])
+    overrides = parse_changes(changes)
     with extra("train"):
         from training.loop import trainer
         from training.loop.run import LAST
@@ -200,9 +204,12 @@ def show_export(report: "ExportResult") -> None:
     print_result(str(report.path))
 
 
-def parse_change(change: str) -> tuple[str, str]:
-    """Split the `NAME=VALUE` of an option `--set`."""
-    name, equals, value = change.partition("=")
-    if not equals or not name:
-        raise Failure(f"--set must be NAME=VALUE (got {change})")
-    return name, value
+def parse_changes(changes: list[str] | None) -> dict[str, str]:
+    """Return the `NAME=VALUE` of the options `--set` as a dictionary."""
+    parsed = {}
+    for change in changes or []:
+        name, equals, value = change.partition("=")
+        if not equals or not name:
+            raise Failure(f"--set must be NAME=VALUE (got {change})")
+        parsed[name] = value
+    return parsed

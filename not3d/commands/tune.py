@@ -9,25 +9,20 @@ from rich.table import Table
 
 from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, print_result
-from not3d.commands.training import Data, parse_change
+from not3d.commands.training import Changes, Data, Device, RecipeName, parse_changes
 
 
 def tune(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="The file of a recipe, or the name of one in the package.")
-    ],
+    recipe: RecipeName,
     data: Data,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Folder of the search.")],
     trials: Annotated[int, typer.Option(min=1, help="Total number of trials.")] = 60,
     objective: Annotated[str, typer.Option(metavar="NAME", help="map, reranked-map or rank-1.")] = "map",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a value of every trial's recipe; may be repeated."),
-    ] = None,
+    changes: Changes = None,
     split: Annotated[int | None, typer.Option(min=0, metavar="N", help="For PRID2011 and iLIDS-VID.")] = None,
     seed: Annotated[int, typer.Option(help="For the search.")] = 1,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Search the loss's and optimiser's hyper-parameters, as Fantastic Techniques did, with Ax.
 
@@ -37,7 +32,7 @@ def tune(
 
     Example: [bold]not3d tune fantastic -d mars --out runs/tune --set schedule.epochs=20[/]
     """
-    overrides = dict(parse_change(change) for change in changes or [])
+    overrides = parse_changes(changes)
     with extra("tune"):
         from training.recipe import find_recipe
         from training.tuning import search

@@ -17,15 +17,13 @@ from typing import Any
 from model.errors import extra
 from not3d.client import Client, ClientError
 from not3d.enrol.discovery import Item
-from not3d.enrol.enrolment import EnrolOptions, Outcome, Result, enroll_all
+from not3d.enrol.enrolment import EnrolOptions, Outcome, enroll_all
 
 BLOCK = 32
 """Tracklets of one task, unless there would be too many tasks."""
 MAX_TASKS = 10_000
 LOCAL_STORE_BYTES = 128 * 2**20
 """Rows are small; by default Ray takes a third of the memory for its object store."""
-_ENDED = "ended"
-"""Result of a row that says why the run cannot continue."""
 
 
 class RayClusterError(ClientError):
@@ -107,9 +105,10 @@ def enroll_on_ray(
                 },
             )
             for row in outcomes.iter_rows():
-                if row["result"] == _ENDED:
-                    raise ClientError(row["reason"])
-                report(_outcome(row))
+                outcome = pickle.loads(row["outcome"])  # noqa: S301 - a task made it
+                if not isinstance(outcome, Outcome):
+                    raise ClientError(outcome)
+                report(outcome)
         except RayError as error:
             raise RayClusterError(f"the Ray cluster at {address} failed: {error}") from error
 
@@ -157,40 +156,24 @@ def _enroll_block(
     timeout: float,
     options: EnrolOptions,
     workers: int,
-) -> dict[str, list[Any]]:
-    """Enrol the tracklets of one block on a worker, and return a column for each field of `Outcome`."""
+) -> dict[str, list[bytes]]:
+    """Enrol the tracklets of one block on a worker.
+
+    Returns:
+        The column `outcome`: pickles of each `Outcome`, then of the text of the error if the run cannot continue.
+    """
     items = [pickle.loads(tracklet) for tracklet in batch["tracklet"]]  # noqa: S301 - the driver made them
     clients = [_client(url, api_key, timeout) for url in urls]
     first = hash(items[0].id) % len(clients)
-    outcomes: list[Outcome] = []
-    ended = ""
+    outcomes: list[Outcome | str] = []
     try:
         enroll_all(
             [*clients[first:], *clients[:first]], items, options=options, workers=workers, report=outcomes.append
         )
     except ClientError as error:
-        # Returned as a row, because Ray would turn an exception into tracebacks of all machines.
-        ended = str(error)
-    columns: dict[str, list[Any]] = {
-        "id": [outcome.id for outcome in outcomes],
-        "source": [outcome.source for outcome in outcomes],
-        "result": [str(outcome.result) for outcome in outcomes],
-        "reason": [outcome.reason for outcome in outcomes],
-        "status": [outcome.status or 0 for outcome in outcomes],
-        "left_out": [outcome.left_out for outcome in outcomes],
-    }
-    if ended:
-        for name, value in {"result": _ENDED, "reason": ended, "status": 0, "left_out": 0}.items():
-            columns[name].append(value)
-        for name in ("id", "source"):
-            columns[name].append("")
-    return columns
-
-
-def _outcome(row: dict[str, Any]) -> Outcome:
-    return Outcome(
-        row["id"], row["source"], Result(row["result"]), row["reason"], row["status"] or None, row["left_out"]
-    )
+        # Returned as a value, because Ray would turn an exception into tracebacks of all machines.
+        outcomes.append(str(error))
+    return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""A Compose project of the tests' own: its name, volume, port and image collide with nobody's."""
+"""A Compose project for the tests, with a name, volume, port and image of its own."""
 
 import json
 import os
@@ -17,21 +17,21 @@ IMAGE = "not3d:test"
 
 
 def run(command: Sequence[str], *, environment: dict[str, str] | None = None) -> str:
-    """Run a program in the repository and return what it printed; AssertionError with its complaint where it fails."""
+    """Run a program in the repository and return its output; `AssertionError` with its messages if it fails."""
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout.strip()
 
 
 def find_compose() -> tuple[str, ...] | None:
-    """The command of Compose v2 where Docker has it, else the program docker-compose, else nothing."""
+    """Return the command of Compose v2, otherwise the program docker-compose, otherwise `None`."""
     if _answers("docker", "compose", "version"):
         return ("docker", "compose")
     return ("docker-compose",) if shutil.which("docker-compose") else None
 
 
 def why_no_engine() -> str | None:
-    """What is missing to run containers here, or nothing."""
+    """Return what is missing to run containers here, or `None`."""
     if not _answers("docker", "info", "--format", "{{.ServerVersion}}"):
         return "no Docker engine answers (docker info)"
     return None if find_compose() else "neither `docker compose` nor docker-compose is installed"
@@ -50,31 +50,31 @@ def _inspect(container: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Project:
-    """The CPU service of docker-compose.yml under a name of its own, on a free port of 127.0.0.1."""
+    """The CPU service of docker-compose.yml with a project name of its own, on a free port of 127.0.0.1."""
 
     name: str
     command: tuple[str, ...]
 
     @classmethod
     def create(cls) -> "Project":
-        """Nothing is started yet."""
+        """Return a project with a new name; nothing is started."""
         command = find_compose()
         assert command is not None
         return cls(f"not3d-test-{uuid4().hex[:8]}", command)
 
     def compose(self, *arguments: str) -> str:
-        """Run Compose as if nothing but the image's name and the port were set."""
+        """Run Compose with no other variables than the image's name and the port."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("NOT3D_", "CONTAINER_"))}
         environment |= {"CONTAINER_IMAGE": IMAGE, "CONTAINER_PUBLISH": "127.0.0.1:"}
         return run((*self.command, "--project-name", self.name, *arguments), environment=environment)
 
     def start(self) -> str:
-        """Start the container, the same one where there is one, and wait until it is healthy. Returns its address."""
+        """Start the container, again if it exists, wait until it is healthy, and return its address."""
         self.compose("up", "--detach", SERVICE)
         container = self.container
         until = time.monotonic() + 240
         while (state := _inspect(container))["Health"]["Status"] != "healthy":
-            # Compose starts one again that ended with an error.
+            # Compose restarts a container that ended with an error.
             assert state["Status"] == "running", f"the service ended with {state['ExitCode']}:\n{self.logs()}"
             assert time.monotonic() < until, f"not healthy in time: {state['Health']}\n{self.logs()}"
             time.sleep(0.5)
@@ -82,19 +82,19 @@ class Project:
 
     @property
     def container(self) -> str:
-        """The container's id, whether it runs or not."""
+        """The id of the container, running or not."""
         return self.compose("ps", "--all", "--quiet", SERVICE)
 
     def signal(self, name: str) -> None:
-        """Send the container's first process a signal."""
+        """Send a signal to the first process of the container."""
         run(["docker", "kill", "--signal", name, self.container])
 
     def wait(self) -> int:
-        """The exit code of the container, once it has ended."""
+        """Wait for the end of the container and return its exit code."""
         return int(run(["docker", "wait", self.container]))
 
     def logs(self) -> str:
-        """The end of what the service wrote."""
+        """Return the last lines of the service's output."""
         return self.compose("logs", "--no-color", "--tail", "50", SERVICE)
 
     def remove(self) -> None:

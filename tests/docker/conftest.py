@@ -8,7 +8,7 @@ from tests.docker.compose import Project, why_no_engine
 
 @pytest.fixture(scope="session")
 def project() -> Iterator[Project]:
-    """The CPU image, built by Compose and tagged not3d:test. It stays, so that the next run builds from its layers."""
+    """The CPU image, built by Compose and tagged not3d:test. It is kept, so that the next run reuses its layers."""
     reason = why_no_engine()
     if reason is not None and os.environ.get("REQUIRE_DOCKER"):
         pytest.fail(reason)

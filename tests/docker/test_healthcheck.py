@@ -51,7 +51,7 @@ def test_service_that_is_not_ready_is_unhealthy_and_says_why(port: int, monkeypa
     assert done.stderr.strip() == "503: the self-test has not run"
 
 
-def test_nobody_listening_is_unhealthy() -> None:
+def test_closed_port_is_unhealthy() -> None:
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         free = server.server_port
     done = check(free)

@@ -1,4 +1,4 @@
-"""The CPU image as an operator meets it: built and started by Compose, killed, started again, stopped."""
+"""The CPU image as an operator uses it: built and started by Compose, killed, restarted, stopped."""
 
 import socket
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ def run_in_image(*command: str) -> str:
     return run(["docker", "run", "--rm", "--network", "none", "--entrypoint", command[0], IMAGE, *command[1:]])
 
 
-def test_image_is_no_larger_than_promised(project: Project) -> None:
+def test_image_is_within_the_documented_size(project: Project) -> None:
     size = int(run(["docker", "image", "inspect", "--format", "{{.Size}}", IMAGE]))
     assert size <= 900 * MEGABYTE
 

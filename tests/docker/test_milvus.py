@@ -1,4 +1,4 @@
-"""The profile `milvus` of Compose, and the manifests for Kubernetes, against what the service really has."""
+"""The profile `milvus` of Compose and the manifests for Kubernetes, compared with the service."""
 
 import re
 import shutil
@@ -43,7 +43,7 @@ def test_compose_knows_the_profile() -> None:
     assert replica["environment"]["NOT3D_GALLERY"] == "milvus://milvus:19530"
     assert replica["build"]["args"] == {"LOCK": "milvus"}
     assert replica["environment"].keys() - {"NOT3D_GALLERY"} == services["not3d"]["environment"].keys()
-    # Whoever reaches Milvus or its store reaches every record.
+    # Milvus and its store give every record to anyone who connects.
     assert not [name for name in ours if name != "not3d-milvus" and services[name].get("ports")]
     mounted = {
         str(volume).partition(":")[0] for name in ("milvus", "etcd", "minio") for volume in COMPOSE[name]["volumes"]
@@ -51,7 +51,7 @@ def test_compose_knows_the_profile() -> None:
     assert mounted <= config["volumes"].keys()
 
 
-def test_milvus_and_what_it_stands_on_have_exact_versions_and_a_check_of_health() -> None:
+def test_milvus_and_its_dependencies_have_exact_versions_and_health_checks() -> None:
     for name in ("milvus", "etcd", "minio"):
         assert re.search(r":(v\d+\.\d+\.\d+|RELEASE\.\S+)$", COMPOSE[name]["image"]), name
         assert COMPOSE[name]["healthcheck"]["test"][0] == "CMD"
@@ -67,7 +67,7 @@ def test_every_variable_is_a_setting() -> None:
     assert {name for name in given if name.startswith("NOT3D_")} - SETTINGS == set()
 
 
-def test_selectors_ports_and_volumes_of_the_manifests_belong_together() -> None:
+def test_selectors_ports_and_volumes_of_the_manifests_match() -> None:
     labels = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [
         MANIFESTS["Deployment"]["spec"]["selector"]["matchLabels"],
@@ -89,7 +89,7 @@ def test_selectors_ports_and_volumes_of_the_manifests_belong_together() -> None:
 
 
 def test_pods_get_no_variables_that_look_like_settings() -> None:
-    """For a Service named not3d Kubernetes would set NOT3D_PORT to an address, and the service not start."""
+    """For a Service named not3d, Kubernetes would set NOT3D_PORT to an address, and the service would not start."""
     assert POD["enableServiceLinks"] is False
 
 

@@ -1,4 +1,4 @@
-"""What is under docker/prometheus and docker/grafana, against what the service really exposes."""
+"""The files in docker/prometheus and docker/grafana, compared with the metrics of the service."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_every_metric_of_dashboard_and_alerts_exists() -> None:
     assert used - exposed() == set()
 
 
-def test_what_is_taken_for_granted_exists_once_it_happens() -> None:
+def test_assumed_series_exist_after_the_first_event() -> None:
     metrics = Metrics()
     metrics.requests.labels("GET", "/info", "200").inc()
     metrics.seconds.labels("/info").observe(1)
@@ -65,7 +65,7 @@ def test_every_metric_is_in_the_operators_table() -> None:
     assert listed == {*kinds, "not3d_memory_limit_bytes"}
 
 
-def test_every_alert_is_tried_and_explained() -> None:
+def test_every_alert_is_tested_and_documented() -> None:
     names = set(re.findall(r"alert: (\w+)", ALERTS))
     tried = (REPOSITORY / "tests/docker/alerts.test.yml").read_text()
     guide = (REPOSITORY / "docs/operate.md").read_text()
@@ -137,7 +137,7 @@ def test_compose_knows_the_profile_and_publishes_on_the_loopback_only(monkeypatc
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
-def test_compose_1_29_takes_another_key_file() -> None:
+def test_compose_1_29_accepts_another_key_file() -> None:
     done = subprocess.run(
         ["docker-compose", "--profile", "monitoring", "config"],
         cwd=REPOSITORY,

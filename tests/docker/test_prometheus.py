@@ -33,12 +33,12 @@ def _installed() -> None:
         pytest.skip(f"not installed: {' and '.join(missing)} (Debian's package prometheus has both)")
 
 
-def test_promtool_takes_the_configuration() -> None:
+def test_promtool_accepts_the_configuration() -> None:
     assert "SUCCESS" in run(["promtool", "check", "config", str(PROMETHEUS / "prometheus.yml")])
     assert "SUCCESS" in run(["promtool", "check", "rules", "--lint-fatal", str(PROMETHEUS / "alerts.yml")])
 
 
-def test_each_alert_fires_where_it_should_and_only_there() -> None:
+def test_each_alert_fires_only_when_expected() -> None:
     assert "SUCCESS" in run(["promtool", "test", "rules", "tests/docker/alerts.test.yml"])
 
 
@@ -129,7 +129,7 @@ def test_every_panel_has_data(api: httpx.Client) -> None:
     assert not empty
 
 
-def test_the_stages_that_worked_are_the_ones_shown(api: httpx.Client) -> None:
+def test_the_dashboard_shows_the_stages_that_worked(api: httpx.Client) -> None:
     query = dict(dashboard_queries())["Where the time goes"]
     spent = {series["metric"]["stage"]: float(series["value"][1]) for series in _query(api, query)}
     assert all(spent[stage] > 0 for stage in ("read", "parse", "decode", "queue", "infer", "index", "rerank")), spent
@@ -149,7 +149,7 @@ def test_every_metric_of_the_alerts_has_data(api: httpx.Client) -> None:
     assert not [name for name in sorted(names) if not _query(api, name)]
 
 
-def test_the_instances_to_choose_from_are_there(api: httpx.Client, service: Live) -> None:
+def test_the_dashboard_lists_the_instances(api: httpx.Client, service: Live) -> None:
     dashboard = json.loads((REPOSITORY / "docker/grafana/dashboards/not3d.json").read_text())
     (variable,) = dashboard["templating"]["list"]
     match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
@@ -158,5 +158,5 @@ def test_the_instances_to_choose_from_are_there(api: httpx.Client, service: Live
     assert values == [service.url.removeprefix("http://")]
 
 
-def test_without_the_key_it_is_told_so(service: Live) -> None:
+def test_metrics_without_the_key_are_401(service: Live) -> None:
     assert httpx.get(f"{service.url}/metrics").status_code == 401

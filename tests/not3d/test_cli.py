@@ -89,7 +89,7 @@ def test_no_service_is_one_message(run: Run, people: Path, command: tuple[str, .
     assert err.strip().startswith("Error: no service answers at http://127.0.0.1:9")
 
 
-def test_info_tells_what_runs(run: Run, client: Client) -> None:
+def test_info_shows_engine_and_embedding_space(run: Run, client: Client) -> None:
     status, out, _ = run("info", "--url", client.url)
     assert status == 0
     assert client.info().embedding_space in out
@@ -113,7 +113,7 @@ def test_enroll_then_search(run: Run, client: Client, people: Path, tmp_path: Pa
     assert str(picture) in err
 
 
-def test_fewer_clips(run: Run, client: Client, people: Path) -> None:
+def test_max_clips_limits_the_clips_of_enrolment_and_search(run: Run, client: Client, people: Path) -> None:
     status, out, _ = run("enroll", people, "--max-clips", 1, "--url", client.url)
     assert (status, out.strip()) == (0, "6 of 6 tracklets enrolled")
     assert {record.clips for record in client.records()} == {1}
@@ -128,7 +128,7 @@ def test_fewer_clips(run: Run, client: Client, people: Path) -> None:
     assert score() < score("--max-clips", 1) - 1e-7
 
 
-def test_pictures_are_found_from_above_the_folder_and_by_its_name(
+def test_frames_of_hits_are_found_from_the_parent_folder_and_by_option(
     run: Run, client: Client, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = tmp_path / "ranked.png"
@@ -173,7 +173,7 @@ def test_a_record_cannot_make_a_search_show_other_files(
     assert shows_frames(image) == [True, False]
 
 
-def test_the_table_says_what_orders_it(run: Run, client: Client, people: Path) -> None:
+def test_the_table_says_when_it_is_ordered_by_reranking(run: Run, client: Client, people: Path) -> None:
     run("enroll", people, "--url", client.url)
     _, plain, _ = run("search", "--id", "0001-c1-t1", "--url", client.url)
     assert "re-ranking" not in plain
@@ -205,7 +205,9 @@ def test_what_is_enrolled_is_skipped_unless_replaced(run: Run, client: Client, p
     assert client.get("t1").camera_id == "x"
 
 
-def test_interrupted_enrolment_goes_on(run: Run, client: Client, people: Path, tmp_path: Path) -> None:
+def test_the_same_command_continues_an_interrupted_enrolment(
+    run: Run, client: Client, people: Path, tmp_path: Path
+) -> None:
     count = 150
     for number in range(count):
         shutil.copytree(people / "0001" / "c1" / "t1", tmp_path / f"t{number}")
@@ -243,7 +245,9 @@ def test_without_ray_the_extra_is_named(
     assert "not3d[ray]" in err
 
 
-def test_refused_tracklets_are_told_and_written_down(run: Run, client: Client, people: Path, tmp_path: Path) -> None:
+def test_refused_tracklets_are_shown_and_written_to_the_report(
+    run: Run, client: Client, people: Path, tmp_path: Path
+) -> None:
     folder, report = tmp_path / "folder", tmp_path / "refused.jsonl"
     shutil.copytree(people / "0001" / "c1" / "t1", folder / "good")
     for name in ("bad-1", "bad-2"):
@@ -264,7 +268,7 @@ def test_refused_tracklets_are_told_and_written_down(run: Run, client: Client, p
     assert all(line["status"] >= 400 and line["reason"] for line in refused)
 
 
-def test_a_video_with_tracks(run: Run, client: Client, tmp_path: Path) -> None:
+def test_tracks_of_a_video_are_enrolled_and_searched(run: Run, client: Client, tmp_path: Path) -> None:
     video = write_video(tmp_path / "yard.avi", frames=8)
     tracks = tmp_path / "tracks.csv"
     tracks.write_text("1,1,0,10,32,64,1\n2,1,4,10,32,64,1\n4,2,50,10,40,70,1\n")
@@ -322,7 +326,7 @@ def test_a_folder_without_images_is_one_message(run: Run, client: Client, tmp_pa
     assert "no images found" in err
 
 
-def test_serving_a_bundle_that_is_not_there_fails(tmp_path: Path) -> None:
+def test_serving_a_missing_bundle_fails_with_one_message(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -382,7 +386,7 @@ main()
 """
 
 
-def test_training_without_its_extra_says_which(tmp_path: Path) -> None:
+def test_export_without_torch_names_the_extra(tmp_path: Path) -> None:
     checkpoint = tmp_path / "a.pt"
     checkpoint.touch()
     command = [sys.executable, "-c", HIDDEN_TORCH, checkpoint]

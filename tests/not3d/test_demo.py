@@ -68,7 +68,7 @@ def test_an_interrupted_demo_is_one_line_and_leaves_nothing_behind(people: Path,
     assert list(scratch.iterdir()) == []
 
 
-def test_mars_is_asked_by_its_own_lists(shared_data: Path) -> None:
+def test_mars_is_split_by_its_own_lists(shared_data: Path) -> None:
     split = split_tracklets(shared_data / "mini-mars")
     assert (len(split.queries), len(split.gallery), len(split.answerable)) == (12, 12, 8)
     assert not {item.id for item in split.queries} & {item.id for item in split.gallery}
@@ -81,7 +81,7 @@ def test_people_folders_are_split_by_camera(people: Path) -> None:
     assert split.answerable == split.queries
 
 
-def test_tracklets_of_nobody_known_are_refused(people: Path) -> None:
+def test_tracklets_without_person_and_camera_are_refused(people: Path) -> None:
     with pytest.raises(FootageError, match="does not name people and cameras"):
         split_tracklets(people / "0001" / "c1")
 
@@ -94,7 +94,7 @@ def test_a_service_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert str(tmp_path / "none") in line
 
 
-def test_a_service_that_failed_otherwise_says_so_too(tmp_path: Path) -> None:
+def test_the_cause_of_a_failure_is_found_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "service.log"
     log.write_text(
         '{"level": "info", "message": "GET /readyz"}\n{"level": "error", "message": "address in use"}\n'
@@ -107,7 +107,7 @@ def test_a_service_that_failed_otherwise_says_so_too(tmp_path: Path) -> None:
     assert _find_cause(log) == "it gave no reason"
 
 
-def test_the_service_is_gone_when_the_demo_is_done(bundle: Path, tmp_path: Path) -> None:
+def test_the_service_is_stopped_at_the_end_of_the_demo(bundle: Path, tmp_path: Path) -> None:
     with running_service(bundle, tmp_path, "--engine", "onnxruntime") as client:
         assert client.is_ready()
     with Client(client.url) as again:

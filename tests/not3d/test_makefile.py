@@ -81,7 +81,7 @@ def test_variables_of_an_outer_make_do_not_reach_the_tests(checkout: Path, monke
 
 
 @needs_make
-def test_tracklets_may_lie_in_any_folder(checkout: Path) -> None:
+def test_the_folder_of_tracklets_may_have_any_name(checkout: Path) -> None:
     assert make(checkout, "demo", "TRACKLETS=my people's tracklets")[-1] == "<-m><not3d><demo><my people's tracklets>"
 
 

@@ -24,13 +24,13 @@ def border(image: NDArray[np.uint8], place: int) -> tuple[int, ...]:
     return tuple(int(value) for value in image[picture._TOP + 2, left + 2])
 
 
-def test_borders_tell_the_truth() -> None:
+def test_the_colour_of_the_border_says_whether_the_person_is_right() -> None:
     hits = [Panel(frames(4), f"hit-{truth}", "c1", 0.5, truth) for truth in (True, False, None)]
     image = draw_ranked(Panel(frames(4), "query"), hits, title="Title")
     assert [border(image, place) for place in range(3)] == [GREEN, RED, GREY]
 
 
-def test_the_legend_explains_the_colours_that_are_there() -> None:
+def test_the_legend_explains_only_the_colours_in_use() -> None:
     def bottom(*truths: bool | None) -> NDArray[np.uint8]:
         hits = [Panel(frames(1), "hit", None, 0.5, truth) for truth in truths]
         return draw_ranked(Panel(frames(1), "query"), hits, title="Title")[-50:]
@@ -42,7 +42,7 @@ def test_the_legend_explains_the_colours_that_are_there() -> None:
     assert [has(bottom(True, False, None), colour) for colour in (GREEN, RED, GREY)] == [True, True, True]
 
 
-def test_frames_keep_their_proportions() -> None:
+def test_frames_keep_their_aspect_ratio() -> None:
     wide = [np.full((50, 200, 3), 10, dtype=np.uint8)]
     image = draw_ranked(Panel(wide, "query"), [], title="Title")
     left, top = picture._MARGIN + picture._BORDER, picture._TOP + picture._BORDER
@@ -62,7 +62,7 @@ def test_any_number_of_frames_and_hits_can_be_drawn(count: int) -> None:
     assert (image[:, -4:] == 255).all()
 
 
-def test_long_ids_stay_on_their_card() -> None:
+def test_long_ids_stay_within_their_panel() -> None:
     long = Panel(
         frames(1), "building-7/floor-3:" + "x" * 100 + ":track-000123", "an extraordinarily long camera name", 0.5
     )

@@ -149,7 +149,7 @@ def test_a_record_says_when_it_expires(client: Client, tracklet: Tracklet) -> No
     assert refused.value.status == 404
 
 
-def test_the_picture_that_a_service_keeps(bundle: Path, tmp_path: Path, tracklet: Tracklet) -> None:
+def test_the_thumbnail_of_a_record_is_returned(bundle: Path, tmp_path: Path, tracklet: Tracklet) -> None:
     with run_service(bundle, tmp_path, thumbnails=True) as live, Client(live.url) as client:
         client.embed(tracklet.frames, id="a:1")
         client.embed(tracklet.frames, id="b")
@@ -187,12 +187,12 @@ def test_ids_cannot_lead_to_other_paths(client: Client, tracklet: Tracklet) -> N
         assert refused.value.status in {400, 404}
 
 
-def test_rejected_frames_are_told(client: Client, tracklet: Tracklet) -> None:
+def test_rejected_frames_are_returned(client: Client, tracklet: Tracklet) -> None:
     answer = client.embed([*tracklet.frames, b"no image"], id="x")
     assert [frame.index for frame in answer.rejected_frames] == [5]
 
 
-def test_calls_that_make_no_sense_are_refused_before_anything_is_sent() -> None:
+def test_invalid_calls_are_refused_before_anything_is_sent() -> None:
     with Client("http://127.0.0.1:9") as nowhere:
         with pytest.raises(ValueError, match="either frames"):
             nowhere.embed([b""], video=Path("a.mp4"))
@@ -202,7 +202,7 @@ def test_calls_that_make_no_sense_are_refused_before_anything_is_sent() -> None:
             nowhere.search(id="x", after=datetime(2026, 5, 1))
 
 
-def test_nobody_answers() -> None:
+def test_an_unreachable_service_is_not_ready() -> None:
     with Client("http://127.0.0.1:9") as nowhere:
         assert not nowhere.is_ready()
         with pytest.raises(UnreachableError, match="no service answers at http://127"):
@@ -211,7 +211,7 @@ def test_nobody_answers() -> None:
             nowhere.wait_until_ready(timeout=0.2)
 
 
-def test_a_url_that_is_none_is_refused() -> None:
+def test_an_invalid_url_is_refused() -> None:
     with pytest.raises(ClientError, match="is not a URL"):
         Client("http://[::")
 
@@ -260,20 +260,20 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-def test_a_busy_service_is_asked_again_when_it_says(pauses: list[float]) -> None:
+def test_a_call_to_a_busy_service_is_repeated_after_retry_after(pauses: list[float]) -> None:
     with busy_server(2, "3") as (url, bodies), Client(url) as client:
         assert client.erase(camera_ids=["a"]).erased == 3
     assert pauses == [3, 3]
     assert len(set(bodies)) == 1
 
 
-def test_without_a_time_the_pauses_grow(pauses: list[float]) -> None:
+def test_without_retry_after_the_pauses_double(pauses: list[float]) -> None:
     with busy_server(3, None) as (url, _), Client(url) as client:
         client.erase(camera_ids=["a"])
     assert pauses == [0.5, 1, 2]
 
 
-def test_a_service_that_stays_busy_is_given_up(pauses: list[float]) -> None:
+def test_a_service_that_stays_busy_fails_after_all_attempts(pauses: list[float]) -> None:
     with busy_server(99, "86400") as (url, bodies), Client(url) as client, pytest.raises(ProblemError) as given_up:
         client.erase(camera_ids=["a"])
     assert (given_up.value.status, given_up.value.detail) == (503, "full")
@@ -281,7 +281,7 @@ def test_a_service_that_stays_busy_is_given_up(pauses: list[float]) -> None:
     assert max(pauses) == retry.MAX_PAUSE_SECONDS
 
 
-def test_a_video_is_sent_whole_at_every_attempt(pauses: list[float], tmp_path: Path) -> None:
+def test_each_attempt_sends_the_complete_video(pauses: list[float], tmp_path: Path) -> None:
     video = tmp_path / "a.mp4"
     video.write_bytes(b"video" * 1000)
     with busy_server(1, "0") as (url, bodies), Client(url) as client, pytest.raises(ClientError, match="not Embedded"):

@@ -14,7 +14,7 @@ def test_the_list_names_every_dataset():
         assert text in result.output
 
 
-def test_a_sound_dataset_ends_with_0_and_a_damaged_one_is_named(tmp_path):
+def test_a_complete_dataset_ends_with_0_and_a_damaged_file_is_named(tmp_path):
     write_duke(tmp_path)
     result = RUN.invoke(app, ["datasets", "check", str(tmp_path), "--decode", "all"])
     assert result.exit_code == 0

@@ -62,7 +62,7 @@ def test_options_reach_the_bundle(model, tmp_path):
         (["--height", "64"], "frames of height 32, not 64"),
     ],
 )
-def test_options_that_make_no_sense(model, tmp_path, options, message):
+def test_invalid_options_are_refused(model, tmp_path, options, message):
     result = RUN.invoke(app, ["import", str(model), "--out", str(tmp_path / "out"), *options])
     assert isinstance(result.exception, Not3dError)
     assert message in str(result.exception)

@@ -95,7 +95,7 @@ def test_expected_errors_are_one_message(
 @pytest.mark.parametrize(
     ("left", "message"), [(True, "continue with --resume"), (False, "no checkpoint was written yet")]
 )
-def test_an_interrupted_training_says_how_to_go_on(
+def test_an_interrupted_training_says_how_to_continue(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool, message: str
 ) -> None:
     def interrupt(*_arguments: object, **_options: object) -> Path:

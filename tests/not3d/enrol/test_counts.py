@@ -14,7 +14,7 @@ def refuse(name: str, reason: str) -> Outcome:
     return Outcome(name, f"/footage/{name}", Result.REFUSED, reason, 422)
 
 
-def test_like_reasons_are_counted_together() -> None:
+def test_equal_reasons_are_counted_together() -> None:
     tally = EnrolmentCounts(10, skipped=2)
     for number in range(3):
         tally.add(refuse(f"t{number}", f"frame {number} of /footage/t{number}: no image"))
@@ -42,7 +42,7 @@ def test_pace_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock(3723) == "1:02:03"
 
 
-def test_the_report_is_there_line_by_line(tmp_path: Path) -> None:
+def test_each_line_of_the_report_is_written_at_once(tmp_path: Path) -> None:
     path = tmp_path / "refused.jsonl"
     with RefusalReport(path) as report:
         report.add(refuse("t1", "too large"))

@@ -25,7 +25,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_listed_is_what_is_read(tmp_path: Path, layout: str) -> None:
+def test_listing_gives_the_same_tracklets_as_reading(tmp_path: Path, layout: str) -> None:
     root = tmp_path / "root"
     touch(*(root / name for name in LAYOUTS[layout]))
     listed = list_tracklets(root)
@@ -43,7 +43,7 @@ def test_linked_folders_are_named_alike(tmp_path: Path) -> None:
         assert [open_item(item) for item in list_tracklets(root)] == read_footage(root)
 
 
-def test_a_video_is_one(tmp_path: Path) -> None:
+def test_a_video_is_one_tracklet(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.avi", frames=3)
     assert list(list_tracklets(video)) == read_footage(video)
     assert source_of(list_tracklets(video)[0]) == str(video)
@@ -60,7 +60,7 @@ def test_a_video_is_one(tmp_path: Path) -> None:
         ["c/1.jpg", "d/e/0022C1T0001F001.jpg"],
     ],
 )
-def test_what_cannot_be_read_cannot_be_listed(tmp_path: Path, names: list[str]) -> None:
+def test_listing_fails_where_reading_fails(tmp_path: Path, names: list[str]) -> None:
     touch(*(tmp_path / name for name in names))
     with pytest.raises(FootageError):
         read_footage(tmp_path)
@@ -68,7 +68,7 @@ def test_what_cannot_be_read_cannot_be_listed(tmp_path: Path, names: list[str]) 
         list_tracklets(tmp_path)
 
 
-def test_a_tracklet_whose_images_are_gone_says_so(tmp_path: Path) -> None:
+def test_opening_a_tracklet_without_its_images_fails(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "1.jpg")
     (item,) = list_tracklets(tmp_path)
     (tmp_path / "a" / "1.jpg").unlink()
@@ -76,7 +76,7 @@ def test_a_tracklet_whose_images_are_gone_says_so(tmp_path: Path) -> None:
         open_item(item)
 
 
-def test_many_are_counted(tmp_path: Path) -> None:
+def test_the_number_found_is_reported_while_listing(tmp_path: Path) -> None:
     touch(*(tmp_path / f"{number}" / "1.jpg" for number in range(1000)))
     counts: list[int] = []
     assert len(list_tracklets(tmp_path, counts.append)) == 1000

@@ -64,7 +64,7 @@ def test_an_enrolled_id_is_skipped_unless_replaced(client: Client, people: Path)
     assert client.get(item.id).camera_id == "other"
 
 
-def test_what_is_enrolled_is_found_by_pages_and_one_by_one(
+def test_enrolled_ids_are_found_by_listing_and_by_lookup(
     client: Client, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third, *_ = list_tracklets(people)
@@ -97,12 +97,12 @@ def test_footage_is_read_only_a_little_ahead(client: Client, people: Path) -> No
     assert furthest <= 4
 
 
-def test_a_service_that_stays_away_ends_it(people: Path) -> None:
+def test_an_unreachable_service_ends_the_enrolment(people: Path) -> None:
     with Client("http://127.0.0.1:9") as nowhere, pytest.raises(UnreachableError, match=r"for 0\.3 seconds"):
         collect(nowhere, list_tracklets(people), options=EnrolOptions(retry_seconds=0.3))
 
 
-def test_a_service_that_starts_anew_does_not_end_it(bundle: Path, people: Path, tmp_path: Path) -> None:
+def test_a_restart_of_the_service_does_not_end_the_enrolment(bundle: Path, people: Path, tmp_path: Path) -> None:
     (item, *_) = read_footage(people)
     items = [replace(item, id=f"t{number}") for number in range(60)]
     outcomes: list[Outcome] = []
@@ -171,25 +171,25 @@ def serve(statuses: list[int], people: Path) -> dict[str, Outcome]:
             thread.join()
 
 
-def test_a_busy_service_is_asked_again(people: Path) -> None:
+def test_calls_to_a_busy_service_are_repeated(people: Path) -> None:
     (outcome,) = serve([503, 502, 429, 409], people).values()
     assert outcome.result is SKIPPED
 
 
-def test_one_call_that_is_broken_off_again_and_again_is_refused(people: Path) -> None:
+def test_a_tracklet_whose_call_is_aborted_repeatedly_is_refused(people: Path) -> None:
     (outcome,) = serve([0, 0, 0], people).values()
     assert outcome.result is REFUSED
     assert outcome.reason.endswith(", 3 times")
 
 
 @pytest.mark.parametrize("status", [401, 507])
-def test_a_refusal_that_all_would_get_ends_it(people: Path, status: int) -> None:
+def test_a_refusal_that_all_tracklets_would_get_ends_the_enrolment(people: Path, status: int) -> None:
     with pytest.raises(ProblemError) as refused:
         serve([status], people)
     assert refused.value.status == status
 
 
-def test_giving_up_does_not_wait_for_the_patience_of_the_others(people: Path) -> None:
+def test_giving_up_does_not_wait_for_the_retries_of_other_tracklets(people: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 

@@ -15,7 +15,7 @@ from tests.not3d.videos import write_video
 TRACKS = "3,7,8,10,32,64,0.9\n2,7,4,10,32,64,0.9\n5,9,40,10,40,70,0.8\n6,9,40,10,40,70,0.8\n"
 
 
-def test_people_folders_become_footage_with_ids(people: Path) -> None:
+def test_tracklets_of_people_folders_get_ids(people: Path) -> None:
     found = read_footage(people)
     assert [(item.id, item.person, item.camera) for item in found[:2]] == [
         ("0001-c1-t1", "0001", "c1"),
@@ -42,12 +42,12 @@ def test_names_that_would_get_the_same_id_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.mp4"])
-def test_what_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_path_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(FootageError, match=f"{name} does not exist"):
         read_footage(tmp_path / name)
 
 
-def test_a_folder_without_images_says_what_is_understood(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused_with_the_layouts(tmp_path: Path) -> None:
     with pytest.raises(FootageError, match="no images found"):
         read_footage(tmp_path)
 
@@ -61,7 +61,7 @@ def test_tracks_count_from_one_in_the_file_and_from_zero_here(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["frame,track,x,y,w,h,confidence\n", ""])
-def test_a_heading_is_no_track(tmp_path: Path, text: str) -> None:
+def test_a_heading_is_not_a_track(tmp_path: Path, text: str) -> None:
     file = tmp_path / "tracks.csv"
     file.write_text(text)
     with pytest.raises(FootageError, match="holds no tracks"):
@@ -117,7 +117,7 @@ def test_tracks_of_a_longer_video_are_refused(tmp_path: Path) -> None:
         list(cut_tracks(video, file))
 
 
-def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path) -> None:
     video = tmp_path / "a.mp4"
     video.write_text("no video")
     file = tmp_path / "tracks.csv"
@@ -127,7 +127,7 @@ def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
         list(cut_tracks(video, file))
 
 
-def test_what_a_record_says_of_its_footage_names_no_place_of_this_machine(
+def test_metadata_of_a_record_has_no_absolute_path(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = write_video(tmp_path / "a.avi", frames=8)
@@ -143,7 +143,7 @@ def test_what_a_record_says_of_its_footage_names_no_place_of_this_machine(
 
 
 @pytest.mark.parametrize("name", ["list.m3u8", "list.avi", "list.mp4"])
-def test_a_playlist_is_no_video_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+def test_a_playlist_with_the_name_of_a_video_is_refused(tmp_path: Path, name: str) -> None:
     write_video(tmp_path / "secret.avi", frames=4)
     playlist = tmp_path / name
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.avi\n#EXT-X-ENDLIST\n")
@@ -155,14 +155,14 @@ def test_a_playlist_is_no_video_whatever_it_is_called(tmp_path: Path, name: str)
         read_pictures(LocalTracklet("x", video=concat))
 
 
-def test_a_table_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_table_is_named(tmp_path: Path) -> None:
     file = tmp_path / "tracks.csv"
     file.write_text(f'1,1,0,0,20,20,"{"5" * 200_000}"\n')
     with pytest.raises(FootageError, match=r"tracks\.csv is not a table of tracks"):
         read_tracks(file)
 
 
-def test_a_frame_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
+def test_a_frame_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_text("text")
     (footage,) = read_footage(tmp_path)
     with pytest.raises(FootageError, match="frame 0 of"):

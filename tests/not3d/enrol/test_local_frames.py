@@ -28,7 +28,7 @@ def greys(metadata: dict[str, object], *folders: Path) -> list[int]:
 
 @pytest.mark.parametrize("layout", ["a/1.jpg", "1.jpg", "0001/c1/t1/1.jpg", "0022/0022C1T0001F001.jpg"])
 @pytest.mark.parametrize("asked", [".", ".."])
-def test_frames_are_found_below_the_enrolled_folder_and_the_one_around_it(
+def test_frames_are_found_below_the_enrolled_folder_and_its_parent(
     tmp_path: Path, layout: str, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "tracklets"
@@ -41,12 +41,12 @@ def test_frames_are_found_below_the_enrolled_folder_and_the_one_around_it(
     assert read_footage(Path())[0].metadata == item.metadata
 
 
-def test_frames_of_people_are_the_same_again(people: Path) -> None:
+def test_the_frames_found_for_folders_are_the_enrolled_ones(people: Path) -> None:
     for item in read_footage(people):
         np.testing.assert_array_equal(find_local_frames(item.metadata, [people]), read_pictures(item))
 
 
-def test_frames_of_videos_are_the_same_again(tmp_path: Path) -> None:
+def test_the_frames_found_for_videos_are_the_enrolled_ones(tmp_path: Path) -> None:
     video = write_video(tmp_path / "videos" / "a.avi", frames=8)
     tables = tmp_path / "tables"
     tables.mkdir()
@@ -58,7 +58,7 @@ def test_frames_of_videos_are_the_same_again(tmp_path: Path) -> None:
     assert [picture.shape for picture in find_local_frames(whole.metadata, [video.parent])] == [(96, 128, 3)] * 4
 
 
-def test_one_of_several_tracklets_in_a_folder_is_found_again(tmp_path: Path) -> None:
+def test_one_of_several_tracklets_in_a_folder_is_found(tmp_path: Path) -> None:
     for name, grey in (("0022C1T0001F001", 50), ("0022C2T0004F001", 200)):
         draw(tmp_path / f"{name}.jpg", grey)
     assert [greys(item.metadata, tmp_path) for item in read_footage(tmp_path)] == [[50], [200]]
@@ -72,13 +72,13 @@ def test_only_frames_of_the_folder_itself_belong_to_it(tmp_path: Path) -> None:
     assert [greys(item.metadata, tmp_path) for item in read_footage(tmp_path)] == [[50], [200]]
 
 
-def test_a_folder_by_another_name_than_its_tracklet_is_not_it(tmp_path: Path) -> None:
+def test_a_folder_with_another_name_than_the_tracklet_gives_no_frames(tmp_path: Path) -> None:
     draw(tmp_path / "mine" / "1.jpg")
     assert greys({"source": "mine", "tracklet": "mine"}, tmp_path) == [90]
     assert greys({"source": "mine", "tracklet": "yours"}, tmp_path) == []
 
 
-def test_nothing_outside_of_the_folders_is_opened(tmp_path: Path) -> None:
+def test_nothing_outside_the_folders_is_opened(tmp_path: Path) -> None:
     here, secret = tmp_path / "here", tmp_path / "secret"
     here.mkdir()
     draw(secret / "1.jpg")
@@ -114,7 +114,7 @@ def test_a_linked_folder_can_be_named(tmp_path: Path) -> None:
     assert greys(dict(item.metadata), tmp_path / "tracklets") == [90]
 
 
-def test_two_places_that_fit_give_no_frames(tmp_path: Path) -> None:
+def test_two_matching_paths_give_no_frames(tmp_path: Path) -> None:
     for site, grey in (("north", 50), ("south", 200)):
         draw(tmp_path / site / "tracklets" / "a" / "1.jpg", grey)
     metadata: dict[str, object] = {"source": "tracklets/a", "tracklet": "a"}
@@ -145,7 +145,7 @@ def test_two_places_that_fit_give_no_frames(tmp_path: Path) -> None:
         {"source": "a.avi", "tracks": "nothing.csv", "track": "1"},
     ],
 )
-def test_no_frames_where_there_is_nothing_to_find(tmp_path: Path, metadata: dict[str, object]) -> None:
+def test_metadata_of_other_programs_gives_no_frames(tmp_path: Path, metadata: dict[str, object]) -> None:
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "pipes").mkdir()
@@ -156,7 +156,7 @@ def test_no_frames_where_there_is_nothing_to_find(tmp_path: Path, metadata: dict
     assert find_local_frames(metadata, [tmp_path]) == []
 
 
-def test_a_video_is_not_taken_for_a_folder_nor_the_other_way_round(people: Path) -> None:
+def test_a_video_is_not_read_as_a_folder_nor_a_folder_as_a_video(people: Path) -> None:
     assert find_local_frames({"source": people.name}, [people]) == []
     assert (
         find_local_frames(LocalTracklet("x", origin={"source": people.name, "tracklet": ""}).metadata, [people]) == []
