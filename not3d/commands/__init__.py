@@ -1,7 +1,5 @@
 """The commands of `not3d`, one plain function each, and what they share."""
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
-from model.errors import Not3dError, extra
+from model.errors import Not3dError
 
 results = Console()
 """Standard output: what was asked for."""
@@ -34,12 +32,6 @@ class Interruptible(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted from None
-
-
-def load(name: str, needed: str) -> ModuleType:
-    """Import a module whose dependencies come with the extra `needed`."""
-    with extra(needed):
-        return importlib.import_module(name)
 
 
 def print_result(text: str) -> None:
