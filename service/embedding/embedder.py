@@ -43,7 +43,7 @@ QUEUED_CALLS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
+class TrackletEmbedding:
     """The video feature float32 `[D]` of unit length, the number of frames and clips in it, and the rejected frames.
 
     `thumbnail` is a JPEG of the middle one of the used frames, if it was asked for.
@@ -66,7 +66,9 @@ class Embedder:
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._budget = FrameBudget(self._piece_clips * ((1 + QUEUED_CALLS) * engine.streams + settings.decoders))
 
-    async def embed(self, footage: Footage, max_clips: int | None = None, *, thumbnail: bool = False) -> Embedded:
+    async def embed(
+        self, footage: Footage, max_clips: int | None = None, *, thumbnail: bool = False
+    ) -> TrackletEmbedding:
         """Embed one tracklet.
 
         Frames that cannot be used are left out and the others form the clips, as long as enough of the chosen frames
@@ -189,7 +191,7 @@ class _Flow:
         if not last:  # fewer frames than one clip need no budget
             self._release()
 
-    async def finish(self) -> Embedded:
+    async def finish(self) -> TrackletEmbedding:
         """Queue the rest, with its short last clip, and wait for all embeddings."""
         self._check_usable()
         self._submit(len(self._frames))
@@ -199,7 +201,7 @@ class _Flow:
         if not np.isfinite(rows).all():
             raise EngineError("the embedding has a component that is not a finite number")
         rejected = tuple(sorted(self.rejected, key=lambda pair: pair[0]))
-        return Embedded(video_feature(rows), self.usable, len(rows), rejected)
+        return TrackletEmbedding(video_feature(rows), self.usable, len(rows), rejected)
 
     def cancel(self) -> None:
         """Take the waiting pieces out of the queue and release the budget."""

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Frame = NDArray[np.uint8]
+from service.embedding.footage import Frame
 
 LONGEST_SIDE = 128
 QUALITY = 80

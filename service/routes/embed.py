@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from model.bundle import Bundle
-from service.embedding.embedder import Embedded
+from service.embedding.embedder import TrackletEmbedding
 from service.gallery.records import DuplicateId, Record
 from service.http import tracklet_request
 from service.http.cancellation import until_disconnected
@@ -49,7 +49,7 @@ async def embed(
     return answer_of(tracklet, embedded, service.bundle, include_embedding=query.include_embedding)
 
 
-def record_of(tracklet: str, body: TrackletBody, embedded: Embedded, retention_days: float | None) -> Record:
+def record_of(tracklet: str, body: TrackletBody, embedded: TrackletEmbedding, retention_days: float | None) -> Record:
     """Return the record of an embedded tracklet; without an `expires_at` it expires after `retention_days`."""
     now = datetime.now(UTC)
     by_default = None if retention_days is None else now + timedelta(days=retention_days)
@@ -69,7 +69,9 @@ def record_of(tracklet: str, body: TrackletBody, embedded: Embedded, retention_d
     )
 
 
-def answer_of(tracklet: str | None, embedded: Embedded, bundle: Bundle, *, include_embedding: bool) -> EmbedAnswer:
+def answer_of(
+    tracklet: str | None, embedded: TrackletEmbedding, bundle: Bundle, *, include_embedding: bool
+) -> EmbedAnswer:
     """Return the answer; the field of an embedding that is not included is absent."""
     answer = EmbedAnswer(
         id=tracklet,

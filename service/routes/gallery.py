@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from service.embedding.embedder import Embedded
+from service.embedding.embedder import TrackletEmbedding
 from service.embedding.footage import Footage
 from service.gallery.records import Record
 from service.http import tracklet_request
@@ -139,7 +139,7 @@ def _check_limit(limit: int, service: Service) -> None:
         raise Problem.of_field("limit", f"must be at most {service.settings.max_page} (got {limit})")
 
 
-async def _embed(request: Request, body: PutBody, footage: Footage | None, service: Service) -> Embedded:
+async def _embed(request: Request, body: PutBody, footage: Footage | None, service: Service) -> TrackletEmbedding:
     if (footage is None) == (body.embedding is None):
         field = "frames" if footage is None else "embedding"
         raise Problem.of_field(field, "send either frames (or a video) or an embedding")
@@ -151,7 +151,7 @@ async def _embed(request: Request, body: PutBody, footage: Footage | None, servi
     if body.max_clips is not None:
         raise Problem.of_field("max_clips", "is allowed only together with frames or a video")
     vector = tracklet_request.check_embedding(body.embedding or [], body.embedding_space, service.bundle)
-    return Embedded(vector, frames=0, clips=0, rejected=())
+    return TrackletEmbedding(vector, frames=0, clips=0, rejected=())
 
 
 def _record_answer(record: Record, space: str) -> RecordAnswer:

@@ -1,8 +1,8 @@
 """The gallery's benchmark: what it draws, how it judges, and the whole command once."""
 
 import importlib.util
-import re
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path

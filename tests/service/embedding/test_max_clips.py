@@ -17,7 +17,7 @@ from model.bundle import Bundle
 from model.engines import Engine, open_engine
 from model.frames import read_frame
 from model.tracklet import choose_frames, split_into_clips, video_feature
-from service.embedding.embedder import Embedded, Embedder
+from service.embedding.embedder import Embedder, TrackletEmbedding
 from service.embedding.footage import Box, Footage, FootageError, check_footage, read_samples
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -38,7 +38,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedder, 
     embedder.close()
 
 
-def embed(parts: tuple[Embedder, Engine], footage: Footage, most: int | None = None) -> Embedded:
+def embed(parts: tuple[Embedder, Engine], footage: Footage, most: int | None = None) -> TrackletEmbedding:
     return asyncio.run(parts[0].embed(footage, most))
 
 
