@@ -1,7 +1,7 @@
 """Files and folders of a dataset: images in natural order, and the dataset's root."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.datasets.tracklet import DatasetError
@@ -54,6 +54,18 @@ def find_dataset_root(path: Path, fits: Callable[[Path], bool], expected: str) -
         names = " and ".join(folder.name for folder in found[:2])
         raise DatasetError(f"{path} contains {len(found)} copies of the dataset, for example {names}: name one of them")
     return found[0]
+
+
+def first_file(candidates: Sequence[Path], purpose: str) -> Path:
+    """Return the first candidate that exists.
+
+    Raises:
+        DatasetError: none exists; the message names the first candidate and its purpose.
+    """
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DatasetError(f"{candidates[0]} is missing: it lists {purpose}")
 
 
 def _visible(folder: Path) -> list[Path]:

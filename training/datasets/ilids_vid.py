@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.files import dataset_roots, find_dataset_root, folders_in, images_in
+from training.datasets.files import dataset_roots, find_dataset_root, first_file, folders_in, images_in
 from training.datasets.matfile import read_integers
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
@@ -66,10 +66,7 @@ def _has_cameras(folder: Path) -> bool:
 
 def _read_splits(path: Path, root: Path) -> tuple[Path, NDArray[np.int64]]:
     folders = (path, root.parent, root.parent.parent)
-    candidates = list(dict.fromkeys(folder / inner / _LIST for folder in folders for inner in (_FOLDER, "")))
-    file = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if file is None:
-        raise DatasetError(f"{candidates[0]} is missing: it is the list of the ten splits")
+    file = first_file([folder / inner / _LIST for folder in folders for inner in (_FOLDER, "")], "the ten splits")
     table = read_integers(file, _KEY, "iLIDS-VID")
     people = table.shape[1] if table.ndim == 2 else 0
     if table.shape[0] != SPLITS or not people or any(sorted(row) != list(range(1, people + 1)) for row in table):

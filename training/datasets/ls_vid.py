@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import extra
-from training.datasets.files import dataset_roots, find_dataset_root, images_in
+from training.datasets.files import dataset_roots, find_dataset_root, first_file, images_in
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 _LISTS = ("list_seq_train.txt", "list_seq_test.txt")
@@ -32,10 +32,7 @@ def read_ls_vid(path: Path) -> Benchmark:
     root = find_dataset_root(path, _fits, f"list_sequence/ with {' and '.join(_LISTS)} (the layout of LS-VID)")
     train, test = (_read_list(root, root / "list_sequence" / name) for name in _LISTS)
     candidates = root / "test" / "data" / _QUERY, root / "list_sequence" / _QUERY, root / _QUERY
-    file = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if file is None:
-        raise DatasetError(f"{candidates[0]} is missing: it lists the test tracklets that are queries")
-    queries = _query_rows(file, len(test))
+    queries = _query_rows(first_file(candidates, "the test tracklets that are queries"), len(test))
     return Benchmark(
         "ls-vid",
         train,
@@ -49,8 +46,7 @@ def _fits(folder: Path) -> bool:
 
 
 def _read_list(root: Path, file: Path) -> list[Tracklet]:
-    if not file.is_file():
-        raise DatasetError(f"{file} is missing: it lists the tracklets")
+    first_file([file], "the tracklets")
     tracklets = []
     images: dict[Path, list[Path]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):

@@ -10,7 +10,7 @@ queries are the tracklets of camera a, the gallery those of camera b; each query
 import json
 from pathlib import Path
 
-from training.datasets.files import dataset_roots, find_dataset_root, images_in
+from training.datasets.files import dataset_roots, find_dataset_root, first_file, images_in
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 SPLITS = 10
@@ -56,10 +56,7 @@ def _has_cameras(folder: Path) -> bool:
 
 
 def _read_splits(path: Path, root: Path) -> list[dict[str, list[str]]]:
-    candidates = list(dict.fromkeys((path / _LIST, root.parent / _LIST, root / _LIST)))
-    file = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if file is None:
-        raise DatasetError(f"{candidates[0]} is missing: put the list of the ten splits there, beside multi_shot/")
+    file = first_file((path / _LIST, root.parent / _LIST, root / _LIST), "the ten splits")
     try:
         splits = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Datasets in miniature, in the layouts of the real ones."""
+"""Small datasets in the layouts of the real ones."""
 
 import json
 
@@ -14,7 +14,7 @@ def write_image(path, value=128):
 
 
 def write_prid2011(root, people=4, frames=3):
-    """``people`` of ids that are not consecutive, as in the dataset; half of them test people, others in each split."""
+    """Write people with ids that are not consecutive, as in the dataset; in each split other halves are test people."""
     names = [f"person_{3 * n + 1:04}" for n in range(people)]
     for camera in ("cam_a", "cam_b"):
         for name in names:
@@ -29,7 +29,7 @@ def write_prid2011(root, people=4, frames=3):
 
 def write_ilids_vid(root, people=6, frames=2):
     for camera in ("cam1", "cam2"):
-        for number in reversed(range(people)):  # not in the order of their names
+        for number in reversed(range(people)):  # not in alphabetical order
             folder = root / "i-LIDS-VID" / "sequences" / camera / f"person{2 * number + 1:03}"
             for frame in (10, 2)[:frames]:
                 write_image(folder / f"{camera}_person{2 * number + 1:03}_{frame}.png")
@@ -47,8 +47,8 @@ def write_duke(root):
         "query": ("0007/0011C3",),
         "gallery": ("0007/0012C5", "0007/0011C3", "0009/0013C8"),
     }.items():
-        for place in tracklets:
-            person, tracklet = place.split("/")
+        for folder in tracklets:
+            person, tracklet = folder.split("/")
             separator = "_" if part == "query" else ""
             for frame in (2, 3):
                 name = f"{person}{separator}C{tracklet[-1]}{separator}F{frame:04}X30{frame}.jpg"

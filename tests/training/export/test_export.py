@@ -21,7 +21,7 @@ from training.export import bundle_assembly
 from training.export.bundle_assembly import MAX_DIFFERENCE, ExportError, ExportResult
 from training.export.export import export_bundle, write_bundle
 from training.export.onnx_graph import FrameNetwork
-from training.export.reference import draw_clips, read_dataset_clips
+from training.export.reference import draw_clips
 from training.loop.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from training.recipe import Recipe
 
@@ -295,26 +295,6 @@ def test_drawn_people_replace_training_data_that_is_missing(
 
     assert report.crops == "people drawn by the project"
     assert Bundle.load(report.path).spec.name == "chosen"
-
-
-class TestClips:
-    def test_clips_are_spread_over_the_dataset(self, tmp_path: Path) -> None:
-        write_synthetic(tmp_path, people=6, cameras=1, frames=3, seed=2)
-
-        few = read_dataset_clips(tmp_path, SPEC, limit=3)
-        every = read_dataset_clips(tmp_path, SPEC, limit=50)
-
-        assert few.shape == (3, *SPEC.clip_shape)
-        assert every.shape == (6, *SPEC.clip_shape)
-        np.testing.assert_array_equal(few[[0, -1]], every[[0, -1]])
-
-    def test_drawn_people_are_the_same_for_a_seed(self) -> None:
-        np.testing.assert_array_equal(draw_clips(SPEC, people=2, seed=7), draw_clips(SPEC, people=2, seed=7))
-        assert (draw_clips(SPEC, people=2, seed=7) != draw_clips(SPEC, people=2, seed=8)).any()
-
-    def test_empty_folder_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match="no images found"):
-            read_dataset_clips(tmp_path, SPEC, limit=3)
 
 
 def test_normalisation_is_that_of_training() -> None:

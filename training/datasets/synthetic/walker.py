@@ -9,7 +9,7 @@ Angle `phi` around the vertical axis: 0 in front, positive to the person's left,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -151,15 +151,9 @@ def _limbs(person: Person, view: View, phase: float) -> list[_Limb]:
 
 
 def _resized(limb: _Limb, person: Person) -> _Limb:
-    return _Limb(
-        limb.start * person.height,
-        limb.end * person.height,
-        tuple(width * person.height for width in limb.widths),
-        limb.shader,
-        limb.order,
-        limb.depth,
-        limb.cap,
-    )
+    height = person.height
+    widths = tuple(width * height for width in limb.widths)
+    return replace(limb, start=limb.start * height, end=limb.end * height, widths=widths)
 
 
 def _vector(x: float, y: float, z: float) -> NDArray[np.float64]:
