@@ -123,7 +123,7 @@ def test_wrong_field_is_named(folder: Path, facts: dict[str, object], message: s
 def test_weights_outside_the_file_are_refused(
     folder: Path, location: str, size_threshold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the bundle's folder too, where both engines would find the weights of a model given as bytes."""
+    """Even if the working directory is the bundle's folder, in which both engines would find the weights."""
     model = onnx.load(folder / "model.onnx")
     onnx.save(
         model, folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=size_threshold

@@ -110,7 +110,7 @@ def test_byte_limit_is_checked_first(picture):
 
 def test_damaged_pixels_are_undecodable():
     with pytest.raises(FrameError) as error:
-        decode_frame(png_of_size(64, 64))  # a whole file around no pixels
+        decode_frame(png_of_size(64, 64))  # a complete file without pixels
     assert error.value.status == "undecodable"
 
 
@@ -138,7 +138,7 @@ def test_resizing_averages_when_shrinking_and_keeps_same_size(rng):
 
 @pytest.fixture
 def scene(rng):
-    """RGB [640, 320]: shapes of several sizes over a gradient, as much detail as a photograph has."""
+    """RGB [640, 320]: shapes of several sizes on a gradient, with as much detail as a photograph."""
     y, x = np.mgrid[0:640, 0:320]
     image = np.stack([x * 0.7, y * 0.35, 255 - x * 0.5], axis=-1).astype(np.uint8)
     for _ in range(60):
@@ -175,7 +175,7 @@ def test_large_jpeg_is_decoded_at_a_fraction_of_its_size(scene, reduction, size)
     assert found.shape == (*size, 3)
     in_full = resize_frame(decode_frame(data), *size)
     assert np.abs(found.astype(float) - in_full).mean() < 2
-    assert not np.array_equal(found, in_full)  # else nothing was saved
+    assert not np.array_equal(found, in_full)  # it was decoded at a smaller size
     flag = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[reduction]
     reduced = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flag), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(found, resize_frame(reduced, *size))
@@ -197,7 +197,7 @@ def test_grey_and_cmyk_jpegs_are_decoded(scene):
 
 
 def test_damaged_pixels_inside_a_complete_jpeg_are_concealed(scene):
-    """Cameras write files that make the decoder warn; those are frames still."""
+    """The decoder warns about the files of many cameras, which are valid frames."""
     data = bytearray(encode(scene, ".jpg"))
     middle = len(data) // 2
     data[middle : middle + 6] = b"\xff\xd1" * 3
@@ -210,7 +210,7 @@ def segment(marker, body=b""):
 
 @pytest.mark.parametrize("marker", [0x00, 0x01, 0xD0, 0xD7, 0xD8, 0xD9])
 def test_markers_without_a_length_cannot_hide_the_size(marker):
-    """A decoder skips such a marker; read as a segment, it would hide the true frame header behind a false one."""
+    """A decoder skips such a marker; read as a segment, it would hide the true frame header."""
     big = np.zeros((600, 600, 3), np.uint8)
     data = encode(big, ".jpg")
     false_size = segment(0xC0, struct.pack(">BHHB", 8, 64, 64, 3))

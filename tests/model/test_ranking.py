@@ -5,7 +5,7 @@ from model.ranking import cosine_scores, k_reciprocal_rerank
 
 
 def dense_rerank(query, gallery, k1, k2, lambda_value):
-    """The formula of Zhong et al. on whole matrices, with nothing sparse or in blocks; to compare with."""
+    """The formula of Zhong et al. on dense matrices, without blocks."""
     rows = np.concatenate([query, gallery]).astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     count = len(rows)

@@ -55,7 +55,7 @@ def test_max_clips_keeps_evenly_spaced_clips(frames, length, limit):
     ],
 )
 def test_middle_clips_of_equal_stretches_are_kept(frames, limit, starts):
-    """So 1 clip of 5 frames is the whole one, never the single frame that is left."""
+    """One clip of 5 frames is the full clip, never the single remaining frame."""
     np.testing.assert_array_equal(split_into_clips(frames, 4, limit)[:, 0], starts)
 
 

@@ -1,4 +1,4 @@
-"""Small convolutional bundles for the tests of precisions: what a trained network has, and what f16 does badly."""
+"""Small convolutional bundles to test precisions: the layers of a trained network, and values that f16 cannot hold."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def _build(variance: float, detour: float, weight: float) -> onnx.ModelProto:
         "frames": np.asarray([-1, HEIGHT, WIDTH, 3], np.int64),
         "scale": np.asarray([58.4, 57.1, 57.4], np.float32),
         "shift": np.asarray([123.7, 116.3, 103.5], np.float32),
-        # As exported: weights are stored in f16 and widened, where they fit.
+        # As exported: weights that fit are stored in f16 and cast to f32.
         **({"weight.half": stored.astype(np.float16)} if weight < 1e3 else {"weight": stored}),
         "start": np.asarray([0], np.int64),
         "middle": np.asarray([half], np.int64),

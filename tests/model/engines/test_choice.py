@@ -24,7 +24,7 @@ from tests.bundles import make_bundle
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    """Make packages look uninstalled; the engines' modules are imported anew."""
+    """Make packages look uninstalled, and import the engines' modules again."""
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
     for module in ("model.engines.onnx_runtime", "model.engines.openvino_engine"):
@@ -74,7 +74,7 @@ def test_the_only_engine_needs_no_measurement(bundle: Bundle, monkeypatch: pytes
 
 
 class TestCuda:
-    """On a machine without a CUDA provider; with one, device auto would use it."""
+    """On a machine without a CUDA provider, which the device auto would use."""
 
     @pytest.fixture(autouse=True)
     def no_cuda(self) -> None:

@@ -1,4 +1,4 @@
-"""What can be shown of the GPU's engine without a GPU; `test_cuda_device.py` has the rest."""
+"""The GPU's engine without a GPU; `test_cuda_device.py` tests it on one."""
 
 import logging
 from pathlib import Path
@@ -72,7 +72,7 @@ class TestProviders:
         plan = CudaPlan(F16, channels_last=False, graphs=False, tensorrt=True)
         found = self.options(plan, tmp_path, largest_batch=16, memory_mb=1024)
 
-        assert list(found) == [TENSORRT, CUDA]  # what TensorRT leaves goes to CUDA
+        assert list(found) == [TENSORRT, CUDA]  # CUDA runs the nodes that TensorRT does not take
         options = found[TENSORRT]
         clip = "x".join(map(str, Bundle.load(BUNDLED).spec.clip_shape))
         assert options["trt_profile_min_shapes"] == f"clips:1x{clip}"
@@ -118,7 +118,7 @@ class TestOnTheCpu:
     def test_f16_that_fails_the_self_test_falls_back_with_a_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        bundle = make_convolutional(tmp_path / "detour", detour=3000.0)  # f16 counts in steps of 2 there
+        bundle = make_convolutional(tmp_path / "detour", detour=3000.0)  # f16 has steps of 2 there
 
         with caplog.at_level(logging.WARNING):
             engine = open_on_cpu(bundle)
@@ -144,7 +144,7 @@ class TestOnTheCpu:
             open_on_cpu(bundle, precision=F16)
 
     def test_quantised_network_is_refused(self, tmp_path: Path) -> None:
-        """In f32 as well, which would say f32 of what computes with 8 bits."""
+        """In f32 too: the reported precision would be wrong."""
         for precision in ("auto", F32):
             with pytest.raises(EngineError, match="a quantised network, which runs on the CPU only"):
                 open_on_cpu(make_quantised(tmp_path / precision), precision=precision)
@@ -175,7 +175,7 @@ class TestRefusals:
     def test_provider_that_does_not_load_is_tried_once(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """As ONNX Runtime does without CUDA's libraries: it leaves the provider out and opens the session."""
+        """Without CUDA's libraries, ONNX Runtime leaves the provider out and opens the session."""
         opened = []
         real = onnxruntime.InferenceSession
 

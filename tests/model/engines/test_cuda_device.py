@@ -1,4 +1,4 @@
-"""The GPU itself: skipped without one, unless REQUIRE_CUDA=1, under which they fail; `benchmarks/cuda.sh` sets it."""
+"""Tests on a GPU. Without one they are skipped, or fail if REQUIRE_CUDA=1, which `benchmarks/cuda.sh` sets."""
 
 import os
 import subprocess
@@ -41,14 +41,14 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "light":
         return Bundle.load(BUNDLED)
     folder = tmp_path_factory.mktemp("full") / "bundle"
-    # In a process of its own, so that PyTorch's CUDA libraries stay out of this one.
+    # In another process, so that this one does not load PyTorch's CUDA libraries.
     subprocess.run([sys.executable, "-c", FULL_SIZE.format(str(folder))], check=True, cwd=Path(__file__).parents[3])
     return Bundle.load(folder)
 
 
 @pytest.fixture(scope="module")
 def many(bundle: Bundle) -> NDArray[np.uint8]:
-    """Clips of drawn people, in numbers that make every size of a call."""
+    """Clips of drawn people, enough for every batch size."""
     golden = bundle.golden().clips
     return np.concatenate([np.roll(golden, shift, axis=3) for shift in range(-(-sum(SIZES) // len(golden)))])
 
@@ -96,7 +96,7 @@ def test_threads_get_their_own_embeddings(
 
 
 def test_the_bundled_network_runs_in_f16_without_a_warning(gpu: None) -> None:
-    """All that is asked for by default: f16, NHWC and CUDA graphs."""
+    """With all defaults: f16, NHWC and CUDA graphs."""
     engine = open_engine(Bundle.load(BUNDLED), "cuda")
 
     assert isinstance(engine, CudaEngine)

@@ -1,4 +1,4 @@
-"""What every engine must do, run on each that the `cpu` extra brings."""
+"""What every engine must do, on each engine of the extra `cpu`."""
 
 import dataclasses
 import threading

@@ -30,7 +30,7 @@ def test_any_number_of_clips_gives_the_rows_of_plain_runs(bundle: Bundle, rng: n
 
 
 def test_clips_may_be_non_contiguous(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
-    """A view backwards in time; memory is copied as it lies, so it must be laid out first."""
+    """A view in reverse order: buffers are copied as they are in memory, so it must be made contiguous."""
     backwards = clips[:, ::-1]
     assert not backwards.flags.c_contiguous
 
@@ -40,7 +40,7 @@ def test_clips_may_be_non_contiguous(bundle: Bundle, clips: NDArray[np.uint8]) -
 
 
 def test_earlier_result_does_not_change(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
-    """The output buffer is used again by the next call."""
+    """The next call uses the same output buffer."""
     bound = bind(bundle, (1,))
     first = bound.embed(clips[:1])
     kept = first.copy()
@@ -77,7 +77,7 @@ def test_network_that_cannot_run_is_an_error(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_replay_of_other_results_is_refused(bundle: Bundle) -> None:
-    """What the check of captured graphs must catch: another size's, or an input that is no longer read."""
+    """Captured graphs of another size, or with an input that is no longer read, give other results."""
     bound = bind(bundle, (1,))
     plain = np.ones((1, bundle.spec.dimension), np.float32)
 

@@ -10,7 +10,7 @@ from model.engines.onnx_runtime import OnnxRuntimeEngine
 
 
 class Three:
-    """Three streams over a real engine; calls of one caller have to overlap to get on."""
+    """Three streams of a real engine; the three calls of one caller wait for each other."""
 
     streams = 3
 
@@ -29,7 +29,7 @@ class Three:
 def test_call_is_divided_and_rows_keep_their_order(bundle: Bundle, rng: np.random.Generator) -> None:
     three = Three(bundle)
     clips = rng.integers(0, 256, (8, *bundle.spec.clip_shape), dtype=np.uint8)
-    rows = embed_in_parallel(three)(clips)  # type: ignore[arg-type]  # the rest of an engine is not asked for
+    rows = embed_in_parallel(three)(clips)  # type: ignore[arg-type]  # only what embed_in_parallel uses
     np.testing.assert_allclose(rows, three.engine.embed(clips), atol=1e-4)
     assert sorted(three.sizes) == [2, 3, 3]
 

@@ -13,7 +13,7 @@ from tests.bundles import make_bundle
 
 
 class Answering:
-    """An engine that answers what it was given; `alone`, for a clip that comes alone."""
+    """An engine that returns the embeddings that it was given; `alone` for a single clip."""
 
     name: Final = "openvino"
     device: Final = "cpu"

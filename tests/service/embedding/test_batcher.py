@@ -14,7 +14,7 @@ from service.telemetry.metrics import Metrics
 
 
 class Sums:
-    """An engine whose embedding of a clip is the sum of its pixels. It can be held, and it fails on a clip of 255s."""
+    """An engine whose embedding of a clip is the sum of its pixels. A test can hold it, and it fails on a clip of 255s."""
 
     name: EngineName = "onnxruntime"
     device = "cpu"
@@ -45,7 +45,7 @@ def engine() -> Sums:
 
 @pytest.fixture
 def batcher(engine: Sums) -> Iterator[Batcher]:
-    batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]  # its class attributes are no literals
+    batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]  # its class attributes are not literals
     yield batcher
     engine.may_run.set()
     batcher.close()
@@ -76,7 +76,7 @@ def test_clips_of_concurrent_requests_share_calls(batcher: Batcher, engine: Sums
     assert others[0].result(5).ravel().tolist() == [6, 9, 12]
     assert others[1].result(5).ravel().tolist() == [15]
     assert others[2].result(5).ravel().tolist() == [3 * value for value in range(10, 20)]
-    assert engine.sizes == [1, 8, 4, 2]  # 14 clips of three requests, nothing computed for padding
+    assert engine.sizes == [1, 8, 4, 2]  # 14 clips of three requests, without padding
 
 
 def test_error_reaches_only_the_requests_in_the_batch(batcher: Batcher, engine: Sums) -> None:
@@ -134,7 +134,7 @@ def test_closing_finishes_what_is_queued(engine: Sums) -> None:
 
 
 class SideBySide(Sums):
-    """Two streams; each call waits until a second one is under way, and says which clips it had."""
+    """Two streams; each call waits until a second one runs."""
 
     streams = 2
 
@@ -154,7 +154,7 @@ def test_streams_share_the_clips_of_one_request() -> None:
     batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
     answer = batcher.submit(clips(*range(8))).result(5)
     assert answer.ravel().tolist() == [3 * value for value in range(8)]
-    assert sorted(engine.sizes) == [1, 1, 2, 4]  # each takes its share of what is left, until both are done
+    assert sorted(engine.sizes) == [1, 1, 2, 4]  # each stream takes half of the waiting clips
     batcher.close()
 
 

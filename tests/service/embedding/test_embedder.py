@@ -25,7 +25,7 @@ def anyio_backend() -> str:
 
 
 class Parts:
-    """An embedder on a real engine, and what it counts."""
+    """An embedder with a real engine and metrics."""
 
     def __init__(self, bundle: Path, **settings: int) -> None:
         self.metrics = Metrics()

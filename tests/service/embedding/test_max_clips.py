@@ -1,4 +1,4 @@
-"""`max_clips`: which frames are decoded, and that the vector is the mean over the clips that were chosen."""
+"""`max_clips`: only the frames of the chosen clips are decoded, and the embedding is the mean of these clips."""
 
 import asyncio
 import struct
@@ -26,7 +26,7 @@ from tests.service.pictures import draw, encode, write_video
 
 HEIGHT, WIDTH, LENGTH = 64, 32, 4
 FRAMES = [encode(draw(person, height=HEIGHT, width=WIDTH), ".png") for person in range(60)]
-"""Each of another person, so that a wrong clip gives another vector."""
+"""Each of another person, so that a wrong clip gives another embedding."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def embed(parts: tuple[Embedder, Engine], footage: Footage, most: int | None = N
 
 
 def mean_of_clips(parts: tuple[Embedder, Engine], frames: NDArray[np.uint8], most: int) -> NDArray[np.float32]:
-    """By hand, with the functions of the model alone."""
+    """The expected embedding, with functions of the model only."""
     return video_feature(parts[1].embed(frames[split_into_clips(len(frames), LENGTH, most)]))
 
 
@@ -73,7 +73,7 @@ def test_max_clips_of_at_least_all_clips_changes_nothing(parts: tuple[Embedder, 
 
 
 def test_rejected_frame_keeps_its_index_and_the_others_form_the_clips(parts: tuple[Embedder, Engine]) -> None:
-    """Of 24 frames and two clips these are 4 to 7 and 16 to 19."""
+    """Two clips of 24 frames are frames 4 to 7 and 16 to 19."""
     sent = list(FRAMES[:24])
     sent[5] = sent[6] = sent[0] = sent[12] = b"text"
     embedded = embed(parts, Footage(sent), 2)
@@ -93,7 +93,7 @@ def test_usable_share_counts_the_chosen_frames(parts: tuple[Embedder, Engine]) -
 
 
 def test_boxes_are_chosen_in_the_order_of_their_frames(parts: tuple[Embedder, Engine]) -> None:
-    """They come last frame first; no full frame but those of the chosen boxes is looked at."""
+    """They are sent in reverse order; only the full frames of the chosen boxes are decoded."""
     chosen = choose_frames(22, LENGTH, 2).tolist()
     sent = [data if index in chosen else b"text" for index, data in enumerate(FRAMES[:22])]
     boxes: list[Box] = [(frame, 0, 0, WIDTH, HEIGHT) for frame in reversed(range(22))]
@@ -106,7 +106,7 @@ def test_boxes_are_chosen_in_the_order_of_their_frames(parts: tuple[Embedder, En
 
 @pytest.fixture
 def video(tmp_path: Path) -> tuple[Path, NDArray[np.uint8]]:
-    """A video of 23 frames, and these as the service reads all of them."""
+    """A video of 23 frames, and these frames as the service reads them."""
     path = tmp_path / "v.avi"
     write_video(path, [draw(person) for person in range(23)], "MJPG")
     frames = [frame for _, frame in read_samples(Footage(video=path), Settings(), HEIGHT, WIDTH)]
@@ -166,7 +166,7 @@ def test_limits_do_not_apply_to_frames_that_are_not_chosen() -> None:
 
 
 def test_memory_does_not_grow_with_a_tracklets_length(parts: tuple[Embedder, Engine]) -> None:
-    """Two pieces are queued, one is gathered and copied: about 4 x 2 clips of 4 frames, whatever the length."""
+    """Two pieces are queued, one is collected and copied: about 4 x 2 clips of 4 frames for any length."""
     frame_bytes = HEIGHT * WIDTH * 3
 
     def peak(count: int) -> int:
@@ -178,15 +178,15 @@ def test_memory_does_not_grow_with_a_tracklets_length(parts: tuple[Embedder, Eng
         finally:
             tracemalloc.stop()
 
-    peak(8)  # what is imported or made once
+    peak(8)  # imports and caches
     short, long = peak(100), peak(2000)
-    assert short > 8 * frame_bytes  # or arrays are not counted at all
+    assert short > 8 * frame_bytes  # the memory of arrays is counted
     assert long < 2000 * frame_bytes / 10
-    assert long - short < 100 * frame_bytes  # embeddings and indices do grow
+    assert long - short < 100 * frame_bytes  # embeddings and indices grow
 
 
 def test_crop_does_not_keep_its_full_frame_in_memory() -> None:
-    """A box as wide as the frame and as large as the model's size could be passed on as a view of it."""
+    """A box of the model's size and of the full width could stay a view of the frame."""
     full = encode(draw(1, height=10 * HEIGHT, width=WIDTH), ".png")
     footage = Footage([full], None, [(0, 0, HEIGHT, WIDTH, HEIGHT)])
     [(_, frame)] = read_samples(footage, Settings(), HEIGHT, WIDTH)
