@@ -30,7 +30,7 @@ def test_any_number_of_clips_gives_the_rows_of_plain_runs(bundle: Bundle, rng: n
 
 
 def test_clips_may_be_non_contiguous(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
-    """A view in reverse order: buffers are copied as they are in memory, so it must be made contiguous."""
+    """A view in reverse order: buffers are copied byte by byte, so it must be made contiguous."""
     backwards = clips[:, ::-1]
     assert not backwards.flags.c_contiguous
 

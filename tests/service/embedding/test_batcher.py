@@ -14,7 +14,7 @@ from service.telemetry.metrics import Metrics
 
 
 class Sums:
-    """An engine whose embedding of a clip is the sum of its pixels. A test can hold it, and it fails on a clip of 255s."""
+    """Embeds a clip as the sum of its pixels. A test can hold it, and it fails on a clip of 255s."""
 
     name: EngineName = "onnxruntime"
     device = "cpu"
