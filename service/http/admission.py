@@ -91,4 +91,4 @@ class Admission:
 
     def _refusal(self, reason: str, detail: str) -> Problem:
         self._metrics.refused.labels(reason).inc()
-        return Problem("busy", f"{detail}; send the request again later", headers={"Retry-After": str(RETRY_SECONDS)})
+        return Problem("busy", f"{detail}; send the request again later", retry_after=RETRY_SECONDS)

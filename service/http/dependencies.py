@@ -43,8 +43,8 @@ async def require_ready(lifecycle: CurrentLifecycle) -> Service:
     if service := lifecycle.service:
         return service
     reason = lifecycle.reason or ("is starting" if lifecycle.state is ServiceState.STARTING else "is stopping")
-    header = {"Retry-After": str(STARTING_RETRY_SECONDS)}
-    raise Problem("not-ready", f"the service {reason}", headers=header, pending=lifecycle.pending)
+    detail = f"the service {reason}"
+    raise Problem("not-ready", detail, retry_after=STARTING_RETRY_SECONDS, pending=lifecycle.pending)
 
 
 Ready = Annotated[Service, Depends(require_ready)]

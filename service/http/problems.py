@@ -84,7 +84,16 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):
-    """An error that is answered with a problem document. `kind` is a key of `KINDS`."""
+    """An error that is answered with a problem document.
+
+    Args:
+        kind: a key of `KINDS`.
+        detail: what is wrong and what to do.
+        errors: each field or frame at fault.
+        headers: of the answer.
+        retry_after: seconds after which the client may send the request again.
+        pending: what is not loaded yet during startup.
+    """
 
     def __init__(
         self,
@@ -93,6 +102,7 @@ class Problem(Exception):
         *,
         errors: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
+        retry_after: int | None = None,
         pending: Sequence[str] | None = None,
     ) -> None:
         super().__init__(detail)
@@ -100,7 +110,7 @@ class Problem(Exception):
         self.status, self.title = KINDS[kind]
         self.detail = detail
         self.errors = tuple(errors)
-        self.headers = dict(headers or {})
+        self.headers = dict(headers or {}) | ({} if retry_after is None else {"Retry-After": str(retry_after)})
         self.pending = pending
 
     @classmethod
@@ -201,8 +211,7 @@ async def _on_gallery(request: Request, error: GalleryError) -> Response:
         case DiskFull():
             problem = Problem("disk-full", str(error))
         case GalleryUnavailable():
-            header = {"Retry-After": str(GALLERY_RETRY_SECONDS)}
-            problem = Problem("gallery-unavailable", str(error), headers=header)
+            problem = Problem("gallery-unavailable", str(error), retry_after=GALLERY_RETRY_SECONDS)
         case _:  # a disk that cannot be written, for example: no time is known at which it works again
             log.error("gallery failed", extra={"facts": {"reason": str(error)}}, exc_info=error.__cause__)
             problem = Problem("gallery-unavailable", str(error))

@@ -54,10 +54,8 @@ class RequestLog:
             # A server that stops cancels requests that it cannot finish in time.
             if status is not None:
                 raise
-            header = {"Retry-After": str(STOPPING_RETRY_SECONDS)}
-            problem = Problem(
-                "not-ready", "the service stopped before the answer was ready; send the request again", headers=header
-            )
+            detail = "the service stopped before the answer was ready; send the request again"
+            problem = Problem("not-ready", detail, retry_after=STOPPING_RETRY_SECONDS)
             await problem.answer(Request(scope))(scope, receive, send_with_id)
         except Exception:
             # Details go to the log with the request's id, not to the client.

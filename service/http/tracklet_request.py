@@ -4,9 +4,8 @@ import asyncio
 import base64
 import binascii
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -21,10 +20,9 @@ from service.http.admission import Admission
 from service.http.fields import Body
 from service.http.problems import Problem, malformed
 from service.http.schemas import FootageBody, TrackletBody
-from service.http.uploads import FormReader, Upload, content_type, read_body, read_form
+from service.http.uploads import FormReader, Upload, content_type, read_body
 from service.lifecycle import Service
 from service.settings import JSON_WEIGHT, Settings
-from service.telemetry.metrics import Metrics, current_cost
 
 FootageT = TypeVar("FootageT", bound=FootageBody)
 BodyT = TypeVar("BodyT", bound=Body)
@@ -55,9 +53,8 @@ async def read(
         kind, boundary = content_type(request)
         if kind == "multipart/form-data" and boundary:
             names = (schema.model_fields.keys() - schema.NOT_IN_FORMS) | schema.ELSEWHERE.keys()
-            with read_form(names, settings) as reader:
-                with _reading(reader, metrics):
-                    upload = await reader.read(request, boundary, slot)
+            with closing(FormReader(names, settings, metrics)) as reader:
+                upload = await reader.read(request, boundary, slot)
                 slot.take()
                 body = await _run(sum(map(len, upload.fields.values())), _validate_form, upload, schema)
                 yield body, _footage_of_form(upload, body, settings)
@@ -121,18 +118,6 @@ def check_embedding(values: list[float], space: str | None, bundle: Bundle) -> N
 def _admission(request: Request) -> Admission:
     admission: Admission = request.app.state.admission
     return admission
-
-
-@contextmanager
-def _reading(reader: FormReader, metrics: Metrics) -> Iterator[None]:
-    """Time the arrival of a form and, separately, its parser, also if the form is refused."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        cost = current_cost.get()
-        metrics.observe_stage("read", time.perf_counter() - start - reader.parsing, cost)
-        metrics.observe_stage("parse", reader.parsing, cost)
 
 
 async def _run(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

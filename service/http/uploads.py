@@ -5,8 +5,7 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +17,7 @@ from starlette.requests import Request
 from service.http.admission import RequestSlot
 from service.http.problems import Problem
 from service.settings import Settings
-from service.telemetry.metrics import current_cost
+from service.telemetry.metrics import Metrics, current_cost
 
 MAX_OTHER_PARTS = 64
 """Most parts of a form that are not frames; there are about a dozen field names."""
@@ -61,28 +60,23 @@ async def read_body(request: Request, settings: Settings, slot: RequestSlot, wei
     return body
 
 
-@contextmanager
-def read_form(names: Collection[str], settings: Settings) -> Iterator["FormReader"]:
-    """Return a reader for a form with text fields of these `names`; remove its video when the context ends."""
-    reader = FormReader(names, settings)
-    try:
-        yield reader
-    finally:
-        reader.close()
-
-
 class FormReader:
-    """Reads one `multipart/form-data` body. `parsing` is the time of the parser in seconds."""
+    """Reads one `multipart/form-data` body.
 
-    def __init__(self, names: Collection[str], settings: Settings) -> None:
-        self._names, self._settings = names, settings
+    Args:
+        names: of the text fields that the form may have.
+        settings: the limits.
+        metrics: get the time of receiving (stage "read") and of parsing (stage "parse"), also of a refused form.
+    """
+
+    def __init__(self, names: Collection[str], settings: Settings, metrics: Metrics) -> None:
+        self._names, self._settings, self._metrics = names, settings, metrics
         self._upload = Upload()
-        self._headers: dict[bytes, bytes] = {}
+        self._disposition: bytes | None = None
         self._header_name = self._header_value = b""
         self._name = ""
         self._part = bytearray()
         self._parts = 0
-        self.parsing = 0.0
         self._ended = False
         self._file: BinaryIO | None = None
         self._video = bytearray()
@@ -94,14 +88,17 @@ class FormReader:
             Problem: 400 if the form is malformed or has an unknown field, 413 if it exceeds a limit, 408 if it arrives
                 too slowly, 503 if all bodies together exceed their limit, 507 if the disk is too full for its video.
         """
+        begin, parsing = time.perf_counter(), 0.0
         try:
             # The methods `_on_...` are named after the callbacks of the parser.
             callbacks: Any = {name[1:]: getattr(self, name) for name in dir(self) if name.startswith("_on_")}
             parser = MultipartParser(boundary, callbacks)
             async for chunk in _chunks(request, self._settings, slot):
                 start = time.perf_counter()
-                parser.write(chunk)
-                self.parsing += time.perf_counter() - start
+                try:
+                    parser.write(chunk)
+                finally:
+                    parsing += time.perf_counter() - start
                 if len(self._video) >= FLUSH_BYTES:
                     await asyncio.to_thread(self._flush)
             if not self._ended:
@@ -113,6 +110,10 @@ class FormReader:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise Problem("disk-full", "the disk is too full to store the video while it is read") from error
             raise
+        finally:
+            cost = current_cost.get()
+            self._metrics.observe_stage("read", time.perf_counter() - begin - parsing, cost)
+            self._metrics.observe_stage("parse", parsing, cost)
         return self._upload
 
     def close(self) -> None:
@@ -124,8 +125,7 @@ class FormReader:
             self._upload.video.unlink(missing_ok=True)
 
     def _on_part_begin(self) -> None:
-        self._headers = {}
-        self._header_name = self._header_value = b""
+        self._disposition = None
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -134,11 +134,12 @@ class FormReader:
         self._header_value += data[start:end]
 
     def _on_header_end(self) -> None:
-        self._headers[self._header_name.lower()] = self._header_value
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
         self._header_name = self._header_value = b""
 
     def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise Problem("malformed", "a part of the form has no name in its Content-Disposition")
         name = options[b"name"].decode("utf-8", "replace")

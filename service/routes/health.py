@@ -1,6 +1,7 @@
 """Probes, metrics, and what is running."""
 
 from contextlib import suppress
+from dataclasses import asdict
 
 from fastapi import APIRouter, Depends, Response
 
@@ -39,21 +40,12 @@ async def metrics(lifecycle: CurrentLifecycle) -> Response:
 @router.get("/info", response_model=InfoAnswer, dependencies=NO_QUERY)
 async def info(service: Ready) -> InfoAnswer:
     """Return the version, the model, the engine that runs it, the gallery and the limits."""
-    engine, settings = service.engine.info, service.settings
+    settings = service.settings
     return InfoAnswer(
         version=read_version(),
         model=service.bundle.spec,
         embedding_space=service.bundle.embedding_space,
-        engine=EngineFacts(
-            name=engine.name,
-            version=engine.version,
-            device=engine.device,
-            precision=engine.precision,
-            threads=engine.threads,
-            provider=engine.provider,
-            warning=engine.warning,
-            self_test_min_cosine=service.self_test.min_cosine,
-        ),
+        engine=EngineFacts(**asdict(service.engine.info), self_test_min_cosine=service.self_test.min_cosine),
         gallery=GalleryFacts(
             engine=service.gallery.engine,
             records=await service.gallery.count(),
