@@ -29,12 +29,12 @@ def same(a, b):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_batches_continue_from_any_step(tracklets, workers):
     source = ClipSource(tracklets, RECIPE)
-    whole = list(source.batches(1, 0, 3))
-    assert len(whole) == sum(len(source.plan(epoch)) for epoch in (1, 2, 3)) == 9
+    full = list(source.batches(1, 0, 3))
+    assert len(full) == sum(len(source.plan(epoch)) for epoch in (1, 2, 3)) == 9
     rest = list(ClipSource(tracklets, RECIPE, workers=workers).batches(2, 1, 3))
     assert len(rest) == 5
-    assert all(same(a, b) for a, b in zip(whole[4:], rest, strict=True))
-    assert not same(whole[0], whole[3])
+    assert all(same(a, b) for a, b in zip(full[4:], rest, strict=True))
+    assert not same(full[0], full[3])
 
 
 def test_sample_is_the_start_of_the_first_batch(tracklets):
@@ -46,10 +46,10 @@ def test_sample_is_the_start_of_the_first_batch(tracklets):
 
 
 def test_parts_together_are_the_batch_of_one_process(tracklets):
-    whole = next(ClipSource(tracklets, RECIPE).batches(1, 0, 1))
+    full = next(ClipSource(tracklets, RECIPE).batches(1, 0, 1))
     parts = [next(ClipSource(tracklets, RECIPE, part=part, parts=2).batches(1, 0, 1)) for part in (0, 1)]
     for name in ("clips", "labels", "erased"):
-        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(full, name))
     with pytest.raises(ValueError, match="8 clips cannot be divided among 3 processes"):
         ClipSource(tracklets, RECIPE, parts=3)
 

@@ -106,11 +106,11 @@ def test_batch_norm_and_its_gradient_are_those_of_the_full_batch(tmp_path):
     multiprocessing.spawn(batch_norm_of_a_part, (port, features, tmp_path), nprocs=2)
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
 
-    norm, whole = nn.Sequential(nn.BatchNorm2d(3)), features.clone().requires_grad_()
-    out = norm(whole)
+    norm, full = nn.Sequential(nn.BatchNorm2d(3)), features.clone().requires_grad_()
+    out = norm(full)
     out.square().mul(torch.arange(out.numel()).view_as(out)).sum().backward()
     torch.testing.assert_close(torch.cat([half["out"] for half in halves]), out.detach())
-    torch.testing.assert_close(torch.cat([half["gradient"] for half in halves]), whole.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat([half["gradient"] for half in halves]), full.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(halves[0]["weight"] + halves[1]["weight"], norm[0].weight.grad, rtol=1e-4, atol=1e-3)
     for name, value in norm.state_dict().items():
         for half in halves:

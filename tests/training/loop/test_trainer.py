@@ -66,9 +66,9 @@ def test_run_resumed_after_ctrl_c_is_the_same_to_the_bit(data, tmp_path):
     assert 1 <= stopped.progress["tally"]["steps"] < 5
 
     run(data, tmp_path / "resumed", 2, overrides=SMALL_STEPS, resume=True)
-    whole, parts = (load_checkpoint(tmp_path / name / LAST) for name in ("uninterrupted", "resumed"))
-    assert parts.progress["epoch"] == 2
-    assert_same_state(whole, parts)
+    uninterrupted, resumed = (load_checkpoint(tmp_path / name / LAST) for name in ("uninterrupted", "resumed"))
+    assert resumed.progress["epoch"] == 2
+    assert_same_state(uninterrupted, resumed)
     assert_same_state(*(load_checkpoint(tmp_path / name / BEST) for name in ("uninterrupted", "resumed")))
     assert_same_log(tmp_path / "uninterrupted", tmp_path / "resumed")
 
