@@ -7,9 +7,11 @@ from torch import nn
 
 from model.network import NetworkSpec, VideoReID, build_network
 from tests.training.runs import assert_same_log, assert_same_state, run
+from training.loop import precision_check
 from training.loop import run as run_module
 from training.loop.checkpoint import load_checkpoint
-from training.loop.precision_check import compare_with_fp32
+from training.loop.fast_cpu_layers import FastIBN, use_fast_cpu_layers
+from training.loop.precision_check import _compare_layer, find_wrong_layer
 from training.loop.run import LAST
 
 SMALL = {
@@ -42,29 +44,51 @@ class WrongInLowPrecision(nn.Module):
 def network() -> VideoReID:
     torch.manual_seed(1)
     spec = NetworkSpec(
-        backbone="resnet18_x0_75", attention="pooled", attention_bias=1.0, frame_height=64, frame_width=32, classes=3
+        backbone="resnet18_x0_75", attention="pooled", attention_bias=1.0, frame_height=96, frame_width=48, classes=3
     )
     return build_network(spec)
 
 
 @pytest.fixture
 def clips() -> torch.Tensor:
-    return torch.randn(4, 2, 3, 64, 32, generator=torch.Generator().manual_seed(2))
+    return torch.randn(4, 2, 3, 96, 48, generator=torch.Generator().manual_seed(2))
 
 
-def test_healthy_network_is_within_the_tolerances(network, clips):
-    difference = compare_with_fp32(network, clips, torch.bfloat16)
-    assert 0 < difference.features < 0.03
-    assert 0 < difference.gradients < 0.6
-    assert difference.is_small
+CORRECT = {
+    "bundled": {"attention": "pooled", "attention_bias": 1.0, "backbone": "resnet18_ibn_a_x0_75"},
+    "not3d": {"backbone": "resnet50_ibn_a"},
+    "aas_rfu": {"attention": "sta", "embedding": 16, "neck": "batch_norm", "backbone": "resnet18"},
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", CORRECT)
+def test_layers_of_correct_networks_are_within_the_tolerances(name, monkeypatch):
+    torch.manual_seed(1)
+    spec = NetworkSpec(frame_height=96, frame_width=48, classes=3, **CORRECT[name])
+    network, clips = build_network(spec), torch.randn(4, 2, 3, 96, 48)
+    use_fast_cpu_layers(network)
+    compared = []
+
+    def watch(*arguments):
+        compared.append(_compare_layer(*arguments))
+        return compared[-1]
+
+    monkeypatch.setattr(precision_check, "_compare_layer", watch)
+    assert find_wrong_layer(network, clips, torch.bfloat16) is None
+    layers = {layer for layer, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear | FastIBN)}
+    assert layers <= {difference.layer for difference in compared}
+    assert 0 < max(difference.output for difference in compared) < 0.01
+    assert 0 < max(difference.gradient for difference in compared) < 0.5
 
 
 @pytest.mark.parametrize("fault", ["nan", "values", "gradient"])
 def test_wrong_layer_is_found(network, clips, fault):
     network.base.layer3.append(WrongInLowPrecision(fault))
-    difference = compare_with_fp32(network, clips, torch.bfloat16)
-    assert not difference.is_small
-    assert (difference.features < 0.05) == (fault == "gradient")
+    wrong = find_wrong_layer(network, clips, torch.bfloat16)
+    assert wrong.layer == "base.layer3.2"
+    assert (wrong.output < 0.01) == (fault == "gradient")
+    assert "base.layer3.2" in str(wrong)
 
 
 def test_comparison_changes_neither_the_network_nor_random_numbers(network, clips):
@@ -72,11 +96,12 @@ def test_comparison_changes_neither_the_network_nor_random_numbers(network, clip
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random = torch.get_rng_state()
     network.eval()
-    compare_with_fp32(network, clips, torch.bfloat16)
+    assert find_wrong_layer(network, clips, torch.bfloat16) is None
     assert torch.equal(torch.get_rng_state(), random)
     assert not network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+    assert not any(module._forward_hooks for module in network.modules())
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -95,6 +120,7 @@ def test_run_with_a_wrong_layer_trains_in_fp32_and_says_so(data, tmp_path, monke
         run(data, out, 1, overrides=SMALL | {"precision": precision}, console=Console(width=400))
         said = capsys.readouterr().out
         assert f"{precision} gives wrong results on this machine for frames of 32x32" in said
+        assert "layer base.layer4.2 differs from fp32" in said
         assert "This run trains in fp32." in said
         fp32, checkpoint = load_checkpoint(tmp_path / "fp32" / LAST), load_checkpoint(out / LAST)
         assert checkpoint.state_dict.keys() == fp32.state_dict.keys()
@@ -109,9 +135,9 @@ def test_check_does_not_change_a_healthy_bf16_run(data, tmp_path, monkeypatch, c
 
     def watch(network, clips, dtype):
         compared.append(clips.shape[-2:])
-        return compare_with_fp32(network, clips, dtype)
+        return find_wrong_layer(network, clips, dtype)
 
-    monkeypatch.setattr(run_module, "compare_with_fp32", watch)
+    monkeypatch.setattr(run_module, "find_wrong_layer", watch)
     run(data, tmp_path / "checked", 2, overrides=overrides, console=Console(width=400))
     assert compared == [(32, 32), (64, 32)]
     assert "wrong results" not in capsys.readouterr().out
