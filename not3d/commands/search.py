@@ -266,8 +266,8 @@ def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> LocalTrac
             break
     some = ", ".join(names[:8]) + (", ..." if count > 8 else "")
     if wanted is None:
-        raise typer.BadParameter(f"{footage} holds {count} tracklets ({some}); choose one", param_hint="--tracklet")
-    raise typer.BadParameter(f"{footage} has no tracklet {wanted}, but {some}", param_hint="--tracklet")
+        raise typer.BadParameter(f"choose one of the {count} tracklets ({some}) in {footage}", param_hint="--tracklet")
+    raise typer.BadParameter(f"no tracklet {wanted}, only {some}, in {footage}", param_hint="--tracklet")
 
 
 def _listed(facts: Json, separator: str = ", ") -> str:

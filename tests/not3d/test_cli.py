@@ -292,7 +292,7 @@ def test_tracks_of_a_video_are_enrolled_and_searched(run: Run, client: Client, t
     assert "yard-1, yard-2" in err
     status, _, err = run("search", video, *options, "--tracklet", "5")
     assert status == 2
-    assert "has no tracklet 5" in err
+    assert "no tracklet 5, only yard-1, yard-2" in err
 
 
 def test_tracks_need_a_video(run: Run, client: Client, people: Path) -> None:
