@@ -57,7 +57,7 @@ def snapshot(
 
     The copy has every change that was acknowledged before, and no data of
     records that were erased before. It needs as much space as the database;
-    docs/gallery.md says how long it takes. Vectors are personal data, in a
+    docs/figures/gallery.md has measured times. Vectors are personal data, in a
     copy too.
 
     Example: [bold]not3d gallery snapshot --data-dir data backups/monday[/]
@@ -128,9 +128,9 @@ def restore(
 def compact(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Write the database again, without the space and data of removed records.
 
-    Vectors of removed records are overwritten within a minute without this
-    command. Parts of their metadata and thumbnails may stay in unused parts of
-    the file until it runs. Stop the service first. The command needs the space
+    Without this command, vectors of removed records are overwritten by the
+    next sweep and the next save of the index. Parts of their metadata and
+    thumbnails may stay in unused parts of the file until it runs. Stop the service first. The command needs the space
     of a copy.
 
     Example: [bold]not3d gallery compact --data-dir data[/]
