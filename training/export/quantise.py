@@ -1,9 +1,9 @@
 """Quantise a float bundle's network to int8 after training, and measure it on people that it has not seen.
 
 NNCF inserts the quantisers and sets their ranges on calibration clips (post-training quantisation). Two choices decide
-the accuracy, both measured on the light model (docs/figures/precision.md). OpenVINO's common transformations run first; they fold
-batch normalisation into convolutions. The attention over frames and the batch-normed neck, a thousandth of the work,
-stay in float.
+the accuracy, both measured on the light model (docs/figures/precision.md). OpenVINO's common transformations run first:
+they fold batch normalisation into convolutions. The attention over frames and the batch-normed neck, a thousandth of
+the work, stay in float.
 """
 
 import contextlib
