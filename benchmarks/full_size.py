@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,18 +50,12 @@ def write_full_size(out: Path) -> Bundle:
 def eager_network(bundle: Bundle) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Return a bundle's network in PyTorch eager mode and fp32.
 
-    It has its own weights if `write_full_size` made the bundle, otherwise fresh ones, which take the same time.
+    The recipe in the bundle says which network; without one it is that of `write_full_size`, with the same weights.
+    Other bundles get fresh weights, which take the same time.
     """
     spec = bundle.spec
-    network = build_network(
-        NetworkSpec(
-            backbone=spec.backbone,
-            attention=spec.attention,
-            frame_height=spec.frame_height,
-            frame_width=spec.frame_width,
-            clip_length=spec.clip_length,
-        )
-    )
+    recipe: dict[str, Any] = dict(spec.recipe or {})
+    network = build_network(NetworkSpec.model_validate(recipe.get("network", {})))
     if weights_of(bundle.path).exists():
         network.load_state_dict(torch.load(weights_of(bundle.path), weights_only=True))
         network.eval()

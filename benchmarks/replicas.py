@@ -10,11 +10,9 @@ records stay in the bundled model's collection.
 
 import argparse
 import base64
-import os
 import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,60 +29,23 @@ from uuid import uuid4
 import httpx
 import numpy as np
 
-READY_SECONDS = 180.0
+from benchmarks.process import Server
+
 REPLICAS, WRITERS, SEARCHERS = 3, 12, 4
-PHASES = ("all well", "server killed", "server back", "replica killed", "replica back")
-
-
-@dataclass
-class Replica:
-    """One process of the service, started again under the same port."""
-
-    port: int
-    folder: Path
-    gallery: str
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
-        environment |= {"NOT3D_GALLERY": self.gallery, "NOT3D_ENGINE": "onnxruntime", "NOT3D_THREADS": "1"}
-        with (self.folder / f"{self.port}.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "not3d", "serve", "--port", str(self.port), "--data-dir", str(self.folder)],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def wait(self) -> float:
-        """Wait until it is ready and return the seconds. Raise SystemExit if it does not become ready."""
-        began = time.monotonic()
-        while time.monotonic() - began < READY_SECONDS:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
-                    return time.monotonic() - began
-            time.sleep(0.05)
-        raise SystemExit(f"replica {self.port} did not become ready")
-
-    def end(self, number: int) -> None:
-        if self.process:
-            self.process.send_signal(number)
-            self.process.wait(60)
+PHASES = ("normal", "server killed", "server back", "replica killed", "replica back")
 
 
 @dataclass
 class Load:
-    replicas: list[Replica]
+    """The clients and what they were answered, by phase."""
+
+    replicas: list[Server]
     dimension: int
     prefix: str
     phase: str = PHASES[0]
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     acknowledged: dict[str, bytes] = field(default_factory=dict)
-    missed: list[str] = field(default_factory=list)
+    not_found: list[str] = field(default_factory=list)
     waits: dict[str, list[float]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -106,7 +68,7 @@ class Load:
                     self.acknowledged[name] = vector.tobytes()
                 if self.ask(client, other, "GET", f"/gallery/{name}", None) == 404:
                     with self.lock:
-                        self.missed.append(name)
+                        self.not_found.append(name)
 
     def search(self, number: int) -> None:
         rng, choice = np.random.default_rng(1000 + number), random.Random(1000 + number)
@@ -116,7 +78,7 @@ class Load:
                 self.ask(client, choice.choice(self.replicas), "POST", "/search", body)
 
     def ask(
-        self, client: httpx.Client, replica: Replica, method: str, path: str, body: Mapping[str, object] | None
+        self, client: httpx.Client, replica: Server, method: str, path: str, body: Mapping[str, object] | None
     ) -> int:
         """Send one request and return its status, 0 without an answer. Wait for Retry-After after a 503."""
         phase, began, pause = self.phase, time.monotonic(), 0.0
@@ -128,8 +90,8 @@ class Load:
             status = answer.status_code
             kind = "done" if status < 300 else f"{status}"
             if status == 503:
-                told = answer.headers.get("retry-after")
-                kind, pause = ("503", float(told)) if told else ("503 without Retry-After", 1.0)
+                seconds = answer.headers.get("retry-after")
+                kind, pause = ("503", float(seconds)) if seconds else ("503 without Retry-After", 1.0)
         with self.lock:
             self.answers[phase, kind] += 1
             if kind == "done":
@@ -138,21 +100,21 @@ class Load:
         return status
 
     def run(self, stack: ExitStack) -> None:
-        threads = [threading.Thread(target=self.write, args=(number,)) for number in range(WRITERS)]
-        threads += [threading.Thread(target=self.search, args=(number,)) for number in range(SEARCHERS)]
-        for thread in threads:
-            thread.start()
-            stack.callback(thread.join)
+        """Run the clients in threads until the stack is closed."""
+        pool = stack.enter_context(ThreadPoolExecutor(WRITERS + SEARCHERS))
+        clients = [pool.submit(self.write, number) for number in range(WRITERS)]
+        clients += [pool.submit(self.search, number) for number in range(SEARCHERS)]
+        stack.callback(lambda: [client.result() for client in clients])
         stack.callback(self.ended.set)
 
-    def answering(self, replica: Replica) -> bool:
+    def answering(self, replica: Server) -> bool:
         body = {"embedding": [1.0] + [0.0] * (self.dimension - 1), "top_k": 1}
         with suppress(httpx.HTTPError):
             return httpx.post(f"{replica.url}/search", json=body, timeout=10).status_code == 200
         return False
 
 
-def enrolled(replica: Replica, prefix: str) -> dict[str, bytes]:
+def enrolled(replica: Server, prefix: str) -> dict[str, bytes]:
     """Return all ids of this run that a replica lists, with the vector of every twentieth."""
     found: dict[str, bytes] = {}
     cursor = base64.urlsafe_b64encode(f"after:{prefix}".encode()).decode()
@@ -186,16 +148,17 @@ def table(load: Load) -> Iterator[str]:
 
 def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    replicas = []
-    for _ in range(REPLICAS):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            replicas.append(Replica(free.getsockname()[1], folder, arguments.milvus))
+    variables = {"NOT3D_GALLERY": arguments.milvus, "NOT3D_ENGINE": "onnxruntime", "NOT3D_THREADS": "1"}
+    command = ["not3d", "serve", "--data-dir", str(folder)]
+    replicas = [
+        Server(command, ready="/readyz", log=folder / f"{number}.log", variables=variables)
+        for number in range(REPLICAS)
+    ]
     for replica in replicas:
         replica.start()
-        stack.callback(replica.end, signal.SIGTERM)
+        stack.callback(replica.stop)
     print("ready after", ", ".join(f"{replica.wait():.1f} s" for replica in replicas), flush=True)
-    facts = httpx.get(f"{replicas[0].url}/info", timeout=30).json()
+    facts = replicas[0].get("/info")
     print("gallery:", facts["gallery"]["engine"], flush=True)
     load = Load(list(replicas), facts["model"]["dimension"], f"run-{uuid4().hex[:8]}")
     clients = stack.enter_context(ExitStack())
@@ -217,7 +180,7 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
     time.sleep(arguments.seconds)
 
     load.phase = "replica killed"
-    replicas[0].end(signal.SIGKILL)
+    replicas[0].stop(signal.SIGKILL)
     load.replicas.remove(replicas[0])  # as a load balancer does when the replica is not ready
     time.sleep(arguments.seconds)
     replicas[0].start()
@@ -228,7 +191,9 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> None:
     clients.close()
 
     print("\n".join(table(load)))
-    print(f"acknowledged: {len(load.acknowledged)}; not found immediately through another replica: {len(load.missed)}")
+    print(
+        f"acknowledged: {len(load.acknowledged)}; not found immediately through another replica: {len(load.not_found)}"
+    )
     for number, replica in enumerate(replicas, 1):
         found = enrolled(replica, load.prefix)
         lost = load.acknowledged.keys() - found.keys()

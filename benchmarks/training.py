@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.peak import measure_peak
 from model.frames import read_frame
 from model.network import build_network
 from training.batches.clips import ClipSource
@@ -56,14 +57,14 @@ class OurLoop:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._batches = run.source.batches(1, 0, run.recipe.schedule.epochs)
-        self._places = places(run.source, run.recipe)
+        self._rates = _progress(run.source, run.recipe)
         run.network.train()
 
     def step(self) -> tuple[float, float]:
         started = time.perf_counter()
         batch = next(self._batches)
         waited = time.perf_counter() - started
-        self.run.set_rate(*next(self._places))
+        self.run.set_rate(*next(self._rates))
         return self.run.step(batch)["total"], waited
 
     def close(self) -> None:
@@ -106,14 +107,14 @@ class PlainLoop:
         dataset = Clips(source.tracklets, source.labels, recipe)
         loader = DataLoader(dataset, batch_sampler=keys, num_workers=2, pin_memory=self.device.type == "cuda")
         self._batches: Iterator[Any] = iter(loader)
-        self._places = places(source, recipe)
+        self._rates = _progress(source, recipe)
 
     def step(self) -> tuple[float, float]:
         started = time.perf_counter()
         clips, labels, erased = (part.to(self.device) for part in next(self._batches))
         waited = time.perf_counter() - started
         for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.recipe, *next(self._places))
+            group["lr"] = rate(self.recipe, *next(self._rates))
         output = self.network.train_forward(clips, frames=self.recipe.losses.frame_identity > 0)
         loss = self.objective(output, labels, erased, classifier=self.network.classifier.weight)["total"]
         self.optimiser.zero_grad()
@@ -275,28 +276,14 @@ def _share_of_peak(network: torch.nn.Module, run: Run, rate_: float, device: tor
     with FlopCounterMode(display=False) as counter:
         network.train_forward(clips).logits.sum().backward()  # type: ignore[operator]
     each = counter.get_total_flops() / (2 * spec.clip_length)
-    peak = _peak(device)
+    peak = measure_peak(device.type, torch.bfloat16)
     print(
         f"\n{each / 1e9:.2f} GFLOP per frame, forward and backward: {each * rate_ / 1e12:.3f} TFLOP/s, "
         f"{each * rate_ / peak:.0%} of a bf16 matrix product's {peak / 1e12:.3f}"
     )
 
 
-def _peak(device: torch.device) -> float:
-    """Return FLOP/s of a bf16 matrix product, the best of several."""
-    size = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    times = []
-    for _ in range(6):
-        started = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / min(times)
-
-
-def places(source: ClipSource, recipe: Recipe) -> Iterator[tuple[int, float]]:
+def _progress(source: ClipSource, recipe: Recipe) -> Iterator[tuple[int, float]]:
     """Yield the epoch and the share of it that is complete after each step."""
     for epoch in range(1, recipe.schedule.epochs + 1):
         steps = len(source.plan(epoch))

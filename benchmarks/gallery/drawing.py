@@ -215,10 +215,6 @@ class Condition:
     filter: Filter
     mask: Mask
 
-    @property
-    def allowed(self) -> int:
-        return int(self.mask.sum())
-
 
 class Population:
     """Records of `count` tracklets in time order, with skewed cameras and metadata keys of different selectivity."""

@@ -1,10 +1,12 @@
-"""The project's gallery through the methods that the service calls, for a process of its own."""
+"""The project's gallery through the methods that the service calls, for a separate process."""
 
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +20,18 @@ from service.gallery.records import Filter
 SPACE = "0123456789abcdef"
 BATCH = 1024
 """Records per call."""
-_PAUSES = 4
-"""The watching client waits this many times its last answer's time, so it adds little load."""
-_LEAST_PAUSE = 0.02
 _REBUILDER = "gallery-rebuilder"
 """The gallery's thread that builds indexes."""
 
 
+class TimedSearch(NamedTuple):
+    seconds: float
+    exact: bool
+
+
 class Embedded:
+    """The gallery; its searches return numbers of rows."""
+
     def __init__(self, folder: Path, dimension: int, count: int, exact_bytes: int | None) -> None:
         self._population = Population(count)
         began = time.perf_counter()
@@ -37,7 +43,7 @@ class Embedded:
             exact_bytes=EXACT_BYTES if exact_bytes is None else exact_bytes,
         )
         self.opened = time.perf_counter() - began
-        self._watch: _Watch | None = None
+        self._searcher: _BackgroundSearcher | None = None
 
     def first_answer(self, query: NDArray[np.float32]) -> tuple[float, float]:
         """Return the seconds of opening and of the first search."""
@@ -48,8 +54,8 @@ class Embedded:
     def enrol(self, start: int, rows: NDArray[np.float32]) -> float:
         records = self._population.records(start, rows)
         began = time.perf_counter()
-        for place in range(0, len(records), BATCH):
-            self._gallery.enrol(records[place : place + BATCH], "replace")
+        for first in range(0, len(records), BATCH):
+            self._gallery.enrol(records[first : first + BATCH], "replace")
         return time.perf_counter() - began
 
     def add(self, start: int, rows: NDArray[np.float32], threads: int) -> float:
@@ -63,19 +69,20 @@ class Embedded:
         """Ask all queries, or at least twenty if `seconds` are over."""
         return ask(lambda query: self.find(query, filter), queries, threads, seconds)
 
-    def watch(self, queries: NDArray[np.float32]) -> None:
-        self._watch = _Watch(lambda query: self.find(query, Filter()), queries)
+    def start_searches(self, queries: NDArray[np.float32]) -> None:
+        """Search now and then in the background."""
+        self._searcher = _BackgroundSearcher(lambda query: self.find(query, Filter()), queries)
 
-    def watched(self) -> list[tuple[float, bool]]:
-        """Return seconds and exactness of each search since `watch` or the last call of this method."""
-        assert self._watch is not None
-        return self._watch.take()
+    def take_searches(self) -> list[TimedSearch]:
+        """Return the searches since the start or the last call of this method."""
+        assert self._searcher is not None
+        return self._searcher.take()
 
-    def unwatch(self) -> None:
-        assert self._watch is not None
-        self._watch.stop()
+    def stop_searches(self) -> None:
+        assert self._searcher is not None
+        self._searcher.stop()
 
-    def at_work(self) -> bool:
+    def is_building(self) -> bool:
         """Return whether an index is being built in the background."""
         return any(thread.name == _REBUILDER for thread in threading.enumerate())
 
@@ -96,31 +103,32 @@ class Embedded:
         return [number_of(hit.record.id) for hit in result.hits], result.exact
 
 
-class _Watch:
-    """A client that searches now and then in a thread."""
+class _BackgroundSearcher:
+    """Searches in a thread; waits four times the last answer's time after each, so it adds little load."""
 
     def __init__(
         self, search: Callable[[NDArray[np.float32]], tuple[list[int], bool]], queries: NDArray[np.float32]
     ) -> None:
         self._search, self._queries = search, queries
-        self._seen: list[tuple[float, bool]] = []
-        self._over = threading.Event()
+        self._searches: list[TimedSearch] = []
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def take(self) -> list[tuple[float, bool]]:
-        seen, self._seen = self._seen, []
-        return seen
+    def take(self) -> list[TimedSearch]:
+        searches, self._searches = self._searches, []
+        return searches
 
     def stop(self) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
-        turn, took = 0, 0.0
-        while not self._over.wait(max(_LEAST_PAUSE, _PAUSES * took)):
+        seconds = 0.0
+        for query in cycle(self._queries):
+            if self._stop.wait(max(0.02, 4 * seconds)):
+                return
             began = time.perf_counter()
-            _, exact = self._search(self._queries[turn % len(self._queries)])
-            took = time.perf_counter() - began
-            self._seen.append((took, exact))
-            turn += 1
+            _, exact = self._search(query)
+            seconds = time.perf_counter() - began
+            self._searches.append(TimedSearch(seconds, exact))

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,15 @@ _EQUAL = 1e-6
 """Scores that differ by less are equal: single precision sums depend on the order."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answers:
     """Answers with one setting: row numbers and seconds of each query."""
 
-    numbers: list[list[int]] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    exact: int = 0
+    numbers: list[list[int]]
+    times: list[float]
+    exact: int
     """Number of answers that were marked exact."""
-    seconds: float = 0.0
+    seconds: float
     """Seconds from the first query to the last answer."""
 
     @property
@@ -34,10 +34,6 @@ class Answers:
     @property
     def p99_ms(self) -> float:
         return 1000 * float(np.percentile(self.times, 99))
-
-    @property
-    def most_ms(self) -> float:
-        return 1000 * max(self.times)
 
 
 def ask(
@@ -50,25 +46,25 @@ def ask(
     """Answer queries one after the other on each thread; the first three are asked once before, unmeasured."""
     for query in queries[:3]:
         search(query)
-    lock, place = threading.Lock(), iter(range(len(queries)))
-    kept: dict[int, tuple[list[int], bool, float]] = {}
+    lock, numbers_left = threading.Lock(), iter(range(len(queries)))
+    answers: dict[int, tuple[list[int], bool, float]] = {}
     began = time.perf_counter()
 
     def run() -> None:
         while True:
             with lock:
-                number = next(place, None)
+                number = next(numbers_left, None)
             if number is None or (number >= least and time.perf_counter() - began > seconds):
                 return
             start = time.perf_counter()
             numbers, exact = search(queries[number])
-            kept[number] = numbers, exact, time.perf_counter() - start
+            answers[number] = numbers, exact, time.perf_counter() - start
 
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(run) for _ in range(threads)]:
             future.result()
     took = time.perf_counter() - began
-    ordered = [kept[number] for number in sorted(kept)]
+    ordered = [answers[number] for number in sorted(answers)]
     return Answers([item[0] for item in ordered], [item[2] for item in ordered], sum(i[1] for i in ordered), took)
 
 
@@ -86,8 +82,7 @@ class Truth:
     def add(self, start: int, rows: NDArray[np.float32]) -> None:
         """Add rows `[n, D]`, numbered from `start`."""
         scores = self._queries @ rows.T
-        for place, mask in enumerate(self._masks):
-            best = self._best[place]
+        for mask, best in zip(self._masks, self._best, strict=True):
             better = scores > best[:, :1]
             better &= mask[start : start + len(rows)]
             for query in np.flatnonzero(better.any(axis=1)):
@@ -96,8 +91,7 @@ class Truth:
 
     def threshold(self, condition: int, query: int) -> float:
         """Return the score of the tenth best row that passes, or of the last if fewer pass."""
-        kept = min(TOP, self._counts[condition])
-        return float(self._best[condition, query, TOP - kept])
+        return float(self._best[condition, query, TOP - self.wanted(condition)])
 
     def wanted(self, condition: int) -> int:
         return min(TOP, self._counts[condition])
@@ -114,19 +108,19 @@ def recall_of(
     return found / max(1, truth.wanted(condition) * len(answers))
 
 
-def spoilt(mask: NDArray[np.bool_], answers: Sequence[Sequence[int]], wanted: int) -> int:
+def count_wrong(mask: NDArray[np.bool_], answers: Sequence[Sequence[int]], wanted: int) -> int:
     """Count the answers with a row that does not pass, a duplicate row, or a wrong number of rows."""
     return sum(
         len(numbers) != wanted or len(set(numbers)) != wanted or not mask[list(numbers)].all() for numbers in answers
     )
 
 
-class Flat:
+class ExactScan:
     """FAISS's `IndexFlatIP`, which uses all cores for a query, and the true answers for the same rows."""
 
     def __init__(self, dimension: int, queries: NDArray[np.float32], masks: list[NDArray[np.bool_]]) -> None:
         self._index = faiss.IndexFlatIP(dimension)
-        self._queries = queries
+        self._queries, self._masks = queries, masks
         self._truth = Truth(queries, masks)
 
     def add(self, start: int, rows: NDArray[np.float32]) -> None:
@@ -134,19 +128,19 @@ class Flat:
         self._truth.add(start, rows)
         self._index.add(rows)
 
-    def truth(self) -> Truth:
-        return self._truth
-
     def search(self, seconds: float) -> Answers:
-        return ask(self._ask, self._queries, 1, seconds, least=5)
+        return ask(self._search, self._queries, 1, seconds, least=5)
 
-    def scores(self, answers: list[list[int]]) -> list[list[float]]:
-        """Return the exact scores of the rows in each answer."""
-        return [
+    def judge(self, condition: int, answers: list[list[int]]) -> tuple[float, int]:
+        """Return recall@10 of the answers to the queries with known true answers, and the number of wrong answers."""
+        judged = answers[: len(self._queries)]
+        scores = [
             [float(self._index.reconstruct(number) @ query) for number in numbers]
-            for numbers, query in zip(answers, self._queries, strict=False)
+            for numbers, query in zip(judged, self._queries, strict=False)
         ]
+        wrong = count_wrong(self._masks[condition], answers, self._truth.wanted(condition))
+        return recall_of(self._truth, condition, judged, scores), wrong
 
-    def _ask(self, query: NDArray[np.float32]) -> tuple[list[int], bool]:
+    def _search(self, query: NDArray[np.float32]) -> tuple[list[int], bool]:
         _, numbers = self._index.search(query[None], TOP)
         return numbers[0].tolist(), True

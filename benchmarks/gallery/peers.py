@@ -13,19 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gallery.drawing import TEAM, Population, draw
+from benchmarks.gallery.drawing import TEAM, Drawing, Population, draw
 from benchmarks.gallery.embedded import Embedded
-from benchmarks.gallery.ground_truth import TOP, Answers, Flat, Truth, ask, recall_of, spoilt
-from benchmarks.gallery.process import Process, disk_bytes
-from benchmarks.gallery.scale import Effort, ahead, progress, until_quiet
-from benchmarks.serving.process import MB
-from benchmarks.serving.report import Report
+from benchmarks.gallery.ground_truth import TOP, Answers, ask
+from benchmarks.gallery.scale import MeasurementSettings, draw_ahead, exact_scan, progress, wait_until_idle
+from benchmarks.process import MB, ObjectProcess, disk_bytes, footprint
+from benchmarks.report import Report
 from service.gallery.embedded.index.flat import faiss
 from service.gallery.records import Filter
 
-_WANTED = 0.99
-
-
+_WANTED_RECALL = 0.99
 _EFFORTS = (16, 32, 64, 128, 256, 512, 1024)
 _COLLECTION = "tracklets"
 _PROBES = 20
@@ -33,8 +30,8 @@ _PROBES = 20
 Rows = NDArray[np.float32]
 
 
-class Contender(ABC):
-    """A library that stores and searches `count` unit vectors `[count, D]`, in a process of its own.
+class Library(ABC):
+    """A library that stores and searches `count` unit vectors `[count, D]`, in a separate process.
 
     `settings` are values of the one parameter that trades time for recall: the library's default first, then ascending.
     `name` includes the chosen parameters.
@@ -42,7 +39,7 @@ class Contender(ABC):
 
     name: ClassVar[str]
     module: ClassVar[str] = "faiss"
-    knob: ClassVar[str] = ""
+    parameter: ClassVar[str] = ""
     settings: ClassVar[tuple[int, ...]] = (0,)
     filters: ClassVar[bool] = True
     durable: ClassVar[bool] = False
@@ -59,7 +56,7 @@ class Contender(ABC):
     def finish(self) -> None:  # noqa: B027 (most libraries need nothing)
         """Build what needs all rows."""
 
-    def at_work(self) -> bool:
+    def is_building(self) -> bool:
         """Return whether it builds an index in the background."""
         return False
 
@@ -76,7 +73,7 @@ class Contender(ABC):
         return allowed
 
 
-class Not3d(Contender):
+class Not3d(Library):
     name = "**not3d**, as it comes"
     durable = True
 
@@ -87,14 +84,14 @@ class Not3d(Contender):
     def add(self, start: int, rows: Rows) -> None:
         self._gallery.enrol(start, rows)
 
-    def at_work(self) -> bool:
-        return self._gallery.at_work()
+    def is_building(self) -> bool:
+        return self._gallery.is_building()
 
     def find(self, query: Rows, *, filtered: bool) -> list[int]:
         return self._gallery.find(query, Filter(metadata={"team": TEAM}) if filtered else Filter())[0]
 
 
-class FaissFlat(Contender):
+class FaissFlat(Library):
     name = "FAISS flat, `IndexFlatIP`"
 
     def __init__(self, folder: Path, dimension: int, count: int) -> None:
@@ -107,7 +104,7 @@ class FaissFlat(Contender):
 
     def find(self, query: Rows, *, filtered: bool) -> list[int]:
         parameters = self._parameters(self._selector if filtered else None)
-        return _kept(self._index.search(query[None], TOP, params=parameters)[1][0])
+        return _valid(self._index.search(query[None], TOP, params=parameters)[1][0])
 
     def _parameters(self, selector: Any) -> Any:
         return faiss.SearchParameters(sel=selector)
@@ -115,7 +112,7 @@ class FaissFlat(Contender):
 
 class FaissHnsw(FaissFlat):
     name = "FAISS HNSW, M 32, efConstruction 40"
-    knob = "efSearch"
+    parameter = "efSearch"
     settings = _EFFORTS
 
     def __init__(self, folder: Path, dimension: int, count: int) -> None:
@@ -126,10 +123,10 @@ class FaissHnsw(FaissFlat):
         return faiss.SearchParametersHNSW(efSearch=self._setting, sel=selector)
 
 
-class Hnswlib(Contender):
+class Hnswlib(Library):
     name = "hnswlib, M 16, ef_construction 200"
     module = "hnswlib"
-    knob = "ef"
+    parameter = "ef"
     settings = (10, *_EFFORTS)
 
     def __init__(self, folder: Path, dimension: int, count: int) -> None:
@@ -146,15 +143,15 @@ class Hnswlib(Contender):
         self._index.set_ef(self._setting)
         passes = self._passing.__getitem__ if filtered else None
         try:
-            return _kept(self._index.knn_query(query[None], TOP, num_threads=1, filter=passes)[0][0].astype(np.int64))
+            return _valid(self._index.knn_query(query[None], TOP, num_threads=1, filter=passes)[0][0].astype(np.int64))
         except RuntimeError:  # fewer than ten results
             return []
 
 
-class Usearch(Contender):
+class Usearch(Library):
     name = "usearch, connectivity 16, expansion_add 128, f32"
     module = "usearch.index"
-    knob = "expansion_search"
+    parameter = "expansion_search"
     settings = (64, *_EFFORTS[3:])
     filters = False
 
@@ -167,13 +164,13 @@ class Usearch(Contender):
 
     def find(self, query: Rows, *, filtered: bool) -> list[int]:  # noqa: ARG002
         self._index.expansion_search = self._setting
-        return _kept(self._index.search(query, TOP).keys.astype(np.int64))
+        return _valid(self._index.search(query, TOP).keys.astype(np.int64))
 
 
-class Lance(Contender):
+class Lance(Library):
     name = "LanceDB, IVF-PQ, 20 probes"
     module = "lancedb"
-    knob = "refine_factor"
+    parameter = "refine_factor"
     settings = (10, 20, 40, 80, 160)
     durable = True
 
@@ -199,18 +196,18 @@ class Lance(Contender):
         self._table.create_index("team", config=indexes.BTree())
 
     def find(self, query: Rows, *, filtered: bool) -> list[int]:
-        asked = self._table.search(query, vector_column_name="vector").distance_type("cosine").limit(TOP)
-        asked = asked.nprobes(_PROBES).refine_factor(self._setting).select(["number", "_distance"])
+        request = self._table.search(query, vector_column_name="vector").distance_type("cosine").limit(TOP)
+        request = request.nprobes(_PROBES).refine_factor(self._setting).select(["number", "_distance"])
         if filtered:
-            asked = asked.where(f"team = {TEAM}")
-        found: list[int] = asked.to_arrow()["number"].to_pylist()
+            request = request.where(f"team = {TEAM}")
+        found: list[int] = request.to_arrow()["number"].to_pylist()
         return found
 
 
-class MilvusLite(Contender):
+class MilvusLite(Library):
     name = "Milvus Lite, HNSW, M 16, efConstruction 200"
     module = "milvus_lite"
-    knob = "ef"
+    parameter = "ef"
     settings = _EFFORTS
     durable = True
 
@@ -230,7 +227,7 @@ class MilvusLite(Contender):
 
     def add(self, start: int, rows: Rows) -> None:
         teams = self._population.teams(start, len(rows))
-        batch = [{"number": start + place, "team": int(teams[place]), "vector": row} for place, row in enumerate(rows)]
+        batch = [{"number": start + index, "team": int(teams[index]), "vector": row} for index, row in enumerate(rows)]
         self._client.insert(_COLLECTION, batch)
 
     def finish(self) -> None:
@@ -248,61 +245,48 @@ class MilvusLite(Contender):
         return [int(hit["number"]) for hit in found[0]]
 
 
-CONTENDERS: tuple[type[Contender], ...] = (Not3d, FaissFlat, FaissHnsw, Hnswlib, Usearch, Lance, MilvusLite)
+LIBRARIES: tuple[type[Library], ...] = (Not3d, FaissFlat, FaissHnsw, Hnswlib, Usearch, Lance, MilvusLite)
 
 
-def _kept(numbers: NDArray[np.int64]) -> list[int]:
+def _valid(numbers: NDArray[np.int64]) -> list[int]:
     found: list[int] = numbers[numbers >= 0].tolist()
     return found
 
 
-class _Judge:
-    """Compares answers with the true ones, which a process of its own holds."""
-
-    def __init__(self, flat: Process, truth: Truth, mask: NDArray[np.bool_]) -> None:
-        self._flat, self._truth, self._mask = flat, truth, mask
-
-    def recall(self, answers: Answers, *, filtered: bool) -> float:
-        return recall_of(self._truth, int(filtered), answers.numbers, self._flat.ask("scores", answers.numbers))
-
-    def wrong(self, answers: Answers) -> int:
-        """Count filtered answers with rows that do not pass or that are too few."""
-        return spoilt(self._mask, answers.numbers, self._truth.wanted(1))
-
-
 def measure_peers(
-    report: Report, folder: Path, count: int, dimension: int, effort: Effort, names: Sequence[str] | None
+    report: Report,
+    folder: Path,
+    count: int,
+    dimension: int,
+    settings: MeasurementSettings,
+    names: Sequence[str] | None,
 ) -> None:
     """Print one table for `count` records; `names` are the first words of the wanted libraries."""
     drawing = draw(count, dimension)
-    queries = drawing.queries(effort.judged)
     mask = Population(count).teams(0, count) == TEAM
     report.head(
         f"{count:,} x {dimension:,}", "built in", "RSS, of it before", "disk", "setting", "recall@10", "median ms",
         "p99", f"filter of {100 * mask.mean():.1f} %: recall@10", "median ms", "p99", "wrong",
     )  # fmt: skip
-    with Process(Flat, dimension, queries, [np.ones(count, np.bool_), mask]) as flat:
-        for start, rows in ahead(drawing, count):
-            flat.ask("add", start, rows)
-        judge = _Judge(flat, flat.ask("truth"), mask)
-        for contender in CONTENDERS:
-            title = contender.name.strip("*").lower()
+    queries = drawing.queries(settings.judged)
+    with exact_scan(drawing, count, queries, [np.ones(count, np.bool_), mask]) as exact:
+        for library in LIBRARIES:
+            title = library.name.strip("*").lower()
             if names and not any(title.startswith(name.lower()) for name in names):
                 continue
-            if importlib.util.find_spec(contender.module.partition(".")[0]) is None:
-                report.row(contender.name, f"{contender.module} is not installed")
+            if importlib.util.find_spec(library.module.partition(".")[0]) is None:
+                report.row(library.name, f"{library.module} is not installed")
                 continue
-            place = folder / contender.__name__.lower()
+            began = time.perf_counter()
             try:
-                began = time.perf_counter()
-                _measure(report, contender, judge, place, drawing, count, queries, effort)
-                progress(f"{contender.name}: {time.perf_counter() - began:.1f} s in all")
+                _measure(report, library, exact, folder / library.__name__.lower(), drawing, count, queries, settings)
             finally:
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(folder / library.__name__.lower(), ignore_errors=True)
+            progress(f"{library.name}: {time.perf_counter() - began:.1f} s in all")
     report.end_table()
     report.say(
         "Each library runs alone in its own process and answers one query at a time: first with its default setting, "
-        f"then with the smallest setting that finds {_WANTED:.0%}, which is also used under the filter. not3d, "
+        f"then with the smallest setting that finds {_WANTED_RECALL:.0%}, which is also used under the filter. not3d, "
         "LanceDB and Milvus Lite store the records on disk, the others in memory only. Resident sets include the "
         "Python process and its libraries."
     )
@@ -310,53 +294,46 @@ def measure_peers(
 
 def _measure(
     report: Report,
-    contender: type[Contender],
-    judge: _Judge,
+    library: type[Library],
+    exact: ObjectProcess,
     folder: Path,
-    drawing: Any,
+    drawing: Drawing,
     count: int,
-    queries: NDArray[np.float32],
-    effort: Effort,
+    queries: Rows,
+    settings: MeasurementSettings,
 ) -> None:
-    with Process(contender, folder, drawing.dimension, count) as process:
-        before = process.memory.now
+    with ObjectProcess(library, folder, drawing.dimension, count) as process:
+        before = footprint(process.pid).resident
         built = 0.0
-        for start, rows in ahead(drawing, count):
+        for start, rows in draw_ahead(drawing, count):
             began = time.perf_counter()
-            process.ask("add", start, rows)
+            process.call("add", start, rows)
             built += time.perf_counter() - began
         began = time.perf_counter()
-        process.ask("finish")
-        built += time.perf_counter() - began + until_quiet(process, effort.quiet)
-        size = f"{disk_bytes(folder) / MB:,.0f} MB" if contender.durable else "none"
-        first = True
-        for setting in contender.settings:
-            answers: Answers = process.ask("search", queries, setting, False, effort.seconds)
-            recall = judge.recall(answers, filtered=False)
-            enough = recall >= _WANTED or setting == contender.settings[-1]
-            if not (first or enough):
+        process.call("finish")
+        built += time.perf_counter() - began + wait_until_idle(process, settings.idle_seconds)
+        size = f"{disk_bytes(folder) / MB:,.0f} MB" if library.durable else "none"
+        memory = f"{footprint(process.pid).resident / MB:,.0f} MB, {before / MB:,.0f}"
+        facts = [library.name, f"{built:.1f} s", memory, size]
+        for setting in library.settings:
+            answers: Answers = process.call("search", queries, setting, False, settings.seconds)
+            recall, _ = exact.call("judge", 0, answers.numbers)
+            enough = recall >= _WANTED_RECALL or setting == library.settings[-1]
+            if not (enough or setting == library.settings[0]):
                 continue
-            told = [contender.name if first else "", f"{built:.1f} s" if first else ""]
-            memory = process.memory
-            told.append(f"{memory.now / MB:,.0f} MB, {before / MB:,.0f}" if first else "")
-            told += [size if first else "", f"{contender.knob} {setting}" if contender.knob else ""]
-            told += [f"{recall:.4f}", f"{answers.median_ms:.2f}", f"{answers.p99_ms:.2f}"]
-            report.row(*told, *(_filtered(process, contender, judge, setting, queries, effort) if enough else [""] * 4))
-            first = False
+            cells = [f"{library.parameter} {setting}" if library.parameter else "", *_figures(answers, recall)]
+            under_filter = [""] * 4
+            if enough and library.filters:
+                answers = process.call("search", queries[: settings.filtered], setting, True, settings.seconds)
+                recall, wrong = exact.call("judge", 1, answers.numbers)
+                under_filter = [*_figures(answers, recall), str(wrong)]
+            elif enough:
+                under_filter[0] = "cannot filter"
+            report.row(*facts, *cells, *under_filter)
+            facts = [""] * 4
             if enough:
                 return
 
 
-def _filtered(
-    process: Process,
-    contender: type[Contender],
-    judge: _Judge,
-    setting: int,
-    queries: NDArray[np.float32],
-    effort: Effort,
-) -> list[str]:
-    if not contender.filters:
-        return ["cannot filter", "", "", ""]
-    answers: Answers = process.ask("search", queries[: effort.filtered], setting, True, effort.seconds)
-    recall = judge.recall(answers, filtered=True)
-    return [f"{recall:.4f}", f"{answers.median_ms:.2f}", f"{answers.p99_ms:.2f}", str(judge.wrong(answers))]
+def _figures(answers: Answers, recall: float) -> list[str]:
+    return [f"{recall:.4f}", f"{answers.median_ms:.2f}", f"{answers.p99_ms:.2f}"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gallery.drawing import SPREAD, Drawing
-from benchmarks.serving.report import Report
+from benchmarks.report import Report
 from model.bundle import BUNDLED, Bundle
 from model.engines import open_engine
 from model.tracklet import normalise
@@ -137,7 +137,7 @@ def _embed(bundle: Bundle, tracklets: list[Tracklet]) -> Rows:
 _PEOPLE, _TRACKLETS = 655, 2828
 
 
-def show_likeness(report: Report, dimensions: Sequence[int]) -> None:
+def compare_spread(report: Report, dimensions: Sequence[int]) -> None:
     """Print tables that compare vectors of real people with drawn ones of several dimensions."""
     kept = json.loads(SPREAD.read_text(encoding="utf-8"))
     names = [f"{100 * quantile:g} %" for quantile in kept["quantiles"]]

@@ -1,6 +1,6 @@
 """Alternatives to the service: the same route and network on other server software."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,7 @@ from model.frames import read_frame
 from model.spec import BundleSpec
 from model.tracklet import split_into_clips, video_feature
 
-__all__ = ["Embed", "answer_of", "clips_of", "weights_of"]
-
-Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+__all__ = ["answer_of", "clips_of", "weights_of"]
 
 
 def clips_of(images: Sequence[bytes], spec: BundleSpec) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from typing import Any
 
 BOUNDARY = "not3d-benchmark-9b2f6c1e"
 PLAN = "plan.json"
-PATIENCE = 600.0
+TIMEOUT = 600.0
 WARM_UP = 5
 """Number of first answers that are left out (with more clients: one each)."""
 
@@ -36,7 +36,7 @@ def form(frames: Sequence[bytes], fields: dict[str, str] | None = None, video: b
     return body + f"--{BOUNDARY}--\r\n".encode()
 
 
-class Tally:
+class LoadWindow:
     """The measurement window, in which all clients send requests without a pause.
 
     The window opens when each client has one answer and closes after `seconds` and at least as many answers as
@@ -48,27 +48,27 @@ class Tally:
         self._clients, self._seconds = clients, seconds
         self._lock = threading.Lock()
         self._next = 0
-        self._under_way: dict[int, float] = {}
+        self._in_progress: dict[int, float] = {}
         self._awaited: set[int] | None = None
         self._answers: list[tuple[float, float, int]] = []
         self._begin = self._end = (0.0, 0.0)
         self.busy = 0
-        self.faults: list[str] = []
+        self.errors: list[str] = []
         self.over = threading.Event()
 
-    def take(self) -> int | None:
+    def start_request(self) -> int | None:
         """Return the number of the next request, or None after the end."""
         with self._lock:
             if self.over.is_set():
                 return None
-            self._under_way[self._next] = time.perf_counter()
+            self._in_progress[self._next] = time.perf_counter()
             self._next += 1
             return self._next - 1
 
-    def add(self, number: int, frames: int) -> None:
+    def finish_request(self, number: int, frames: int) -> None:
         with self._lock:
             now = time.perf_counter()
-            self._answers.append((self._under_way.pop(number), now, frames))
+            self._answers.append((self._in_progress.pop(number), now, frames))
             warm_up = max(self._clients, WARM_UP)
             if len(self._answers) == warm_up:
                 self._begin = now, time.process_time()
@@ -76,7 +76,7 @@ class Tally:
                 self._awaited.discard(number)
             elif len(self._answers) >= warm_up + self._clients and now - self._begin[0] >= self._seconds:
                 self._end = now, time.process_time()
-                self._awaited = set(self._under_way)
+                self._awaited = set(self._in_progress)
             if self._awaited is not None and not self._awaited:
                 self.over.set()
 
@@ -89,16 +89,15 @@ class Tally:
         return {
             "seconds": end - begin,
             "frames": frames,
-            "all_frames": sum(count for _, _, count in self._answers),
             "times": [stop - start for start, stop, _ in self._answers if begin < stop <= end],
             "cpu_seconds": cpu_end - cpu_begin,
         }
 
-    def wait_as_told(self, number: int, seconds: str | None) -> None:
+    def wait_after_503(self, number: int, seconds: str | None) -> None:
         """Wait after a 503 for the seconds in its Retry-After."""
         with self._lock:
             self.busy += 1
-            self._under_way.pop(number)
+            self._in_progress.pop(number)
             if self._awaited is not None:
                 self._awaited.discard(number)
         if seconds is None:
@@ -107,7 +106,7 @@ class Tally:
 
     def fail(self, reason: str) -> None:
         with self._lock:
-            self.faults.append(reason)
+            self.errors.append(reason)
             self.over.set()
 
 
@@ -115,67 +114,73 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/embed")
-    parser.add_argument("--plan", type=Path, required=True, help="folder of bodies, see benchmarks.serving.footage")
+    parser.add_argument("--plan", type=Path, required=True, help="folder of bodies, see benchmarks.serving.load")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--dimension", type=int, required=True)
     options = parser.parse_args()
     plan = json.loads((options.plan / PLAN).read_text())
     bodies = [((options.plan / entry["file"]).read_bytes(), int(entry["frames"])) for entry in plan]
-    tally, samples = Tally(options.clients, options.seconds), dict[int, list[float]]()
+    window, embeddings = LoadWindow(options.clients, options.seconds), dict[int, list[float]]()
     threads = [
-        threading.Thread(target=_ask, args=(options, bodies, tally, samples), daemon=True)
+        threading.Thread(target=_ask, args=(options, bodies, window, embeddings), daemon=True)
         for _ in range(options.clients)
     ]
     for thread in threads:
         thread.start()
-    tally.over.wait()
+    window.over.wait()
     # Requests in progress are answered, so they do not disturb the next measurement.
     for thread in threads:
-        thread.join(PATIENCE)
-    result = {} if tally.faults else tally.result()
-    print(json.dumps(result | {"busy": tally.busy, "faults": tally.faults[:5], "sample": samples.get(0)}), flush=True)
-    os._exit(1 if tally.faults else 0)
+        thread.join(TIMEOUT)
+    result = {} if window.errors else window.result()
+    print(
+        json.dumps(result | {"busy": window.busy, "errors": window.errors[:5], "embedding": embeddings.get(0)}),
+        flush=True,
+    )
+    os._exit(1 if window.errors else 0)
 
 
 def _ask(
-    options: argparse.Namespace, bodies: Sequence[tuple[bytes, int]], tally: Tally, samples: dict[int, list[float]]
+    options: argparse.Namespace,
+    bodies: Sequence[tuple[bytes, int]],
+    window: LoadWindow,
+    embeddings: dict[int, list[float]],
 ) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=TIMEOUT)
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    while (number := tally.take()) is not None:
+    while (number := window.start_request()) is not None:
         body, frames = bodies[number % len(bodies)]
         try:
             connection.request("POST", options.path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            tally.fail(f"{type(error).__name__}: {error}")
+            window.fail(f"{type(error).__name__}: {error}")
             return
         if answer.status == 503:
-            tally.wait_as_told(number, answer.headers.get("Retry-After"))
+            window.wait_after_503(number, answer.headers.get("Retry-After"))
             continue
-        embedding = _check(answer.status, content, frames, options.dimension, tally)
+        embedding = _check(answer.status, content, frames, options.dimension, window)
         if number < len(bodies) and embedding is not None:
-            samples[number] = embedding
-        tally.add(number, frames)
+            embeddings[number] = embedding
+        window.finish_request(number, frames)
     connection.close()
 
 
-def _check(status: int, content: bytes, frames: int, dimension: int, tally: Tally) -> list[float] | None:
+def _check(status: int, content: bytes, frames: int, dimension: int, window: LoadWindow) -> list[float] | None:
     """Check an answer and return its unit-length embedding, if it has one."""
     if status not in {200, 201}:
-        tally.fail(f"{status}: {content[:300]!r}")
+        window.fail(f"{status}: {content[:300]!r}")
         return None
     answer = json.loads(content)
     embedding: list[float] | None = answer.get("embedding")
     if answer["frames"] != frames:
-        tally.fail(f"{answer['frames']} frames used of {frames}")
+        window.fail(f"{answer['frames']} frames used of {frames}")
     if embedding is None:
         if answer.get("dim") != dimension:
-            tally.fail(f"dimension {answer.get('dim')}, not {dimension}")
+            window.fail(f"dimension {answer.get('dim')}, not {dimension}")
     elif len(embedding) != dimension or not abs(math.hypot(*embedding) - 1) < 1e-3:
-        tally.fail(f"{len(embedding)} components of length {math.hypot(*embedding)}")
+        window.fail(f"{len(embedding)} components of length {math.hypot(*embedding)}")
     return embedding
 
 

@@ -1,27 +1,30 @@
 """Engines on prepared arrays, without HTTP and decoding."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, cast
+from functools import partial
+from statistics import median
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.report import Report
+from benchmarks.report import Report
 from model.bundle import Bundle
 from model.cgroups import available_cpus
 from model.engines import Engine, EngineError
 from model.engines.onnx_runtime import OnnxRuntimeEngine
 from model.engines.openvino_engine import OpenVinoEngine
 
-Embed = Callable[[NDArray[np.uint8]], object]
+Clips = NDArray[np.uint8]
+Embed = Callable[[Clips], object]
+Key = TypeVar("Key")
 
 SHOWN_BATCH = 8
 
 
-class Candidate(NamedTuple):
+class EngineCall(NamedTuple):
     """An engine's call and the number of parallel calls."""
 
     embed: Embed
@@ -29,50 +32,53 @@ class Candidate(NamedTuple):
 
 
 def measure_engines(
-    report: Report, bundle: Bundle, quantised: Bundle | None, clips: NDArray[np.uint8], rounds: int, seconds: float
+    report: Report, bundle: Bundle, quantised: Bundle | None, clips: Clips, rounds: int, seconds: float
 ) -> None:
     """Print a table of each engine and precision, measured alternately so that a busy moment affects all."""
-    candidates = _candidates(report, bundle, quantised)
-    several: dict[str, list[float]] = {name: [] for name in candidates}
-    lone: dict[str, list[float]] = {name: [] for name in candidates}
+    calls = _engine_calls(report, bundle, quantised)
     batch = clips[:SHOWN_BATCH]
-    for _ in range(rounds):
-        for name, (embed, streams) in candidates.items():
-            several[name].append(clips_per_second(embed, batch, seconds, streams))
-            lone[name].append(clip_seconds(embed, clips[:1], seconds / 2))
-    calls = f"{len(batch)} clips a call"
-    report.head("engine on prepared arrays", f"frames/s, {calls}", "parallel calls", "one clip alone, ms")
-    for name, candidate in candidates.items():
-        rate = bundle.spec.clip_length * statistics.median(several[name])
-        report.row(name, f"{rate:.0f}", str(candidate.streams), f"{1000 * statistics.median(lone[name]):.1f}")
+    rates = _alternate(
+        rounds, {name: partial(clips_per_second, *call, clips=batch, seconds=seconds) for name, call in calls.items()}
+    )
+    times = _alternate(
+        rounds, {name: partial(clip_seconds, call.embed, clips[:1], seconds / 2) for name, call in calls.items()}
+    )
+    report.head("engine on prepared arrays", f"frames/s, {len(batch)} clips a call", "parallel calls", "one clip, ms")
+    for name, call in calls.items():
+        rate = bundle.spec.clip_length * rates[name]
+        report.row(name, f"{rate:.0f}", str(call.streams), f"{1000 * times[name]:.1f}")
     report.end_table()
 
 
-def _candidates(report: Report, bundle: Bundle, quantised: Bundle | None) -> Mapping[str, Candidate]:
+def _engine_calls(report: Report, bundle: Bundle, quantised: Bundle | None) -> Mapping[str, EngineCall]:
     threads = available_cpus()
-    found: dict[str, Candidate] = {}
+    found: dict[str, EngineCall] = {}
     try:
         from benchmarks.full_size import eager_network
 
-        found["PyTorch eager fp32"] = Candidate(eager_network(bundle))
+        found["PyTorch eager fp32"] = EngineCall(eager_network(bundle))
     except ImportError:
         report.say("(PyTorch is not installed: its row is missing.)")
     if not bundle.is_ir:
-        found["ONNX Runtime f32"] = Candidate(OnnxRuntimeEngine(bundle, device="cpu", threads=threads).embed)
-    precisions: tuple[Literal["f32", "bf16"], ...] = ("f32", "bf16")
-    for precision in precisions:
+        found["ONNX Runtime f32"] = EngineCall(OnnxRuntimeEngine(bundle, device="cpu", threads=threads).embed)
+    wanted: list[tuple[Bundle, Literal["auto", "f32", "bf16"]]] = [(bundle, "f32"), (bundle, "bf16")]
+    wanted += [(quantised, "auto")] if quantised else []
+    for which, precision in wanted:
         try:
-            engine = OpenVinoEngine(bundle, threads=threads, precision=precision)
-            found[f"OpenVINO {precision}"] = Candidate(engine.embed, engine.streams)
+            engine = OpenVinoEngine(which, threads=threads, precision=precision)
+            found[f"OpenVINO {engine.precision}"] = EngineCall(engine.embed, engine.streams)
         except EngineError as error:
             report.say(f"({error})")
-    if quantised is not None:
-        engine = OpenVinoEngine(quantised, threads=threads)
-        found[f"OpenVINO {engine.precision}"] = Candidate(engine.embed, engine.streams)
     return found
 
 
-def engine_like(bundle: Bundle, facts: Mapping[str, Any]) -> Engine:
+def _alternate(rounds: int, measurements: Mapping[Key, Callable[[], float]]) -> dict[Key, float]:
+    """Return the median of each measurement; each round takes all of them in turn."""
+    values = [{key: measure() for key, measure in measurements.items()} for _ in range(rounds)]
+    return {key: median(turn[key] for turn in values) for key in measurements}
+
+
+def open_same_engine(bundle: Bundle, facts: Mapping[str, Any]) -> Engine:
     """Open the engine that the service reports, in this process: same package, precision and threads."""
     threads = int(facts["threads"])
     if facts["name"] == "onnxruntime":
@@ -81,16 +87,14 @@ def engine_like(bundle: Bundle, facts: Mapping[str, Any]) -> Engine:
     return OpenVinoEngine(bundle, threads=threads, precision=hint)
 
 
-def best_batch(engine: Engine, clips: NDArray[np.uint8], sizes: Sequence[int], rounds: int, seconds: float) -> int:
+def best_batch(engine: Engine, clips: Clips, sizes: Sequence[int], rounds: int, seconds: float) -> int:
     """Return the batch size of the service with the most clips per second."""
-    rates: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(rounds):
-        for size in sizes:
-            rates[size].append(clips_per_second(engine.embed, clips[:size], seconds, engine.streams))
-    return max(sizes, key=lambda size: statistics.median(rates[size]))
+    measure = partial(clips_per_second, engine.embed, engine.streams, seconds=seconds)
+    rates = _alternate(rounds, {size: partial(measure, clips=clips[:size]) for size in sizes})
+    return max(rates, key=rates.__getitem__)
 
 
-def clips_per_second(embed: Embed, clips: NDArray[np.uint8], seconds: float, streams: int) -> float:
+def clips_per_second(embed: Embed, streams: int, clips: Clips, seconds: float) -> float:
     """Return clips per second over `seconds`, with continuous calls on each of `streams` threads."""
     embed(clips)
     started = time.perf_counter()
@@ -107,16 +111,13 @@ def clips_per_second(embed: Embed, clips: NDArray[np.uint8], seconds: float, str
     return calls * len(clips) / (time.perf_counter() - started)
 
 
-def clip_seconds(embed: Embed, clip: NDArray[np.uint8], seconds: float) -> float:
+def clip_seconds(embed: Embed, clip: Clips, seconds: float) -> float:
+    """Return the median seconds of a call over `seconds`."""
     embed(clip)
     times: list[float] = []
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times) < 3:
-        times.append(_time(embed, clip))
-    return statistics.median(times)
-
-
-def _time(embed: Embed, clips: NDArray[np.uint8]) -> float:
-    started = time.perf_counter()
-    embed(clips)
-    return time.perf_counter() - started
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds or len(times) < 3:
+        started = time.perf_counter()
+        embed(clip)
+        times.append(time.perf_counter() - started)
+    return median(times)

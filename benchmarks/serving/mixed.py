@@ -7,21 +7,23 @@ memory that grows is not the gallery's. Each status is checked; prints one JSON 
 
 import argparse
 import base64
-import http.client
 import json
 import random
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
-from typing import Any
+
+import httpx
 
 from benchmarks.serving.client import BOUNDARY, form
+from not3d.client import Box, Client
 
 CLIENTS = 8
-MOST_RECORDS = 25
+MAX_RECORDS = 25
 """Of each client."""
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 JSON = "application/json"
@@ -32,84 +34,70 @@ class MixedClient:
 
     def __init__(self, port: int, material: Path, seed: int) -> None:
         self._port, self._random = port, random.Random(seed)
-        self._name = f"soak-{seed}"
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        url = f"http://127.0.0.1:{port}"
+        self._client, self._http = Client(url), httpx.Client(base_url=url, timeout=120)
         people: dict[str, list[bytes]] = {}
         for path in sorted(material.glob("*-*.jpg")):
             people.setdefault(path.name.split("-")[0], []).append(path.read_bytes())
         self._people = list(people.values())
-        self._scene, self._video = (material / "scene.jpg").read_bytes(), (material / "video.avi").read_bytes()
+        self._scene, self._video = (material / "scene.jpg").read_bytes(), material / "video.avi"
+        self._ids = (f"soak-{seed}-{number}" for number in count())
         self._enrolled: list[str] = []
-        self._made = 0
-        self._vector: tuple[list[float], str] | None = None
         self.done: Counter[str] = Counter()
-        self._ways: list[tuple[Callable[[], None], int]] = [
-            (self._compute, 4), (self._enroll, 4), (self._enroll_json, 2), (self._search_footage, 2),
-            (self._search_id, 3), (self._search_vector, 3), (self._full_frames, 2), (self._send_video, 1),
-            (self._replace, 1), (self._send_rubbish, 2), (self._go_away, 2), (self._look, 1),
-        ]  # fmt: skip
+        self._weights: dict[Callable[[], None], int] = {
+            self._compute_and_search: 7, self._enroll: 4, self._enroll_json: 2, self._search_frames: 2,
+            self._search_id: 3, self._full_frames: 2, self._send_video: 1, self._replace: 1,
+            self._send_bad_input: 2, self._disconnect: 2, self._read: 1,
+        }  # fmt: skip
 
     def run(self, until: float) -> None:
-        ways, weights = zip(*self._ways, strict=True)
+        actions, weights = zip(*self._weights.items(), strict=True)
         while time.monotonic() < until:
-            (way,) = self._random.choices(ways, weights)
-            way()
-            while len(self._enrolled) > MOST_RECORDS:
-                self._call("DELETE", f"/gallery/{self._enrolled.pop(0)}", None, None, {204}, "deleted")
-        self._connection.close()
+            (action,) = self._random.choices(actions, weights)
+            action()
+            self.done[action.__name__.strip("_")] += 1
+            while len(self._enrolled) > MAX_RECORDS:
+                self._client.delete(self._enrolled.pop(0))
+                self.done["delete"] += 1
 
-    def _compute(self) -> None:
-        answer = self._call(
-            "POST", "/embed?enroll=false&include_embedding=true", form(self._frames()), FORM, {200}, "computed"
-        )
-        if answer:
-            self._vector = answer["embedding"], answer["embedding_space"]
+    def _compute_and_search(self) -> None:
+        found = self._client.embed(self._frames(), enroll=False, include_embedding=True)
+        self._client.search(embedding=found.embedding, embedding_space=found.embedding_space, top_k=20)
 
     def _enroll(self) -> None:
-        name = self._new()
-        fields = {"id": name, "camera_id": self._random.choice("abcd"), "metadata": '{"gate": 4}'}
-        if self._call("POST", "/embed", form(self._frames(), fields), FORM, {201}, "enrolled"):
-            self._enrolled.append(name)
+        name = next(self._ids)
+        self._client.embed(self._frames(), id=name, camera_id=self._random.choice("abcd"), metadata={"gate": 4})
+        self._enrolled.append(name)
 
     def _enroll_json(self) -> None:
-        name = self._new()
+        name = next(self._ids)
         frames = [base64.b64encode(frame).decode() for frame in self._frames()]
         body = {"id": name, "camera_id": "e", "start_time": "2026-05-04T09:30:00Z", "frames": frames}
-        if self._call("POST", "/embed", json.dumps(body).encode(), JSON, {201}, "enrolled as JSON"):
+        if self._post(json.dumps(body).encode(), JSON, {201, 503}) == 201:
             self._enrolled.append(name)
 
-    def _search_footage(self) -> None:
-        fields = {"top_k": "5", "filter": '{"camera_ids": ["a", "b"]}'}
-        self._call("POST", "/search", form(self._frames(), fields), FORM, {200}, "searched by footage")
+    def _search_frames(self) -> None:
+        self._client.search(self._frames(), top_k=5, camera_ids=["a", "b"])
 
     def _search_id(self) -> None:
         if self._enrolled:
-            body = {"id": self._random.choice(self._enrolled), "exclude_same_camera": True, "rerank": True}
-            self._call("POST", "/search", json.dumps(body).encode(), JSON, {200}, "searched by id")
-
-    def _search_vector(self) -> None:
-        if self._vector:
-            body = {"embedding": self._vector[0], "embedding_space": self._vector[1], "top_k": 20}
-            self._call("POST", "/search", json.dumps(body).encode(), JSON, {200}, "searched by embedding")
+            self._client.search(id=self._random.choice(self._enrolled), exclude_same_camera=True, rerank=True)
 
     def _full_frames(self) -> None:
-        boxes = [[index, 40 + 190 * person, 150, 128, 256] for index in range(4) for person in (0, 2)]
-        body = form([self._scene] * 4, {"boxes": json.dumps(boxes)})
-        self._call("POST", "/embed?enroll=false", body, FORM, {200}, "full frames with boxes")
+        boxes: list[Box] = [(index, 40 + 190 * person, 150, 128, 256) for index in range(4) for person in (0, 2)]
+        self._client.embed([self._scene] * 4, boxes=boxes, enroll=False)
 
     def _send_video(self) -> None:
-        fields = {"boxes": json.dumps([[index, 230 + 2 * index, 150, 128, 256] for index in range(0, 24, 2)])}
-        body = form([], fields, self._video)
-        self._call("POST", "/embed?enroll=false", body, FORM, {200}, "video with boxes")
+        boxes: list[Box] = [(index, 230 + 2 * index, 150, 128, 256) for index in range(0, 24, 2)]
+        self._client.embed(video=self._video, boxes=boxes, enroll=False)
 
     def _replace(self) -> None:
         if self._enrolled:
-            path = f"/gallery/{self._random.choice(self._enrolled)}"
-            self._call("PUT", path, form(self._frames(), {"camera_id": "f"}), FORM, {200}, "replaced")
+            self._client.put(self._random.choice(self._enrolled), self._frames(), camera_id="f")
 
-    def _send_rubbish(self) -> None:
+    def _send_bad_input(self) -> None:
         frames = self._frames()
-        body, kind, right = self._random.choice([
+        body, content_type, expected = self._random.choice([
             (form([b"not an image"] * 4), FORM, {415}),
             (form([frame[: len(frame) // 3] for frame in frames]), FORM, {415, 422}),
             (form(frames, {"colour": "red"}), FORM, {400}),
@@ -117,51 +105,29 @@ class MixedClient:
             (b'{"frames": [1, 2', JSON, {400}),
             (form([], {}, b"no video"), FORM, {415}),
         ])  # fmt: skip
-        self._call("POST", "/embed", body, kind, right, "refused as expected")
+        self._post(body, content_type, {*expected, 503})
 
-    def _go_away(self) -> None:
+    def _disconnect(self) -> None:
         """Send half of a body, or all of it, and disconnect before the answer."""
         body = form(self._frames())
-        lines = (
-            "POST /embed?enroll=false HTTP/1.1",
-            "Host: x",
-            f"Content-Type: {FORM}",
-            f"Content-Length: {len(body)}",
-        )
-        head = "\r\n".join((*lines, "", ""))
-        with socket.create_connection(("127.0.0.1", self._port), timeout=30) as link:
-            link.sendall(head.encode() + body[: self._random.choice([len(body) // 2, len(body)])])
+        head = f"POST /embed?enroll=false HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}"
+        with socket.create_connection(("127.0.0.1", self._port), timeout=30) as connection:
+            connection.sendall(f"{head}\r\n\r\n".encode() + body[: self._random.choice([len(body) // 2, len(body)])])
             time.sleep(self._random.choice([0.0, 0.05, 0.3]))
-        self.done["went away"] += 1
 
-    def _look(self) -> None:
-        for path in ("/gallery?limit=50", "/info"):
-            self._call("GET", path, None, None, {200}, "looked")
+    def _read(self) -> None:
+        self._client.list(limit=50)
+        self._client.info()
 
     def _frames(self) -> list[bytes]:
         frames = self._random.choice(self._people)
-        count = self._random.randint(1, 60)
-        return [frames[index % len(frames)] for index in range(count)]
+        return [frames[index % len(frames)] for index in range(self._random.randint(1, 60))]
 
-    def _new(self) -> str:
-        self._made += 1
-        return f"{self._name}-{self._made}"
-
-    def _call(
-        self, method: str, path: str, body: bytes | None, kind: str | None, right: set[int], what: str
-    ) -> dict[str, Any] | None:
-        while True:
-            self._connection.request(method, path, body, {"Content-Type": kind} if kind else {})
-            answer = self._connection.getresponse()
-            content = answer.read()
-            if answer.status != 503:
-                break
-            self.done["answered 503"] += 1
-            time.sleep(float(answer.headers["Retry-After"]))
-        if answer.status not in right:
-            raise RuntimeError(f"{what}: {answer.status} {content[:300]!r}")
-        self.done[what] += 1
-        return json.loads(content) if content else None
+    def _post(self, body: bytes, content_type: str, expected: set[int]) -> int:
+        response = self._http.post("/embed", content=body, headers={"Content-Type": content_type})
+        if response.status_code not in expected:
+            raise RuntimeError(f"POST /embed: {response.status_code} {response.text[:300]}, expected {expected}")
+        return response.status_code
 
 
 def main() -> None:
@@ -171,22 +137,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     options = parser.parse_args()
     clients = [MixedClient(options.port, options.material, seed) for seed in range(CLIENTS)]
-    until, faults = time.monotonic() + options.seconds, list[str]()
-
-    def run(client: MixedClient) -> None:
-        try:
-            client.run(until)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
-            faults.append(f"{type(error).__name__}: {error}")
-
-    threads = [threading.Thread(target=run, args=(client,)) for client in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    done = sum((client.done for client in clients), Counter[str]())
-    print(json.dumps({"done": done, "faults": faults}), flush=True)
-    raise SystemExit(1 if faults else 0)
+    until = time.monotonic() + options.seconds
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(lambda client: client.run(until), clients))
+    print(json.dumps(sum((client.done for client in clients), Counter[str]())), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,18 @@ Needs py-spy (extra `bench`) and the permission to trace another process.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.serving.process import Load, Server, load, running_service
-from benchmarks.serving.report import describe_machine
-from benchmarks.serving.service import COMPUTE, Effort, Plans
+from benchmarks.process import cpu_seconds, running_service
+from benchmarks.report import describe_machine
+from benchmarks.serving.load import send_load
+from benchmarks.serving.service import COMPUTE, MeasurementSettings, Plans
 from model.bundle import Bundle
 
 WARM_UP, SAMPLES_PER_SECOND, LINES = 2.0, 50, 12
@@ -29,7 +29,7 @@ def find_sampler() -> str | None:
     return str(beside) if beside.exists() else shutil.which("py-spy")
 
 
-def profile(bundle: Bundle, folder: Path, plans: Plans, effort: Effort) -> str:
+def profile(bundle: Bundle, folder: Path, plans: Plans, settings: MeasurementSettings) -> str:
     """Load the service and return, as text, the share of CPU time of each part of the work.
 
     Raises:
@@ -39,59 +39,36 @@ def profile(bundle: Bundle, folder: Path, plans: Plans, effort: Effort) -> str:
     if sampler is None:
         raise SystemExit("the profile needs py-spy: pip install 'not3d[bench]'")
     samples = folder / "samples.txt"
-    with running_service(bundle.path, folder) as server:
+    with running_service(bundle.path, folder) as server, ThreadPoolExecutor(1) as pool:
         facts = server.get("/info")["engine"]
-        loading = _Loading(server, bundle, plans, effort)
-        loading.start()
+        loading = pool.submit(
+            send_load,
+            server.port,
+            plans.mixed,
+            clients=settings.clients,
+            seconds=settings.seconds + 2 * WARM_UP,
+            path=COMPUTE,
+            dimension=bundle.spec.dimension,
+        )
         time.sleep(WARM_UP)
         before = _thread_seconds(server.pid)
-        watching = [sampler, "record", "--nonblocking", "--threads", "--format", "raw", "--output", str(samples)]
-        watching += ["--rate", str(SAMPLES_PER_SECOND), "--duration", str(max(1, round(effort.seconds)))]
-        subprocess.run([*watching, "--pid", str(server.pid)], check=True, capture_output=True)
+        command = [sampler, "record", "--nonblocking", "--threads", "--format", "raw", "--output", str(samples)]
+        command += ["--rate", str(SAMPLES_PER_SECOND), "--duration", str(max(1, round(settings.seconds)))]
+        subprocess.run([*command, "--pid", str(server.pid)], check=True, capture_output=True)
         after, names = _thread_seconds(server.pid), _thread_names(sampler, server.pid)
-        loading.join()
+        rate = loading.result().rate
     used = {thread: seconds - before.get(thread, 0.0) for thread, seconds in after.items()}
-    stacks = read_samples(samples)
     head = (
         f"{bundle.spec.name}, {bundle.spec.frame_height}x{bundle.spec.frame_width}, {facts['name']} "
-        f"{facts['precision']}, {facts['threads']} threads; {effort.clients} clients, tracklets of {effort.lengths[0]} "
-        f"to {effort.lengths[1]} frames: {loading.result().rate:.0f} frames per second during the profile.\n"
+        f"{facts['precision']}, {facts['threads']} threads; {settings.clients} clients, tracklets of "
+        f"{settings.lengths[0]} to {settings.lengths[1]} frames: {rate:.0f} frames per second during the profile.\n"
         f"{describe_machine()}"
     )
-    return f"{head}\n\n{describe(used, names, stacks)}"
-
-
-class _Loading(threading.Thread):
-    def __init__(self, server: Server, bundle: Bundle, plans: Plans, effort: Effort) -> None:
-        super().__init__()
-        self._server, self._bundle, self._plans, self._effort = server, bundle, plans, effort
-        self._load: Load | None = None
-
-    def run(self) -> None:
-        seconds = self._effort.seconds + 2 * WARM_UP
-        dimension = self._bundle.spec.dimension
-        self._load = load(
-            self._server.port,
-            self._plans.mixed,
-            clients=self._effort.clients,
-            seconds=seconds,
-            path=COMPUTE,
-            dimension=dimension,
-        )
-
-    def result(self) -> Load:
-        if self._load is None:
-            raise SystemExit("the client process ended without output")
-        return self._load
+    return f"{head}\n\n{describe(used, names, read_samples(samples))}"
 
 
 def _thread_seconds(pid: int) -> dict[int, float]:
-    ticks = os.sysconf("SC_CLK_TCK")
-    seconds = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        fields = (task / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-        seconds[int(task.name)] = (int(fields[11]) + int(fields[12])) / ticks
-    return seconds
+    return {int(task.name): cpu_seconds(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()}
 
 
 def _thread_names(sampler: str, pid: int) -> dict[int, str]:
@@ -113,11 +90,10 @@ def read_samples(path: Path) -> list[tuple[list[str], int]]:
 
 def describe(used: dict[int, float], names: dict[int, str], stacks: list[tuple[list[str], int]]) -> str:
     """Return the shares as text: threads by CPU time, parsing and single functions by samples."""
-    parts: Counter[str] = Counter()
+    parts: defaultdict[str, float] = defaultdict(float)
     for thread, seconds in used.items():
         name = names.get(thread, "")
-        part = next((said for begin, said in THREADS.items() if name.startswith(begin)), "engine")
-        parts[part] += seconds  # type: ignore[assignment]  # a Counter adds up floats as well
+        parts[next((part for prefix, part in THREADS.items() if name.startswith(prefix)), "engine")] += seconds
     total = sum(parts.values())
     loop = [(stack, count) for stack, count in stacks if "MainThread" in stack[0]]
     in_loop = sum(count for _, count in loop)

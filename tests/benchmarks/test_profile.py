@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving.footage import read_crops
+from benchmarks.serving.load import read_crops
 from benchmarks.serving.profile import describe, find_sampler, profile, read_samples
-from benchmarks.serving.service import Effort, Plans
+from benchmarks.serving.service import MeasurementSettings, Plans
 from model.bundle import BUNDLED, Bundle
 
 
-def test_shares_are_of_the_threads_and_parsing_of_the_event_loop(tmp_path: Path) -> None:
+def test_shares_come_from_threads_and_parsing_from_the_event_loop(tmp_path: Path) -> None:
     path = tmp_path / "samples.txt"
     path.write_text(
         "thread (1): MainThread;serve (not3d/serve.py:1);write (python_multipart/multipart.py:9) 3\n"
@@ -28,11 +28,11 @@ def test_shares_are_of_the_threads_and_parsing_of_the_event_loop(tmp_path: Path)
 
 
 @pytest.mark.skipif(find_sampler() is None, reason="py-spy is not installed (extra bench)")
-def test_the_real_service_is_watched_at_work(tmp_path: Path) -> None:
-    effort = Effort(rounds=1, seconds=1, engine_seconds=0.1, clients=2, lengths=(4, 9))
+def test_real_service_is_profiled(tmp_path: Path) -> None:
+    settings = MeasurementSettings(rounds=1, seconds=1, engine_seconds=0.1, clients=2, lengths=(4, 9))
     loaded = Bundle.load(BUNDLED)
     crops = read_crops(None, tmp_path / "people")
-    plans = Plans.write(crops, tmp_path / "plans", loaded.spec.clip_length, effort.lengths)
-    text = profile(loaded, tmp_path / "service", plans, effort)
+    plans = Plans.write(crops, tmp_path / "plans", loaded.spec.clip_length, settings.lengths)
+    text = profile(loaded, tmp_path / "service", plans, settings)
     for part in ("engine", "event loop", "decoders"):
         assert part in text

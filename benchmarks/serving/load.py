@@ -1,6 +1,8 @@
-"""The tracklets that clients send, the same to each server: JPEG crops in prepared bodies."""
+"""Load on a server: the same prepared JPEG crops for each server, sent by clients in a separate process."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.serving.client import PLAN, form
+from model.cgroups import available_cpus
 from model.frames import read_frame, read_header
 from model.spec import BundleSpec
 from model.tracklet import split_into_clips
@@ -17,7 +20,7 @@ from training.datasets.synthetic.dataset import write_synthetic
 
 LONGEST = 60
 DRAWN_PEOPLE = 16
-MOST = 200
+MAX_TRACKLETS = 200
 """Number of tracklets that are used, evenly spread over a dataset."""
 
 Tracklet = Sequence[bytes]
@@ -40,7 +43,7 @@ class Plan:
     clip_length: int
 
     @property
-    def computed(self) -> float:
+    def computed_per_sent(self) -> float:
         """Frames that the engine computes per sent frame; a short last clip is padded with its own frames."""
         return sum(-(-count // self.clip_length) * self.clip_length for count in self.frames) / sum(self.frames)
 
@@ -54,7 +57,7 @@ def read_crops(data: Path | None, folder: Path) -> Crops:
     found = [item for item in read_footage(data) if len(item.frames) >= 4]
     if not found:
         raise SystemExit(f"{data} has no tracklets of four frames")
-    chosen = sorted({round(index * (len(found) - 1) / max(1, MOST - 1)) for index in range(MOST)})
+    chosen = sorted({round(index * (len(found) - 1) / max(1, MAX_TRACKLETS - 1)) for index in range(MAX_TRACKLETS)})
     tracklets = [[_bytes(frame) for frame in found[index].frames[:LONGEST]] for index in chosen]
     return Crops(tracklets, f"{data.name}, {len(tracklets)} of its tracklets, {_sizes(tracklets)}")
 
@@ -88,7 +91,7 @@ def write_plan(
     return Plan(folder, counts, clip_length)
 
 
-def ready_clips(crops: Crops, spec: BundleSpec, count: int) -> NDArray[np.uint8]:
+def decode_clips(crops: Crops, spec: BundleSpec, count: int) -> NDArray[np.uint8]:
     """Return decoded clips `uint8 [count, T, H, W, 3]` of the same people."""
     clips: list[NDArray[np.uint8]] = []
     while len(clips) < count:
@@ -99,3 +102,42 @@ def ready_clips(crops: Crops, spec: BundleSpec, count: int) -> NDArray[np.uint8]
             if len(clips) == count:
                 break
     return np.stack(clips)
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """Measurements of the clients: frames per second, seconds of each request, 503s, the first tracklet's embedding."""
+
+    rate: float
+    times: list[float]
+    client_share: float
+    """Share of the machine's CPU time that the clients used."""
+    busy: int
+    embedding: list[float] | None
+
+    @property
+    def median_ms(self) -> float:
+        return 1000 * float(np.median(self.times))
+
+    @property
+    def p99_ms(self) -> float:
+        return 1000 * float(np.percentile(self.times, 99))
+
+
+def send_load(port: int, plan: Plan, *, clients: int, seconds: float, path: str, dimension: int) -> LoadResult:
+    """Run clients with this plan in a separate process.
+
+    Raises:
+        SystemExit: An answer was wrong.
+    """
+    command = [sys.executable, "-m", "benchmarks.serving.client", "--port", str(port), "--path", path]
+    command += ["--plan", str(plan.folder), "--clients", str(clients), "--seconds", str(seconds)]
+    done = subprocess.run([*command, "--dimension", str(dimension)], stdout=subprocess.PIPE, check=False)
+    if not done.stdout:
+        raise SystemExit("the client process ended without output")
+    result = json.loads(done.stdout)
+    if done.returncode or result["errors"]:
+        raise SystemExit(f"{path}: {result['errors']}")
+    seconds = result["seconds"]
+    share = result["cpu_seconds"] / seconds / available_cpus()
+    return LoadResult(result["frames"] / seconds, result["times"], share, result["busy"], result["embedding"])

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from model.cgroups import available_cpus
@@ -31,9 +31,15 @@ class Report:
     def end_table(self) -> None:
         print(flush=True)
 
-    def target(self, asked: str, measured: str, *, met: bool) -> None:
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        self.head(*columns)
+        for row in rows:
+            self.row(*row)
+        self.end_table()
+
+    def target(self, wanted: str, measured: str, *, met: bool) -> None:
         self._missed += not met
-        self._targets.append(f"- {asked}: {measured}: **{'met' if met else 'missed'}**")
+        self._targets.append(f"- {wanted}: {measured}: **{'met' if met else 'missed'}**")
 
     def conclude(self) -> None:
         if self._targets:
@@ -53,20 +59,18 @@ def describe_machine() -> str:
     cpu = facts.get("model name", platform.machine())
     busy = _read("/proc/loadavg").split()
     loaded = f"; load average {busy[0]} before the run" if busy else ""
+    versions = ", ".join(filter(None, map(_version, _PACKAGES)))
     return (
         f"{available_cpus()} CPUs of {cpu}, {', '.join(has)}{without}{loaded}. Python {platform.python_version()}, "
-        + (", ".join(f"{name} {version}" for name, version in _versions(_PACKAGES)))
+        f"{versions}"
     )
 
 
-def _versions(names: Sequence[str]) -> list[tuple[str, str]]:
-    found = []
-    for name in names:
-        try:
-            found.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _version(package: str) -> str | None:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _read(path: str) -> str:
