@@ -57,14 +57,14 @@ class OurLoop:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._batches = run.source.batches(1, 0, run.recipe.schedule.epochs)
-        self._rates = _progress(run.source, run.recipe)
+        self._epochs = epoch_of_each_step(run.source, run.recipe)
         run.network.train()
 
     def step(self) -> tuple[float, float]:
         started = time.perf_counter()
         batch = next(self._batches)
         waited = time.perf_counter() - started
-        self.run.set_rate(*next(self._rates))
+        self.run.set_rate(*next(self._epochs))
         return self.run.step(batch)["total"], waited
 
     def close(self) -> None:
@@ -107,14 +107,14 @@ class PlainLoop:
         dataset = Clips(source.tracklets, source.labels, recipe)
         loader = DataLoader(dataset, batch_sampler=keys, num_workers=2, pin_memory=self.device.type == "cuda")
         self._batches: Iterator[Any] = iter(loader)
-        self._rates = _progress(source, recipe)
+        self._epochs = epoch_of_each_step(source, recipe)
 
     def step(self) -> tuple[float, float]:
         started = time.perf_counter()
         clips, labels, erased = (part.to(self.device) for part in next(self._batches))
         waited = time.perf_counter() - started
         for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.recipe, *next(self._rates))
+            group["lr"] = rate(self.recipe, *next(self._epochs))
         output = self.network.train_forward(clips, frames=self.recipe.losses.frame_identity > 0)
         loss = self.objective(output, labels, erased, classifier=self.network.classifier.weight)["total"]
         self.optimiser.zero_grad()
@@ -283,7 +283,7 @@ def _share_of_peak(network: torch.nn.Module, run: Run, rate_: float, device: tor
     )
 
 
-def _progress(source: ClipSource, recipe: Recipe) -> Iterator[tuple[int, float]]:
+def epoch_of_each_step(source: ClipSource, recipe: Recipe) -> Iterator[tuple[int, float]]:
     """Yield the epoch and the share of it that is complete after each step."""
     for epoch in range(1, recipe.schedule.epochs + 1):
         steps = len(source.plan(epoch))
