@@ -87,12 +87,12 @@ def _measure_accuracy(
         clip_length=spec.clip_length,
         max_clips=choice,
     )
-    place = {tracklet: row for row, tracklet in enumerate(tracklets)}
+    rows = {tracklet: row for row, tracklet in enumerate(tracklets)}
     settings = EvaluationSettings(max_clips=choice)
     figures = [
         score(
-            features[[place[t] for t in selection.query]],
-            features[[place[t] for t in selection.gallery]],
+            features[[rows[t] for t in selection.query]],
+            features[[rows[t] for t in selection.gallery]],
             selection,
             settings,
             head={},
@@ -101,7 +101,7 @@ def _measure_accuracy(
         ).figures
         for selection in (people.set_aside, people.listed, people.among_others)
     ]
-    return figures, normalise(features[[place[t] for t in people.long]])
+    return figures, normalise(features[[rows[t] for t in people.long]])
 
 
 def _measure_time(bundle: Bundle, tracklets: Sequence[Tracklet]) -> dict[int | None, list[float]]:
@@ -114,9 +114,9 @@ def _measure_time(bundle: Bundle, tracklets: Sequence[Tracklet]) -> dict[int | N
                     started = time.perf_counter()
                     answer = client.embed(sent, max_clips=choice, enroll=False)
                     elapsed = 1000 * (time.perf_counter() - started)
-                    wanted = len(split_into_clips(len(sent), bundle.spec.clip_length, choice))
-                    if answer.clips != wanted:
-                        raise SystemExit(f"{answer.clips} clips were computed, not {wanted}")
+                    expected = len(split_into_clips(len(sent), bundle.spec.clip_length, choice))
+                    if answer.clips != expected:
+                        raise SystemExit(f"{answer.clips} clips were computed, not {expected}")
                     if turn:  # the first round is a warm-up
                         spent[choice][number].append(elapsed)
     return {choice: [statistics.median(values) for values in each] for choice, each in spent.items()}
@@ -147,11 +147,11 @@ def _table(
     head = ["`max_clips`", *(f"{name}: mAP, rank-1" for name in names)]
     head += ["cosine to all clips: mean, least", "clips computed", "`POST /embed`: mean ms", "of the longest"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    _, whole = accuracy[None]
+    _, all_clips = accuracy[None]
     longest = int(np.argmax([len(tracklet.frames) for tracklet in people.long]))
     for choice in CHOICES:
         figures, vectors = accuracy[choice]
-        cosines = (vectors * whole).sum(axis=1)
+        cosines = (vectors * all_clips).sum(axis=1)
         clips = [len(split_into_clips(len(t.frames), bundle.spec.clip_length, choice)) for t in people.long]
         cells = ["all" if choice is None else str(choice)]
         cells += [f"{each['mAP']:.2f}, {each['rank-1']:.2f}" for each in figures]

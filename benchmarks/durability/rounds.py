@@ -61,23 +61,23 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Told:
+class WriterReport:
     """The writer's reports: acknowledged changes, and the change in progress of each thread."""
 
     known: dict[str, str]
-    under_way: dict[int, dict[str, str]] = field(default_factory=dict)
+    in_progress: dict[int, dict[str, str]] = field(default_factory=dict)
     receipts: set[str] = field(default_factory=set)
     deleted: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
     phases: list[str] = field(default_factory=list)
 
-    def hear(self, line: bytes) -> None:
+    def read_line(self, line: bytes) -> None:
         facts: dict[str, Any] = json.loads(line)
         if facts["phase"] == "begin":
-            self.under_way[facts["thread"]] = facts["changes"]
+            self.in_progress[facts["thread"]] = facts["changes"]
         elif facts["phase"] == "done":
             self.known |= facts["changes"]
-            del self.under_way[facts["thread"]]
+            del self.in_progress[facts["thread"]]
             self.acknowledged += 1
             self.deleted.update(facts.get("deleted", []))
             self.receipts |= {facts["receipt"]} if "receipt" in facts else set()
@@ -113,17 +113,17 @@ class Rounds:
     def run(self, plan: Plan) -> Outcome:
         """Kill a writer and check its files. Raises `Lost`."""
         begin = time.monotonic()
-        told = self._write(plan)
-        self._exists = self._exists or "open" in told.phases
+        report = self._write(plan)
+        self._exists = self._exists or "open" in report.phases
         files = {path.name: path.stat().st_size for path in self._directory.iterdir()}
         if self._exists:  # otherwise its creation may have been interrupted
             problems = verify(self._directory).problems
             expect(problems == [], f"verify finds problems in what was left: {problems}")
-        kept = self.check(plan, told)
+        kept = self.check(plan, report)
         return Outcome(
             plan,
-            told.acknowledged,
-            len(told.under_way),
+            report.acknowledged,
+            len(report.in_progress),
             kept,
             sum(state != ABSENT for state in self._known.values()),
             "being written" if "index.faiss.part" in files else "there" if "index.faiss" in files else "none",
@@ -131,9 +131,9 @@ class Rounds:
             time.monotonic() - begin,
         )
 
-    def check(self, plan: Plan, told: Told | None = None) -> int:
+    def check(self, plan: Plan, report: WriterReport | None = None) -> int:
         """Compare the files with the reports; return the number of unacknowledged changes found. Raises `Lost`."""
-        told = told or Told(dict(self._known))
+        report = report or WriterReport(dict(self._known))
         directory = self._directory
         if not plan.reopen:
             # The next writer opens the directory exactly as the killed one left it.
@@ -141,18 +141,19 @@ class Rounds:
             directory = Path(shutil.copytree(self._directory, self._copy))
         gallery = open_gallery(directory, approximate=plan.approximate)
         try:
-            found, kept = _find_states(gallery, told)
+            found, kept = _find_states(gallery, report)
             _check_search(gallery, found)
-            newest = _check_audit(gallery, told, self._newest)
+            newest = _check_audit(gallery, report, self._newest)
         finally:
             gallery.close()
-        report = verify(directory)
-        expect(report.problems == [] and report.remarks == [], f"verify: {report.problems + report.remarks}")
+        verified = verify(directory)
+        messages = verified.problems + verified.remarks
+        expect(messages == [], f"verify: {messages}")
         self._exists = self._exists or plan.reopen
         self._known, self._newest = found, newest if plan.reopen else self._newest
         return kept
 
-    def _write(self, plan: Plan) -> Told:
+    def _write(self, plan: Plan) -> WriterReport:
         given = {
             "directory": str(self._directory),
             "seed": plan.seed,
@@ -170,7 +171,7 @@ class Rounds:
         )
         if child.stdin is None or child.stdout is None or child.stderr is None:
             raise RuntimeError("the writer has no pipes")
-        told = Told(dict(self._known))
+        report = WriterReport(dict(self._known))
         killers = [_kill_after(LONGEST, child)]
         awaited = {"writing": "done", "starting": "opening", "closing": "closing", "saving": ""}[plan.moment]
         with child.stdin, child.stdout, child.stderr:
@@ -179,22 +180,22 @@ class Rounds:
             for line in child.stdout:
                 if not line.endswith(b"\n"):
                     break
-                told.hear(line)
-                if awaited and awaited in {*told.phases, "done" if told.acknowledged else ""}:
+                report.read_line(line)
+                if awaited and awaited in {*report.phases, "done" if report.acknowledged else ""}:
                     killers.append(_kill_after(plan.seconds, child))
                     awaited = ""
-            complaint = child.stderr.read().decode()
+            errors = child.stderr.read().decode()
         for killer in killers:
             killer.cancel()
         status = child.wait()
-        expect(status == -9 and not complaint, f"the writer ended by itself with {status}: {complaint}")
-        return told
+        expect(status == -9 and not errors, f"the writer ended by itself with {status}: {errors}")
+        return report
 
 
-def expect(right: bool, otherwise: str) -> None:
+def expect(condition: bool, message: str) -> None:
     """Raise `Lost` with a message if the condition is false."""
-    if not right:
-        raise Lost(otherwise)
+    if not condition:
+        raise Lost(message)
 
 
 def _kill_after(seconds: float, child: subprocess.Popen[bytes]) -> threading.Timer:
@@ -204,7 +205,7 @@ def _kill_after(seconds: float, child: subprocess.Popen[bytes]) -> threading.Tim
     return killer
 
 
-def _find_states(gallery: EmbeddedGallery, told: Told) -> tuple[dict[str, str], int]:
+def _find_states(gallery: EmbeddedGallery, report: WriterReport) -> tuple[dict[str, str], int]:
     """Return the state of each id and the number of unacknowledged changes found."""
     found = {}
     for thread in range(THREADS):
@@ -214,8 +215,8 @@ def _find_states(gallery: EmbeddedGallery, told: Told) -> tuple[dict[str, str], 
     kept = 0
     for thread in range(THREADS):
         names = [name for name in found if name.startswith(f"t{thread}-")]
-        before = {name: told.known.get(name, ABSENT) for name in names}
-        after = before | told.under_way.get(thread, {})
+        before = {name: report.known.get(name, ABSENT) for name in names}
+        after = before | report.in_progress.get(thread, {})
         now = {name: found[name] for name in names}
         differing = {name: (before[name], after[name], now[name]) for name in names if now[name] != before[name]}
         expect(now in (before, after), f"thread {thread}: changes are lost or stored in part: {differing}")
@@ -230,10 +231,14 @@ def _find_state(gallery: EmbeddedGallery, name: str) -> str:
         expect(gallery.thumbnail(name) is None, f"{name} is gone and its thumbnail is not")
         return ABSENT
     state = str(record.metadata["state"])
-    right = make_record(name, state)
-    expect(record.embedding.tobytes() == right.embedding.tobytes(), f"{name} has another vector than its metadata say")
+    expected = make_record(name, state)
+    expect(
+        record.embedding.tobytes() == expected.embedding.tobytes(), f"{name} has another vector than its metadata say"
+    )
     for field_ in ("id", "camera_id", "start_time", "metadata", "frames", "clips", "created_at", "expires_at"):
-        expect(getattr(record, field_) == getattr(right, field_), f"{name} has another {field_} than its metadata say")
+        expect(
+            getattr(record, field_) == getattr(expected, field_), f"{name} has another {field_} than its metadata say"
+        )
     expect(gallery.thumbnail(name) == thumbnail(state), f"{name} has another thumbnail than its metadata say")
     return state
 
@@ -254,7 +259,7 @@ def _check_search(gallery: EmbeddedGallery, found: dict[str, str]) -> None:
     expect(searched == len(present), f"{searched} records are searched, and {len(present)} are there")
 
 
-def _check_audit(gallery: EmbeddedGallery, told: Told, newest: str | None) -> str | None:
+def _check_audit(gallery: EmbeddedGallery, report: WriterReport, newest: str | None) -> str | None:
     """Check that each acknowledged removal and each older entry is in the audit log; return the newest entry."""
     entries: list[AuditEntry] = []
     while page := gallery.audit(limit=500, before=entries[-1].receipt if entries else None):
@@ -263,7 +268,7 @@ def _check_audit(gallery: EmbeddedGallery, told: Told, newest: str | None) -> st
             break
     receipts = {entry.receipt for entry in entries}
     expect(newest is None or newest in receipts, "an entry of the audit log is gone")
-    expect(told.receipts <= receipts, "a receipt was given that the audit log does not know")
+    expect(report.receipts <= receipts, "a receipt was given that the audit log does not know")
     deleted = Counter(str(entry.filter["id"]) for entry in entries if entry.action == "delete")
-    expect(told.deleted <= deleted, "a deletion is not in the audit log")
+    expect(report.deleted <= deleted, "a deletion is not in the audit log")
     return entries[0].receipt if entries else None
