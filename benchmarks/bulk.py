@@ -50,7 +50,7 @@ class Enrolment:
     """`not3d enroll` of all tracklets in a separate process group; its output goes to a file."""
 
     def __init__(self, home: Path, client: Client, *options: str) -> None:
-        self._log, self._client = home / "enroll.log", client
+        self._log, self.client = home / "enroll.log", client
         self._started = time.monotonic()
         self._before = enrolled(client)
         command = [sys.executable, "-m", "not3d", "enroll", str(home / FOOTAGE), "--url", client.url, *options]
@@ -63,7 +63,7 @@ class Enrolment:
         Raises:
             SystemExit: The process ended before.
         """
-        while enrolled(self._client) < records:
+        while enrolled(self.client) < records:
             if self.process.poll() is not None:
                 raise SystemExit(f"enroll ended too early: {self._last_line()}")
             time.sleep(0.1)
@@ -75,7 +75,7 @@ class Enrolment:
             SystemExit: The process failed, or ended without an error although it was interrupted.
         """
         status, seconds = self.process.wait(), time.monotonic() - self._started
-        after = enrolled(self._client)
+        after = enrolled(self.client)
         print(
             f"{event}: status {status} after {seconds:.1f} s; {self._before} -> {after} records, "
             f"{(after - self._before) / (seconds - away):.0f}/s; output: {self._last_line()}"
@@ -120,6 +120,7 @@ def interrupt(bundle: Path, count: int, home: Path) -> None:
     stopped = time.monotonic()
     with running_service(bundle, home, port=port) as client:
         away = time.monotonic() - stopped
+        enrolment.client = client
         enrolment.finish(f"service restarted, {away:.1f} s away", away=away)
         check(client, expected)
         Enrolment(home, client).finish("again, all skipped")

@@ -100,7 +100,7 @@ class PlainLoop:
         self.optimiser = build_optimiser(self.network, recipe.optimiser)
         self.centers = objective.center_optimiser()
         keys = [
-            [(epoch, number, place, index) for place, index in enumerate(indices)]
+            [(epoch, number, position, index) for position, index in enumerate(indices)]
             for epoch in range(1, recipe.schedule.epochs + 1)
             for number, indices in enumerate(source.plan(epoch))
         ]

@@ -47,10 +47,10 @@ class Spread:
 
     @classmethod
     def load(cls, path: Path = SPREAD) -> "Spread":
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        between, within = (np.asarray(kept[name], np.float64) for name in ("between", "within"))
-        rest = (kept[name] for name in ("unevenness", "look_alikes", "closeness", "camera"))
-        return cls(kept["mean"], between, within, *rest)
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        between, within = (np.asarray(saved[name], np.float64) for name in ("between", "within"))
+        rest = (saved[name] for name in ("unevenness", "look_alikes", "closeness", "camera"))
+        return cls(saved["mean"], between, within, *rest)
 
     def stretched(self, dimension: int) -> "Spread":
         """Return the spread in another number of dimensions, with the same total and effective number of directions.
@@ -230,7 +230,7 @@ class Population:
 
     def records(self, start: int, rows: NDArray[np.float32]) -> list[Record]:
         """Return the records of tracklets from `start` on, with their vectors `[n, D]`."""
-        return [self._record(start + place, row) for place, row in enumerate(rows)]
+        return [self._record(start + index, row) for index, row in enumerate(rows)]
 
     def teams(self, start: int, count: int) -> NDArray[np.int64]:
         return self._keys["team"][start : start + count]

@@ -65,8 +65,8 @@ def main() -> None:
     unseen = {tracklet.person for tracklet in aside}
     tracklets.sort(key=lambda tracklet: tracklet.person not in unseen)
     rows = _embed(bundle, tracklets)
-    kept = measure(rows, tracklets, len(aside)) | {"model": bundle.spec.name}
-    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in kept.items()]
+    saved = measure(rows, tracklets, len(aside)) | {"model": bundle.spec.name}
+    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in saved.items()]
     options.out.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
@@ -139,14 +139,14 @@ _PEOPLE, _TRACKLETS = 655, 2828
 
 def compare_spread(report: Report, dimensions: Sequence[int]) -> None:
     """Print tables that compare vectors of real people with drawn ones of several dimensions."""
-    kept = json.loads(SPREAD.read_text(encoding="utf-8"))
-    names = [f"{100 * quantile:g} %" for quantile in kept["quantiles"]]
-    aside = f"{kept['people_set_aside']} real people set aside, {kept['tracklets_set_aside']} tracklets"
+    saved = json.loads(SPREAD.read_text(encoding="utf-8"))
+    names = [f"{100 * quantile:g} %" for quantile in saved["quantiles"]]
+    aside = f"{saved['people_set_aside']} real people set aside, {saved['tracklets_set_aside']} tracklets"
     shown = {
-        f"{aside}, other cameras": kept["cosines_set_aside"],
-        f"all {kept['people']} people, {kept['tracklets']} tracklets, most trained on": kept["cosines"],
+        f"{aside}, other cameras": saved["cosines_set_aside"],
+        f"all {saved['people']} people, {saved['tracklets']} tracklets, most trained on": saved["cosines"],
     }
-    for dimension in (len(kept["between"]), *dimensions):
+    for dimension in (len(saved["between"]), *dimensions):
         drawing = Drawing(dimension, _PEOPLE)
         shown[f"drawn, {dimension} dimensions"] = cosines(
             drawing.chunk(0)[:_TRACKLETS], drawing.people_of(0)[:_TRACKLETS]
