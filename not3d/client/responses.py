@@ -1,10 +1,10 @@
 """What the service answers: typed values, and errors. Fields that a later version of the service adds are ignored."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -176,7 +176,7 @@ def read(kind: type[Answer], body: bytes) -> Answer:
         ClientError: the body is not such an answer.
     """
     try:
-        answer: Answer = _adapter(kind).validate_json(body)
+        answer: Answer = _adapter(cast("Any", kind)).validate_json(body)
         return answer
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -185,5 +185,5 @@ def read(kind: type[Answer], body: bytes) -> Answer:
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
