@@ -1,4 +1,4 @@
-"""The application: routes, problem documents, and the life of the service behind them."""
+"""The FastAPI application: its routes, its error responses, and the start and stop of the service."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from service.routes import embed, gallery, health, search
 from service.settings import Settings
 
 API_VERSION: Final = "1"
-"""Version of the HTTP contract; it does not change with every release."""
+"""Version of the HTTP API; it does not change with every release."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=API_VERSION,
         summary="Video person re-identification search: tracklets in, ranked gallery ids out.",
         lifespan=lifespan,
-        # These pages would load scripts from another host; the document itself stays at /openapi.json.
+        # These pages load scripts from another host. The OpenAPI document itself stays at /openapi.json.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

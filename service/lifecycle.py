@@ -1,4 +1,4 @@
-"""The service's life: it loads while the socket already answers, erases expired records, and stops in order."""
+"""The lifecycle of the service: load while the port already answers, erase expired records, and stop in order."""
 
 import asyncio
 import logging
@@ -24,14 +24,14 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 STAGES: Final = ("bundle", "engine", "self_test", "gallery")
-"""Stages of loading, in their order."""
+"""The stages of loading, in order."""
 GALLERY_RETRY_SECONDS: Final = 2.0
-"""Time between two attempts to reach a gallery on a server."""
+"""Time between two attempts to reach the server of a gallery."""
 EMBEDDED_GALLERY_THREADS: Final = 8
 SERVER_GALLERY_THREADS: Final = 64
-"""More for a gallery on a server: its threads wait for the server and hardly compute."""
+"""More than for an embedded gallery, because these threads mostly wait for the server."""
 CLOSE_SECONDS: Final = 5.0
-"""Time for decoders and engine to end their current step after the time for accepted requests is over."""
+"""After the time for accepted requests, decoders and engine get this time to end their current step."""
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ log = logging.getLogger("not3d.service")
 
 
 class ServiceState(Enum):
-    """Where the service is in its life."""
+    """The state of the service."""
 
     STARTING = "starting"
     WAITING_FOR_GALLERY = "waiting_for_gallery"
@@ -71,7 +71,7 @@ _NEXT: Final[Mapping[ServiceState, frozenset[ServiceState]]] = {
 
 @dataclass(frozen=True)
 class Service:
-    """What an answer needs. It exists when the model's self-test has passed and the gallery is open."""
+    """Everything that a request handler needs. It exists after the self-test has passed and the gallery is open."""
 
     settings: Settings
     bundle: Bundle
@@ -87,14 +87,15 @@ class _StopRequested(Exception):
 
 
 class Lifecycle:
-    """Owns the service from its start to its end. Used in the event loop's thread only.
+    """Owns the service from its start to its end. Use it only in the thread of the event loop.
 
     Attributes:
         state: only this class changes it.
-        reason: why the service is waiting, cannot start or is broken, as the end of a sentence "the service ..." or a
-            sentence of its own; kept until the end of the process if that is why it ends, otherwise `None`.
+        reason: why the service is waiting, cannot start or is broken; otherwise `None`. While the service is waiting or
+            cannot start, the text completes the sentence "the service ...". If the service cannot start or is broken,
+            the reason is kept until the process ends.
         pending: the stages of loading that are not done.
-        on_end: called when the process should end because only a restart helps.
+        on_end: called when the process must end, because only a restart helps.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -110,15 +111,15 @@ class Lifecycle:
 
     @property
     def service(self) -> Service | None:
-        """What answers requests; `None` unless the state is `READY`."""
+        """The loaded service; `None` unless the state is `READY`."""
         return self._service if self.state is ServiceState.READY else None
 
     def start(self) -> None:
-        """Begin to load; return at once."""
+        """Start to load in the background; return at once."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Stop loading or sweeping, then decoders and engine, then the gallery. No request may be under way.
+        """Stop loading or sweeping, then decoders and engine, then the gallery. Call it when no request is running.
 
         The gallery is closed even if decoders or the engine do not end in `CLOSE_SECONDS`.
         """
@@ -158,7 +159,7 @@ class Lifecycle:
         self_test = await self._run_stage("self_test", lambda: run_self_test(engine, bundle))
         seconds = round(time.perf_counter() - start, 2)
         async with AsyncExitStack() as opened:
-            # Last, so that a damaged network never names the embedding space of a new gallery.
+            # The gallery comes last: a new gallery stores the embedding space, and the self-test must pass before that.
             gallery = await self._until_gallery_answers(lambda: self._open_gallery(bundle))
             opened.push_async_callback(gallery.close)
             self.pending.remove("gallery")
@@ -203,13 +204,13 @@ class Lifecycle:
                 return result
 
     async def _sweep(self, gallery: AsyncGallery) -> None:
-        """Erase expired records again and again until the service stops."""
+        """Erase expired records every `sweep_seconds`, until the service stops."""
         while True:
             try:
                 removed = await gallery.expire()
             except GalleryBroken:
                 return
-            except Exception as error:  # retention is promised: one failure must not end it
+            except Exception as error:  # the sweep must go on: expired records have to be erased
                 unexpected = not isinstance(error, GalleryError)
                 facts = {"reason": str(error)}
                 log.error("expired records not erased", extra={"facts": facts}, exc_info=unexpected)
@@ -236,7 +237,7 @@ class Lifecycle:
             self._change(ServiceState.FAILED, f"cannot start: {reason}")
 
     def _on_broken(self, error: GalleryBroken) -> None:
-        if self.state is ServiceState.READY:  # several calls may find it
+        if self.state is ServiceState.READY:  # several calls may report it
             log.error("gallery broken; the process ends", extra={"facts": {"reason": str(error)}})
             self._change(ServiceState.BROKEN, str(error))
 

@@ -1,4 +1,4 @@
-"""The settings of the service: one typed class; every field is also an environment variable `NOT3D_...`."""
+"""The settings of the service, in one typed class. Every field is also an environment variable `NOT3D_...`."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -16,17 +16,20 @@ from service.gallery.address import EMBEDDED, MilvusAddress, parse_gallery
 
 PREFIX: Final = "NOT3D_"
 CLIENT_VARIABLES: Final = frozenset({"NOT3D_URL", "NOT3D_API_KEY", "NOT3D_PICTURES", "NOT3D_SHARED_DATA"})
-"""Variables with the service's prefix that the command line's client and the tests read."""
+"""Variables with the service's prefix that the client commands and the tests read."""
 SERVE_OPTIONS: Final = ("bundle", "data_dir", "host", "port", "device", "engine", "threads", "log_level")
 """The settings that are also options of `not3d serve`.
 
-The command is made from the fields: the option of `data_dir` is `--data-dir`, its variable `variable_name("data_dir")`,
-its help text the field's `description`; type, limits and default are the field's too. If the default is `None`, the
+The options are generated from the fields: `data_dir` becomes `--data-dir`, with the environment variable
+`variable_name("data_dir")` and the field's description, type, limits and default. If the default is `None`, the
 description says what that means.
 """
 
 JSON_WEIGHT: Final = 2
-"""Bytes that each byte of a JSON body takes: the body and the text of its frames, then that text and the frames."""
+"""Bytes of memory for each byte of a JSON body, because it is held twice.
+
+First as the body and the base64 text of its frames, then as that text and the decoded frames.
+"""
 MIB: Final = 2**20
 MAX_RETENTION_DAYS: Final = 36_500
 Count = Annotated[int, Field(ge=1)]
@@ -34,7 +37,7 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class Settings(BaseSettings):
-    """The service's settings, validated when the object is made; unknown names are refused."""
+    """The service's settings, validated when the object is created. Unknown names are refused."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
@@ -48,29 +51,33 @@ class Settings(BaseSettings):
         description="embedded: in DATA_DIR, for one process. milvus://[user:password@]host[:port][/database] or "
         "milvus+tls://...: on a Milvus server, for several processes",
     )
-    milvus_gpu: bool = Field(False, description="The Milvus cluster has GPUs: its large collections get a GPU index")
+    milvus_gpu: bool = Field(
+        False, description="Use a GPU index for large collections; needs a Milvus cluster with GPUs"
+    )
     milvus_shards: int = Field(
         1, ge=1, le=16, description="Shards of a Milvus collection, fixed when the collection is created"
     )
     cache_dir: Path | None = Field(None, description="Folder of the engine's cache. Default: DATA_DIR/cache")
     temp_dir: Path | None = Field(
-        None, description="Folder of uploaded videos while they are read. Default: the system's temporary folder"
+        None, description="Folder for uploaded videos until they are decoded. Default: the system's temporary folder"
     )
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen at; 0.0.0.0 for all")
-    port: int = Field(8000, ge=0, le=65_535, description="Port to listen at; 0 takes any free port")
-    api_keys: SecretStr = Field(SecretStr(""), description="API keys, separated by commas; empty: no key is required")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Lowest level of the entries that are logged"
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes any free port")
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="API keys, separated by commas. If empty, no key is required"
     )
-    drain_seconds: Seconds = Field(30.0, description="Time to finish accepted requests after SIGTERM")
-    read_seconds: Seconds = Field(60.0, description="Longest time without data from a client that is sending a body")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Log entries of this level and above"
+    )
+    drain_seconds: Seconds = Field(30.0, description="Seconds to finish accepted requests after SIGTERM")
+    read_seconds: Seconds = Field(60.0, description="Maximum seconds without data from a client that is sending a body")
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: the GPU if one works, otherwise the CPU. cuda without a working GPU is an error"
     )
     engine: Literal["auto", "onnxruntime", "openvino"] = Field(
-        "auto", description="Inference engine; auto takes the one that is measured to be fastest here"
+        "auto", description="Inference engine; auto measures which one is fastest on this machine"
     )
     threads: Count | None = Field(None, description="CPU threads of the engine. Default: all CPUs of this process")
     gpu_precision: Literal["auto", "f16", "f32"] = Field(
@@ -88,32 +95,32 @@ class Settings(BaseSettings):
         None, description="Threads that decode frames. Default: the number of CPUs, at most 8"
     )
     max_batch: int | None = Field(
-        None, ge=1, le=256, description="Most clips in one call of the engine. Default: 4, on a GPU 64"
+        None, ge=1, le=256, description="Maximum clips in one call of the engine. Default: 4, on a GPU 64"
     )
 
-    max_frames: Count = Field(2000, description="Most frames, or boxes, of one tracklet")
+    max_frames: Count = Field(2000, description="Maximum frames, or boxes, of one tracklet")
     max_clips: Count = Field(
-        500, description="Most clips computed of one tracklet; a longer tracklet needs max_clips in its request"
+        500, description="Maximum clips of one tracklet; a longer tracklet needs max_clips in its request"
     )
     max_video_frames: Count = Field(
-        20_000, description="Most frames of a video that are read to find the frames of boxes"
+        20_000, description="Maximum frames that are read from a video to find the frames of boxes"
     )
-    max_frame_bytes: Count = Field(20_000_000, description="Most bytes of one encoded frame")
-    max_pixels: Count = Field(25_000_000, description="Most pixels of one frame, width times height")
-    max_request_pixels: Count = Field(2 * 10**9, description="Most pixels of all frames that one request decodes")
-    max_side: Count = Field(16_384, description="Longest side of a frame in pixels")
+    max_frame_bytes: Count = Field(20_000_000, description="Maximum bytes of one encoded frame")
+    max_pixels: Count = Field(25_000_000, description="Maximum pixels of one frame, width times height")
+    max_request_pixels: Count = Field(2 * 10**9, description="Maximum pixels of all frames that one request decodes")
+    max_side: Count = Field(16_384, description="Maximum width and height of a frame in pixels")
     min_side: Count = Field(
-        8, description="Shortest side in pixels of a frame, or of the part of a box inside its frame"
+        8, description="Minimum width and height in pixels of a frame, or of the part of a box inside its frame"
     )
     min_usable_share: float = Field(
-        0.5, gt=0, le=1, description="Share of a tracklet's frames that must be usable, or it is refused"
+        0.5, gt=0, le=1, description="Minimum share of usable frames; a tracklet with fewer is refused"
     )
-    max_request_bytes: Count = Field(256 * MIB, description="Most bytes of one request's body")
-    max_field_bytes: Count = Field(256 * 1024, description="Most bytes of one form field that is not a file")
-    max_metadata_bytes: Count = Field(16 * 1024, description="Most bytes of one record's metadata as JSON")
-    max_pending_requests: Count = Field(64, description="Most requests with footage at the same time; more get 503")
+    max_request_bytes: Count = Field(256 * MIB, description="Maximum bytes of one request's body")
+    max_field_bytes: Count = Field(256 * 1024, description="Maximum bytes of one form field that is not a file")
+    max_metadata_bytes: Count = Field(16 * 1024, description="Maximum bytes of one record's metadata as JSON")
+    max_pending_requests: Count = Field(64, description="Maximum requests with footage at the same time; more get 503")
     max_pending_bytes: Count = Field(
-        1024 * MIB, description="Most bytes held for all requests with footage; more get 503"
+        1024 * MIB, description="Maximum bytes held for all requests with footage; more get 503"
     )
 
     retention_days: float | None = Field(
@@ -123,12 +130,12 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Days after which a new record without expires_at is erased. Default: never",
     )
-    sweep_seconds: Seconds = Field(60.0, description="Time between two erasures of expired records")
+    sweep_seconds: Seconds = Field(60.0, description="Seconds between two erasures of expired records")
     thumbnails: bool = Field(False, description="Keep a small picture of each tracklet; it is erased with its record")
 
-    max_top_k: int = Field(1000, ge=10, description="Most results of one search")
-    max_page: Count = Field(1000, description="Most records of one page of GET /gallery")
-    rerank_candidates: int = Field(100, ge=2, le=2000, description="Best hits that are re-ranked")
+    max_top_k: int = Field(1000, ge=10, description="Maximum results of one search")
+    max_page: Count = Field(1000, description="Maximum records on one page of GET /gallery")
+    rerank_candidates: int = Field(100, ge=2, le=2000, description="Number of best hits that are re-ranked")
 
     @field_validator("api_keys")
     @classmethod
@@ -157,7 +164,7 @@ class Settings(BaseSettings):
         return self
 
     def largest_batch(self, device: Literal["cpu", "cuda"]) -> int:
-        """Most clips in one call. On a CPU four are as fast as 32 (docs/figures/serving.md) and take less memory."""
+        """Return the maximum batch. On a CPU, 4 clips are as fast as 32 (docs/figures/serving.md), with less memory."""
         return self.max_batch or {"cpu": 4, "cuda": 64}[device]
 
     @property
@@ -172,7 +179,7 @@ class Settings(BaseSettings):
 
     @property
     def milvus(self) -> MilvusAddress | None:
-        """The Milvus server that keeps the gallery; `None` for an embedded gallery."""
+        """The address of the gallery's Milvus server; `None` for an embedded gallery."""
         return parse_gallery(self.gallery)
 
     @property
@@ -182,12 +189,12 @@ class Settings(BaseSettings):
 
     @property
     def engine_cache(self) -> Path:
-        """Folder in which engines keep measurements and compiled models."""
+        """The folder in which engines store measurements and compiled models."""
         return self.cache_dir or self.data_dir / "cache"
 
     @property
     def decoders(self) -> int:
-        """Threads that decode frames."""
+        """The number of threads that decode frames."""
         return self.decode_threads or min(8, available_cpus())
 
 

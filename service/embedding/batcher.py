@@ -1,4 +1,4 @@
-"""The micro-batcher: clips of concurrent requests share a call of the engine, which is never idle while clips wait."""
+"""The micro-batcher: clips of concurrent requests share one engine call. The engine is never idle while clips wait."""
 
 import threading
 import time
@@ -25,12 +25,12 @@ class _Job:
     cost: RequestCost | None
     taken: int = 0
     rows: dict[int, Embeddings] = field(default_factory=dict)
-    """Embeddings by the index of their first clip; calls that run side by side end in any order."""
+    """Embeddings by the index of their first clip; parallel calls may end in any order."""
 
 
 @dataclass(eq=False)
 class _Share:
-    """The clips of one job that are in a batch, from index `start` on."""
+    """The clips of one job that are part of a batch; `start` is the index of the first."""
 
     job: _Job
     start: int
@@ -73,7 +73,7 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Finish what is queued and stop the threads."""
+        """Compute all queued clips, then stop the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -87,7 +87,7 @@ class Batcher:
             start = time.perf_counter()
             try:
                 rows = self._engine.embed(batch)
-            except Exception as error:  # noqa: BLE001 - passed to the waiting requests; the thread goes on
+            except Exception as error:  # noqa: BLE001 - passed to the waiting requests; this thread must go on
                 self._observe(shares, time.perf_counter() - start)
                 self._fail(shares, error)
             else:
@@ -95,14 +95,14 @@ class Batcher:
                 self._hand_out(shares, rows)
 
     def _observe(self, shares: list[_Share], seconds: float) -> None:
-        """Count the time of one call, in full for each request in it."""
+        """Record the time of one call. Each request in the batch is charged the full time."""
         self._metrics.observe_stage("infer", seconds)
         for share in shares:
             if share.job.cost is not None:
                 share.job.cost.add("infer", seconds)
 
     def _next_batch(self) -> list[_Share]:
-        """Wait for clips and take a batch; empty if the batcher is closed and has no clips."""
+        """Wait for clips and take a batch. Return an empty list if the batcher is closed and no clips are left."""
         with self._changed:
             while True:
                 self._drop_cancelled()

@@ -1,4 +1,7 @@
-"""Footage in, one vector out: decode, resize, clips, engine, mean. Long tracklets are processed in pieces."""
+"""Compute the video feature of a tracklet: decode and resize the frames, form clips, run the engine, take the mean.
+
+Long tracklets are processed in pieces.
+"""
 
 import asyncio
 import contextvars
@@ -37,16 +40,16 @@ from service.telemetry.metrics import Metrics, current_cost
 T = TypeVar("T")
 
 MAX_HEADERS = 64
-"""Up to this many headers are read in the event loop's thread; the decoders read more of them, and videos."""
+"""Up to this many image headers are checked in the event loop's thread. Decoder threads check more, and videos."""
 QUEUED_CALLS = 2
-"""For each stream of the engine, the clips of this many full calls may wait decoded, beside those being computed."""
+"""This many decoded batches may wait for each stream of the engine, in addition to the batch that it computes."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrackletEmbedding:
     """The video feature float32 `[D]` of unit length, the number of frames and clips in it, and the rejected frames.
 
-    `thumbnail` is a JPEG of the middle one of the used frames, if it was asked for.
+    `thumbnail` is a JPEG of the middle usable frame, if it was requested.
     """
 
     embedding: NDArray[np.float32]
@@ -57,7 +60,7 @@ class TrackletEmbedding:
 
 
 class Embedder:
-    """Embeds tracklets. Decoding runs in its own pool of threads."""
+    """Embeds tracklets. It has its own pool of decoder threads."""
 
     def __init__(self, engine: Engine, spec: BundleSpec, settings: Settings, metrics: Metrics) -> None:
         self._spec, self._settings, self._metrics = spec, settings, metrics
@@ -81,40 +84,42 @@ class Embedder:
 
         Raises:
             FootageError: as `check_footage` and `read_samples`; `unsupported` if no frame is an image, `unusable` if
-                too few frames can be used, with each bad one.
+                too few frames can be used. It lists every bad frame.
             EngineError: the engine failed, or an embedding has a component that is not finite.
         """
         spec, settings = self._spec, self._settings
         check = partial(check_footage, footage, settings, spec.clip_length, max_clips)
-        # A few headers are read faster than a thread starts.
-        in_place = not footage.video and len(footage.frames) <= MAX_HEADERS
-        chosen = check() if in_place else await self._in_pool(check)
+        # Checking a few headers takes less time than starting a thread.
+        inline = not footage.video and len(footage.frames) <= MAX_HEADERS
+        chosen = check() if inline else await self._in_pool(check)
         samples = read_samples(footage, settings, spec.frame_height, spec.frame_width, chosen)
         left = settings.max_frames + 1 if chosen is None else len(chosen)
         middle = MiddleFrame() if thumbnail else None
-        flow = _Flow(self._batcher, self._budget, spec, settings, None if chosen is None else len(chosen), middle)
+        pieces = _PieceQueue(
+            self._batcher, self._budget, spec, settings, None if chosen is None else len(chosen), middle
+        )
         cancelled = threading.Event()
         try:
             while left:
                 clips = min(self._piece_clips, -(-left // spec.clip_length))
                 wanted = clips * spec.clip_length
-                await flow.acquire(clips)
+                await pieces.acquire(clips)
                 piece = await self._in_pool(lambda: self._decode(samples, wanted, cancelled), cancelled)  # noqa: B023
                 left = 0 if len(piece) < wanted else left - wanted
-                flow.add(piece, last=not left)
-            embedded = await flow.finish()
+                pieces.add(piece, last=not left)
+            embedded = await pieces.finish()
             if middle:
                 picture = await self._in_pool(partial(encode_thumbnail, middle.choose()))
                 embedded = replace(embedded, thumbnail=picture)
             if cost := current_cost.get():
                 cost.clips += embedded.clips
         finally:
-            flow.cancel()
+            pieces.cancel()
             samples.close()
-            self._metrics.frames.labels("rejected").inc(len(flow.rejected))
-            self._metrics.frames.labels("used").inc(flow.usable)
+            self._metrics.frames.labels("rejected").inc(len(pieces.rejected))
+            self._metrics.frames.labels("used").inc(pieces.usable)
             if cost := current_cost.get():
-                cost.frames += flow.usable
+                cost.frames += pieces.usable
         return embedded
 
     def close(self) -> None:
@@ -127,7 +132,7 @@ class Embedder:
             return list(takewhile(lambda _: not cancelled.is_set(), islice(samples, count)))
 
     async def _in_pool(self, function: Callable[[], T], cancelled: threading.Event | None = None) -> T:
-        # In the context of the request, so that its cost is counted.
+        # Run in the context of the request, which counts its cost.
         job = self._decoders.submit(contextvars.copy_context().run, function)
         future = asyncio.wrap_future(job)
         try:
@@ -140,8 +145,8 @@ class Embedder:
             raise
 
 
-class _Flow:
-    """The frames of one tracklet on their way through the batcher, piece by piece."""
+class _PieceQueue:
+    """Passes the decoded frames of one tracklet to the batcher, piece by piece, and collects the embeddings."""
 
     def __init__(
         self,
@@ -154,7 +159,7 @@ class _Flow:
     ) -> None:
         self._batcher, self._budget, self._spec, self._settings = batcher, budget, spec, settings
         self._expected, self._middle = expected, middle
-        self._acquired = 0  # clips of the budget that belong to no queued piece yet
+        self._acquired = 0  # clips acquired from the budget that are not in a queued piece yet
         self._frames: list[NDArray[np.uint8]] = []
         self._pieces: deque[asyncio.Future[NDArray[np.float32]]] = deque()
         self._rows: list[NDArray[np.float32]] = []
@@ -162,12 +167,12 @@ class _Flow:
         self.usable = 0
 
     async def acquire(self, clips: int) -> None:
-        """Wait until `clips` more may be decoded."""
+        """Wait until the budget allows `clips` more clips to be decoded."""
         await self._budget.acquire(clips)
         self._acquired += clips
 
     def add(self, piece: list[Sample], *, last: bool) -> None:
-        """Queue the complete clips of the frames so far; `finish` queues those of the `last` piece.
+        """Add decoded frames and queue all complete clips. After the `last` piece, `finish` queues the rest.
 
         Raises:
             EngineError: the engine failed on an earlier piece.
@@ -184,11 +189,11 @@ class _Flow:
                     self._middle.add(frame)
         if self._expected is None:  # a video whose number of frames was unknown
             check_count(self.usable, "video", self._settings, self._spec.clip_length)
-        if self._has_failed():  # decode the rest only to report every bad frame
+        if self._has_failed():  # the other frames are decoded only to report every bad one
             self._frames.clear()
         elif not last:
             self._submit(len(self._frames) - len(self._frames) % self._spec.clip_length)
-        if not last:  # fewer frames than one clip need no budget
+        if not last:  # the remaining frames are less than a clip and need no budget
             self._release()
 
     async def finish(self) -> TrackletEmbedding:
@@ -207,7 +212,7 @@ class _Flow:
         """Take the waiting pieces out of the queue and release the budget."""
         for piece in self._pieces:
             if not piece.cancel() and not piece.cancelled():
-                piece.exception()  # retrieved, or asyncio would log it
+                piece.exception()  # asyncio logs an exception that is never retrieved
         self._release()
 
     def _collect(self) -> None:
@@ -219,7 +224,7 @@ class _Flow:
         self._acquired = 0
 
     def _submit(self, count: int) -> None:
-        """Queue the first `count` frames; their share of the budget is released when the engine has answered."""
+        """Queue the first `count` frames as clips. Their budget is released when the engine has finished."""
         if not count:
             return
         indices = split_into_clips(count, self._spec.clip_length)
@@ -247,7 +252,7 @@ class _Flow:
         faults = [FootageFault(error.reason, frame=index) for index, error in rejected]
         raise FootageError(
             "unsupported" if no_images else "unusable",
-            f"{self.usable} of {total} frames can be used, at least {self._min_usable(total)} are needed; "
+            f"{self.usable} of {total} frames can be used, but at least {self._min_usable(total)} are needed; "
             f"frame {faults[0].frame}: {faults[0].reason}",
             faults,
         )

@@ -1,4 +1,4 @@
-"""Check what a caller passes to a gallery, and convert it to what the engines store."""
+"""Check the arguments of a gallery's methods, and convert records to the rows that the engines store."""
 
 import base64
 import binascii
@@ -17,9 +17,9 @@ from service.gallery.records import JSON, EmptyFilter, Filter, InvalidArgument, 
 R = TypeVar("R")
 
 LENGTH_TOLERANCE = 1e-3
-"""How far from 1 the length of a float32 vector may be, as after a conversion to decimals and back."""
+"""Maximum difference of a vector's length from 1, such as after a conversion to decimal text and back."""
 EXPIRY = "expiry"
-"""Who removes expired records, as the audit log names it."""
+"""The name in the audit log for the automatic removal of expired records."""
 _MAX_JSON_DEPTH = 64
 _MAX_THUMBNAIL_BYTES = 2**20
 _JPEG = b"\xff\xd8\xff"
@@ -52,7 +52,7 @@ def encode(record: Record, dimension: int) -> Row:
     vector = check_vector(record.embedding, dimension, "embedding")
     length = float(np.linalg.norm(vector.astype(np.float64)))
     if abs(length - 1) > LENGTH_TOLERANCE:
-        raise InvalidArgument(f"embedding has length {length:.4g}, not 1")
+        raise InvalidArgument(f"embedding must have length 1 (got length {length:.4g})")
     if not record.id:
         raise InvalidArgument("id is empty")
     for name, text in (("id", record.id), ("camera_id", record.camera_id)):
@@ -82,7 +82,7 @@ def encode_all(records: Sequence[Record], encode_one: Callable[[Record], R]) -> 
     """Return the rows of records by id, in their order.
 
     Raises:
-        InvalidArgument: a record is wrong, or an id occurs twice; of several records, the message names the wrong one.
+        InvalidArgument: a record is invalid, or an id occurs twice. The message names the record if there are several.
     """
     rows: dict[str, R] = {}
     for record in records:
@@ -93,7 +93,7 @@ def encode_all(records: Sequence[Record], encode_one: Callable[[Record], R]) -> 
                 raise
             raise InvalidArgument(f"{error} (record {record.id!r})") from error
         if record.id in rows:
-            raise InvalidArgument(f"records have the id {record.id!r} twice")
+            raise InvalidArgument(f"duplicate id {record.id!r}")
         rows[record.id] = row
     return rows
 
@@ -109,10 +109,10 @@ def check_vector(vector: NDArray[np.float32], dimension: int, name: str) -> NDAr
 
 
 def check_query(embedding: NDArray[np.float32], dimension: int) -> NDArray[np.float32]:
-    """Return a float32 copy `[D]` of a query of any length. Raises `InvalidArgument` if it is all zeros or wrong."""
+    """Return a float32 copy `[D]` of a query of any length. Raises `InvalidArgument` if it is invalid or all zeros."""
     query = check_vector(embedding, dimension, "embedding")
     if not query.any():
-        raise InvalidArgument("embedding is all zeros, which has no direction")
+        raise InvalidArgument("embedding is all zeros, so it has no direction")
     return query
 
 
@@ -125,7 +125,7 @@ def check_limit(limit: int, name: str = "limit", most: int | None = None) -> Non
 
 
 def check_text(text: str | None, name: str) -> None:
-    """Raise `InvalidArgument` for text that no engine can store: half a surrogate pair, or a NUL character."""
+    """Raise `InvalidArgument` for text that no engine can store: a lone surrogate, or a NUL character."""
     try:
         encoded = (text or "").encode()
     except UnicodeEncodeError as error:
@@ -142,7 +142,7 @@ def check_erasure(filter: Filter, by: str) -> None:
 
 
 def interval_of(filter: Filter) -> tuple[int | None, int | None]:
-    """Return `after` and `before` in microseconds since 1970. Raises `InvalidArgument` if they are no interval."""
+    """Return `after` and `before` in microseconds since 1970. Raises `InvalidArgument` if `after` is later."""
     after = None if filter.after is None else to_microseconds(filter.after, "after")
     before = None if filter.before is None else to_microseconds(filter.before, "before")
     if after is not None and before is not None and after > before:
@@ -151,7 +151,7 @@ def interval_of(filter: Filter) -> tuple[int | None, int | None]:
 
 
 def terms_of(metadata: object) -> Iterable[bytes]:
-    """Return a SHA-256 digest for each top-level key with its value, equal exactly if key and value are equal.
+    """Yield a SHA-256 digest for each top-level key with its value. Equal keys and values have equal digests.
 
     Raises `InvalidArgument` if the metadata is not a JSON object.
     """
@@ -169,7 +169,7 @@ def encode_cursor(last_id: str) -> str:
 
 
 def decode_cursor(cursor: str | None) -> str:
-    """Return the id at which the page before ended, "" for no cursor. Raises `InvalidArgument` for any other text."""
+    """Return the last id of the previous page, or "" without a cursor. Raises `InvalidArgument` for any other text."""
     if cursor is None:
         return ""
     try:
@@ -184,7 +184,7 @@ def decode_cursor(cursor: str | None) -> str:
 
 
 def audit_condition(filter: Filter) -> dict[str, JSON]:
-    """Return the given conditions of a filter as the audit log stores them, under their names in the HTTP contract."""
+    """Return the conditions that a filter has, as the audit log stores them, with their names in the HTTP API."""
     values: dict[str, JSON] = {
         "camera_ids": None if filter.camera_ids is None else list(filter.camera_ids),
         "exclude_camera_ids": list(filter.exclude_camera_ids) or None,
@@ -218,7 +218,7 @@ def _check_count(number: int, name: str) -> int:
 
 
 def _canonical(value: Any, depth: int) -> Any:
-    """Return a JSON value in the one form in which equal values have equal texts."""
+    """Return a JSON value in canonical form: equal values give equal JSON text."""
     if depth > _MAX_JSON_DEPTH:
         raise InvalidArgument(f"metadata is nested deeper than {_MAX_JSON_DEPTH} levels")
     if value is None or isinstance(value, bool | str):

@@ -1,4 +1,4 @@
-"""The `Gallery` protocol: what the service needs of a gallery, whichever engine keeps it."""
+"""The `Gallery` protocol: the methods that every gallery engine has."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -33,7 +33,7 @@ class Gallery(Protocol):
 
     @property
     def engine(self) -> str:
-        """What keeps and searches the records, as text for people."""
+        """The storage and search engine, as text for people."""
         ...
 
     def enrol(self, records: Sequence[Record], on_conflict: OnConflict) -> set[str]:
@@ -43,8 +43,7 @@ class Gallery(Protocol):
         only one of them finds it free.
 
         Args:
-            records: hundreds to thousands at a time are right, since all of them are held in memory. An id may occur
-                only once.
+            records: all of them are held in memory, so pass at most some thousands. An id may occur only once.
             on_conflict: what happens if an id exists: raise an error, replace the record, or skip the new one.
 
         Returns:
@@ -93,7 +92,7 @@ class Gallery(Protocol):
             after: only records whose interval ends at or after this time, as in `Filter`.
             before: only records whose interval starts at or before this time, as in `Filter`.
             limit: the largest number of records on the page.
-            cursor: the `next_cursor` of the page before this one.
+            cursor: the `next_cursor` of the previous page.
         """
         ...
 
@@ -112,16 +111,16 @@ class Gallery(Protocol):
         ...
 
     def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
-        """Remove every record that passes `filter` and write an entry to the audit log, even if there are none.
+        """Remove every record that passes `filter` and write an entry to the audit log, even if none passes.
 
         A dry run only counts. Raises `EmptyFilter` if the filter has no condition, since that would erase everything.
         """
         ...
 
     def expire(self) -> int:
-        """Remove the expired records and return how many there were.
+        """Remove the expired records and return their number.
 
-        One step removes thousands of records at most and writes one entry to the audit log.
+        They are removed in steps of some thousands, and each step writes one entry to the audit log.
         """
         ...
 
@@ -138,5 +137,5 @@ class Gallery(Protocol):
         ...
 
     def close(self) -> None:
-        """Release files, locks and connections. After that, other methods raise `GalleryError`; close does nothing."""
+        """Release files, locks and connections. Later calls raise `GalleryError`; a second `close` does nothing."""
         ...

@@ -1,4 +1,4 @@
-"""Read requests that carry a tracklet, as a form or as JSON: the validated body and the footage."""
+"""Read requests with a tracklet, sent as a form or as JSON, into a validated body and footage."""
 
 import asyncio
 import base64
@@ -30,10 +30,11 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 MAX_SMALL_BODY = 1024 * 1024
+"""Maximum bytes of a JSON body without footage. A larger body is assumed to have footage."""
 MAX_INLINE = 4096
-"""Bytes that are handled in the event loop, in less time than it takes to start a thread."""
+"""Input with fewer bytes is processed in the event loop, because starting a thread takes longer."""
 MAX_JSON_VALUES = 500_000
-"""Values in one body: a parsed value takes many times the memory of its text."""
+"""Maximum number of values in one body. A parsed value needs many times the memory of its text."""
 
 
 @asynccontextmanager
@@ -72,7 +73,7 @@ async def read(
             body = body.model_copy(update={"frames": None})  # frees the memory of the base64 text
             yield body, footage
         else:
-            wanted = "send multipart/form-data (with its boundary) or application/json"
+            wanted = "send multipart/form-data (with a boundary) or application/json"
             raise Problem("unsupported-content", f"{kind or 'no content type'}: {wanted}")
 
 
@@ -111,7 +112,7 @@ def check_embedding(values: list[float], space: str | None, bundle: Bundle) -> N
     largest = np.abs(vector).max()
     if largest == 0:
         raise Problem.of_field("embedding", "all components are zero")
-    vector /= largest  # first, because squares of very large or very small components are out of a float's range
+    vector /= largest  # first: the squares of very large or very small components do not fit into a float
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
@@ -121,7 +122,7 @@ def _admission(request: Request) -> Admission:
 
 
 async def _run(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function that handles `size` bytes; in a thread unless starting the thread takes longer than the work."""
+    """Call a function that processes `size` bytes; in a thread if they are at least `MAX_INLINE`."""
     return function(*args, **kwargs) if size < MAX_INLINE else await asyncio.to_thread(function, *args, **kwargs)
 
 
@@ -144,14 +145,14 @@ def _validate_form(upload: Upload, schema: type[FootageT]) -> FootageT:
             values[name] = from_json(values[name])
         except ValueError as error:
             raise Problem.of_field(name, f"not JSON: {error}") from None
-    # As JSON again, so that the same rules hold for a form and a JSON body; NaN stays NaN and is refused there.
+    # Convert to JSON, so that the same rules validate a form and a JSON body. NaN is kept, and refused there.
     return _validate_json(to_json(values, inf_nan_mode="constants"), schema)
 
 
 def _footage_of_form(upload: Upload, body: FootageBody, settings: Settings) -> Footage | None:
     _check_metadata(body, settings)
     if not upload.frames and not upload.video:
-        _refuse_lone_boxes(body)
+        _refuse_boxes_without_footage(body)
         return None
     return Footage(upload.frames, upload.video, body.boxes)
 
@@ -159,7 +160,7 @@ def _footage_of_form(upload: Upload, body: FootageBody, settings: Settings) -> F
 def _footage_of_json(body: FootageBody, settings: Settings) -> Footage | None:
     _check_metadata(body, settings)
     if body.frames is None:
-        _refuse_lone_boxes(body)
+        _refuse_boxes_without_footage(body)
         return None
     if not body.frames:
         raise Problem.of_field("frames", "is empty")
@@ -184,6 +185,6 @@ def _check_metadata(body: FootageBody, settings: Settings) -> None:
         raise Problem.of_field("metadata", reason, "too-large")
 
 
-def _refuse_lone_boxes(body: FootageBody) -> None:
+def _refuse_boxes_without_footage(body: FootageBody) -> None:
     if body.boxes is not None:
-        raise Problem.of_field("boxes", "need frames or a video")
+        raise Problem.of_field("boxes", "is allowed only together with frames or a video")

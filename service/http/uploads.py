@@ -1,4 +1,4 @@
-"""Read bodies chunk by chunk. Limits are checked on each chunk, so a client cannot use more memory or disk."""
+"""Read request bodies in chunks. Each chunk is checked, so no client can use more memory or disk than allowed."""
 
 import asyncio
 import errno
@@ -20,10 +20,11 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics, current_cost
 
 MAX_OTHER_PARTS = 64
-"""Most parts of a form that are not frames; there are about a dozen field names."""
+"""Maximum number of parts of a form that are not frames. There are about a dozen field names."""
 FLUSH_BYTES = 1024 * 1024
+"""A video is written to disk when this many bytes are in memory."""
 MIN_BYTES_PER_SECOND = 16 * 1024
-"""Lowest average bytes per second of a body that takes longer than `read_seconds`."""
+"""Minimum average rate of a body that takes longer than `read_seconds`."""
 
 
 @dataclass
@@ -64,9 +65,9 @@ class FormReader:
     """Reads one `multipart/form-data` body.
 
     Args:
-        names: of the text fields that the form may have.
+        names: the text fields that the form may have.
         settings: the limits.
-        metrics: get the time of receiving (stage "read") and of parsing (stage "parse"), also of a refused form.
+        metrics: receives the times of reading (stage "read") and parsing (stage "parse"), also for a refused form.
     """
 
     def __init__(self, names: Collection[str], settings: Settings, metrics: Metrics) -> None:
@@ -86,7 +87,7 @@ class FormReader:
 
         Raises:
             Problem: 400 if the form is malformed or has an unknown field, 413 if it exceeds a limit, 408 if it arrives
-                too slowly, 503 if all bodies together exceed their limit, 507 if the disk is too full for its video.
+                too slowly, 503 if all bodies together exceed their limit, 507 if the disk is too full for the video.
         """
         begin, parsing = time.perf_counter(), 0.0
         try:

@@ -1,4 +1,4 @@
-"""`POST /search`: footage, an embedding or an id in; ranked ids out."""
+"""`POST /search`: rank the gallery for footage, an embedding or an enrolled id."""
 
 import asyncio
 import time
@@ -31,14 +31,14 @@ router = APIRouter()
     openapi_extra=tracklet_body(SearchBody),
 )
 async def search(request: Request, service: Ready) -> SearchAnswer:
-    """Rank the gallery against a tracklet, an embedding, or an enrolled tracklet, which is then not a result itself."""
+    """Rank the gallery by similarity to footage, an embedding, or an enrolled tracklet (not in its own results)."""
     start = time.perf_counter()
     async with tracklet_request.read(request, SearchBody, service) as (body, footage):
         _check_options(body, footage, service.settings)
         embedding, camera = await _find_query(request, body, footage, service)
     if body.exclude_same_camera and camera is None:
-        cure = "the enrolled tracklet has none" if body.id else "send the query's camera_id"
-        raise Problem.of_field("camera_id", f"exclude_same_camera needs the query's camera; {cure}")
+        hint = "the enrolled tracklet has no camera_id" if body.id else "send the query's camera_id"
+        raise Problem.of_field("camera_id", f"exclude_same_camera needs the query's camera; {hint}")
     chosen = body.filter.to_filter(
         exclude_cameras=(camera,) if body.exclude_same_camera and camera is not None else (),
         exclude_ids=(body.id,) if body.id else (),

@@ -261,7 +261,7 @@ def _refuse_conflicts(file: RecordFile, gallery: Gallery) -> None:
     for ids in file.ids():
         for id_ in ids:
             if id_ in seen:
-                raise GalleryError(f"the file has the id {id_!r} twice")
+                raise GalleryError(f"duplicate id {id_!r} in the file")
             seen.add(id_)
         found = set() if is_empty else _existing(gallery, ids)
         existing, first = existing + len(found), first or min(found, default="")

@@ -1,7 +1,10 @@
 """Copy a gallery while a service uses it, and restore the copy.
 
-A snapshot is a folder with the database as one file without free pages, so that it contains nothing erased; the saved
-index, unless that contains erased records; and a manifest with the digest of each file.
+A snapshot is a folder with three files:
+
+- the database, as one file without free pages, so that it contains no erased data;
+- the saved index, unless it contains erased records;
+- a manifest with the digest of each file.
 """
 
 import hashlib
@@ -40,7 +43,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 _CHUNK = 1 << 22
-# These may be in a directory without a gallery: the lock file remains, and the inference engine has its cache there.
+# Files of a directory that has no gallery: the lock file, which is never removed, and the inference engine's cache.
 _NO_RECORDS = {"lock", "cache"}
 
 
@@ -54,7 +57,7 @@ class FileDigest(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a snapshot contains. The copy has every change that was acknowledged before `created`."""
+    """The content of a snapshot. It has every change that was acknowledged before `created`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,12 +82,12 @@ class Manifest(BaseModel):
 
 
 def take_snapshot(directory: Path, out: Path) -> Manifest:
-    """Copy one state of the gallery in a data directory into the new folder `out`, also while a service writes.
+    """Copy the gallery of a data directory, in one state, into the new folder `out`. A service may write meanwhile.
 
     If this raises, it leaves no files.
 
     Raises:
-        GalleryError: `out` exists, or there is no gallery.
+        GalleryError: `out` exists, or the directory has no gallery.
         DiskFull: there is no space for the copy.
     """
     with open_read_only(directory) as files, new_path(out) as part:
@@ -119,7 +122,9 @@ def read_manifest(snapshot: Path) -> Manifest:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         location = ".".join(map(str, fault["loc"])) or "file"
-        raise GalleryError(f"{path} is not a manifest that this version reads: {location}: {fault['msg']}") from error
+        raise GalleryError(
+            f"{path} is not a manifest that this version can read: {location}: {fault['msg']}"
+        ) from error
 
 
 def restore(
@@ -149,9 +154,9 @@ def restore(
     part = directory / RESTORING
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
-        # An earlier restore was killed, maybe after it moved the index. Nothing has opened these files since.
-        free = _NO_RECORDS | {RESTORING, index_file.FILE_NAME} if part.exists() else _NO_RECORDS
-        if found := sorted({path.name for path in directory.iterdir()} - free):
+        # If `part` exists, an earlier restore was killed, maybe after it moved the index. No service used these files.
+        allowed = _NO_RECORDS | {RESTORING, index_file.FILE_NAME} if part.exists() else _NO_RECORDS
+        if found := sorted({path.name for path in directory.iterdir()} - allowed):
             raise GalleryError(f"{directory} is not empty (it has {found[0]}): restore the snapshot into a new folder")
         lock = DirectoryLock(directory)
         try:
@@ -171,7 +176,7 @@ def restore(
 
 @contextmanager
 def new_path(out: Path) -> Iterator[Path]:
-    """Give the path `OUT.part` for a new file or folder. It gets the name `out` at the end of the block.
+    """Yield the path `OUT.part` for a new file or folder. At the end of the block it is renamed to `out`.
 
     If the block raises, the file or folder is removed.
 
@@ -227,7 +232,7 @@ def copy_database(files: GalleryFiles, target: Path) -> None:
     # SQLite would create the file readable by all users.
     os.close(owner_only(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))
     try:
-        # One read transaction. Only its rows are written: no free pages and no write-ahead log.
+        # This is one read transaction. It writes only rows: no free pages and no write-ahead log.
         files.connection.execute("VACUUM INTO ?", (str(target),))
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
@@ -248,12 +253,12 @@ def _take_index(directory: Path, part: Path) -> None:
         except OSError:  # the snapshot is on another disk
             _copy_synced(source, target)
     except (GalleryError, OSError) as error:
-        log.warning("saved index not copied, the restored service will rebuild it: %s", error)
+        log.warning("saved index not copied; a service on the restored gallery will rebuild it: %s", error)
         target.unlink(missing_ok=True)
 
 
 def _keep_index(copy: GalleryFiles, numbers: NDArray[np.int64]) -> bool:
-    """Return whether the snapshot's index belongs to its database and has no removed record. Otherwise remove it."""
+    """Remove the snapshot's index unless it belongs to the database and has no removed record. Return if it is kept."""
     try:
         tokens = index_file.accepted_tokens(copy.connection)
         rows = index_file.load_numbers(copy.directory, tokens, copy.stamp)

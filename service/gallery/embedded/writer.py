@@ -1,7 +1,7 @@
-"""All changes of the database: what each one does, and the group commit that makes it durable.
+"""All changes to the database, and the group commit that makes them durable.
 
-Concurrent callers share one transaction and so one wait for the disk. `enrol`, `delete`, `erase` and `expire` are the
-work of a transaction. Their `now` is in microseconds since 1970.
+Concurrent callers share one transaction, so they wait only once for the disk. `enrol`, `delete`, `erase` and `expire`
+run inside a transaction. Their `now` is in microseconds since 1970.
 """
 
 import logging
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 _WRITE_TIMEOUT_MS = 10_000
 _CHECKPOINT_TIMEOUT_MS = 1000
-"""Shorter, because no change can be made while a checkpoint waits, and a snapshot of the gallery may take minutes."""
+"""Shorter, because a waiting checkpoint blocks all changes, and a snapshot of the gallery may take minutes."""
 
 
 @dataclass(slots=True)
 class Change:
-    """What one transaction did, for the index to follow: first `added`, then `removed`.
+    """The changes of one transaction. The index applies first `added`, then `removed`.
 
-    `other` says that something was changed which the index does not follow.
+    `other` is true if something changed that the index does not contain, such as the audit log.
     """
 
     added: list[tuple[int, Row]] = field(default_factory=list)
@@ -53,7 +53,7 @@ def enrol(
     on_conflict: OnConflict,
     now: int,
 ) -> set[str]:
-    """Write rows, by their ids. Return the ids that existed. Raises `DuplicateId`."""
+    """Write the rows `new`, given by id. Return the ids that existed. Raises `DuplicateId`."""
     stored = rows.find_ids(connection, list(new), now)
     taken = {id_ for id_, one in stored.items() if not one.expired}
     if taken and on_conflict == "error":
@@ -69,7 +69,7 @@ def enrol(
 
 
 def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now: int) -> bool:
-    """Remove one record, with an entry in the audit log. Return false if there is no such record."""
+    """Remove one record and write an entry to the audit log. Return false if the record does not exist."""
     stored = rows.find_ids(connection, [id], now).get(id)
     if stored is None:
         return False
@@ -82,7 +82,7 @@ def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now
 
 
 def erase(connection: sqlite3.Connection, change: Change, filter: Filter, by: str, now: int) -> tuple[int, int, str]:
-    """Remove all records that pass, with an entry in the audit log even if there are none.
+    """Remove all records that pass, and write an entry to the audit log even if none passes.
 
     Returns:
         How many enrolled records were removed, how many expired ones, and the receipt.
@@ -98,7 +98,7 @@ def erase(connection: sqlite3.Connection, change: Change, filter: Filter, by: st
 
 
 def expire(connection: sqlite3.Connection, change: Change, limit: int, now: int) -> int:
-    """Remove at most `limit` expired records, with an entry in the audit log. Return how many were removed."""
+    """Remove at most `limit` expired records and write an entry to the audit log. Return how many were removed."""
     numbers = rows.expired(connection, now, limit)
     _remove(connection, change, numbers)
     if numbers:
@@ -130,8 +130,8 @@ class Writer:
     one transaction, commits, passes the new version and the changes to `on_commit`, and then lets the callers return.
     So the index never sees a change that is not committed.
 
-    Work that raises `GalleryError` must not have changed anything; it fails alone. An error of SQLite fails the whole
-    group, and nothing of it is kept.
+    Work that raises `GalleryError` must not have changed anything; then only its caller gets the
+    error. If SQLite fails, all callers of the group get the error, and nothing is committed.
     """
 
     def __init__(self, connection: sqlite3.Connection, directory: Path, on_commit: Callable[[int, Change], None]):
@@ -144,7 +144,7 @@ class Writer:
         self._closed = False
 
     def run(self, work: Work[T]) -> T:
-        """Do `work` in a transaction, and return its result when it is on the disk.
+        """Do `work` in a transaction, and return its result after the commit is on the disk.
 
         Raises:
             GalleryError: the error of the work or of the database.
@@ -215,7 +215,7 @@ class Writer:
         Waits for readers of older versions, but at most a second. A failure is only logged, because no change is lost.
 
         Returns:
-            False if the log could not be emptied and this has to be called again.
+            False if the log could not be emptied. Then call this again later.
         """
         try:
             with self.paused():
@@ -228,7 +228,7 @@ class Writer:
             self._connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT_MS}")
             busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
             if busy:
-                log.warning("write-ahead log in %s not emptied, because of readers: trying later", self._directory)
+                log.warning("write-ahead log in %s not emptied because of readers, will try again", self._directory)
         except sqlite3.Error as error:
             log.warning("write-ahead log not emptied: %s", translate(error, self._directory))
             return False
@@ -239,9 +239,9 @@ class Writer:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Wait for the running transaction, then make a context in which no transaction begins.
+        """Return a context in which no transaction runs. It first waits for the running one.
 
-        In this context `on_commit` knows all committed changes.
+        In this context, `on_commit` has been called for all committed changes.
 
         Raises:
             GalleryError: the writer is closing. SQLite's connection must not be used while it is being closed.

@@ -1,4 +1,4 @@
-"""Locks by name in Milvus: one replica at a time changes the records of an id."""
+"""Named locks in Milvus: only one replica at a time changes the record of an id."""
 
 import logging
 import threading
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 _CHOOSING, _WAITING, _RELEASED = 0, 1, 2
 _LEASE_SECONDS = 60.0
-"""After this time a request is ignored: its process is dead. The clocks of the replicas may differ by half of it."""
+"""An older request is ignored, because its process is dead. Clocks of replicas may differ by half of this time."""
 _MAX_HOLD_SECONDS = 15.0
-"""A process that needs longer does not write. This is long before other processes take it for dead."""
+"""A process that held its locks for longer does not write. Other processes ignore its request only much later."""
 _MAX_WAIT_SECONDS = 10.0
 _SWEEP_SECONDS = 300.0
 _NAMES_PER_QUERY = 2000
@@ -34,7 +34,7 @@ class _LocalLock:
 
 
 class DistributedLocks:
-    """Locks by name, over threads, processes and machines.
+    """Named locks across threads, processes and machines.
 
     Milvus has no unique keys and no conditional writes. So the replicas use Lamport's bakery algorithm ("A new solution
     of Dijkstra's concurrent programming problem", 1974) on a collection of lock requests that is read with strong
@@ -44,7 +44,8 @@ class DistributedLocks:
     2. It reads the requests of other processes for the same names. If there are none, it holds the locks. This is the
        usual case and costs one read, which can run at the same time as the read of the record itself.
     3. Otherwise it takes a number above all of theirs, and waits for the processes that are still choosing or have a
-       smaller number. Since each process writes before it reads, at least one of two simultaneous ones sees the other.
+       smaller number. Each process writes before it reads. So of two simultaneous processes, at least one
+       sees the other.
 
     A released request stays in the collection for some minutes. Another process may have read the record just before it
     was written, and the requests just after: the released request tells it to read the record again.
@@ -63,7 +64,7 @@ class DistributedLocks:
     def request(self, names: Sequence[str]) -> Iterator["LockRequest"]:
         """Request locks, and release them at the end of the block. The locks are held after `LockRequest.acquire`."""
         with ExitStack() as stack:
-            for name in sorted(names):  # always in one order, so that threads cannot deadlock
+            for name in sorted(names):  # always in the same order, so that threads cannot deadlock
                 stack.enter_context(self._hold_local(name))
             request = LockRequest(self._connection, self._collection, self._process, next(self._serial), names)
             request.write(_CHOOSING)
@@ -137,11 +138,11 @@ class LockRequest:
         """Wait until the locks are held.
 
         Returns:
-            Whether another process holds, or held a moment ago, one of the locks. If so, read the records again;
-            otherwise what was read since the request was written is current.
+            Whether another process holds one of the locks or held it a moment ago. If so, read the records again.
+            Otherwise everything that was read after the request was written is current.
 
         Raises:
-            GalleryUnavailable: the locks are not free in time.
+            GalleryUnavailable: another process held a lock for too long.
         """
         others = self._others()
         if not others:
@@ -160,7 +161,8 @@ class LockRequest:
         """Raise `GalleryUnavailable` if the request is so old that a write is not safe. Call this before each write."""
         if time.monotonic() - self._begun > _MAX_HOLD_SECONDS:
             raise GalleryUnavailable(
-                f"Milvus answers too slowly: nothing is written under locks older than {_MAX_HOLD_SECONDS:g} s"
+                f"Milvus answers too slowly: the locks are older than {_MAX_HOLD_SECONDS:g} s, so a write is not safe; "
+                "try again"
             )
 
     def _is_before(self, other: Mapping[str, Any]) -> bool:
@@ -170,7 +172,7 @@ class LockRequest:
         return other["state"] == _CHOOSING or (other["number"], key) < (self._number, self._key)
 
     def _others(self) -> list[Mapping[str, Any]]:
-        """Return the valid requests of other processes for these names. Inside a process, the local locks decide."""
+        """Return the valid requests of other processes for these names. Threads of one process use the local locks."""
         since = clock.now() - int(_LEASE_SECONDS * 1e6)
         found: list[Mapping[str, Any]] = []
         for start in range(0, len(self._names), _NAMES_PER_QUERY):

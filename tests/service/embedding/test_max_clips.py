@@ -87,7 +87,7 @@ def test_usable_share_counts_the_chosen_frames(parts: tuple[Embedder, Engine]) -
     sent = list(FRAMES[:24])
     sent[4] = sent[5] = sent[6] = sent[17] = sent[18] = b"text"  # 5 of 24, but 5 of the chosen 8
     assert embed(parts, Footage(sent)).frames == 19
-    with pytest.raises(FootageError, match="3 of 8 frames can be used, at least 4") as error:
+    with pytest.raises(FootageError, match="3 of 8 frames can be used, but at least 4 are needed") as error:
         embed(parts, Footage(sent), 2)
     assert [fault.frame for fault in error.value.faults] == [4, 5, 6, 17, 18]
 

@@ -309,6 +309,6 @@ def test_of_many_records_an_invalid_one_is_named_and_none_is_enrolled(gallery: G
     for on_conflict in get_args(OnConflict):
         with pytest.raises(InvalidArgument, match=r"^thumbnail is not a JPEG file \(record 'b'\)$"):
             gallery.enrol([record("a"), record("b", thumbnail=b"")], on_conflict)
-        with pytest.raises(InvalidArgument, match="'a' twice"):
+        with pytest.raises(InvalidArgument, match="duplicate id 'a'"):
             gallery.enrol([record("a"), record("b"), record("a")], on_conflict)
     assert gallery.count() == 0

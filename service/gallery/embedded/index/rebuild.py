@@ -1,4 +1,4 @@
-"""Which kind of index suits how many rows, and the thread that replaces the index while searches and changes go on."""
+"""Choose the kind of index by the number of rows, and replace the index in a thread while the gallery is in use."""
 
 import logging
 import os
@@ -20,31 +20,31 @@ from service.gallery.records import GalleryError
 log = logging.getLogger(__name__)
 
 EXACT_BYTES = 128 * 2**20
-"""Up to so many bytes of float32 vectors, every search compares all of them: about 8 ms on two cores."""
+"""Up to this many bytes of float32 vectors, every search compares all of them: about 8 ms on two cores."""
 ROWS_AT_ONCE = 4096
-"""Rows that are read from the database at a time."""
+"""Number of rows in one read from the database."""
 _MAX_GROWTH = 8
-"""Lists serve up to this many times the rows they were made for."""
+"""Lists are trained again when there are more than this many times the rows that they were trained for."""
 _MIN_DEAD_TO_COMPACT = 1024
 _MAX_ROWS_WHILE_PAUSED = 2048
 _CHUNKS_BETWEEN_TRIMS = 32
 _TUNING_QUERIES = 96
-"""Rows with which the number of lists to read is measured."""
+"""Number of queries with which the tuning measures how many lists to read."""
 _NICENESS = 5
 _RETRY_AFTER = 60.0
 """Seconds after a failure before the next try."""
 
 
 Sample = Callable[[int], NDArray[np.float32]]
-"""`read_sample` of so many live rows."""
+"""Returns the vectors `[n, D]` of at most this many live rows, drawn at random."""
 ReadRows = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float32]]]
-"""Returns those of some rows that still exist: their numbers `[n]` and vectors `[n, D]`."""
+"""Takes row numbers. Returns the numbers `[n]` and the vectors `[n, D]` of the rows that still exist."""
 
 
 def make_vectors(
     rows: int, dimension: int, exact_bytes: int, sample: Sample, cancelled: Callable[[], bool] = lambda: False
 ) -> Vectors:
-    """Make an empty index of the kind that suits so many rows, and train it if needed. Raises `BuildCancelled`."""
+    """Make an empty index of the right kind for this many rows, and train it if needed. Raises `BuildCancelled`."""
     if fits_exact(rows, dimension, exact_bytes):
         return FlatVectors(dimension)
     lists = list_count(rows * _MAX_GROWTH // 2)
@@ -53,23 +53,23 @@ def make_vectors(
 
 
 def tune_vectors(vectors: Vectors, sample: Sample, cancelled: Callable[[], bool] = lambda: False) -> None:
-    """Measure how many lists of a filled index each search must read. Raises `BuildCancelled`."""
+    """Measure how many lists of a filled index a search must read. Raises `BuildCancelled`."""
     if isinstance(vectors, IvfVectors):
         vectors.tune(sample(_TUNING_QUERIES), cancelled)
 
 
 def fits_exact(rows: int, dimension: int, exact_bytes: int) -> bool:
-    """Return whether so many rows are few enough to compare all of them."""
+    """Return whether there are so few rows that a search compares all of them."""
     return rows * 4 * dimension <= exact_bytes
 
 
 def chunks(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Split row numbers into parts that are read from the database at a time."""
+    """Split row numbers into parts of `ROWS_AT_ONCE`."""
     return [numbers[start : start + ROWS_AT_ONCE] for start in range(0, len(numbers), ROWS_AT_ONCE)]
 
 
 def read_sample(numbers: NDArray[np.int64], count: int, dimension: int, read: ReadRows) -> NDArray[np.float32]:
-    """Read the vectors `[n, D]` of so many rows, drawn at random, or of all if there are fewer."""
+    """Read the vectors `[n, D]` of `count` rows, drawn at random, or of all rows if there are fewer."""
     if count < len(numbers):
         numbers = np.sort(np.random.default_rng(0).choice(numbers, count, replace=False))
     sample = np.empty((len(numbers), dimension), np.float32)
@@ -84,8 +84,8 @@ def read_sample(numbers: NDArray[np.int64], count: int, dimension: int, read: Re
 class Rebuilder:
     """Checks after each change whether the index still suits the rows, and replaces it if not.
 
-    Up to `exact_bytes` of vectors it uses `FlatVectors`, above it `IvfVectors`, which it trains again when there are
-    eight times as many rows. If more than a quarter of the positions are dead, it copies the live rows.
+    Up to `exact_bytes` of vectors it uses `FlatVectors`. Above that it uses `IvfVectors`, which it trains again when
+    there are eight times as many rows. If more than a quarter of the positions are dead, it copies the live rows.
 
     A thread of low priority reads the rows from the database, in snapshots so short that the write-ahead log can be
     emptied between them. It stops the writers only for the last few rows. It logs a failure and tries again at the
@@ -144,7 +144,7 @@ class Rebuilder:
         """Return whether there are too many or too few rows for this kind of index."""
         live, vectors = len(self._index), self._index.vectors
         if isinstance(vectors, IvfVectors):
-            # Half the limit: a gallery of about this size must not be rebuilt with every record.
+            # Half the limit, so that a gallery near the limit is not rebuilt with every record.
             return live > _MAX_GROWTH * vectors.trained_for or fits_exact(2 * live, self._dimension, self._exact_bytes)
         return not fits_exact(live, self._dimension, self._exact_bytes)
 
@@ -185,7 +185,7 @@ class Rebuilder:
         log.info("index rebuilt for %d records: %s", len(self._index), vectors.description)
 
     def _fill_and_swap(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
-        """Append the rows after `numbers`, then search these vectors."""
+        """Append the rows after `numbers`, then put these vectors in use."""
         known = [numbers]
         self._append_most(vectors, known)
         tune_vectors(vectors, self._sample, self._is_closed)
@@ -229,10 +229,12 @@ class Rebuilder:
 
 
 def _lower_priority() -> None:
-    """Let this thread compute on one core only, and after other threads."""
-    faiss.omp_set_num_threads(1)  # for parallel regions of the calling thread alone
+    """Let this thread use one core only, with a lower priority than other threads."""
+    faiss.omp_set_num_threads(1)  # applies only to the calling thread
     if hasattr(os, "setpriority"):
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # on Linux: of this thread
+            os.setpriority(
+                os.PRIO_PROCESS, threading.get_native_id(), _NICENESS
+            )  # on Linux, this is the priority of one thread
         except OSError as error:
             log.debug("priority of the rebuilder not lowered: %s", error)

@@ -314,7 +314,7 @@ def with_an_id_twice(table: Any) -> Any:
         (with_an_empty_thumbnail, r"thumbnail is not a JPEG file \(record 'bare'\)"),
         (with_naive_times, "without a time zone in column created_at"),
         (with_a_lost_id, "'id' with null values"),
-        (with_an_id_twice, "twice"),
+        (with_an_id_twice, "duplicate id"),
         (lambda table: table.drop_columns(["clips"]), "has no column clips"),
     ],
 )

@@ -313,7 +313,7 @@ def test_a_damaged_snapshot_is_refused_and_leaves_nothing(snapshot: Path, tmp_pa
 def test_an_unknown_manifest_is_refused(snapshot: Path, tmp_path: Path, change: dict[str, object]) -> None:
     path = snapshot / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(GalleryError, match="is not a manifest that this version reads"):
+    with pytest.raises(GalleryError, match="is not a manifest that this version can read"):
         restore(snapshot, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 

@@ -22,7 +22,7 @@ from tests.service.gallery.samples import JPEG, at, enrol, found, open_gallery, 
 
 def test_an_enrolment_of_many_records_is_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:
     """If one record cannot be stored, none is, whether the check or the database finds the error."""
-    with pytest.raises(InvalidArgument, match="the id 'a' twice"):
+    with pytest.raises(InvalidArgument, match="duplicate id 'a'"):
         gallery.enrol([record("a"), record("b"), record("a")], "replace")
     with pytest.raises(InvalidArgument, match="thumbnail"):
         gallery.enrol([record("a"), record("b", thumbnail=b"no picture")], "replace")
