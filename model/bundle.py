@@ -33,8 +33,8 @@ INPUT_NAME, OUTPUT_NAME = "clips", "embeddings"
 _EXTERNAL_DATA = re.compile(rb"\x6a.{1,2}\x0a\x08location\x12", re.DOTALL)
 """An entry `location` of ONNX's `TensorProto.external_data`, as protobuf writes it.
 
-The opened session cannot refuse such a file: given the bytes of a model, both engines look for its external data in the
-working directory (ONNX Runtime 1.32, OpenVINO 2026.4).
+Such a file is refused before an engine opens it, because engines that get the bytes of a model look for its external
+data in the working directory (ONNX Runtime 1.32, OpenVINO 2026.4).
 """
 
 
@@ -52,7 +52,7 @@ class GoldenVectors:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files have been checked; an engine checks the network itself when it opens it.
+    """A bundle whose files have been checked, except the network, which an engine checks when it opens it.
 
     `network_path` is the ONNX file, or the `.xml` of an OpenVINO IR, which only OpenVINO runs. `embedding_space` names
     the space of its vectors (16 hex digits).
@@ -116,7 +116,7 @@ def compute_embedding_space(network: bytes, preprocessing: Preprocessing) -> str
 
 
 def _find_space(path: Path, spec: BundleSpec, network: bytes) -> str:
-    """Return the space of these bytes, or of the float network if this quantised one was measured to rank like it."""
+    """Return the space of these bytes, or that of the float network if the quantised one was measured to rank alike."""
     own = compute_embedding_space(network, spec.preprocessing)
     if spec.quantisation is None:
         return own
@@ -151,7 +151,7 @@ def _parse_spec(path: Path) -> BundleSpec:
     if spec.preprocessing.version != PREPROCESSING_VERSION:
         raise BundleError(
             f"{path}: preprocessing.version: the network was trained on frames prepared as version "
-            f"'{spec.preprocessing.version}', this release prepares them as '{PREPROCESSING_VERSION}'; "
+            f"'{spec.preprocessing.version}', but this release prepares them as '{PREPROCESSING_VERSION}'; "
             "export the model again from a checkpoint trained with this release, or use the release that exported it"
         )
     return spec
@@ -189,5 +189,5 @@ def _check_array(path: Path, name: str, array: NDArray[Any], dtype: np.dtype[Any
     if array.dtype != dtype or array.shape[1:] != shape:
         raise BundleError(
             f"{path}: array '{name}': {array.dtype} {list(array.shape)} contradicts {SPEC_FILE}, "
-            f"which asks for {dtype} {['N', *shape]}"
+            f"which requires {dtype} {['N', *shape]}"
         )

@@ -1,7 +1,7 @@
-"""From bytes to frames: the preprocessing of training, evaluation and serving.
+"""Decode and resize frames: the preprocessing of training, evaluation and serving.
 
-The limits are applied to the header of an image before it is decoded, so a small file that claims to be a gigapixel
-costs nothing. Normalisation by mean and standard deviation is part of the exported graph, not of this module.
+The header of an image is checked against the limits before the image is decoded, so a small file that declares a
+gigapixel costs nothing. Normalisation by mean and standard deviation is part of the exported graph, not of this module.
 """
 
 import struct
@@ -20,8 +20,8 @@ PREPROCESSING_VERSION = "2"
 """Changes whenever the functions of this module return different pixels; part of the embedding space."""
 
 _MAX_SEGMENTS, _MAX_FILL, _MAX_SCANS = 1024, 64, 64
-"""Limits for a JPEG: segments and fill bytes before its first scan, and scans. A progressive JPEG has about ten scans,
-and each takes the decoder a pass over all pixels, even if it has few bytes."""
+"""Limits for a JPEG: segments and fill bytes before its first scan, and scans. A progressive JPEG has about ten scans.
+For each scan the decoder processes all pixels, even if the scan has few bytes."""
 
 FrameStatus = Literal["not_an_image", "undecodable", "too_small", "too_large"]
 
@@ -100,7 +100,7 @@ def read_frame(data: bytes, height: int, width: int, limits: FrameLimits = DEFAU
 
     Training, evaluation and serving read crops with this function. The result is that of `decode_frame` and
     `resize_frame`, except that a JPEG of at least twice the size on both sides is decoded at 1/2, 1/4 or 1/8 of its
-    size: its discrete cosine transform gives the means of blocks in a fraction of the time.
+    size. The decoder then takes the means of blocks from the discrete cosine transform, in a fraction of the time.
 
     Raises:
         FrameError: as `decode_frame`.
@@ -137,10 +137,10 @@ def crop_box(
         y: top edge.
         w: width.
         h: height.
-        min_side: pixels per side that must remain.
+        min_side: minimum width and height of the part.
 
     Raises:
-        FrameError: `too_small`, if less remains.
+        FrameError: `too_small` if the part is smaller.
     """
     height, width = frame.shape[:2]
     left, top = max(0, round(x)), max(0, round(y))
@@ -200,9 +200,9 @@ def _decode(data: bytes, header: ImageHeader, reduction: int) -> NDArray[np.uint
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """Return the same pixels as OpenCV in two thirds of the time; None for what simplejpeg does not take (CMYK)."""
+    """Return the same pixels as OpenCV in two thirds of the time; None if simplejpeg cannot decode them (CMYK)."""
     try:
-        # Not strict: the decoder warns about the files of many cameras, and decodes them.
+        # Not strict, because the decoder warns about files of many cameras that it can decode.
         image = simplejpeg.decode_jpeg(data, "RGB", min_height=size[0], min_width=size[1], strict=False)
     except ValueError:
         return None
@@ -242,8 +242,8 @@ def _read_jpeg(data: bytes) -> ImageHeader:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield (marker, offset of the byte after it) up to and including the start of the first scan.
 
-    Stricter than decoders, which skip unknown data: if the two disagreed about a segment, a file could show this
-    function one size and the decoder another.
+    This is stricter than decoders, which skip unknown data. Otherwise a file could declare one size to this function
+    and another to the decoder.
     """
     at, fill = 2, 0
     for _ in range(_MAX_SEGMENTS + _MAX_FILL):
@@ -280,7 +280,7 @@ def _read_webp(data: bytes) -> ImageHeader:
 
 
 def _is_complete(header: ImageHeader, data: bytes) -> bool:
-    """Return whether the file has its end. Decoders fill missing parts with grey and report success."""
+    """Return whether the file is not truncated. Decoders fill missing parts with grey and report success."""
     if header.format == "jpeg":
         return data.rfind(b"\xff\xd9") > header.scan
     if header.format == "png":

@@ -1,8 +1,7 @@
-"""Video files: which container, how many frames, and the frames themselves, one at a time.
+"""Read video files: find the container, count the frames, and decode them one at a time.
 
 Memory does not grow with the length of the video. Damage inside a complete file is not detected: the decoder fills the
-missing parts from earlier frames and reports such frames as good. Its option `err_detect` changes nothing when OpenCV
-calls it.
+missing parts from earlier frames and reports no error. Its option `err_detect` has no effect when OpenCV calls it.
 """
 
 import os
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 from model.errors import Not3dError
 from model.frames import FrameError, FrameLimits, check_size
 
-# FFmpeg also opens playlists, which name other files and addresses. OpenCV reads this variable whenever it opens a
-# file; it forbids such formats inside a video too.
+# FFmpeg also opens playlists, which name other files and addresses. This variable, which OpenCV reads whenever it opens
+# a file, forbids such formats, inside a video too.
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
     "protocol_whitelist;file|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 )
-# The decoder writes its messages about a damaged file to standard error, past the service's log.
+# Otherwise the decoder writes messages about damaged files to standard error instead of the service's log.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 Container = Literal["mp4", "matroska", "avi"]
@@ -50,7 +49,7 @@ class VideoError(Not3dError):
 class VideoEnd(VideoError):
     """The video ended after `frames` frames, before the frame `wanted` (0-based).
 
-    `damaged` is true if the file declares that frame, so that it should be there.
+    `damaged` is true if the frame is missing although the file declares it.
     """
 
     def __init__(self, frames: int, wanted: int, *, damaged: bool) -> None:
@@ -74,7 +73,7 @@ class VideoLimits:
 
 
 UNLIMITED = VideoLimits(FrameLimits(max_pixels=sys.maxsize, max_side=sys.maxsize, min_side=0), sys.maxsize, sys.maxsize)
-"""For files that the person at the command line chose."""
+"""For files that the user of the command line chose."""
 
 
 def check_video(path: Path) -> None:
@@ -94,7 +93,7 @@ def open_video(path: Path, limits: VideoLimits = UNLIMITED, *, threads: int | No
     Args:
         path: the file; its content decides what it is, not its name.
         limits: applied to what the file declares before anything is decoded, and to what is really decoded.
-        threads: of the decoder, by default one for each CPU.
+        threads: number of decoder threads, by default one for each CPU.
 
     Raises:
         VideoError: not a supported container, no video stream, or over a limit.
@@ -105,7 +104,7 @@ def open_video(path: Path, limits: VideoLimits = UNLIMITED, *, threads: int | No
     capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG, parameters)
     try:
         if not capture.isOpened():
-            raise VideoError("unusable", "no video stream in it can be decoded")
+            raise VideoError("unusable", "the file has no video stream that can be decoded")
         yield Video(capture, limits)
     finally:
         capture.release()
@@ -127,7 +126,7 @@ class Video:
         self._passed = 0
 
     def count(self) -> int:
-        """Count the frames without taking a picture out of the decoder.
+        """Count the frames. They pass through the decoder but are not converted to pictures.
 
         Raises:
             VideoError: as `read_all`.
@@ -152,7 +151,7 @@ class Video:
         self._check_not_empty()
 
     def read(self, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        """Decode some frames. Seeking is not exact in every container, so the decoder passes all frames before them.
+        """Decode some frames. Seeking is not exact in every container, so the decoder reads all frames before them too.
 
         Args:
             wanted: 0-based indices in rising order; one frame is yielded for each.
@@ -187,7 +186,7 @@ class Video:
 
     def _check_not_empty(self) -> None:
         if not self._passed:
-            raise VideoError("unusable", "no frame of it can be decoded")
+            raise VideoError("unusable", "no frame can be decoded")
 
     def _read(self) -> NDArray[np.uint8] | None:
         """Return the next frame, or None at the end. A stream may change its size, so each frame is checked."""
@@ -219,7 +218,7 @@ def find_container(path: Path) -> Container | None:
 
 def _require_container(path: Path) -> Container:
     if not path.is_file():  # opening a named pipe would wait
-        raise VideoError("unusable", "there is no such file")
+        raise VideoError("unusable", "the file does not exist")
     container = find_container(path)
     if container is None:
         raise VideoError("unsupported", "the content is neither MP4, Matroska nor AVI")
@@ -255,7 +254,7 @@ def _mp4_ends(file: BinaryIO, length: int) -> Iterator[int]:
         yield at
         if kind == b"\0\0\0\0":  # padding that some cameras write
             return
-    raise struct.error("more atoms than any camera writes")
+    raise struct.error("the file has too many atoms")
 
 
 def _avi_ends(file: BinaryIO, length: int) -> Iterator[int]:

@@ -93,7 +93,7 @@ class CudaOptions:
         largest_batch: the largest number of clips in one call.
         tensorrt: use TensorRT, which needs minutes at the first start to build its engine.
         graphs: capture CUDA graphs; left out, with a log line, if they do not work.
-        channels_last: run convolutions in the NHWC layout, which tensor cores read; likewise.
+        channels_last: run convolutions in the NHWC layout, which tensor cores read; left out like `graphs`.
     """
 
     precision: Literal["auto", "f16", "f32"] = "auto"

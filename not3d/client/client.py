@@ -42,16 +42,16 @@ Box = tuple[int, float, float, float, float]
 
 
 class Client:
-    """A connection to one service, for several threads. Close it, or use it in a `with` statement.
+    """A connection to one service, which several threads may share. Close it, or use it in a `with` statement.
 
     Every call raises `ProblemError` if the service refuses and `UnreachableError` if it does not answer. If the service
-    is busy (503, 429), the call is repeated after the time that the service asks for.
+    is busy (503, 429), the call is repeated after the time in its `Retry-After` header.
 
     Args:
         url: the address of the service.
         api_key: sent as a bearer token, for a service that requires one.
         timeout: seconds that one step (connecting, sending, waiting for the answer) may take.
-        attempts: how often a call is made while the service is busy.
+        attempts: maximum number of attempts for a call while the service is busy.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Client:
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
-            # Proxies from the environment are for other addresses: the service runs nearby.
+            # Ignore proxies from the environment: the service usually runs in the same network.
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
             raise ClientError(f"{url} is not a URL: {error}") from error
@@ -100,8 +100,8 @@ class Client:
 
         Send the crops as `frames` in time order, or as a `video`. With `boxes`, these are full frames or a full video,
         and the service cuts out the crops. Times need a time zone. With `max_clips`, at most that many evenly spaced
-        clips are computed: faster, but less exact. The service erases the record at `expires_at`, or after its own
-        default time.
+        clips are computed, which is faster but less exact. The service erases the record at `expires_at`, or after its
+        own default time.
         """
         fields = _given(
             id=id,
@@ -169,11 +169,11 @@ class Client:
     ) -> SearchResult:
         """Rank the gallery by similarity to a query: footage as in `embed`, an enrolled `id`, or an `embedding`.
 
-        `camera_id` is the query's own camera, which `exclude_same_camera` leaves out. Of footage, `max_clips` limits
-        the clips that are computed. Hits with a cosine similarity below `min_score` are left out. The filters are: only
-        `camera_ids`, not `exclude_camera_ids`, only tracklets seen at or `after` and at or `before` a time, and only
-        those whose `metadata` has these values. `rerank` reorders the best hits by their neighbours (k-reciprocal
-        re-ranking).
+        `camera_id` is the query's own camera; `exclude_same_camera` leaves out its tracklets. `max_clips` limits the
+        clips that are computed from footage. Hits with a cosine similarity below `min_score` are left out. A hit passes
+        the filters if its camera is in `camera_ids` and not in `exclude_camera_ids`, it was seen at or after `after`
+        and at or before `before`, and its metadata has the values of `metadata`. `rerank` reorders the best hits by
+        their neighbours (k-reciprocal re-ranking).
         """
         fields = _given(
             id=id,
@@ -196,11 +196,11 @@ class Client:
         return read(Record, self._call("GET", _record_path(id), params=params).content)
 
     def thumbnail(self, id: str) -> bytes:
-        """Return the small picture (a JPEG) of a record; `ProblemError` 404 if none is kept."""
+        """Return the small picture (a JPEG) of a record; `ProblemError` 404 if there is none."""
         return self._call("GET", f"{_record_path(id)}/thumbnail").content
 
     def delete(self, id: str) -> None:
-        """Remove a record from the gallery, if it is there."""
+        """Remove a record from the gallery, if it exists."""
         self._call("DELETE", _record_path(id))
 
     def erase(
@@ -218,7 +218,7 @@ class Client:
         return read(Erased, self._call("POST", "/gallery/erase", json=body).content)
 
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
-        """Return who removed which records, newest first, starting after the receipt `before`."""
+        """Return the entries of the audit log, newest first; with `before`, only those older than this receipt."""
         params = _given(limit=limit, before=before or None)
         return list(read(AuditPage, self._call("GET", "/audit", params=params).content).entries)
 
@@ -287,7 +287,7 @@ class Client:
     ) -> Answer:
         """Send footage as a form, anything else as JSON."""
         if frames is not None and (video is not None or not frames):
-            raise ValueError("send either frames, at least one, or a video")
+            raise ValueError("send either at least one frame or a video")
         if frames is None and video is None:
             return read(kind, self._call(method, path, params=params, json=fields).content)
         form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
@@ -344,7 +344,7 @@ def _record_path(record_id: str) -> str:
 
 
 def _flag(value: bool) -> str:
-    """Return a boolean of the query string."""
+    """Return a boolean as text for the query string."""
     return "true" if value else "false"
 
 

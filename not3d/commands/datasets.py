@@ -13,7 +13,7 @@ from not3d.commands import Failure, messages, print_result, results
 if TYPE_CHECKING:
     from training.datasets.catalog import DatasetKind
 
-app = typer.Typer(help="Datasets: which can be read, and whether one is complete.", no_args_is_help=True)
+app = typer.Typer(help="List the datasets that can be read, and check whether one is complete.", no_args_is_help=True)
 
 
 @app.command("list")

@@ -23,7 +23,7 @@ from not3d.enrol.enrolment import RETRY_SECONDS, EnrolOptions, Outcome, Result, 
 from not3d.enrol.ray_enrolment import enroll_on_ray, prepare
 
 MAX_SHOWN = 20
-"""Tracklets, or reasons, that are shown unless more are asked for."""
+"""Maximum number of tracklets, or of reasons, that are shown without --verbose."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,19 @@ class Found:
 def enroll(
     footage: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER_OR_VIDEO", help="One folder of images per tracklet, MARS's layout, or a video."),
+        typer.Argument(
+            metavar="FOLDER_OR_VIDEO", help="A folder of tracklets in one of the layouts above, or a video."
+        ),
     ],
     *,
     tracks: Tracks = None,
-    camera: Annotated[str | None, typer.Option(metavar="ID", help="The camera, for all of the footage.")] = None,
+    camera: Annotated[str | None, typer.Option(metavar="ID", help="The camera of all the footage.")] = None,
     start: Annotated[
         datetime | None,
         typer.Option(
-            parser=parse_time, metavar="TIME", help="When the footage begins; with tracks, each gets its own times."
+            parser=parse_time,
+            metavar="TIME",
+            help="When the footage begins; with --tracks, each tracklet gets its own times.",
         ),
     ] = None,
     replace_existing: Annotated[
@@ -59,12 +63,15 @@ def enroll(
     ] = False,
     max_clips: MaxClips = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Tracklets sent at a time; with --ray, by each task.")
+        int, typer.Option(min=1, max=64, help="Number of tracklets sent at the same time; with --ray, by each task.")
     ] = 2,
-    patience: Annotated[
+    retry_seconds: Annotated[
         float,
         typer.Option(
-            min=0, metavar="SECONDS", help="How long calls to a busy, restarting or unreachable service are repeated."
+            "--patience",
+            min=0,
+            metavar="SECONDS",
+            help="How long to retry calls to a service that is busy, restarting or unreachable.",
         ),
     ] = RETRY_SECONDS,
     report: Annotated[
@@ -99,8 +106,9 @@ def enroll(
 ) -> None:
     """Add tracklets to the gallery of a running service.
 
-    A folder holds the images of one tracklet, one such folder per tracklet,
-    person/camera/tracklet folders, or MARS; names become ids.
+    A folder holds the images of one tracklet, or one folder per tracklet,
+    or person/camera/tracklet folders, or the layout of MARS. The names of
+    folders become ids.
 
     A video shows the crops of one person and is one tracklet. With
     [cyan]--tracks[/] it is a full video, and each track is one tracklet.
@@ -116,7 +124,7 @@ def enroll(
     if tracks is not None and ray is not None:
         raise typer.BadParameter("needs folders: a video is cut on one machine, without --ray", param_hint="--ray")
     # With tracks, each has its own times.
-    options = EnrolOptions(replace_existing, max_clips, camera, None if tracks else start, patience)
+    options = EnrolOptions(replace_existing, max_clips, camera, None if tracks else start, retry_seconds)
     urls = urls or [DEFAULT_URL]
     if ray:
         prepare(ray)

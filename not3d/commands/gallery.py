@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from service.gallery.archive.verify import VerificationReport
     from service.gallery.embedded.database import Stamp
 
-app = typer.Typer(help="Work on the gallery's files: back up, restore, check, move.", no_args_is_help=True)
+app = typer.Typer(help="Back up, restore, verify, export and import a gallery.", no_args_is_help=True)
 
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="NOT3D_DATA_DIR", metavar="DIR", help="Folder of the gallery.")

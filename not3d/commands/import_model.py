@@ -21,12 +21,15 @@ def import_model(
     ],
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="PATH", help="The new bundle's folder; a checkpoint's file.")
+        Path,
+        typer.Option("--out", "-o", metavar="PATH", help="Folder of the new bundle, or file of the new checkpoint."),
     ],
     height: Annotated[
-        int | None, typer.Option(min=8, help="Of the frames in pixels. [dim]Default: as in the file.[/]")
+        int | None, typer.Option(min=8, help="Height of the frames in pixels. [dim]Default: as in the file.[/]")
     ] = None,
-    width: Annotated[int | None, typer.Option(min=8, help="Of the frames, too.")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=8, help="Width of the frames in pixels. [dim]Default: as in the file.[/]")
+    ] = None,
     colour: Annotated[str, typer.Option(metavar="ORDER", help="rgb or bgr, as the model was trained.")] = "rgb",
     mean: Annotated[
         str, typer.Option(metavar="R,G,B", help="Subtracted from each channel; in the order R,G,B for bgr too.")
@@ -38,17 +41,21 @@ def import_model(
         int, typer.Option(metavar="N", help="Bytes are first divided by this: 255, or 1 if the model takes 0 to 255.")
     ] = 255,
     output: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The embedding, if the model has several outputs.")
+        str | None, typer.Option(metavar="NAME", help="Name of the output that is the embedding, if there are several.")
     ] = None,
-    clip_length: Annotated[int, typer.Option(min=1, max=256, help="Frames of a clip.")] = 4,
+    clip_length: Annotated[int, typer.Option(min=1, max=256, help="Number of frames in a clip.")] = 4,
     name: Annotated[str | None, typer.Option(help="The bundle's name. [dim]Default: the file's.[/]")] = None,
-    training_data: Annotated[str | None, typer.Option(help="What it was trained on, for the model card.")] = None,
-    data_terms: Annotated[str | None, typer.Option(help="Its terms of use, for the model card.")] = None,
+    training_data: Annotated[
+        str | None, typer.Option(help="What the model was trained on, for the model card.")
+    ] = None,
+    data_terms: Annotated[
+        str | None, typer.Option(help="Terms of use of the training data, for the model card.")
+    ] = None,
     crops: Annotated[
         Path | None, typer.Option(metavar="PATH", exists=True, help="Crops of people for the comparison.")
     ] = None,
 ) -> None:
-    """Make a bundle of a frame-level Re-ID model, or a checkpoint of published weights.
+    """Convert a frame-level Re-ID model to a bundle, or published weights to a checkpoint.
 
     An ONNX file or an OpenVINO IR of a model that embeds one frame (OSNet, FastReID, ReIdentificationNet ...) becomes
     a bundle that averages the frames of a clip; the defaults are ImageNet's normalisation. It is compared with the

@@ -35,14 +35,14 @@ def quantize(
             "--validate",
             metavar="PATH",
             exists=True,
-            help="A dataset to measure it on; may be repeated. [dim]Default: the people of PATH who were validation "
-            "people when BUNDLE was trained[/]",
+            help="A dataset to measure the new bundle on; may be repeated. [dim]Default: the people of PATH who were "
+            "validation people when BUNDLE was trained[/]",
         ),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the measurement, as in [bold]not3d evaluate[/].")
+        str | None, typer.Option(metavar="NAME", help="Protocol of the measurement, as in [bold]not3d evaluate[/].")
     ] = None,
-    clips: Annotated[int, typer.Option(min=1, metavar="N", help="Clips for the calibration.")] = 300,
+    clips: Annotated[int, typer.Option(min=1, metavar="N", help="Number of clips for the calibration.")] = 300,
 ) -> None:
     """Write a bundle that computes in int8: 1.6 to 1.8 times the speed of bf16 on a CPU, a quarter of the size of fp32.
 

@@ -43,13 +43,15 @@ def reproduce(
             "-o",
             metavar="DIR",
             file_okay=False,
-            help="Runs, reproduction.json and reproduction.md. [dim]Default: runs/reproduction, or runs/smoke.[/]",
+            help="Folder for the runs, reproduction.json and reproduction.md. "
+            "[dim]Default: runs/reproduction, or runs/smoke.[/]",
         ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            metavar="N", help="Of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for mean and deviation; default 0."
+            metavar="N",
+            help="Split of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for mean and deviation; default 0.",
         ),
     ] = None,
     weights: Annotated[
@@ -63,7 +65,8 @@ def reproduce(
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="Run each row for seconds, made small, on one MARS-like folder; the figures mean nothing."
+            "--smoke",
+            help="Test each row: a small version, for seconds, on one MARS-like folder. The figures mean nothing.",
         ),
     ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Show papers, tables and rows, and run nothing.")] = False,

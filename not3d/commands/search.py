@@ -34,7 +34,8 @@ def parse_time(text: str) -> datetime:
 
 Url = Annotated[str, typer.Option("--url", envvar="NOT3D_URL", help="Address of the service.", metavar="URL")]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="NOT3D_API_KEY", help="If the service requires one.", metavar="KEY")
+    str | None,
+    typer.Option("--api-key", envvar="NOT3D_API_KEY", help="API key, if the service requires one.", metavar="KEY"),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for one answer.", metavar="SECONDS")]
 Tracks = Annotated[
@@ -42,7 +43,7 @@ Tracks = Annotated[
     typer.Option(
         "--tracks",
         metavar="CSV",
-        help="The tracks of a full video, rows [cyan]frame,track,x,y,w,h,confidence[/] as in MOT, frames from 1.",
+        help="The tracks of a full video in MOT's format: frame,track,x,y,w,h,confidence, frames counted from 1.",
     ),
 ]
 MaxClips = Annotated[
@@ -64,7 +65,8 @@ def search(
     ] = None,
     *,
     enrolled: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Instead of footage: an enrolled tracklet.")
+        str | None,
+        typer.Option("--id", metavar="ID", help="Use this enrolled tracklet as the query instead of footage."),
     ] = None,
     tracks: Tracks = None,
     tracklet: Annotated[
@@ -90,7 +92,8 @@ def search(
     ] = None,
     camera: Annotated[str | None, typer.Option(metavar="ID", help="The query's own camera.")] = None,
     person: Annotated[
-        str | None, typer.Option(metavar="ID", help="Who it is, if known: hits are then marked right or wrong.")
+        str | None,
+        typer.Option(metavar="ID", help="Person id of the query, if known: hits are then marked right or wrong."),
     ] = None,
     exclude_same_camera: Annotated[
         bool, typer.Option("--exclude-same-camera", help="Leave out the query's own camera.")

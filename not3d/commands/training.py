@@ -54,7 +54,7 @@ def train(
             metavar="CHECKPOINT",
             exists=True,
             dir_okay=False,
-            help="Start from its trunk and attention weights, as published.",
+            help="Start from the backbone and attention weights of this checkpoint.",
         ),
     ] = None,
     compiled: Annotated[
@@ -117,8 +117,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="N",
-            help="Of PRID2011 and iLIDS-VID: 0 to 9, or [bold]all[/] for the mean, which is "
-            "fair only for a model that was trained on none of them.",
+            help="Split of PRID2011 or iLIDS-VID: 0 to 9, or [bold]all[/] for the mean, which is "
+            "fair only for a model that was trained on none of the splits.",
         ),
     ] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="cosine or euclidean.")] = None,
@@ -127,7 +127,7 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Use at most N evenly spaced clips of a tracklet.")
     ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
-    seed: Annotated[int, typer.Option(help="For the confidence intervals and the open set.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the confidence intervals and the open set.")] = 1,
 ) -> None:
     """Measure a checkpoint or a bundle on a dataset: ranking, verification, open set, with confidence intervals.
 

@@ -20,11 +20,11 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Total number of trials.")] = 60,
     objective: Annotated[str, typer.Option(metavar="NAME", help="map, reranked-map or rank-1.")] = "map",
     changes: Changes = None,
-    split: Annotated[int | None, typer.Option(min=0, metavar="N", help="For PRID2011 and iLIDS-VID.")] = None,
-    seed: Annotated[int, typer.Option(help="For the search.")] = 1,
+    split: Annotated[int | None, typer.Option(min=0, metavar="N", help="Split of PRID2011 or iLIDS-VID.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the search.")] = 1,
     device: Device = "auto",
 ) -> None:
-    """Search the loss's and optimiser's hyper-parameters, as Fantastic Techniques did, with Ax.
+    """Tune the hyper-parameters of loss and optimiser with Ax, as in Fantastic Techniques.
 
     Seven parameters, 60 trials of 121 epochs without random erasing and attention loss, measured on validation people
     of the training data, with a quarter of the other tracklets in the gallery. After Ctrl-C, the same command

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def write_video(path: Path, *, frames: int, height: int = 96, width: int = 128, rate: float = 10.0) -> Path:
-    """A video whose frames tell themselves apart: frame ``i`` has grey ``20 + 10 i`` and a red square that moves."""
+    """A video whose frames tell themselves apart: frame `i` has grey `20 + 10 i` and a red square that moves."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, (width, height))
     assert writer.isOpened()

@@ -1,6 +1,6 @@
 """DukeMTMC-VideoReID (Wu et al., "Exploit the Unknown Gradually", CVPR 2018).
 
-train/<person>/<tracklet>/0001C6F0001X30823.jpg   likewise query/ and gallery/
+train/<person>/<tracklet>/0001C6F0001X30823.jpg   the same in query/ and gallery/
 
 Its authors withdrew it: this project reads a copy that the user already has and never downloads it.
 """

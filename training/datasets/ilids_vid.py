@@ -1,6 +1,6 @@
 """iLIDS-VID (Wang et al., "Person Re-Identification by Video Ranking", ECCV 2014).
 
-i-LIDS-VID/sequences/cam1/person001/*.png   likewise cam2
+i-LIDS-VID/sequences/cam1/person001/*.png   the same in cam2
 train-test people splits/train_test_splits_ilidsvid.mat   ls_set [10, 300]: 1-based positions in the list of people
 
 The first half of a row of `ls_set` are the test people, the second half the training people. The list of people is

@@ -41,14 +41,14 @@ OFFICIAL: dict[DatasetKind, Official] = {
     ),
     "prid2011": Official(
         "PRID2011, multi-shot (Hirzer et al., SCIA 2011)",
-        ("prid_2011/multi_shot/cam_a/person_0001/0001.png, cam_b likewise", "prid_2011/splits_prid2011.json"),
+        ("prid_2011/multi_shot/cam_a/person_0001/0001.png, the same in cam_b", "prid_2011/splits_prid2011.json"),
         {"train people": 89, "train tracklets": 178, "query tracklets": 89, "gallery tracklets": 89},
         "178 of the 200 people that both cameras saw; ten splits.",
     ),
     "ilids-vid": Official(
         "iLIDS-VID (Wang et al., ECCV 2014)",
         (
-            "i-LIDS-VID/sequences/cam1/person001/*.png, cam2 likewise",
+            "i-LIDS-VID/sequences/cam1/person001/*.png, the same in cam2",
             "train-test people splits/train_test_splits_ilidsvid.mat",
         ),
         {"train people": 150, "train tracklets": 300, "query tracklets": 150, "gallery tracklets": 150},
@@ -65,7 +65,7 @@ OFFICIAL: dict[DatasetKind, Official] = {
     ),
     "duke": Official(
         "DukeMTMC-VideoReID (Wu et al., CVPR 2018)",
-        ("train/<person>/<tracklet>/0001C6F0001X30823.jpg", "query/ and gallery/ likewise"),
+        ("train/<person>/<tracklet>/0001C6F0001X30823.jpg", "the same in query/ and gallery/"),
         {
             "train people": 702,
             "train tracklets": 2_196,

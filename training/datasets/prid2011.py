@@ -1,6 +1,6 @@
 """PRID2011 (Hirzer et al., "Person Re-Identification by Descriptive and Discriminative Classification", SCIA 2011).
 
-prid_2011/multi_shot/cam_a/person_0001/0001.png   likewise cam_b
+prid_2011/multi_shot/cam_a/person_0001/0001.png   the same in cam_b
 prid_2011/splits_prid2011.json                     ten splits: [{"train": ["person_0001", ...], "test": [...]}, ...]
 
 The multi-shot protocol of video Re-ID takes 178 of the 200 people that both cameras saw, 89 of them for training. The

@@ -22,13 +22,13 @@ from training.datasets.catalog import (
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
 PROTOCOLS = {
-    "mars": "MARS, gallery without the queries, only queries with a match there; step AP "
+    "mars": "MARS, gallery without the queries; queries that have no match there are left out; step AP "
     "(temporal-attention baseline, not3d, fantastic, torchreid: 1,840 queries, gallery of 9,330)",
     "mars-all-queries": "MARS, gallery with the queries; step AP (AP3D, TKP, SINet: 1,980 queries, gallery of 11,310)",
     "mars-official": "MARS, gallery with the queries; trapezoid AP (the dataset's MATLAB program: 1,980 queries)",
     "benchmark": "the dataset's queries against its gallery; step AP",
-    "cross-camera": "one tracklet per person and camera, each a query against those of the other cameras",
-    "validation": "as cross-camera, on the people that the model's recipe set aside from this training data",
+    "cross-camera": "one tracklet per person and camera; each is a query for the other cameras",
+    "validation": "as cross-camera, on the validation people of this training data, chosen by the model's recipe",
 }
 """Descriptions by name. `auto` is `mars` for the layout of MARS, `benchmark` for other datasets with test lists, and
 otherwise `cross-camera`."""
@@ -38,9 +38,9 @@ Metric = Literal["cosine", "euclidean"]
 
 
 class EvaluationSettings(BaseModel):
-    """What decides the figures besides model and data; part of a recipe, since papers differ in it.
+    """The settings that influence the figures, besides model and data. Recipes have them, because papers differ.
 
-    The defaults are what the service does.
+    The defaults are those of the service.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,15 +48,16 @@ class EvaluationSettings(BaseModel):
     protocol: str = Field("auto", description="a name of training.evaluation.protocols.PROTOCOLS, or auto")
     metric: Metric = Field(
         "cosine",
-        description="of video features; euclidean takes the means of clip embeddings without normalising them, as "
-        "not3d and fantastic do",
+        description="distance between video features; euclidean uses the means of clip embeddings without normalising "
+        "them, as not3d and fantastic do",
     )
     feature: Literal["batch_normed", "raw"] | None = Field(
-        None, description="side of the neck that is measured; by default the network's. Checkpoints only"
+        None,
+        description="feature after the neck (batch_normed) or before (raw); default: the network's. Checkpoints only",
     )
     max_clips: int | None = Field(None, ge=1, description="maximum number of clips per tracklet; by default all")
     clip_choice: ClipChoice = Field(
-        "even", description="which of them: spread evenly, or the first (41 in the published code)"
+        "even", description="which clips: evenly spaced, or the first ones (the published code takes 41)"
     )
     rerank: bool = Field(False, description="k-reciprocal re-ranking, k1 20, k2 6, lambda 0.3")
     average_precision: Literal["step", "trapezoid"] | None = Field(None, description="by default the protocol's")
@@ -73,7 +74,7 @@ class EvaluationSet:
     name: str
     query: list[Tracklet]
     gallery_only: list[Tracklet]
-    """gallery tracklets that are not queries"""
+    """Gallery tracklets that are not queries."""
     queries_in_gallery: bool
     average_precision: Literal["step", "trapezoid"] = "step"
     split: int | None = None
@@ -92,8 +93,8 @@ def select_tracklets(
     Args:
         data: datasets
         protocol: a name of `PROTOCOLS`, or `auto`
-        recipe: the model's; needed for `validation`
-        split: of datasets that have several
+        recipe: the recipe of the model; needed for `validation`
+        split: number of the split, for datasets that have several
 
     Raises:
         EvaluationError: the protocol is unknown, or does not fit the data or the model.
@@ -116,12 +117,12 @@ def select_tracklets(
     if name == "validation":
         recipe = recipe or {}
         if not recipe.get("validation_share"):
-            raise EvaluationError("the model's recipe set no people aside (it has no validation_share)")
+            raise EvaluationError("the model has no validation people (its recipe has no validation_share)")
         _, tracklets = set_aside(tracklets, recipe["validation_share"], recipe["seed"])
         if not tracklets:
             raise EvaluationError(
-                "the model's training set none of these people aside: measure with --protocol cross-camera on people "
-                "that were not trained on, or train with a larger validation_share"
+                "none of these people are validation people of the model: measure with --protocol cross-camera on "
+                "people that were not trained on, or train with a larger validation_share"
             )
     return EvaluationSet(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True, split=split)
 

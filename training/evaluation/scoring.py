@@ -85,7 +85,7 @@ def score(
 
     Args:
         query: means of clip embeddings `[Q, D]`, not normalised, in the order of `people`
-        gallery: `[G, D]` likewise
+        gallery: means of clip embeddings `[G, D]`, also not normalised
         people: the tracklets of the features
         settings: distance and re-ranking
         head: figures at the beginning of the result, such as the names of model and data

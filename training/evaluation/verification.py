@@ -28,7 +28,7 @@ class Verification:
     tar_at: dict[float, float]
     """true accept rate by false accept rate; NaN if one wrong pair is already more than that rate"""
     threshold_at: dict[float, float]
-    """lowest accepted score by false accept rate; NaN likewise"""
+    """lowest accepted score by false accept rate; NaN as in `tar_at`"""
     bins: NDArray[np.float64]
     """`[B + 1]`: edges of the two histograms"""
     same_histogram: NDArray[np.int64]

@@ -78,14 +78,14 @@ def select_people(
         protocol: by default the datasets' test lists
 
     Raises:
-        ExportError: `validate` is empty and the recipe set no people aside.
+        ExportError: `validate` is empty and the recipe has no validation people.
         EvaluationError, DatasetError: from the protocol or the data.
     """
     if validate:
         return select_tracklets(validate, protocol or "auto", bundle.spec.recipe)
     if not bundle.spec.recipe.get("validation_share"):
         raise ExportError(
-            f"{bundle.path}: its recipe set no people aside on which the quantised network could be measured; "
+            f"{bundle.path}: its recipe has no validation people, on whom the quantised network is measured; "
             "name a dataset of people that are not used for calibration (--validate)"
         )
     return select_tracklets(calibrate, protocol or "validation", bundle.spec.recipe)

@@ -1,4 +1,4 @@
-"""The trainer: one loop; a recipe holds all its settings."""
+"""The trainer: one training loop, with all settings in a recipe."""
 
 import math
 import signal
@@ -49,10 +49,10 @@ def train(
 ) -> Path:
     """Train a recipe on datasets and return the checkpoint with the best validation mAP, `out/best.pt`.
 
-    The best epoch is chosen on a share of the people that are not trained on, never on a test set. Ctrl-C or SIGTERM
-    ends the current step and leaves `out/last.pt`, from which `resume` continues. In one CPU process with the same
-    number of threads, the result is then the same to the bit as without the interruption. The processes that torchrun
-    starts train one model on the batch of the recipe, and the first process writes.
+    The best epoch is chosen on validation people, who are not trained on, and never on a test set. After Ctrl-C or
+    SIGTERM, the current step is finished and `out/last.pt` is written, from which `resume` continues. In one CPU
+    process with the same number of threads, the result is bit-identical to that of an uninterrupted run. With
+    torchrun, the processes train one model, divide the batch of the recipe, and only the first process writes files.
 
     Args:
         recipe_path: see `training.recipe.find_recipe`
@@ -67,7 +67,7 @@ def train(
         compile: compile the network (`torch.compile`), once for each frame size
 
     Raises:
-        TrainingError: there is no run to resume, `out` holds a run already, there are too few people, the recipe
+        TrainingError: there is no run to resume, `out` already holds a run, there are too few people, the recipe
             requires a checkpoint, or the loss is not finite.
         RecipeError, DatasetError, CheckpointError, WeightsError: an input is wrong.
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -76,7 +76,7 @@ def train(
         console = (console or Console(stderr=True)) if ranks.first else Console(quiet=True)
         out.mkdir(parents=True, exist_ok=True)
         if (out / LAST).exists() and not resume:
-            raise TrainingError(f"{out} holds a run already: resume it, or give another folder")
+            raise TrainingError(f"{out} already holds a run: continue it with --resume, or give another folder")
         if resume and not (out / LAST).exists():
             raise TrainingError(f"{out} holds no run to resume")
         recipe = load_recipe(recipe_path, overrides)
@@ -153,8 +153,8 @@ class Interruption:
     """Delays Ctrl-C and SIGTERM until `requested` is read; a second signal interrupts immediately.
 
     With `ignore_repeats`, further signals do nothing: processes of torchrun get each Ctrl-C twice, from the terminal
-    and from torchrun, which ends them itself after 30 seconds. Outside the main thread, which alone may handle
-    signals, nothing is delayed.
+    and from torchrun, which ends them itself after 30 seconds. Only the main thread can handle signals, so in other
+    threads nothing is delayed.
     """
 
     def __init__(self, console: Console, *, ignore_repeats: bool = False) -> None:
@@ -202,7 +202,7 @@ def _train_epoch(run: Run, batches: Generator[Batch]) -> Iterator[float]:
 
 
 def _evaluate(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:
-    """Measure the validation people in the epochs that the recipe wants; the first process measures for all."""
+    """Measure on the validation people, in the epochs that the recipe selects. Only the first process measures."""
     schedule = run.recipe.schedule
     figures: dict[str, float] = {}
     if not run.validation:

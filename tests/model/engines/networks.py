@@ -19,8 +19,8 @@ LENGTH, HEIGHT, WIDTH, CHANNELS, DIMENSION = 4, 16, 8, 8, 6
 def make_convolutional(folder: Path, *, variance: float = 1.0, detour: float = 0.0, weight: float = 0.2) -> Bundle:
     """A bundle: convolution, half instance and half batch normalisation, pooling, attention over time.
 
-    ``variance`` is the batch normalisation's; ``detour`` is added to the weights of the last product and taken off
-    after it, so that f16, whose steps are large there, loses the weights; ``weight`` is the size of the convolution's.
+    `variance` is the batch normalisation's; `detour` is added to the weights of the last product and taken off
+    after it, so that f16, whose steps are large there, loses the weights; `weight` is the size of the convolution's.
     """
     make_bundle(folder, dimension=DIMENSION, clip_length=LENGTH, frame_size=(HEIGHT, WIDTH))
     model = _build(variance, detour, weight)

@@ -194,7 +194,7 @@ def test_rejected_frames_are_returned(client: Client, tracklet: Tracklet) -> Non
 
 def test_invalid_calls_are_refused_before_anything_is_sent() -> None:
     with Client("http://127.0.0.1:9") as nowhere:
-        with pytest.raises(ValueError, match="either frames"):
+        with pytest.raises(ValueError, match="either at least one frame or a video"):
             nowhere.embed([b""], video=Path("a.mp4"))
         with pytest.raises(ValueError, match="at least one"):
             nowhere.search([])
@@ -218,7 +218,7 @@ def test_an_invalid_url_is_refused() -> None:
 
 @contextmanager
 def busy_server(busy: int, retry_after: str | None) -> Iterator[tuple[str, list[bytes]]]:
-    """Answers 503 so many times, then like ``GET /info``; gives its URL and the bodies that it got."""
+    """Answers 503 so many times, then like `GET /info`; gives its URL and the bodies that it got."""
     bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):

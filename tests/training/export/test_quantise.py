@@ -38,7 +38,7 @@ def floats() -> Bundle:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A network whose recipe set no people aside."""
+    """A network whose recipe has no validation people."""
     return Bundle.load(make_bundle(tmp_path_factory.mktemp("small")))
 
 
@@ -177,7 +177,7 @@ def test_quantize_command(floats: Bundle, small: Bundle, people: dict[str, Path]
     assert "exists" in str(again.exception)
     alone = RUN.invoke(app, ["quantize", str(small.path), *data[:2], "--out", str(tmp_path / "other")])
     assert isinstance(alone.exception, Not3dError)
-    assert "set no people aside" in str(alone.exception)
+    assert "has no validation people" in str(alone.exception)
     assert not (tmp_path / "other").exists()
 
 

@@ -208,7 +208,7 @@ def test_run_is_neither_overwritten_nor_resumed_with_another_recipe(data, tmp_pa
     with pytest.raises(TrainingError, match="no run to resume"):
         run(data, tmp_path, 1, resume=True)
     run(data, tmp_path, 1)
-    with pytest.raises(TrainingError, match="holds a run already"):
+    with pytest.raises(TrainingError, match="already holds a run"):
         run(data, tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"another losses\.triplet_margin"):
         run(data, tmp_path, 1, resume=True, overrides={"losses.triplet_margin": "0.5"})

@@ -75,13 +75,13 @@ def test_the_audit_log_is_read_in_pages_and_survives_a_restart(tmp_path: Path) -
 def test_a_failed_erasure_removes_no_records_and_writes_no_entry(gallery: EmbeddedGallery, tmp_path: Path) -> None:
     gallery.enrol([record("a"), record("b")], "replace")
     with sqlite3.connect(tmp_path / "data" / "gallery.sqlite") as other:
-        other.execute("CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no room'); END")
+        other.execute("CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no space'); END")
     other.close()
     for remove in (
         lambda: gallery.delete("a"),
         lambda: gallery.erase(Filter(camera_ids=("c1",)), dry_run=False),
     ):
-        with pytest.raises(GalleryError, match="no room"):
+        with pytest.raises(GalleryError, match="no space"):
             remove()
     assert found(gallery) == {"a", "b"}
     assert gallery.audit() == []

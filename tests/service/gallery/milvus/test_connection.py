@@ -23,7 +23,7 @@ from tests.service.test_server import free_port  # noqa: E402
         (2, "Fail connecting to server", GalleryUnavailable),
         (5, "service internal error", GalleryUnavailable),
         (8, "rate limit exceeded", GalleryUnavailable),
-        (7, "no room", DiskFull),
+        (7, "no space", DiskFull),
         (9, "quota exceeded[reason=disk quota exhausted]", DiskFull),
         (1100, "invalid parameter", GalleryError),
         (65535, "cannot parse expression: id >", GalleryError),
