@@ -78,7 +78,7 @@ def test_validation_needs_people_set_aside(data, tmp_path):
         "validation_share": "0.0001",
     }
     checkpoint = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=QUIET)
-    with pytest.raises(EvaluationError, match="none of these people aside"):
+    with pytest.raises(EvaluationError, match="none of these people are validation people"):
         evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET)
 
 
