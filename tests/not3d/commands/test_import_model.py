@@ -56,9 +56,9 @@ def test_options_reach_the_bundle(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--colour", "grey"], "--colour grey: rgb or bgr"),
-        (["--scale", "3"], "--scale 3: 1 or 255"),
-        (["--mean", "1,2"], "--mean 1,2: three numbers"),
+        (["--colour", "grey"], "--colour must be rgb or bgr (got grey)"),
+        (["--scale", "3"], "--scale must be 1 or 255 (got 3)"),
+        (["--mean", "1,2"], "--mean must be three numbers with commas between them (got 1,2)"),
         (["--height", "64"], "frames of height 32, not 64"),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_published_checkpoint_becomes_one_of_ours(tmp_path):
     again = RUN.invoke(app, ["import", str(tmp_path / "published.pth.tar"), "--out", str(out)])
     assert "exists" in str(again.exception)
     ours = RUN.invoke(app, ["import", str(out), "--out", str(tmp_path / "ours.pt")])
-    assert "a checkpoint of not3d already" in str(ours.exception)
+    assert "is already a checkpoint of this project" in str(ours.exception)
     bundle = RUN.invoke(app, ["export", str(out), "--out", str(tmp_path / "bundle")])
     assert bundle.exit_code == 0, bundle.output
     assert Bundle.load(tmp_path / "bundle").spec.recipe == {}
