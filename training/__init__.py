@@ -1,3 +1,3 @@
 """Datasets, losses, the trainer, evaluation and export."""
 
-import model  # noqa: F401 - before OpenVINO: see there
+import model  # noqa: F401 - turns off usage reports before an engine is imported

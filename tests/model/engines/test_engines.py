@@ -1,6 +1,9 @@
 """What every engine must do, on each engine of the extra `cpu`."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +21,7 @@ from model.engines.openvino_engine import OpenVinoEngine
 from model.tracklet import normalise
 from tests.bundles import make_bundle
 
+ROOT = Path(__file__).parents[3]
 NAMES = ("onnxruntime", "openvino")
 
 
@@ -192,3 +196,11 @@ def test_network_of_another_form_is_refused(
 
     with pytest.raises(EngineError, match=r"model\.onnx: " + message):
         open_engine(Bundle.load(folder), "cpu", engine=name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", ["model.engines.onnx_runtime", "training.importing.from_onnx"])
+def test_onnx_runtime_is_loaded_with_its_telemetry_off(module: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    command = [sys.executable, "-c", f"import {module}"]
+    subprocess.run(command, env=environment | {"TMPDIR": str(tmp_path)}, cwd=ROOT, check=True)
+    assert list(tmp_path.iterdir()) == []  # with telemetry on, ONNX Runtime 1.32 writes its session file `.ses` here
