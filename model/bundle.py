@@ -1,8 +1,9 @@
 """A model bundle: the folder that export writes and the service loads.
 
 The folder holds `model.onnx`, `model.json` (see `model.spec`), `golden.npz` (clips, and the embeddings that the PyTorch
-network gives for them) and `MODEL_CARD.md` for people. A model that was imported from OpenVINO's IR, which cannot be
-converted to ONNX exactly, has `model.xml` and `model.bin` instead of `model.onnx`.
+network gives for them), `MODEL_CARD.md` for people, and, if one was fitted, `calibration.json` (see
+`model.calibration`). A model that was imported from OpenVINO's IR, which cannot be converted to ONNX exactly, has
+`model.xml` and `model.bin` instead of `model.onnx`.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from model.calibration import CALIBRATION_FILE, Calibration, CalibrationError
 from model.errors import Not3dError
 from model.frames import PREPROCESSING_VERSION
 from model.spec import BundleSpec, Preprocessing
@@ -55,13 +57,14 @@ class Bundle:
     """A bundle whose files have been checked, except the network, which an engine checks when it opens it.
 
     `network_path` is the ONNX file, or the `.xml` of an OpenVINO IR, which only OpenVINO runs. `embedding_space` names
-    the space of its vectors (16 hex digits).
+    the space of its vectors (16 hex digits). `calibration` is None if the bundle has none.
     """
 
     path: Path
     spec: BundleSpec
     network_path: Path
     embedding_space: str
+    calibration: Calibration | None = None
 
     @property
     def is_ir(self) -> bool:
@@ -85,7 +88,8 @@ class Bundle:
             # The embedding space is a hash of this one file, and would not change with the weights.
             raise BundleError(f"{network_path}: its weights are in other files; save the model as a single file")
         _read_golden(path / GOLDEN_FILE, spec)
-        return cls(path, spec, network_path, _find_space(path, spec, b"".join(content)))
+        space = _find_space(path, spec, b"".join(content))
+        return cls(path, spec, network_path, space, _read_calibration(path / CALIBRATION_FILE, space))
 
     def golden(self) -> GoldenVectors:
         """Read the golden vectors.
@@ -126,6 +130,19 @@ def _find_space(path: Path, spec: BundleSpec, network: bytes) -> str:
             f"this network is {own}; quantise again"
         )
     return spec.quantisation.of if spec.quantisation.ranks_alike else own
+
+
+def _read_calibration(path: Path, space: str) -> Calibration | None:
+    if not path.exists():
+        return None
+    try:
+        calibration = Calibration.load(path)
+        calibration.check_space(space)
+    except CalibrationError as error:
+        message = str(error)
+        named = message if message.startswith(str(path)) else f"{path}: embedding_space: {message}"
+        raise BundleError(f"{named}, or delete the file") from error
+    return calibration
 
 
 def _read_network(path: Path) -> tuple[bytes, ...]:

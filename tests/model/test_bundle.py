@@ -10,6 +10,7 @@ import pytest
 from model.bundle import Bundle, BundleError, compute_embedding_space
 from model.spec import Preprocessing
 from tests.bundles import make_bundle
+from tests.calibrations import make_calibration
 
 
 @pytest.fixture
@@ -183,4 +184,36 @@ def test_golden_vectors_with_a_flipped_byte_are_refused(folder: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(BundleError, match=r"golden\.npz: damaged"):
+        Bundle.load(folder)
+
+
+def write_calibration(folder: Path, **facts: Any) -> Path:
+    path = folder / "calibration.json"
+    path.write_text(make_calibration(**facts).to_json())
+    return path
+
+
+def test_calibration_is_optional_and_read(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    assert bundle.calibration is None
+    write_calibration(folder, embedding_space=bundle.embedding_space)
+
+    calibration = Bundle.load(folder).calibration
+
+    assert calibration is not None
+    assert calibration.people == 50
+
+
+def test_calibration_of_another_space_is_refused(folder: Path) -> None:
+    path = write_calibration(folder)
+
+    with pytest.raises(BundleError, match=rf"^{path}: embedding_space: .*not3d calibrate.*or delete the file$"):
+        Bundle.load(folder)
+
+
+def test_damaged_calibration_is_refused(folder: Path) -> None:
+    path = write_calibration(folder)
+    path.write_text(path.read_text()[:-50])
+
+    with pytest.raises(BundleError, match=rf"^{path}: not JSON .*or delete the file$"):
         Bundle.load(folder)
