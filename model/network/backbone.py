@@ -19,11 +19,11 @@ from torch.nn import functional as F
 class IBN(nn.Module):
     """Instance normalisation on the first half of the channels, batch normalisation on the second (IBN-a)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.instance_channels = channels // 2
-        self.IN = nn.InstanceNorm2d(self.instance_channels, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.instance_channels)
+        self.IN = nn.InstanceNorm2d(self.instance_channels, eps, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.instance_channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `[N, C, H, W]`; the shape does not change."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.attention import AttentionConv, TemporalAttention, stripe_scores, weight_frames, weight_stripes
-from model.network.backbone import BACKBONES
 from model.network.spec import NetworkSpec
+from model.network.trunks import TRUNKS
 
 
 class NetworkOutput(NamedTuple):
@@ -37,14 +37,16 @@ class VideoReID(nn.Module):
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        if spec.backbone not in BACKBONES:
-            raise ValueError(f"unknown backbone {spec.backbone!r}: use one of {', '.join(BACKBONES)}")
+        if spec.backbone not in TRUNKS:
+            raise ValueError(f"unknown backbone {spec.backbone!r}: use one of {', '.join(TRUNKS)}")
         self.spec = spec
-        self.base = BACKBONES[spec.backbone](last_stride=spec.last_stride)
+        self.base = TRUNKS[spec.backbone](last_stride=spec.last_stride)
         if spec.attention in ("full_map", "pooled"):
             kernel = spec.map_size if spec.attention == "full_map" else None
             self.attention_conv = AttentionConv(self.base.channels, spec.attention_channels, kernel)
             self.attention_tconv = TemporalAttention(spec.attention_channels, spec.attention_bias)
+            if spec.attention_start == "mean":
+                nn.init.zeros_(self.attention_tconv.weight)
         self.embedding: nn.Module = nn.Identity()
         if spec.embedding is not None:
             self.embedding = nn.Linear(self.base.channels, spec.embedding, bias=False)

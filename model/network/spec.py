@@ -35,6 +35,9 @@ class NetworkSpec(BaseModel):
     attention_bias: float = Field(
         0.0, description="initial bias of the logits; above 0, training from scratch keeps their ReLU active"
     )
+    attention_start: Literal["random", "mean"] = Field(
+        "random", description="initial weights of the temporal attention; mean: zero, so all frames have equal weights"
+    )
     stripes: int = Field(4, ge=1, description="horizontal parts of the map that sta weights separately")
     embedding: int | None = Field(
         None, ge=1, description="width of a linear layer before the neck (FC1 of aas_rfu: 512); none by default"

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.network import VideoReID
+from training.importing.efficient_weights import PACKAGES, packaged_weights
 from training.importing.third_party_weights import LoadedWeights, WeightsError, read_state_dict, shorten
 from training.loop.checkpoint import CheckpointError, load_checkpoint
 
@@ -35,19 +36,23 @@ def load_trunk(network: VideoReID, source: str, *, console: Console | None = Non
 
     Args:
         network: with the backbone of the weights
-        source: `imagenet` for `PUBLISHED`, a URL, or a file: weights of torchvision or IBN-Net, or a checkpoint of the
-            program of not3d or fantastic. Downloads are kept in torch's hub folder (`TORCH_HOME`); a hash in the file's
-            name is checked.
+        source: `imagenet` for `PUBLISHED` or, with an EfficientNet, for the weights in `PACKAGES`; a URL; or a file:
+            weights of torchvision or IBN-Net, or a checkpoint of the program of not3d or fantastic. Downloads are kept
+            in torch's hub folder (`TORCH_HOME`); a hash in the file's name is checked.
         console: prints a line before a download
 
     Raises:
         WeightsError: the weights cannot be read or downloaded, are of another network, or lack a part of the trunk.
     """
     backbone = network.spec.backbone
+    if source == "imagenet" and backbone in PACKAGES:
+        package, state = packaged_weights(backbone)
+        return _copy(network, ("base.",), state, package, ())
     if source == "imagenet":
         if backbone not in PUBLISHED:
             raise WeightsError(
-                f"there are no published ImageNet weights of {backbone}, only of {', '.join(sorted(PUBLISHED))}. "
+                f"there are no published ImageNet weights of {backbone}, only of "
+                f"{', '.join(sorted((*PUBLISHED, *PACKAGES)))}. "
                 'Give a file or URL, or start from random weights (start.weights = "none")'
             )
         source = PUBLISHED[backbone]
