@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from training.datasets import ilids_vid, prid2011
+from training.datasets.cuhk03 import is_cuhk03, read_cuhk03
 from training.datasets.duke import is_duke, read_duke
 from training.datasets.files import dataset_roots
 from training.datasets.folder import read_tracklets
@@ -15,7 +16,7 @@ from training.datasets.market1501 import is_market1501, read_market1501
 from training.datasets.mars import is_mars, read_mars
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
 
-DatasetKind = Literal["mars", "prid2011", "ilids-vid", "ls-vid", "duke", "market1501", "folder"]
+DatasetKind = Literal["mars", "prid2011", "ilids-vid", "ls-vid", "duke", "market1501", "cuhk03", "folder"]
 
 SPLITS: dict[DatasetKind, int] = {"prid2011": prid2011.SPLITS, "ilids-vid": ilids_vid.SPLITS}
 """Number of splits of the datasets that have several."""
@@ -27,12 +28,18 @@ _RECOGNISERS: dict[DatasetKind, Callable[[Path], bool]] = {
     "ls-vid": is_ls_vid,
     "duke": is_duke,
     "market1501": is_market1501,
+    "cuhk03": is_cuhk03,
 }
 _READERS: dict[DatasetKind, Callable[[Path], Benchmark]] = {"mars": read_mars, "ls-vid": read_ls_vid, "duke": read_duke}
 _SPLIT_READERS: dict[DatasetKind, Callable[[Path, int], Benchmark]] = {
     "prid2011": prid2011.read_prid2011,
     "ilids-vid": ilids_vid.read_ilids_vid,
 }
+_TRAINING_READERS: dict[DatasetKind, Callable[[Path], list[Tracklet]]] = {
+    "market1501": read_market1501,
+    "cuhk03": read_cuhk03,
+}
+"""Readers of the datasets without test lists."""
 
 
 def kind_of(path: Path) -> DatasetKind:
@@ -50,6 +57,12 @@ def kind_of(path: Path) -> DatasetKind:
 def split_count(path: Path) -> int:
     """Return the number of splits into training and test people of the dataset at a path."""
     return SPLITS.get(kind_of(path), 1)
+
+
+def has_test_lists(path: Path) -> bool:
+    """Return whether the dataset at a path has its own queries and gallery."""
+    kind = kind_of(path)
+    return kind in _READERS or kind in _SPLIT_READERS
 
 
 def read_benchmark(path: Path, split: int | None = None) -> Benchmark:
@@ -81,7 +94,8 @@ def read_training(paths: Iterable[Path], split: int | None = None) -> list[Track
     """Read the training tracklets of one or more datasets of any layout.
 
     Folders, MARS and Market-1501 share their person ids: in these the same id is the same person. If several datasets
-    are read, the ids of the others get the dataset's name as a prefix, because each numbers its people from 1.
+    are read, the ids of the others get the dataset's name as a prefix, because each numbers its people from 1. Those of
+    CUHK03 always have it. A .tar may contain Market-1501, CUHK03, or the folders of people.
 
     Args:
         paths: of the datasets
@@ -96,8 +110,8 @@ def read_training(paths: Iterable[Path], split: int | None = None) -> list[Track
         if not path.exists():
             raise DatasetError(f"{path} does not exist")
         kind = kind_of(path)
-        if kind == "market1501":
-            tracklets += read_market1501(path)
+        if kind in _TRAINING_READERS:
+            tracklets += _TRAINING_READERS[kind](path)
         elif kind != "folder":
             found = read_benchmark(path, split if kind in SPLITS else None).train
             prefixed = kind != "mars" and len(paths) > 1
@@ -111,6 +125,11 @@ def read_training(paths: Iterable[Path], split: int | None = None) -> list[Track
                 )
             tracklets += found
     return tracklets
+
+
+def site_of(person: str) -> str:
+    """Return the site of a person of `read_training`: the prefix of the id, or `""` for ids that datasets share."""
+    return person.rpartition(":")[0]
 
 
 def set_aside(tracklets: Sequence[Tracklet], share: float, seed: int) -> tuple[list[Tracklet], list[Tracklet]]:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Literal
 
 from model.frames import FrameError, decode_frame
-from training.datasets.catalog import SPLITS, DatasetKind, kind_of, read_benchmark, read_training
+from training.datasets.catalog import SPLITS, DatasetKind, has_test_lists, kind_of, read_benchmark, read_training
 from training.datasets.files import IMAGE_SUFFIXES
 from training.datasets.official import OFFICIAL
 from training.datasets.tracklet import Benchmark, DatasetError, Tracklet
@@ -85,7 +85,7 @@ def count(benchmark: Benchmark) -> dict[str, int]:
 def _read(inspection: Inspection) -> list[Tracklet]:
     """Return all tracklets; record counts and wrong counts in `inspection`."""
     kind, path = inspection.kind, inspection.path
-    if kind in ("market1501", "folder"):
+    if not has_test_lists(path):
         benchmarks = [Benchmark(kind, read_training([path]), [], [])]
     else:
         benchmarks = [read_benchmark(path, split) for split in (range(SPLITS[kind]) if kind in SPLITS else [None])]

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from training.datasets.archive import is_archive, unpack_to_root
 from training.datasets.files import folders_in, images_in
 from training.datasets.mars import is_mars, read_mars
 from training.datasets.tracklet import DatasetError, Tracklet
@@ -19,7 +20,7 @@ _MARS_FRAME = re.compile(r"(?P<tracklet>(?P<person>\d{4}|00-1)(?P<camera>C\d)T\d
 
 
 def read_tracklets(folder: Path) -> list[Tracklet]:
-    """Read the tracklets below a folder; the content decides which of the `LAYOUTS` it has.
+    """Read the tracklets below a folder, or in a .tar of one; the content decides which of the `LAYOUTS` it has.
 
     Frames and tracklets are in natural order (`frame9` before `frame10`). Hidden files and files that are not images
     are skipped. For the root of MARS these are the tracklets of the test part, queries first.
@@ -27,6 +28,8 @@ def read_tracklets(folder: Path) -> list[Tracklet]:
     Raises:
         DatasetError: the folder has none of the layouts (the message lists them), or MARS is incomplete.
     """
+    if is_archive(folder):
+        folder = unpack_to_root(folder)
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder")
     if is_mars(folder):

@@ -5,13 +5,11 @@ filmed at the same place and gives the same people the same ids. So both can be 
 is set aside in one dataset must be set aside in the other.
 """
 
-import hashlib
 import re
-import tarfile
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from training.datasets.archive import first_member, is_archive, unpack
 from training.datasets.files import dataset_roots, find_dataset_root, images_in
 from training.datasets.tracklet import DatasetError, Tracklet
 
@@ -21,8 +19,8 @@ _TRAIN = "bounding_box_train"
 
 
 def is_market1501(path: Path) -> bool:
-    """Return whether the path is a .tar, or a folder that has `bounding_box_train`, itself or one level below."""
-    return path.suffix == ".tar" if path.is_file() else bool(dataset_roots(path, _fits))
+    """Return whether the path is a .tar or a folder that has `bounding_box_train`, itself or one level below."""
+    return _TRAIN in first_member(path).parts if is_archive(path) else bool(dataset_roots(path, _fits))
 
 
 def read_market1501(path: Path) -> list[Tracklet]:
@@ -34,7 +32,7 @@ def read_market1501(path: Path) -> list[Tracklet]:
         DatasetError: `bounding_box_train` is missing, or a file in it has another form of name.
     """
     expected = f"{_TRAIN}/ with Market-1501's crops ({_NAME_FORM})"
-    folder = find_dataset_root(_unpacked(path) if path.is_file() else path, _fits, expected) / _TRAIN
+    folder = find_dataset_root(unpack(path) if is_archive(path) else path, _fits, expected) / _TRAIN
     groups: dict[tuple[str, str], list[tuple[str, Path]]] = defaultdict(list)
     for file in images_in(folder):
         match = _NAME.match(file.name)
@@ -53,19 +51,3 @@ def read_market1501(path: Path) -> list[Tracklet]:
 
 def _fits(folder: Path) -> bool:
     return (folder / _TRAIN).is_dir()
-
-
-def _unpacked(archive: Path) -> Path:
-    state = archive.stat()
-    key = hashlib.sha256(f"{archive.resolve()}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"not3d-market1501-{key}"
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
-            try:
-                Path(scratch).rename(folder)
-                Path(scratch).mkdir()  # the context manager removes it
-            except OSError:
-                if not folder.exists():  # otherwise another process has just unpacked the same archive
-                    raise
-    return folder

@@ -81,6 +81,12 @@ OFFICIAL: dict[DatasetKind, Official] = {
         {"train people": 751, "train frames": 12_936},
         "All crops of one person by one camera are one tracklet.",
     ),
+    "cuhk03": Official(
+        "CUHK03, detected crops as tracklets (Li et al., CVPR 2014)",
+        ("cuhk03/0000/p1a/1/00.jpg: person, view, tracklet; in a folder or a .tar",),
+        {"train people": 1_467, "train tracklets": 2_933, "train frames": 14_097},
+        "The two views of one camera pair see a person.",
+    ),
     "folder": Official(
         "Your own footage",
         ("<person>/<camera>/<tracklet>/*.jpg (or .png, .webp)",),

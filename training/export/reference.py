@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from model.engines import Engine
 from model.spec import BundleSpec
 from model.tracklet import normalise
-from training.datasets.catalog import read_training
+from training.datasets.catalog import kind_of, read_training
 from training.datasets.folder import read_tracklets
-from training.datasets.market1501 import is_market1501
-from training.datasets.mars import is_mars
 from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import DatasetError, Tracklet
 from training.evaluation.embed import read_clips
@@ -78,7 +76,7 @@ def read_dataset_clips(source: Path, spec: BundleSpec, *, limit: int) -> NDArray
     """Read the first clip of up to `limit` tracklets, spread evenly over a dataset.
 
     Args:
-        source: MARS or Market-1501 (their training people), or any folder of tracklets
+        source: MARS, Market-1501 or CUHK03 (their training people), or any folder of tracklets
         spec: gives frame size and clip length
         limit: of tracklets
 
@@ -90,7 +88,7 @@ def read_dataset_clips(source: Path, spec: BundleSpec, *, limit: int) -> NDArray
     """
     if not source.exists():
         raise DatasetError(f"{source} does not exist")
-    labelled = is_mars(source) or is_market1501(source)
+    labelled = kind_of(source) in ("mars", "market1501", "cuhk03")
     tracklets = read_training([source]) if labelled else read_tracklets(source)
     if not tracklets:
         raise DatasetError(f"{source} contains no tracklets")

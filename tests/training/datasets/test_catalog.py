@@ -9,6 +9,7 @@ from training.datasets.catalog import (
     read_benchmark,
     read_training,
     set_aside,
+    site_of,
     split_count,
 )
 from training.datasets.synthetic.dataset import write_synthetic
@@ -83,3 +84,7 @@ def test_training_reads_folders_with_people_and_cameras_only(tmp_path):
     (flat / "1.jpg").write_bytes(found[0].frames[0].read_bytes())
     with pytest.raises(DatasetError, match="person/camera/tracklet"):
         read_training([tmp_path / "c"])
+
+
+def test_site_is_the_prefix_of_the_id():
+    assert [site_of(person) for person in ("0001", "cuhk03:0001", "ls-vid:12")] == ["", "cuhk03", "ls-vid"]
