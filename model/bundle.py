@@ -30,6 +30,9 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 ONNX_FILE, SPEC_FILE, GOLDEN_FILE, CARD_FILE = "model.onnx", "model.json", "golden.npz", "MODEL_CARD.md"
 IR_FILES = "model.xml", "model.bin"
+WEIGHTS_FILE = "weights.npz"
+"""The trained weights, from which training can start again. They are optional, and the service does not read them."""
+
 INPUT_NAME, OUTPUT_NAME = "clips", "embeddings"
 
 _EXTERNAL_DATA = re.compile(rb"\x6a.{1,2}\x0a\x08location\x12", re.DOTALL)

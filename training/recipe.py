@@ -12,8 +12,10 @@ from training.batches.augmentation import Augmentation
 from training.batches.sampling import BatchSampling, ClipSampling
 from training.datasets.catalog import DatasetKind
 from training.evaluation.protocols import EvaluationSettings
+from training.loop.freezing import FreezeSettings
 from training.loop.objective import LossWeights
 from training.loop.optimiser import OptimiserSettings, ScheduleSettings
+from training.loop.teacher import TeacherSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the project."""
@@ -44,7 +46,12 @@ class BatchSettings(_Part):
     people: int = Field(8, ge=2, description="P, persons in a batch")
     tracklets: int = Field(4, ge=1, description="K, tracklets of each person")
     sampler: BatchSampling = Field(
-        "person", description="person: each person once per epoch; luo: all tracklets, as in VID-Trans-ReID"
+        "person",
+        description="person: each person once per epoch; luo: all tracklets, as in VID-Trans-ReID; sites: the same "
+        "number of people of each site, each from two cameras",
+    )
+    clip_length: int | None = Field(
+        None, ge=1, description="frames of a training clip; default: clip_length of the network"
     )
     spread_cameras: bool = Field(
         True, description="person only: prefer K tracklets of different cameras (ours); false: any K tracklets"
@@ -85,6 +92,8 @@ class Recipe(_Part):
     validation_share: float = Field(0.1, ge=0, lt=1, description="share of the people used to choose the best epoch")
     network: NetworkSpec = NetworkSpec()
     start: InitialWeights = InitialWeights()
+    freeze: FreezeSettings = FreezeSettings()
+    teacher: TeacherSettings = TeacherSettings()
     batch: BatchSettings = BatchSettings()
     augmentation: Augmentation = Augmentation()
     optimiser: OptimiserSettings = OptimiserSettings()
@@ -97,11 +106,17 @@ class Recipe(_Part):
     @model_validator(mode="before")
     @classmethod
     def _drop_removed_keys(cls, content: Any) -> Any:
-        """Accept `winograd = false`, which is in every checkpoint of earlier versions."""
-        if isinstance(content, dict) and "winograd" in content:
-            if content["winograd"]:
-                raise ValueError("winograd was removed, because its results were not equal: delete the key")
-            return {key: value for key, value in content.items() if key != "winograd"}
+        """Accept keys that are in checkpoints of earlier versions, if they switch nothing on."""
+        if not isinstance(content, dict):
+            return content
+        content = dict(content)
+        if content.pop("winograd", False):
+            raise ValueError("winograd was removed, because its results were not equal: delete the key")
+        frozen = content.get("freeze")
+        if isinstance(frozen, dict) and "calibration" in frozen:
+            if frozen["calibration"]:
+                raise ValueError("freeze.calibration was removed, because models with it ranked worse: delete the key")
+            content["freeze"] = {key: value for key, value in frozen.items() if key != "calibration"}
         return content
 
     def frame_size(self, epoch: int) -> tuple[int, int]:

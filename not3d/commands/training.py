@@ -14,6 +14,7 @@ from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results
 
 if TYPE_CHECKING:
+    from training.evaluation.scoring import EvaluationResult
     from training.export.bundle_assembly import ExportResult
 
 Data = Annotated[
@@ -57,6 +58,23 @@ def train(
             help="Start from the backbone and attention weights of this checkpoint.",
         ),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE_OR_CHECKPOINT",
+            exists=True,
+            help="Start from all weights of this model, for example to fine-tune it for a site.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            exists=True,
+            file_okay=False,
+            help="The model whose features a recipe with distillation losses learns from.",
+        ),
+    ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network (torch.compile): a slow start, then faster.")
     ] = False,
@@ -65,7 +83,8 @@ def train(
 
     The best model is chosen on validation people of the training data, never on a test set. Datasets that are given
     together share their person ids. Ctrl-C writes a checkpoint, and [bold]--resume[/] continues from it with the same
-    result. With several GPUs or machines, [bold]torchrun --nproc-per-node 2 -m not3d train ...[/] divides each batch.
+    result. With several GPUs or machines, [bold]torchrun --nproc-per-node 2 -m -- not3d train ...[/] divides each
+    batch; without the [bold]--[/], torchrun takes [bold]--start[/] for an option of its own.
 
     Example: [bold]not3d train bundled -d market1501 -d mars --out runs/bundled[/]
     """
@@ -87,6 +106,8 @@ def train(
             split=split,
             transfer=transfer,
             compile=compiled,
+            teacher=teacher,
+            start=start,
         )
     except KeyboardInterrupt:
         left = (out / LAST).is_file()
@@ -109,8 +130,9 @@ def evaluate(
             metavar="NAME",
             help="[bold]mars[/], [bold]mars-all-queries[/], [bold]mars-official[/]: MARS's own queries, by three "
             "conventions; [bold]benchmark[/]: another dataset's own queries; [bold]cross-camera[/]: each tracklet is a "
-            "query for the other cameras; [bold]validation[/]: the same for the validation people of the model's "
-            "training; [bold]auto[/]: mars, benchmark, or cross-camera if there are no test lists.",
+            "query for the other cameras; [bold]other-site[/]: the same, without its own camera in the gallery; "
+            "[bold]validation[/]: cross-camera, for the validation people of the model's training; [bold]auto[/]: "
+            "mars, benchmark, or cross-camera if there are no test lists.",
         ),
     ] = None,
     split: Annotated[
@@ -126,6 +148,14 @@ def evaluate(
     max_clips: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Use at most N evenly spaced clips of a tracklet.")
     ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="CHECKPOINT_OR_BUNDLE",
+            exists=True,
+            help="Measure this model on the same tracklets, in one table; may be repeated.",
+        ),
+    ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
     seed: Annotated[int, typer.Option(help="Random seed of the confidence intervals and the open set.")] = 1,
 ) -> None:
@@ -140,6 +170,16 @@ def evaluate(
     given |= {"rerank": True} if rerank else {}
     if split is not None and split != "all" and not split.isdecimal():
         raise Failure(f"--split must be a number from 0, or all (got {split})")
+    if against:
+        if split == "all":
+            raise Failure("--against compares models on one split: give its number instead of all")
+        with extra("train"):
+            from training.evaluation.run import compare
+        number = None if split is None else int(split)
+        _show_comparison(
+            compare([model, *against], data, options=given, split=number, seed=seed, console=messages), out
+        )
+        return
     splits: Sequence[int | None] | Literal["all"] = "all" if split == "all" else [None if split is None else int(split)]
     with extra("train"):
         from training.evaluation.report import write_report
@@ -162,6 +202,26 @@ def evaluate(
         shown = f"{value:.2f}" if isinstance(value, float) else str(value)
         table.add_row(str(name), "too few" if shown == "nan" else shown, low_high)
     results.print(table)
+
+
+def _show_comparison(outcomes: "list[EvaluationResult]", out: Path | None) -> None:
+    """Print a row for each model, with intervals, and write the figures of all models to evaluation.json."""
+    measures = ("rank-1", "rank-5", "mAP")
+    first = outcomes[0].figures
+    print_message(f"{first['data']}, {first['protocol']}")
+    print_message(f"{first['people']} people, {first['queries']} queries, {first['gallery']} tracklets in the gallery")
+    table = Table("model", *(f"{name} [dim](95%)[/]" for name in measures), box=box.SIMPLE_HEAD, pad_edge=False)
+    for outcome in outcomes:
+        cells = [
+            f"{outcome.figures[name]:.1f} ({outcome.intervals[name][0]:.1f} to {outcome.intervals[name][1]:.1f})"
+            for name in measures
+        ]
+        table.add_row(str(outcome.figures["model"]), *cells)
+    results.print(table)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        content = [outcome.as_json() for outcome in outcomes]
+        (out / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def export(

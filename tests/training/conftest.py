@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.bundles import make_bundle
 from training.datasets.synthetic.dataset import write_synthetic
 
 
@@ -21,3 +22,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def mean_bundle(tmp_path_factory):
+    """A bundle of a small linear network, which can be a teacher."""
+    return make_bundle(tmp_path_factory.mktemp("teacher") / "bundle", dimension=16, clip_length=1, frame_size=(64, 32))

@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.batches.photometric import Photometric
+
+_NO_CHANGE = Photometric()
+
 
 class Augmentation(BaseModel):
     """How frames are changed; probabilities are per frame."""
@@ -21,6 +25,13 @@ class Augmentation(BaseModel):
 
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     pad: int = Field(10, ge=0, description="zero pixels added on each side before the random crop")
+    zoom: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="height and width are each changed by a factor between 1 / (1 + z) and 1 + z, because detectors of "
+        "other sites draw tighter or looser boxes",
+    )
     crop: Literal["crop", "translation"] = Field(
         "crop",
         description="of the padded frame: crop: a random crop (not3d); translation: Random2DTranslation (fantastic), "
@@ -44,6 +55,7 @@ class Augmentation(BaseModel):
         description="erase a second time without a label, as in fantastic's code with the attention loss",
     )
     colour: float = Field(0.0, ge=0, le=1, description="colour jitter per clip: largest relative change of gain")
+    camera: Photometric = Field(_NO_CHANGE, description="what another camera would change, drawn per clip")
 
     def fill(self, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
         """Return the RGB value `uint8 [3]` of erased pixels, for the normalisation of the network."""
@@ -67,9 +79,12 @@ class Augmentation(BaseModel):
         out = np.empty_like(clip)
         erased = np.zeros(len(clip), dtype=np.bool_)
         table = self._colour_table(rng) if self.colour else None
+        camera = self.camera.draw((clip.shape[1], clip.shape[2]), rng) if self.camera != _NO_CHANGE else None
         for index, original in enumerate(clip):
             frame = original[:, ::-1] if rng.random() < self.flip else original
+            frame = self._zoom(frame, rng) if self.zoom else frame
             frame = self._translate(frame, rng) if self.crop == "translation" else self._shift(frame, rng)
+            frame = frame if camera is None else camera(frame)
             out[index] = frame if table is None else cv2.LUT(np.ascontiguousarray(frame), table)
             if self.erase_twice and rng.random() < self.erase:
                 self._erase(out[index], fill, rng)
@@ -88,6 +103,21 @@ class Augmentation(BaseModel):
             max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
         ]
         return shifted
+
+    def _zoom(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Scale height and width about the centre, each by its own factor; the border is repeated."""
+        height, width = frame.shape[:2]
+        tall, wide = (1 + self.zoom) ** rng.uniform(-1, 1, 2)
+        x, y = (width - 1) / 2, (height - 1) / 2
+        matrix = np.array([[wide, 0, x * (1 - wide)], [0, tall, y * (1 - tall)]], np.float32)
+        scaled = cv2.warpAffine(
+            np.ascontiguousarray(frame),
+            matrix,
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return scaled.astype(np.uint8, copy=False)
 
     def _translate(self, frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Apply fantastic's Random2DTranslation to the padded frame, bilinear as published."""

@@ -16,20 +16,24 @@ from torch import Tensor
 
 from model.frames import read_frame
 from training.batches.sampling import CLIP_SAMPLING, PersonSampler, Sampler, TrackletSampler, persons_of
+from training.batches.site_sampling import SiteSampler
 from training.datasets.tracklet import Tracklet
+from training.loop.teacher import TeacherTargets
 from training.recipe import Recipe
 
-_CACHE_BYTES = 2**30
+_CACHE_BYTES = 2 * 2**30
 """Memory for decoded frames, of all processes of a machine together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """N clips `uint8 [N, T, H, W, 3]`, labels `int64 [N]`, and which frames were erased, `bool [N, T]`."""
+    """N clips `uint8 [N, T, H, W, 3]`, their labels `int64 [N]`, and which frames were erased, `bool [N, T]`."""
 
     clips: Tensor
     labels: Tensor
     erased: Tensor
+    teacher: Tensor | None = None
+    """targets `float32 [N, E]` of a teacher"""
 
 
 class ClipSource:
@@ -42,6 +46,7 @@ class ClipSource:
         parts: number of processes, whose parts together are the batch of one process
         pinned: put batches into pinned memory, from which a GPU copies them while it computes
         workers: number of threads; by default one for each CPU, and at least 2
+        teacher: targets of a teacher for the tracklets
 
     Raises:
         ValueError: too few people for a batch, or a batch that cannot be divided into `parts`.
@@ -56,8 +61,10 @@ class ClipSource:
         parts: int = 1,
         pinned: bool = False,
         workers: int | None = None,
+        teacher: TeacherTargets | None = None,
     ) -> None:
         self.tracklets, self.recipe, self.part, self.parts, self.pinned = tracklets, recipe, part, parts, pinned
+        self.teacher = teacher
         self.workers = workers or max(2, len(os.sched_getaffinity(0)) // parts)
         size = recipe.batch.people * recipe.batch.tracklets
         if size % parts:
@@ -71,6 +78,10 @@ class ClipSource:
         """Return a hash of the names and sizes of the tracklets; a run must be resumed with the same data."""
         content = "\n".join(f"{t.person} {t.camera} {t.name} {len(t.frames)}" for t in self.tracklets)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def people_digest(self) -> str:
+        """Return a hash of the ids of the training people, in the order of their labels."""
+        return hashlib.sha256("\n".join(self.labels).encode()).hexdigest()
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Return the indices of the tracklets of each batch of an epoch (from 1), for all processes."""
@@ -105,24 +116,29 @@ class ClipSource:
         share = len(indices) // self.parts
         positions = range(self.part * share, (self.part + 1) * share)
         made = [
-            self._clip(self.tracklets[indices[i]], epoch, np.random.default_rng([self.recipe.seed, epoch, number, i]))
+            self._clip(indices[i], epoch, np.random.default_rng([self.recipe.seed, epoch, number, i]))
             for i in positions
         ]
-        clips = torch.from_numpy(np.stack([clip for clip, _ in made]))
+        clips = torch.from_numpy(np.stack([clip for clip, _, _ in made]))
+        targets = [target for _, _, target in made if target is not None]
         return Batch(
             clips.pin_memory() if self.pinned else clips,
             torch.tensor([self.labels[self.tracklets[indices[i]].person] for i in positions]),
-            torch.from_numpy(np.stack([erased for _, erased in made])),
+            torch.from_numpy(np.stack([erased for _, erased, _ in made])),
+            torch.from_numpy(np.stack(targets)) if targets else None,
         )
 
     def _clip(
-        self, tracklet: Tracklet, epoch: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        draw = CLIP_SAMPLING[self.recipe.batch.sampling]
-        chosen = draw(len(tracklet.frames), self.recipe.network.clip_length, rng)
+        self, index: int, epoch: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32] | None]:
+        """Return a clip of a tracklet, which frames were erased, and the target of the teacher, if there is one."""
+        tracklet, draw = self.tracklets[index], CLIP_SAMPLING[self.recipe.batch.sampling]
+        length = self.recipe.batch.clip_length or self.recipe.network.clip_length
+        chosen = draw(len(tracklet.frames), length, rng)
         size = self.recipe.frame_size(epoch)
         frames = np.stack([self._cache.read(tracklet.frames[i], *size) for i in chosen.tolist()])
-        return self.recipe.augmentation.apply(frames, self._fill, rng)
+        clip, erased = self.recipe.augmentation.apply(frames, self._fill, rng)
+        return clip, erased, None if self.teacher is None else self.teacher.of(index, chosen.tolist())
 
 
 class FrameCache:
@@ -177,6 +193,8 @@ class Normalise:
 
 def _sampler(tracklets: Sequence[Tracklet], recipe: Recipe) -> Sampler:
     batch = recipe.batch
+    if batch.sampler == "sites":
+        return SiteSampler(tracklets, batch.people, batch.tracklets)
     if batch.sampler == "luo":
         return TrackletSampler(tracklets, batch.people, batch.tracklets)
     return PersonSampler(tracklets, batch.people, batch.tracklets, spread_cameras=batch.spread_cameras)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.datasets.tracklet import Tracklet
 
 ClipSampling = Literal["restricted", "consecutive", "consecutive_code", "random"]
-BatchSampling = Literal["person", "luo"]
+BatchSampling = Literal["person", "luo", "sites"]
 
 
 def restricted_random_frames(frame_count: int, clip_length: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -106,7 +106,7 @@ class PersonSampler:
 
     def __init__(self, dataset: Sequence[Tracklet], people: int, tracklets: int, *, spread_cameras: bool = True):
         self.people, self.tracklets, self.spread_cameras = people, tracklets, spread_cameras
-        self._tracklets_of = _by_person(dataset, people)
+        self._tracklets_of = by_person(dataset, people)
 
     def batches(self, rng: np.random.Generator) -> list[list[int]]:
         """Draw an epoch."""
@@ -148,7 +148,7 @@ class TrackletSampler:
 
     def __init__(self, dataset: Sequence[Tracklet], people: int, tracklets: int):
         self.people, self.tracklets = people, tracklets
-        self._tracklets_of = _by_person(dataset, people)
+        self._tracklets_of = by_person(dataset, people)
 
     def batches(self, rng: np.random.Generator) -> list[list[int]]:
         """Draw an epoch."""
@@ -177,7 +177,7 @@ def persons_of(dataset: Iterable[Tracklet]) -> list[str]:
     return sorted({tracklet.person for tracklet in dataset})
 
 
-def _by_person(dataset: Sequence[Tracklet], people: int) -> dict[str, dict[str, list[int]]]:
+def by_person(dataset: Sequence[Tracklet], people: int) -> dict[str, dict[str, list[int]]]:
     """Return the indices of the tracklets by person (sorted) and camera."""
     found: dict[str, dict[str, list[int]]] = {person: defaultdict(list) for person in persons_of(dataset)}
     if len(found) < people:

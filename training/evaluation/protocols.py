@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import Not3dError
 from training.datasets.catalog import (
+    has_test_lists,
     kind_of,
     one_per_person_and_camera,
     read_benchmark,
@@ -28,6 +29,8 @@ PROTOCOLS = {
     "mars-official": "MARS, gallery with the queries; trapezoid AP (the dataset's MATLAB program: 1,980 queries)",
     "benchmark": "the dataset's queries against its gallery; step AP",
     "cross-camera": "one tracklet per person and camera; each is a query for the other cameras",
+    "other-site": "one tracklet per person and camera; each is a query for the other cameras, and tracklets of its own "
+    "camera are not in its gallery",
     "validation": "as cross-camera, on the validation people of this training data, chosen by the model's recipe",
 }
 """Descriptions by name. `auto` is `mars` for the layout of MARS, `benchmark` for other datasets with test lists, and
@@ -78,6 +81,8 @@ class EvaluationSet:
     queries_in_gallery: bool
     average_precision: Literal["step", "trapezoid"] = "step"
     split: int | None = None
+    other_cameras_only: bool = False
+    """A query is not compared with the gallery tracklets of its own camera."""
 
     @property
     def gallery(self) -> list[Tracklet]:
@@ -124,7 +129,14 @@ def select_tracklets(
                 "none of these people are validation people of the model: measure with --protocol cross-camera on "
                 "people that were not trained on, or train with a larger validation_share"
             )
-    return EvaluationSet(name, one_per_person_and_camera(tracklets), [], queries_in_gallery=True, split=split)
+    return EvaluationSet(
+        name,
+        one_per_person_and_camera(tracklets),
+        [],
+        queries_in_gallery=True,
+        split=split,
+        other_cameras_only=name == "other-site",
+    )
 
 
 def _resolve(data: Sequence[Path], protocol: str) -> str:
@@ -133,7 +145,7 @@ def _resolve(data: Sequence[Path], protocol: str) -> str:
     kinds = {kind_of(path) for path in data}
     if kinds == {"mars"}:
         return "mars"
-    return "cross-camera" if kinds & {"folder", "market1501"} else "benchmark"
+    return "benchmark" if all(has_test_lists(path) for path in data) else "cross-camera"
 
 
 def _of_benchmark(name: str, benchmark: Benchmark) -> EvaluationSet:

@@ -69,10 +69,20 @@ def evaluate_splits(
     options: Mapping[str, Any] | None = None,
     seed: int = 1,
     console: Console | None = None,
+    people_of: Mapping[str, Any] | None = None,
 ) -> list[EvaluationResult]:
     """Measure a model on several splits; each tracklet is embedded once, even if it is in several splits.
 
     This is fair only for a model that was not trained on any of the splits.
+
+    Args:
+        checkpoint_or_bundle: see `evaluate`
+        data: see `evaluate`
+        splits: numbers of splits
+        options: see `evaluate`
+        seed: see `evaluate`
+        console: see `evaluate`
+        people_of: the recipe whose validation people the protocol `validation` takes; by default the model's
 
     Raises:
         EvaluationError: as `evaluate`, or the data has no splits.
@@ -85,7 +95,8 @@ def evaluate_splits(
         if count == 1:
             raise EvaluationError(f"split all: {', '.join(path.name for path in data)} has no splits; omit it")
         splits = list(range(count))
-    evaluation_sets = [select_tracklets(data, settings.protocol, model.recipe, split) for split in splits]
+    recipe = model.recipe if people_of is None else people_of
+    evaluation_sets = [select_tracklets(data, settings.protocol, recipe, split) for split in splits]
     tracklets = list(dict.fromkeys(t for s in evaluation_sets for t in (*s.query, *s.gallery_only)))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
@@ -114,6 +125,39 @@ def evaluate_splits(
         )
         for people in evaluation_sets
     ]
+
+
+def compare(
+    models: Sequence[Path],
+    data: Sequence[Path],
+    *,
+    options: Mapping[str, Any] | None = None,
+    split: int | None = None,
+    seed: int = 1,
+    console: Console | None = None,
+) -> list[EvaluationResult]:
+    """Measure several models on the same tracklets under one protocol.
+
+    Args:
+        models: checkpoints or bundles; the protocol `validation` takes the validation people of the first one
+        data: see `evaluate`
+        options: see `evaluate`; the protocol is that of the first model if it is not among them
+        split: see `evaluate`
+        seed: see `evaluate`
+        console: see `evaluate`
+
+    Raises:
+        EvaluationError: as `evaluate`.
+        Not3dError: a model or the data cannot be read.
+    """
+    first = _open(models[0], options or {})
+    options = {**(options or {}), "protocol": first.settings.protocol}
+    results: list[EvaluationResult] = []
+    for model in models:
+        results += evaluate_splits(
+            model, data, [split], options=options, seed=seed, console=console, people_of=first.recipe
+        )
+    return results
 
 
 def _settings(base: Mapping[str, Any], options: Mapping[str, Any]) -> EvaluationSettings:

@@ -102,6 +102,11 @@ def score(
     rows = people.gallery
     ids = [t.person for t in people.query], [t.person for t in rows]
     cameras = [t.camera for t in people.query], [t.camera for t in rows]
+    size = len(rows)
+    if people.other_cameras_only:
+        own = np.asarray(cameras[0])[:, None] == np.asarray(cameras[1])[None]
+        distances = np.where(own, np.float32(np.inf), distances)  # ranked last, and accepted at no threshold
+        size = int((~own).sum(axis=1).max())
     precision = settings.average_precision or people.average_precision
     try:
         metrics = rank_metrics(distances, *ids, *cameras, average_precision=precision)
@@ -121,7 +126,7 @@ def score(
         "people": len(set(ids[0])),
         "queries": metrics.valid_queries,
         "queries without a match": len(people.query) - metrics.valid_queries,
-        "gallery": len(rows),
+        "gallery": size,
         **_percent(metrics),
         "pairs": f"{verification.same_pairs:,} of one person, {verification.different_pairs:,} of two, across cameras",
         **{f"TAR at FAR {rate:g}": round(100 * tar, 2) for rate, tar in verification.tar_at.items()},

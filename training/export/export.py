@@ -15,6 +15,7 @@ from training.export.bundle_assembly import ExportResult, assemble_bundle, refus
 from training.export.onnx_graph import FrameNetwork, WeightStorage, write_onnx
 from training.export.reference import Reference, batches, choose_reference_clips
 from training.loop.checkpoint import Checkpoint, load_checkpoint
+from training.loop.trained_weights import save_trained_weights
 from training.recipe import Recipe
 
 ARCHITECTURE = "2D residual trunk, attention over a clip's frames, BNNeck (after Not 3D Re-ID, arXiv 2008.06318)"
@@ -28,7 +29,7 @@ def export_bundle(
     weights: WeightStorage = "fp16",
     name: str | None = None,
 ) -> ExportResult:
-    """Export a checkpoint as a bundle to the new folder `out`.
+    """Export a checkpoint as a bundle to the new folder `out`, with the weights from which training can start again.
 
     Args:
         checkpoint: a file of the trainer
@@ -49,7 +50,7 @@ def export_bundle(
     if crops is None and loaded.crops_source is not None and Path(loaded.crops_source).exists():
         crops = Path(loaded.crops_source)
     clips, shown = choose_reference_clips(spec, crops)
-    return write_bundle(network, spec, out, clips=clips, crops=shown, weights=weights)
+    return write_bundle(network, spec, out, clips=clips, crops=shown, weights=weights, trainable=True)
 
 
 def describe_network(checkpoint: Checkpoint, name: str | None, dimension: int) -> BundleSpec:
@@ -85,6 +86,7 @@ def write_bundle(
     clips: NDArray[np.uint8],
     crops: str,
     weights: WeightStorage = "fp16",
+    trainable: bool = False,
 ) -> ExportResult:
     """Export a network as a bundle and compare it with PyTorch.
 
@@ -95,6 +97,7 @@ def write_bundle(
         clips: `uint8 [N, T, H, W, 3]` for the comparison
         crops: what the clips show, in words
         weights: how matrices and kernels are stored
+        trainable: also write the weights from which training can start again
 
     Raises:
         ExportError: `out` is not empty, an engine is missing, or the bundle differs from PyTorch.
@@ -103,6 +106,8 @@ def write_bundle(
 
     def write(folder: Path) -> None:
         write_onnx(frames, spec, folder / ONNX_FILE, weights=weights)
+        if trainable:
+            save_trained_weights(network, folder)
 
     @torch.inference_mode()
     def embed(clips: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ the work, stay in float.
 import contextlib
 import io
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import openvino
 from numpy.typing import NDArray
 from openvino._offline_transformations import apply_moc_transformations
 
-from model.bundle import CARD_FILE, GOLDEN_FILE, INPUT_NAME, IR_FILES, Bundle, compute_embedding_space
+from model.bundle import CARD_FILE, GOLDEN_FILE, INPUT_NAME, IR_FILES, WEIGHTS_FILE, Bundle, compute_embedding_space
 from model.cgroups import available_cpus
 from model.engines.openvino_engine import OpenVinoEngine
 from model.engines.self_test import run_self_test
@@ -134,7 +135,7 @@ def choose_calibration(
 def quantise(
     bundle: Bundle, out: Path, calibration: CalibrationClips, measured_on: EvaluationSet | None
 ) -> QuantisationResult:
-    """Write a bundle in int8, an OpenVINO IR, to the new folder `out`.
+    """Write a bundle in int8, an OpenVINO IR, to the new folder `out`; trained weights of the bundle are copied.
 
     Args:
         bundle: with a float network
@@ -154,6 +155,8 @@ def quantise(
         network = _insert_quantisers(bundle, calibration.clips)
         openvino.save_model(network, folder / IR_FILES[0], compress_to_fp16=False)
         quantised, rank1 = _describe(bundle, folder, calibration, measured_on)
+        if (bundle.path / WEIGHTS_FILE).is_file():
+            shutil.copyfile(bundle.path / WEIGHTS_FILE, folder / WEIGHTS_FILE)
         before, after = network_bytes(bundle.path), network_bytes(folder)
     return QuantisationResult(Bundle.load(out), quantised, rank1, before, after)
 

@@ -30,6 +30,8 @@ class Checkpoint:
     """fields of `model.spec.Accuracy`"""
     crops_source: str | None = None
     """folder of the training data; an export is compared on its crops"""
+    people: str = ""
+    """digest of the ids of the training people, in the order of the rows of the classifier"""
     progress: dict[str, Any] = field(default_factory=dict)
     """epoch, optimisers and random states; empty unless the run can be resumed from this checkpoint"""
 

@@ -37,10 +37,15 @@ class Ranks:
         """Whether this process writes files and messages."""
         return self.rank == 0
 
-    def share_batch_norm(self, network: nn.Module) -> None:
-        """Make the BatchNorm layers of a network take their statistics over the clips of all processes."""
+    def share_batch_norm(self, network: nn.Module, *, kept: nn.Module | None = None) -> None:
+        """Make the BatchNorm layers of a network take their statistics over the clips of all processes.
+
+        Args:
+            network: changed in place
+            kept: a part of it whose statistics do not change in training
+        """
         if self.count > 1:
-            _replace_batch_norm(network, nn.SyncBatchNorm if self.device.type == "cuda" else SharedBatchNorm)
+            _replace_batch_norm(network, nn.SyncBatchNorm if self.device.type == "cuda" else SharedBatchNorm, kept)
 
     def gather(self, output: NetworkOutput, *rest: Tensor) -> tuple[NetworkOutput, list[Tensor]]:
         """Concatenate the outputs and further tensors of all processes; gradients flow back to each process."""
@@ -48,6 +53,10 @@ class Ranks:
             return output, list(rest)
         parts = {name: gather(part) for name, part in output._asdict().items() if part is not None}
         return output._replace(**parts), [gather(tensor) for tensor in rest]
+
+    def gather_tensor(self, tensor: Tensor) -> Tensor:
+        """Concatenate a tensor of all processes."""
+        return tensor if self.count == 1 else gather(tensor)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over processes."""
@@ -136,9 +145,13 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance, momentum)
 
 
-def _replace_batch_norm(module: nn.Module, kind: type[nn.SyncBatchNorm] | type[SharedBatchNorm]) -> None:
-    """Replace BatchNorm by `kind` in place; parameters and their names do not change."""
+def _replace_batch_norm(
+    module: nn.Module, kind: type[nn.SyncBatchNorm] | type[SharedBatchNorm], kept: nn.Module | None
+) -> None:
+    """Replace BatchNorm by `kind` in place, except in `kept`; parameters and their names do not change."""
     for name, child in module.named_children():
+        if child is kept:
+            continue
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             shared = kind(child.num_features, child.eps, child.momentum, device="meta")
             shared.weight, shared.bias = child.weight, child.bias
@@ -146,7 +159,7 @@ def _replace_batch_norm(module: nn.Module, kind: type[nn.SyncBatchNorm] | type[S
             shared.num_batches_tracked = child.num_batches_tracked
             setattr(module, name, shared)
         else:
-            _replace_batch_norm(child, kind)
+            _replace_batch_norm(child, kind, kept)
 
 
 # The collectives with autograd in `torch.distributed.nn.functional` would do the same, but PyTorch 2.14 deprecates them

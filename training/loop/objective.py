@@ -54,6 +54,13 @@ class LossWeights(BaseModel):
     )
     erasing_attention: float = Field(0.0, ge=0)
     erasing_attention_form: Literal["logits", "scores"] = Field("logits", description="logits: code; scores: paper")
+    distillation: float = Field(0.0, ge=0, description="cosine distance of a clip to the target of the teacher")
+    relation: float = Field(0.0, ge=0, description="cosines between clips, compared with those between the targets")
+
+    @property
+    def need_teacher(self) -> bool:
+        """Whether a loss needs the targets of a teacher."""
+        return bool(self.distillation or self.relation)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -81,7 +88,17 @@ class Objective(nn.Module):
         ValueError: fewer centers than classes.
     """
 
-    PARTS = ("identity", "frame_identity", "ranked_list", "triplet", "center", "osm_caa", "erasing_attention")
+    PARTS = (
+        "identity",
+        "frame_identity",
+        "ranked_list",
+        "triplet",
+        "center",
+        "osm_caa",
+        "erasing_attention",
+        "distillation",
+        "relation",
+    )
     """Names of the losses, in the order of the log."""
 
     def __init__(self, weights: LossWeights, classes: int, dimension: int) -> None:
@@ -93,7 +110,13 @@ class Objective(nn.Module):
         self.centers = nn.Parameter(torch.randn(rows, dimension)) if weights.center else None
 
     def forward(
-        self, output: NetworkOutput, labels: Tensor, erased: Tensor, *, classifier: Tensor | None = None
+        self,
+        output: NetworkOutput,
+        labels: Tensor,
+        erased: Tensor,
+        *,
+        classifier: Tensor | None = None,
+        teacher: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the weighted losses by name, and their sum as `total`.
 
@@ -102,9 +125,10 @@ class Objective(nn.Module):
             labels: int64 `[N]`
             erased: bool `[N, T]`
             classifier: weights `[K, D]` of the classifier, which OSM-CAA may use as class vectors
+            teacher: targets `[N, E]` of the clips, for distillation and relation
 
         Raises:
-            ValueError: a loss needs the classifier, or an output that is missing.
+            ValueError: a loss needs the classifier, the targets of a teacher, or an output that is missing.
         """
         w = self.weights
         parts: dict[str, Tensor] = {}
@@ -151,6 +175,12 @@ class Objective(nn.Module):
             parts["erasing_attention"] = w.erasing_attention * losses.erasing_attention_loss(
                 output.attention, erased, w.erasing_attention_form
             )
+        if w.need_teacher and teacher is None:
+            raise ValueError("distillation and relation need the targets of a teacher: pass teacher")
+        if w.distillation and teacher is not None:
+            parts["distillation"] = w.distillation * losses.distillation_loss(output.feature, teacher)
+        if w.relation and teacher is not None:
+            parts["relation"] = w.relation * losses.relation_loss(output.feature, teacher)
         parts["total"] = torch.stack(list(parts.values())).sum()
         return parts
 

@@ -1,11 +1,15 @@
 """The optimiser of the network and the course of its learning rate."""
 
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+
+TRUNK = "trunk"
+"""Key of the parameter groups: whether they belong to the backbone and have its learning rate."""
 
 ScheduleForm = Literal["paper", "code", "code_after", "cosine"]
 
@@ -19,6 +23,18 @@ class OptimiserSettings(BaseModel):
     learning_rate: float = Field(3.5e-4, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     clip_gradient: float | None = Field(None, gt=0, description="largest L2 norm of the gradient of all weights")
+    trunk_rate: float | None = Field(None, gt=0, description="learning rate of the backbone; default: learning_rate")
+    head_steps: int = Field(
+        0,
+        ge=0,
+        description="first steps in which the backbone is not trained; its rate then rises over as many steps",
+    )
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of a moving average of the weights, which is measured and becomes the model; 0: no average",
+    )
 
 
 class ScheduleSettings(BaseModel):
@@ -38,16 +54,43 @@ def build_optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.op
     """Build Adam over all trainable tensors, or AdamW.
 
     Adam decays all tensors alike, biases and BatchNorm included, as in the published code of not3d and fantastic.
-    AdamW does not decay biases and normalisation, because the next layer undoes their scale.
+    AdamW does not decay biases and normalisation, because the next layer undoes their scale. If the backbone has a
+    learning rate of its own, it has parameter groups of its own, marked by `TRUNK`.
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    if settings.name == "adam":
-        return torch.optim.Adam(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, settings.learning_rate, fused=True)
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    separate = settings.trunk_rate is not None or settings.head_steps > 0
+    trunk = [p for name, p in named if separate and name.startswith("base.")]
+    rest = [p for name, p in named if not (separate and name.startswith("base."))]
+    groups: list[dict[str, Any]] = []
+    for parameters, of_trunk in ((rest, False), (trunk, True)):
+        if settings.name == "adam":
+            parts = [(parameters, settings.weight_decay)]
+        else:
+            parts = [
+                ([p for p in parameters if p.ndim > 1], settings.weight_decay),
+                ([p for p in parameters if p.ndim <= 1], 0.0),
+            ]
+        groups += [{"params": part, "weight_decay": decay, TRUNK: of_trunk} for part, decay in parts if part]
+    build = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return build(groups, settings.learning_rate, fused=True)
+
+
+def set_learning_rates(groups: Iterable[dict[str, Any]], settings: OptimiserSettings, rate: float, step: int) -> None:
+    """Set the learning rate of all parameter groups for a step.
+
+    In the first `head_steps` steps the rate of the backbone is zero; then it rises over as many steps.
+
+    Args:
+        groups: of the optimiser
+        settings: of the recipe
+        rate: the rate of the schedule for `learning_rate`; the rate of the backbone is proportional to it
+        step: number of steps that the run has finished
+    """
+    share = (settings.trunk_rate or settings.learning_rate) / settings.learning_rate
+    if settings.head_steps:
+        share *= min(1.0, max(0, step + 1 - settings.head_steps) / settings.head_steps)
+    for group in groups:
+        group["lr"] = rate * share if group.get(TRUNK) else rate
 
 
 def learning_rate(

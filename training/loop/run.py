@@ -17,17 +17,24 @@ from training.datasets.catalog import kind_of
 from training.datasets.tracklet import Tracklet
 from training.evaluation.validation import accuracy, network_embedder, validate
 from training.importing.weights import load_trunk, transfer_weights
+from training.loop.averaging import WeightAverage
 from training.loop.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from training.loop.distributed import Ranks
 from training.loop.fast_cpu_layers import use_fast_cpu_layers
+from training.loop.freezing import freeze
 from training.loop.objective import Objective
-from training.loop.optimiser import build_optimiser, learning_rate
+from training.loop.optimiser import build_optimiser, learning_rate, set_learning_rates
 from training.loop.precision_check import CLIPS, find_wrong_layer
 from training.loop.run_log import EpochTotals, attention_health
+from training.loop.teacher import TeacherTargets
+from training.loop.trained_weights import load_trained_weights
 from training.recipe import NOT_STATED, ModelCardTexts, Recipe
 
 LAST, BEST = "last.pt", "best.pt"
 """Files of a run: the state to resume from, and the model with the best accuracy."""
+
+_CLASS_VECTOR_LENGTH = 0.5
+"""Of class vectors that start as the targets of a teacher: with features after the neck, logits are then about 10."""
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,10 +42,12 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Run:
     """Network, objective and optimisers of a recipe, and the progress of the training.
 
-    `epoch` is the number of finished epochs, and `totals.steps` the number of finished steps of the next one.
+    `epoch` is the number of finished epochs, `totals.steps` the number of finished steps of the next one, and `steps`
+    that of all epochs.
 
     Raises:
-        ValueError: too few people for a batch, or a batch that cannot be divided among the processes.
+        ValueError: too few people for a batch, a batch that cannot be divided among the processes, or parts to freeze
+            that the network does not have.
     """
 
     def __init__(
@@ -52,18 +61,20 @@ class Run:
         *,
         compile: bool = False,
         crops_source: str | None = None,
+        teacher: TeacherTargets | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.validation, self.out, self.ranks, self.console = recipe, validation, out, ranks, console
         self.device, self.crops_source = ranks.device, crops_source
         pinned = self.device.type == "cuda"
-        self.source = ClipSource(training, recipe, part=ranks.rank, parts=ranks.count, pinned=pinned)
+        self.source = ClipSource(training, recipe, part=ranks.rank, parts=ranks.count, pinned=pinned, teacher=teacher)
         self.spec = recipe.network.model_copy(update={"classes": len(self.source.labels)})
         self.network: VideoReID = build_network(self.spec).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         if self.device.type == "cpu" and not compile:
             use_fast_cpu_layers(self.network)
-        ranks.share_batch_norm(self.network)
+        freeze(self.network, recipe.freeze, fast=self.device.type == "cpu" and not compile)
+        ranks.share_batch_norm(self.network, kept=self.network.base if recipe.freeze.statistics else None)
         self._forward: Any = self.network.train_forward
         if compile:
             self._forward = torch.compile(self._forward, dynamic=False)
@@ -73,27 +84,47 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.precision: str = recipe.precision
         self._normalise = Normalise(self.spec.mean, self.spec.std, self.device)
-        self.epoch, self.totals, self.best, self.warned = 0, EpochTotals(), -1.0, False
+        self.average = WeightAverage(self.network, recipe.optimiser.average) if recipe.optimiser.average else None
+        self.epoch, self.steps, self.totals, self.best, self.warned = 0, 0, EpochTotals(), -1.0, False
 
     @property
     def validation_people(self) -> int:
         """Number of people that the best epoch is chosen on."""
         return len({tracklet.person for tracklet in self.validation})
 
-    def load_initial_weights(self, transfer: Path | None) -> None:
-        """Load the backbone that the recipe names, then backbone and attention of a checkpoint, as published.
+    def load_initial_weights(self, transfer: Path | None, start: Path | None = None) -> None:
+        """Load the weights that training starts from.
+
+        These are the backbone that the recipe names, then backbone and attention of a checkpoint, as published; or all
+        weights of a model. If the classifier is not among them, the class vector of each person starts as the mean
+        target of the teacher.
 
         Args:
-            transfer: the checkpoint, if there is one
+            transfer: a checkpoint, for backbone and attention
+            start: a bundle or a checkpoint, for all weights; the recipe's are then not loaded
 
         Raises:
             WeightsError: the weights do not fit, or cannot be read.
         """
-        if self.recipe.start.weights != "none":
+        has_classifier = False
+        if start is not None:
+            loaded = load_trained_weights(self.network, start, self.source.people_digest())
+            has_classifier = "classifier.weight" not in (*loaded.missing, *loaded.unused)
+            self.console.print(str(loaded), highlight=False)
+        elif self.recipe.start.weights != "none":
             loaded = load_trunk(self.network, self.recipe.start.weights, console=self.console)
             self.console.print(str(loaded), highlight=False)
         if transfer is not None:
             self.console.print(str(transfer_weights(self.network, transfer)), highlight=False)
+        teacher = self.source.teacher
+        if teacher is not None and not has_classifier and self.network.dimension == teacher.dimension:
+            with torch.no_grad():
+                for person, label in self.source.labels.items():
+                    self.network.classifier.weight[label] = _CLASS_VECTOR_LENGTH * torch.from_numpy(
+                        teacher.people[person]
+                    )
+        if self.average:
+            self.average.restart()
 
     def check_precision(self) -> None:
         """Compare bf16 or fp16 with fp32 at each frame size that is left to train, and use fp32 if they differ.
@@ -136,8 +167,7 @@ class Run:
             decay=schedule.decay,
             epochs=schedule.epochs,
         )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rates(self.optimiser.param_groups, self.recipe.optimiser, rate, self.steps)
         return rate
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -149,8 +179,12 @@ class Run:
         with self._autocast():
             output = self._forward(self._normalise(batch.clips), frames=self.recipe.losses.frame_identity > 0)
         output, (labels, erased) = self.ranks.gather(output, batch.labels.to(self.device), batch.erased.to(self.device))
-        figures = self.objective(output, labels, erased, classifier=self.network.classifier.weight)
+        teacher = None if batch.teacher is None else self.ranks.gather_tensor(batch.teacher.to(self.device))
+        figures = self.objective(output, labels, erased, classifier=self.network.classifier.weight, teacher=teacher)
         self._descend(figures["total"])
+        self.steps += 1
+        if self.average:
+            self.average.update()
         if output.attention is not None:
             figures |= attention_health(output.attention)
         return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
@@ -175,6 +209,10 @@ class Run:
             self.scaler.step(self.center_optimiser)
         self.scaler.update()
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Give the network the averaged weights inside this context, if the recipe wants an average."""
+        return self.average.applied() if self.average else nullcontext()
+
     def measure(self, epoch: int, before_batch: Callable[[], None]) -> dict[str, float]:
         """Measure the validation people and save the model if it is the best; `before_batch` may raise."""
         final = (self.spec.frame_height, self.spec.frame_width)
@@ -185,7 +223,8 @@ class Run:
             before_batch()
             return embed(clips)
 
-        metrics = validate(embed_batch, self.validation, size, self.spec.clip_length)
+        with self.averaged():
+            metrics = validate(embed_batch, self.validation, size, self.spec.clip_length)
         self.console.print(
             f"epoch {epoch} at {size[0]}x{size[1]}: rank-1 {100 * metrics.rank1:.1f} mAP {100 * metrics.mean_ap:.1f} "
             f"on {self.validation_people} validation people, {metrics.valid_queries} queries"
@@ -199,20 +238,25 @@ class Run:
     def save(self, name: str, measured: Sequence[dict[str, Any]] = ()) -> None:
         """Write a checkpoint into the folder of the run (first process only); `last.pt` can be resumed from.
 
+        `last.pt` has the weights of the last step, the others the averaged weights, if there is an average.
+
         Args:
             name: of the file
             measured: its accuracy, as fields of `model.spec.Accuracy`
         """
         if not self.ranks.first:
             return
+        with nullcontext() if name == LAST else self.averaged():
+            weights = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
         checkpoint = Checkpoint(
             network_spec=self.spec,
-            state_dict=self.network.state_dict(),
+            state_dict=weights,
             recipe=self.recipe.model_dump(),
             training_data=self.recipe.card.training_data,
             data_terms=self.recipe.card.data_terms,
             accuracy=list(measured),
             crops_source=self.crops_source,
+            people=self.source.people_digest(),
             progress=self._progress() if name == LAST else {},
         )
         save_checkpoint(checkpoint, self.out / name)
@@ -220,6 +264,8 @@ class Run:
     def _progress(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
+            "steps": self.steps,
+            "average": self.average.state_dict() if self.average else {},
             "tally": asdict(self.totals),
             "best": self.best,
             "warned": self.warned,
@@ -262,6 +308,9 @@ class Run:
         if self.device.type == "cuda" and state.get("random_cuda") is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.epoch, self.best = state["epoch"], state["best"]
+        self.steps = state.get("steps", 0)
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.totals, self.warned = EpochTotals(**state.get("tally", {})), state.get("warned", False)
 
 
@@ -280,7 +329,7 @@ def describe_data(recipe: Recipe, data: Sequence[Path], tracklets: int, split: i
     return recipe
 
 
-_TEXTS = ("description", "start.transfer")
+_TEXTS = ("name", "description", "start.transfer")
 """Values of a recipe that only describe it; they may differ when a run is resumed."""
 
 

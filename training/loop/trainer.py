@@ -15,11 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.errors import Not3dError
 from training.batches.clips import Batch
 from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside, split_count
+from training.datasets.tracklet import Tracklet
 from training.loop.checkpoint import load_checkpoint
-from training.loop.distributed import join_processes
+from training.loop.distributed import Ranks, join_processes
 from training.loop.run import BEST, LAST, Run, describe_data
 from training.loop.run_log import EpochTotals, RunLog, attention_warning
-from training.recipe import load_recipe
+from training.loop.teacher import TeacherTargets, teacher_targets
+from training.recipe import Recipe, load_recipe
 
 
 class TrainingError(Not3dError):
@@ -46,6 +48,8 @@ def train(
     split: int | None = None,
     transfer: Path | None = None,
     compile: bool = False,
+    teacher: Path | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Train a recipe on datasets and return the checkpoint with the best validation mAP, `out/best.pt`.
 
@@ -65,6 +69,8 @@ def train(
         split: number of the train/test split, for datasets that have several
         transfer: checkpoint whose backbone and attention are loaded
         compile: compile the network (`torch.compile`), once for each frame size
+        teacher: bundle whose features are learned from, for a recipe whose losses need one
+        start: bundle or checkpoint whose weights are loaded instead of those that the recipe names
 
     Raises:
         TrainingError: there is no run to resume, `out` already holds a run, there are too few people, the recipe
@@ -80,13 +86,16 @@ def train(
         if resume and not (out / LAST).exists():
             raise TrainingError(f"{out} holds no run to resume")
         recipe = load_recipe(recipe_path, overrides)
-        if recipe.start.transfer and transfer is None and not resume:
+        if start is not None and transfer is not None:
+            raise TrainingError("--start and --transfer cannot be used together: give one of them")
+        if recipe.start.transfer and transfer is None and start is None and not resume:
             raise TrainingError(f"the recipe starts from {recipe.start.transfer}: give its checkpoint with --transfer")
         if split is not None and all(split_count(path) == 1 for path in data if path.exists()):
             raise TrainingError(f"split {split}: none of the datasets has splits; leave it out")
         tracklets = read_training(data, split)
         recipe = describe_data(recipe, data, len(tracklets), split, out)
         training, validation = set_aside(tracklets, recipe.validation_share, recipe.seed)
+        targets = _read_teacher(recipe, teacher, training, ranks, console)
         try:
             run = Run(
                 recipe,
@@ -97,13 +106,14 @@ def train(
                 console,
                 compile=compile,
                 crops_source=str(data[0].resolve()),
+                teacher=targets,
             )
         except ValueError as error:
             raise TrainingError(str(error)) from None
         if resume:
             run.restore(load_checkpoint(out / LAST))
         else:
-            run.load_initial_weights(transfer)
+            run.load_initial_weights(transfer, start)
         return finish(run)
 
 
@@ -181,6 +191,22 @@ class Interruption:
             hint = "" if self._ignore_repeats else "; press again to stop immediately, without a checkpoint"
             self._console.print(f"Stopping after this step, with a checkpoint{hint}.")
         self.requested = True
+
+
+def _read_teacher(
+    recipe: Recipe, teacher: Path | None, training: Sequence[Tracklet], ranks: Ranks, console: Console
+) -> TeacherTargets | None:
+    """Return the targets of the teacher, or `None` if the losses of the recipe need none."""
+    if not recipe.losses.need_teacher:
+        return None
+    if teacher is None:
+        raise TrainingError("the losses of the recipe need a teacher: give its bundle with --teacher")
+    if not ranks.first:
+        ranks.any(False)  # wait until the first process has stored the features
+    targets = teacher_targets(teacher, training, recipe.teacher, console)
+    if ranks.first:
+        ranks.any(False)
+    return targets
 
 
 def _train_epoch(run: Run, batches: Generator[Batch]) -> Iterator[float]:

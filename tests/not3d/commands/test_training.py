@@ -60,6 +60,15 @@ def test_from_a_recipe_to_a_bundle(folder: Path) -> None:
     assert "rank-1" in run("evaluate", folder / "bundle", "--data", folder / "people")
 
 
+def test_models_are_compared_in_one_table(folder: Path, tmp_path: Path) -> None:
+    one, other = make_bundle(tmp_path / "one"), make_bundle(tmp_path / "other", seed=1)
+    options = ("--data", folder / "people", "--protocol", "other-site", "--against", other, "--out", tmp_path / "out")
+    printed = run("evaluate", one, *options)
+    assert printed.count(" to ") == 6  # intervals of three figures of each model
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert [model["figures"]["gallery"] for model in content] == [10, 10]
+
+
 def test_all_splits_give_a_mean_and_a_report_each(tmp_path: Path) -> None:
     bundle, prid = make_bundle(tmp_path / "bundle"), write_prid2011(tmp_path, people=4)
     printed = run("evaluate", bundle, "--data", prid, "--split", "all", "--rerank", "--out", tmp_path / "out")

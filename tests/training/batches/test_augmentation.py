@@ -116,3 +116,21 @@ def test_translation_resizes_the_padded_frame_or_crops_a_larger_one(rng):
     assert 65 < sum(plain) < 135
     crops = {out.tobytes() for out, is_plain in zip(outs, plain, strict=True) if not is_plain}
     assert len(crops) > 20  # of 9 x 5 places
+
+
+def test_zoom_scales_height_and_width_about_the_centre_within_its_limit(rng):
+    frame = np.zeros((1, 65, 33, 3), np.uint8)
+    frame[:, 16:49, 8:25] = 255  # a box of 33 x 17 in the centre
+    heights, widths = [], []
+    for _ in range(60):
+        out, _ = OFF.model_copy(update={"zoom": 0.25}).apply(frame, FILL, rng)
+        rows, columns = (np.flatnonzero((out[0, :, :, 0] > 127).any(axis=axis)) for axis in (1, 0))
+        assert abs(rows[0] + rows[-1] - 64) <= 1
+        assert abs(columns[0] + columns[-1] - 32) <= 1
+        heights.append(len(rows))
+        widths.append(len(columns))
+    assert 25 <= min(heights) < 29
+    assert 38 < max(heights) <= 43
+    assert 12 <= min(widths) < 15
+    assert 19 < max(widths) <= 23
+    assert abs(np.corrcoef(heights, widths)[0, 1]) < 0.5

@@ -8,7 +8,7 @@ from rich.console import Console
 from tests.bundles import make_bundle
 from tests.training.datasets.layouts import write_prid2011
 from training.datasets.synthetic.dataset import write_synthetic
-from training.evaluation.run import EvaluationError, evaluate, evaluate_splits
+from training.evaluation.run import EvaluationError, compare, evaluate, evaluate_splits
 from training.loop.trainer import train
 from training.recipe import find_recipe
 
@@ -59,6 +59,28 @@ def test_validation_uses_only_people_set_aside(checkpoint, data):
     figures = evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET).figures
     assert 0 < figures["people"] < 10
     assert figures["queries"] == 2 * figures["people"]
+
+
+def test_other_site_compares_no_query_with_its_own_camera(checkpoint, data):
+    result = evaluate(checkpoint, [data], options={"protocol": "other-site"}, console=QUIET)
+    assert (result.figures["queries"], result.figures["gallery"]) == (20, 10)
+    cameras = np.array([t.camera for t in result.query])
+    own = cameras[:, None] == cameras[None]
+    assert np.isinf(result.distances[own]).all()
+    assert np.isfinite(result.distances[~own]).all()
+    assert result.rank.first_hit.max() <= 10
+
+
+def test_models_are_compared_on_the_validation_people_of_the_first(checkpoint, data, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle")
+    ours, other = compare([checkpoint, bundle], [data], options={"protocol": "validation"}, console=QUIET)
+    assert [t.name for t in ours.query] == [t.name for t in other.query]
+    assert 0 < ours.figures["people"] < 10
+    assert ours.figures["model"] != other.figures["model"]
+    alone = evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET)
+    assert [alone.figures[name] for name in ("people", "rank-1", "mAP")] == [
+        ours.figures[name] for name in ("people", "rank-1", "mAP")
+    ]
 
 
 def test_bundle_is_evaluated_on_the_queries_of_mars(shared_data, tmp_path):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import multiprocessing, nn
+from torch.distributed.run import parse_args
 
 from tests.training.runs import arguments, rows, run
 from training.loop.checkpoint import load_checkpoint
-from training.loop.distributed import SharedBatchNorm, join_processes
+from training.loop.distributed import Ranks, SharedBatchNorm, join_processes
 from training.loop.run import LAST
 
 ROOT = Path(__file__).parents[3]
@@ -22,9 +23,11 @@ LOSSES = {
     "losses.osm_caa": "1.0",
     "losses.osm_caa_vectors": "classifier",
     "losses.ranked_list": "1.0",
+    "losses.relation": "1.0",
+    "optimiser.average": "0.9",
 }
-"""Adds to the losses of the recipe: all are then identity of clips and frames, triplet, ranked list, center, OSM-CAA
-and erasing attention."""
+"""Adds to the losses of the recipe: all are then identity of clips and frames, triplet, ranked list, center, OSM-CAA,
+erasing attention and relation to a teacher."""
 
 
 DOUBLE = """
@@ -44,14 +47,16 @@ def double():
 
 
 @pytest.mark.usefixtures("one_thread", "double")
-def test_two_processes_train_like_one_process(data, tmp_path):
-    run(data, tmp_path / "one", 2, overrides=LOSSES)
+def test_two_processes_train_like_one_process(data, mean_bundle, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    run(data, tmp_path / "one", 2, overrides=LOSSES, teacher=mean_bundle)
     program = tmp_path / "double.py"
     program.write_text(DOUBLE)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(program)]
     done = subprocess.run(
-        launch + arguments(data, tmp_path / "two", 2, overrides=LOSSES),
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        launch + arguments(data, tmp_path / "two", 2, "--teacher", str(mean_bundle), overrides=LOSSES),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "scratch")},
         capture_output=True,
         text=True,
         check=False,
@@ -67,13 +72,15 @@ def test_two_processes_train_like_one_process(data, tmp_path):
     assert [row["epoch"] for row in two_log] == ["1", "2"]
     for a, b in zip(one_log, two_log, strict=True):
         parts = [name for name in a if a[name] and name not in ("seconds", "waiting")]
-        assert {"identity", "frame_identity", "triplet", "ranked_list", "center", "osm_caa"} <= set(parts)
+        assert {"identity", "frame_identity", "triplet", "ranked_list", "center", "osm_caa", "relation"} <= set(parts)
         for name in parts:
             assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-5), (a["epoch"], name)
     assert {value.dtype for value in one.state_dict.values()} == {torch.float64, torch.int64}
     assert one.state_dict.keys() == two.state_dict.keys()
     for name, value in one.state_dict.items():
         torch.testing.assert_close(two.state_dict[name], value, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    for name, value in one.progress["average"]["weights"].items():
+        torch.testing.assert_close(two.progress["average"]["weights"][name], value, rtol=1e-5, atol=1e-7)
     centers = [checkpoint.progress["objective"]["centers"] for checkpoint in (one, two)]
     torch.testing.assert_close(*centers)
 
@@ -115,3 +122,17 @@ def test_batch_norm_and_its_gradient_are_those_of_the_full_batch(tmp_path):
     for name, value in norm.state_dict().items():
         for half in halves:
             torch.testing.assert_close(half["state"][name], value, msg=name)
+
+
+def test_part_that_keeps_its_statistics_is_not_shared():
+    network = nn.ModuleDict({"base": nn.Sequential(nn.BatchNorm2d(3)), "bottleneck": nn.BatchNorm1d(3)})
+    Ranks(0, 2, torch.device("cpu")).share_batch_norm(network, kept=network["base"])
+    assert type(network["base"][0]) is nn.BatchNorm2d
+    assert type(network["bottleneck"]) is SharedBatchNorm
+
+
+def test_documented_command_passes_the_option_start_to_not3d():
+    given = ["--nproc-per-node", "2", "-m", "--", "not3d", "train", "recipe", "--start", "bundle"]
+    parsed = parse_args(given)
+    assert (parsed.training_script, parsed.training_script_args) == ("not3d", given[5:])
+    assert "torchrun --nproc-per-node 2 -m -- not3d train" in (ROOT / "docs" / "train.md").read_text(encoding="utf-8")

@@ -9,7 +9,16 @@ from training.loop.objective import LossWeights, Objective
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 ERASED = torch.tensor([[True, False], [False, False], [False, True]]).repeat(2, 1)
 
-EVERY = LossWeights(frame_identity=1.0, ranked_list=1.0, triplet=1.0, center=5e-4, osm_caa=1.0, erasing_attention=1.0)
+EVERY = LossWeights(
+    frame_identity=1.0,
+    ranked_list=1.0,
+    triplet=1.0,
+    center=5e-4,
+    osm_caa=1.0,
+    erasing_attention=1.0,
+    distillation=1.0,
+    relation=1.0,
+)
 
 
 @pytest.fixture
@@ -27,12 +36,14 @@ def classifier() -> torch.Tensor:
 
 
 def test_total_is_the_weighted_sum_of_the_parts(output, classifier):
-    parts = Objective(EVERY, classes=3, dimension=8)(output, LABELS, ERASED, classifier=classifier)
+    given = {"classifier": classifier, "teacher": torch.randn(6, 8)}
+    parts = Objective(EVERY, classes=3, dimension=8)(output, LABELS, ERASED, **given)
     assert set(parts) == {*Objective.PARTS, "total"}
     torch.testing.assert_close(parts["total"], sum(parts[name] for name in Objective.PARTS))
-    doubled = EVERY.model_copy(update={name: 2 * getattr(EVERY, name) for name in ("identity", "osm_caa", "triplet")})
-    again = Objective(doubled, classes=3, dimension=8)(output, LABELS, ERASED, classifier=classifier)
-    for name in ("identity", "osm_caa", "triplet"):
+    names = ("identity", "osm_caa", "triplet", "distillation", "relation")
+    doubled = EVERY.model_copy(update={name: 2 * getattr(EVERY, name) for name in names})
+    again = Objective(doubled, classes=3, dimension=8)(output, LABELS, ERASED, **given)
+    for name in names:
         torch.testing.assert_close(again[name], 2 * parts[name])
 
 
@@ -189,7 +200,8 @@ def test_loss_of_each_network_falls_and_all_weights_have_a_gradient(fields, weig
     for _ in range(6):
         with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
             output = network.train_forward(clips, frames=weights.frame_identity > 0)
-        total = objective(output, LABELS, ERASED, classifier=network.classifier.weight)["total"]
+        teacher = torch.ones(6, network.dimension)
+        total = objective(output, LABELS, ERASED, classifier=network.classifier.weight, teacher=teacher)["total"]
         optimiser.zero_grad()
         total.backward()
         for name, parameter in network.named_parameters():
@@ -197,3 +209,9 @@ def test_loss_of_each_network_falls_and_all_weights_have_a_gradient(fields, weig
         optimiser.step()
         seen.append(total.item())
     assert seen[-1] < 0.9 * seen[0]
+
+
+def test_distillation_without_targets_is_an_error(output, classifier):
+    objective = Objective(LossWeights(distillation=1.0), classes=3, dimension=8)
+    with pytest.raises(ValueError, match="need the targets of a teacher"):
+        objective(output, LABELS, ERASED, classifier=classifier)

@@ -1,6 +1,8 @@
 import pytest
+import torch
+from torch import nn
 
-from training.loop.optimiser import learning_rate
+from training.loop.optimiser import OptimiserSettings, build_optimiser, learning_rate, set_learning_rates
 
 
 def test_paper_form_is_the_prose_of_the_paper():
@@ -42,3 +44,51 @@ def test_wrong_arguments_raise():
         learning_rate(0)
     with pytest.raises(ValueError, match="unknown"):
         learning_rate(20, "linear")
+
+
+@pytest.fixture
+def network():
+    parts = nn.ModuleDict({"base": nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), "classifier": nn.Linear(3, 2)})
+    parts["base"][0].bias.requires_grad_(False)
+    return parts
+
+
+def rates(optimiser):
+    return {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+
+
+def test_backbone_has_its_own_rate_and_frozen_weights_have_none(network):
+    settings = OptimiserSettings(name="adamw", learning_rate=2e-3, trunk_rate=4e-4)
+    optimiser = build_optimiser(network, settings)
+    set_learning_rates(optimiser.param_groups, settings, 1e-3, step=0)  # the schedule is at half of the rate
+    found = rates(optimiser)
+    assert found[id(network["classifier"].weight)] == pytest.approx(1e-3)
+    assert found[id(network["base"][0].weight)] == pytest.approx(2e-4)
+    assert id(network["base"][0].bias) not in found
+
+
+def test_first_steps_train_the_head_only_and_then_the_rate_of_the_backbone_rises(network):
+    settings = OptimiserSettings(name="adamw", learning_rate=1e-2, trunk_rate=1e-3, head_steps=4)
+    optimiser = build_optimiser(network, settings)
+    trunk, head = network["base"][0].weight, network["classifier"].weight
+    seen = []
+    for step in range(10):
+        set_learning_rates(optimiser.param_groups, settings, 1e-2, step)
+        seen.append(rates(optimiser)[id(trunk)])
+        assert rates(optimiser)[id(head)] == 1e-2
+    assert seen == pytest.approx([0, 0, 0, 0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+
+
+def test_rate_of_zero_does_not_change_the_backbone(network):
+    settings = OptimiserSettings(name="adamw", learning_rate=1e-2, head_steps=1, weight_decay=0.1)
+    optimiser = build_optimiser(network, settings)
+    before = network["base"][0].weight.detach().clone()
+    set_learning_rates(optimiser.param_groups, settings, 1e-2, step=0)
+    network["classifier"](network["base"](torch.randn(4, 2))).sum().backward()
+    optimiser.step()
+    torch.testing.assert_close(network["base"][0].weight, before, rtol=0, atol=0)
+
+
+def test_by_default_all_weights_are_in_one_group_as_published(network):
+    settings = OptimiserSettings()
+    assert len(build_optimiser(network, settings).param_groups) == 1

@@ -1,0 +1,138 @@
+"""The recipe for unseen sites from training to export, on drawn people and from random weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from model.bundle import WEIGHTS_FILE, Bundle
+from tests.training.runs import assert_same_log, assert_same_state, rows
+from training.export.export import export_bundle
+from training.importing.third_party_weights import WeightsError
+from training.loop.checkpoint import load_checkpoint, save_checkpoint
+from training.loop.trainer import Interruption, TrainingError, train
+from training.recipe import find_recipe, load_recipe
+
+TINY = {
+    "network.frame_height": "64",
+    "network.frame_width": "32",
+    "network.embedding": "16",
+    "network.attention_channels": "8",
+    "start.weights": "none",
+    "batch.people": "4",
+    "optimiser.head_steps": "1",
+    "schedule.epochs": "2",
+    "schedule.evaluate_every": "1",
+    "validation_share": "0.3",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def run(data, out, teacher, overrides=None, **options):
+    changes = TINY | (overrides or {})
+    console = Console(quiet=True)
+    return train(
+        find_recipe("unseen-sites"), [data], out, overrides=changes, console=console, teacher=teacher, **options
+    )
+
+
+def test_log_has_the_losses_of_the_teacher(data, mean_bundle, tmp_path):
+    best = run(data, tmp_path / "run", mean_bundle)
+    last = rows(tmp_path / "run")[-1]
+    assert float(last["distillation"]) > 0
+    assert float(last["relation"]) > 0
+    checkpoint = load_checkpoint(best)
+    assert checkpoint.people
+    assert checkpoint.network_spec.embedding == 16
+
+
+def test_missing_teacher_is_an_error(data, tmp_path):
+    with pytest.raises(TrainingError, match="give its bundle with --teacher"):
+        run(data, tmp_path / "run", None)
+
+
+def test_interrupted_run_continues_to_the_same_bits(data, mean_bundle, tmp_path, monkeypatch, one_thread):
+    run(data, tmp_path / "all", mean_bundle)
+    requests = iter([False] * 3 + [True] * 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Interruption, "requested", property(lambda self: next(requests), lambda self, value: None), raising=False
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run(data, tmp_path / "parts", mean_bundle)
+    run(data, tmp_path / "parts", mean_bundle, resume=True)
+    assert_same_log(tmp_path / "all", tmp_path / "parts")
+    one, other = (load_checkpoint(tmp_path / name / "last.pt") for name in ("all", "parts"))
+    assert_same_state(one, other)
+    assert one.progress["steps"] > 3
+
+
+def test_run_continues_under_another_name_and_description(data, mean_bundle, tmp_path):
+    run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"})
+    path = tmp_path / "run" / "last.pt"
+    checkpoint = load_checkpoint(path)
+    save_checkpoint(replace(checkpoint, recipe=checkpoint.recipe | {"name": "earlier-name", "winograd": False}), path)
+    run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"}, resume=True)
+
+
+def test_best_checkpoint_has_the_averaged_weights_and_the_last_one_its_own(data, mean_bundle, tmp_path):
+    best = load_checkpoint(run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"}))
+    last = load_checkpoint(tmp_path / "run" / "last.pt")
+    name = "embedding.weight"
+    assert torch.equal(best.state_dict[name], last.progress["average"]["weights"][name])
+    assert not torch.equal(best.state_dict[name], last.state_dict[name])
+
+
+class TestStart:
+    def test_run_starts_from_the_weights_beside_a_bundle(self, data, mean_bundle, tmp_path):
+        best = run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"})
+        report = export_bundle(best, tmp_path / "bundle", crops=data)
+        Bundle.load(report.path)
+        with np.load(report.path / WEIGHTS_FILE) as weights:
+            assert not [name for name in weights.files if name.startswith("classifier")]
+            assert weights["base.head.weight"].dtype == np.float16
+        slow = {"optimiser.learning_rate": "1e-12", "optimiser.trunk_rate": "1e-12", "schedule.epochs": "1"}
+        again = run(data, tmp_path / "again", mean_bundle, slow, start=report.path)
+        one, other = load_checkpoint(best).state_dict, load_checkpoint(again).state_dict
+        for name in ("base.head.weight", "embedding.weight", "attention_conv.weight"):
+            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-3)
+        assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+    def test_checkpoint_of_the_same_people_gives_its_classifier_too(self, data, mean_bundle, tmp_path):
+        best = run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"})
+        slow = {"optimiser.learning_rate": "1e-12", "optimiser.trunk_rate": "1e-12", "schedule.epochs": "1"}
+        same = run(data, tmp_path / "same", mean_bundle, slow, start=best)
+        name = "classifier.weight"
+        torch.testing.assert_close(load_checkpoint(same).state_dict[name], load_checkpoint(best).state_dict[name])
+        fewer = run(data, tmp_path / "fewer", mean_bundle, slow | {"validation_share": "0.5"}, start=best)
+        assert load_checkpoint(fewer).people != load_checkpoint(best).people
+
+    def test_weights_of_another_network_are_an_error(self, data, mean_bundle, tmp_path):
+        best = run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"})
+        with pytest.raises(WeightsError, match=r"another network than the recipe's \(resnet18\)"):
+            run(
+                data,
+                tmp_path / "other",
+                mean_bundle,
+                {"network.backbone": "resnet18", "freeze.blocks": "0", "freeze.statistics": "false",
+                 "freeze.depthwise": "false"},
+                start=best,
+            )  # fmt: skip
+
+    def test_bundle_without_weights_is_an_error(self, data, mean_bundle, tmp_path):
+        with pytest.raises(WeightsError, match=r"has no weights\.npz: export the model again"):
+            run(data, tmp_path / "run", mean_bundle, start=mean_bundle)
+
+
+@pytest.mark.parametrize(("name", "size"), [("unseen-sites", (128, 64)), ("unseen-sites-160", (160, 80))])
+def test_recipe_is_read(name, size):
+    recipe = load_recipe(find_recipe(name))
+    assert recipe.frame_size(1) == size
+    assert recipe.batch.sampler == "sites"
+    assert recipe.losses.need_teacher
