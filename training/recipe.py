@@ -53,6 +53,12 @@ class BatchSettings(_Part):
     clip_length: int | None = Field(
         None, ge=1, description="frames of a training clip; default: clip_length of the network"
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="of the batches and their augmentation; default: the recipe's seed, which also decides who is set "
+        "aside. Another one draws anew where a run goes on from a checkpoint with --start",
+    )
     spread_cameras: bool = Field(
         True, description="person only: prefer K tracklets of different cameras (ours); false: any K tracklets"
     )

@@ -71,6 +71,7 @@ class ClipSource:
             raise ValueError(f"a batch of {size} clips cannot be divided among {parts} processes")
         self.labels = {person: label for label, person in enumerate(persons_of(tracklets))}
         self._sampler = _sampler(tracklets, recipe)
+        self._seed = recipe.seed if recipe.batch.seed is None else recipe.batch.seed
         self._cache = FrameCache(_CACHE_BYTES // parts)
         self._fill = recipe.augmentation.fill(recipe.network.mean, recipe.network.std)
 
@@ -85,7 +86,7 @@ class ClipSource:
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Return the indices of the tracklets of each batch of an epoch (from 1), for all processes."""
-        return self._sampler.batches(np.random.default_rng([self.recipe.seed, epoch]))
+        return self._sampler.batches(np.random.default_rng([self._seed, epoch]))
 
     def batches(self, epoch: int, step: int, epochs: int) -> Generator[Batch]:
         """Yield the batches from a step (from 0) of an epoch (from 1) to the end of the last epoch.
@@ -116,7 +117,7 @@ class ClipSource:
         share = len(indices) // self.parts
         positions = range(self.part * share, (self.part + 1) * share)
         made = [
-            self._clip(indices[i], epoch, np.random.default_rng([self.recipe.seed, epoch, number, i]))
+            self._clip(indices[i], epoch, np.random.default_rng([self._seed, epoch, number, i]))
             for i in positions
         ]
         clips = torch.from_numpy(np.stack([clip for clip, _, _ in made]))

@@ -45,6 +45,14 @@ def test_sample_is_the_start_of_the_first_batch(tracklets):
     assert len(ClipSource(tracklets, RECIPE, part=1, parts=2).sample(2, 100).clips) == 4
 
 
+def test_seed_of_the_batches_draws_anew_and_leaves_the_seed_of_the_recipe(tracklets):
+    batches = RECIPE.batch.model_copy(update={"seed": 9})
+    other = ClipSource(tracklets, RECIPE.model_copy(update={"batch": batches}))
+    assert not same(next(other.batches(1, 0, 1)), next(ClipSource(tracklets, RECIPE).batches(1, 0, 1)))
+    alike = ClipSource(tracklets, RECIPE.model_copy(update={"seed": 9}))
+    assert same(next(other.batches(1, 0, 1)), next(alike.batches(1, 0, 1)))
+
+
 def test_parts_together_are_the_batch_of_one_process(tracklets):
     full = next(ClipSource(tracklets, RECIPE).batches(1, 0, 1))
     parts = [next(ClipSource(tracklets, RECIPE, part=part, parts=2).batches(1, 0, 1)) for part in (0, 1)]
