@@ -116,10 +116,7 @@ class ClipSource:
     def _make(self, epoch: int, number: int, indices: list[int]) -> Batch:
         share = len(indices) // self.parts
         positions = range(self.part * share, (self.part + 1) * share)
-        made = [
-            self._clip(indices[i], epoch, np.random.default_rng([self._seed, epoch, number, i]))
-            for i in positions
-        ]
+        made = [self._clip(indices[i], epoch, np.random.default_rng([self._seed, epoch, number, i])) for i in positions]
         clips = torch.from_numpy(np.stack([clip for clip, _, _ in made]))
         targets = [target for _, _, target in made if target is not None]
         return Batch(
