@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
 from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results
@@ -210,7 +210,8 @@ def _show_comparison(outcomes: "list[EvaluationResult]", out: Path | None) -> No
     first = outcomes[0].figures
     print_message(f"{first['data']}, {first['protocol']}")
     print_message(f"{first['people']} people, {first['queries']} queries, {first['gallery']} tracklets in the gallery")
-    table = Table("model", *(f"{name} [dim](95%)[/]" for name in measures), box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = [Column(f"{name} [dim](95%)[/]", no_wrap=True) for name in measures]
+    table = Table("model", *columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for outcome in outcomes:
         cells = [
             f"{outcome.figures[name]:.1f} ({outcome.intervals[name][0]:.1f} to {outcome.intervals[name][1]:.1f})"
@@ -235,11 +236,14 @@ def export(
             help="Crops of people for the comparison with PyTorch. [dim]Default: the training data, if it exists[/]",
         ),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the model. [dim]Default: that of the recipe[/]")
+    ] = None,
     weights: Annotated[
         str, typer.Option(metavar="TYPE", help="How weights are stored: fp16 (half the file) or fp32.")
     ] = "fp16",
 ) -> None:
-    """Write a checkpoint as a bundle for the service.
+    """Write a checkpoint as a bundle for the service, with the weights from which `train --start` can begin.
 
     Nothing is written if the bundle's embeddings differ from those of PyTorch.
     """
@@ -248,7 +252,7 @@ def export(
     with extra("train"):
         from training.export.export import export_bundle
     with messages.status("Exporting and comparing"):
-        report = export_bundle(checkpoint, out, crops=crops, weights=cast(Literal["fp16", "fp32"], weights))
+        report = export_bundle(checkpoint, out, crops=crops, weights=cast(Literal["fp16", "fp32"], weights), name=name)
     show_export(report)
 
 

@@ -18,7 +18,7 @@ from training.loop.checkpoint import Checkpoint, load_checkpoint
 from training.loop.trained_weights import save_trained_weights
 from training.recipe import Recipe
 
-ARCHITECTURE = "2D residual trunk, attention over a clip's frames, BNNeck (after Not 3D Re-ID, arXiv 2008.06318)"
+ARCHITECTURE = "2D backbone, attention over a clip's frames, BNNeck (after Not 3D Re-ID, arXiv 2008.06318)"
 
 
 def export_bundle(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from model.bundle import Bundle
+from model.bundle import WEIGHTS_FILE, Bundle
 from model.errors import Not3dError
 from not3d.commands import Interrupted
 from not3d.commands.app import app
@@ -52,9 +52,11 @@ def test_from_a_recipe_to_a_bundle(folder: Path) -> None:
     printed = run("evaluate", checkpoint, "--data", folder / "people", "--out", folder / "report")
     assert "rank-1" in printed
     assert (folder / "report" / "evaluation.json").is_file()
-    assert run("export", checkpoint, "--out", folder / "bundle").strip() == str(folder / "bundle")
+    exported = run("export", checkpoint, "--name", "lobby", "--out", folder / "bundle").strip()
+    assert exported == str(folder / "bundle")
     bundle = Bundle.load(folder / "bundle")
-    assert (bundle.spec.name, bundle.spec.frame_height, bundle.spec.dimension) == ("tiny", 64, 384)
+    assert (bundle.spec.name, bundle.spec.frame_height, bundle.spec.dimension) == ("lobby", 64, 384)
+    assert (folder / "bundle" / WEIGHTS_FILE).is_file()
     # The figures of the held-out people travel with the bundle.
     assert bundle.spec.accuracy[0].queries > 0
     assert "rank-1" in run("evaluate", folder / "bundle", "--data", folder / "people")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from model.bundle import BUNDLED, IR_FILES, SPEC_FILE, Bundle, BundleError
+from model.bundle import BUNDLED, IR_FILES, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError
 from model.engines import open_engine
 from model.engines.self_test import run_self_test
 from model.errors import Not3dError
@@ -32,8 +32,10 @@ RUN = CliRunner()
 
 
 @pytest.fixture(scope="module")
-def floats() -> Bundle:
-    return Bundle.load(BUNDLED)
+def floats(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = shutil.copytree(BUNDLED, tmp_path_factory.mktemp("floats") / "bundle")
+    (folder / WEIGHTS_FILE).write_bytes(b"trained weights")
+    return Bundle.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,7 @@ def test_int8_network_that_ranks_like_float_shares_its_embedding_space(floats: B
     assert facts.network != floats.embedding_space
     assert quantised.embedding_space == (floats.embedding_space if facts.ranks_alike else facts.network)
     assert quantised.spec.accuracy[0].map == facts.map
+    assert (quantised.path / WEIGHTS_FILE).read_bytes() == b"trained weights"
     card = (quantised.path / "MODEL_CARD.md").read_text()
     assert "## Quantisation" in card
     assert f"| int8 | float | {facts.map_in_float_gallery:.2f} |" in card
