@@ -26,7 +26,7 @@ START_SECONDS, START_SECONDS_OF_LIGHT = 5.0, 2.0
 def soak(report: Report, bundle: Bundle, crops: Crops, folder: Path, minutes: float) -> None:
     """Run the load and print resident set, its slope, threads and files."""
     material = folder / "material"
-    _write_material(crops, material)
+    write_material(crops, material)
     with running_service(bundle.path, folder / "gallery") as server:
         engine = server.get("/info")["engine"]
         command = [sys.executable, "-m", "benchmarks.serving.mixed", "--port", str(server.port)]
@@ -36,10 +36,11 @@ def soak(report: Report, bundle: Bundle, crops: Crops, folder: Path, minutes: fl
         if done.returncode:
             raise SystemExit(f"mixed load: the client process failed with status {done.returncode}")
         samples = [*recorder.samples, footprint(server.pid)]
-    counts: dict[str, int] = json.loads(done.stdout)
+    counts: dict[str, dict[str, int]] = json.loads(done.stdout)
+    busy = f"{_listed(counts['busy'])}; each of these requests was sent again" if counts["busy"] else "none"
     report.say(
-        f"**{minutes:g} minutes of mixed load** on {engine['name']} {engine['precision']}: {sum(counts.values())} "
-        f"requests, {', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}."
+        f"**{minutes:g} minutes of mixed load** on {engine['name']} {engine['precision']}: "
+        f"{sum(counts['done'].values())} requests, {_listed(counts['done'])}. Answers of 503: {busy}."
     )
     report.head("", "start", "median", "most", "at the end")
     resident = [sample.resident / MB for sample in samples]
@@ -74,7 +75,11 @@ def fit_slope(times: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[
     return float(fit.slope), float(fit.stderr)
 
 
-def _write_material(crops: Crops, folder: Path) -> None:
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def write_material(crops: Crops, folder: Path) -> None:
     """Write crops, a full frame with three people, and a video that pans over it."""
     folder.mkdir(parents=True)
     for number, tracklet in enumerate(crops.tracklets[:8]):

@@ -2,11 +2,13 @@
 
 import http.client
 import importlib.util
+import json
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,12 @@ from benchmarks.process import running_service
 from benchmarks.report import Report
 from benchmarks.serving.client import LoadWindow, form
 from benchmarks.serving.load import Crops, read_crops, send_load, write_plan
+from benchmarks.serving.mixed import MixedClient
 from benchmarks.serving.service import COMPUTE
-from benchmarks.serving.soak import fit_slope, soak
+from benchmarks.serving.soak import fit_slope, soak, write_material
 from model.bundle import Bundle
+from not3d.client import ProblemError
+from not3d.client.retry import MAX_ATTEMPTS
 from tests.bundles import make_bundle
 from training.datasets.synthetic.dataset import write_synthetic
 
@@ -120,6 +125,71 @@ def test_a_soak_prints_memory_and_its_slope(tmp_path, service, people, capsys):
     printed = capsys.readouterr().out
     assert "| resident set, MB |" in printed
     assert "Slope of the resident set" in printed
+    assert "Answers of 503: none." in printed
+
+
+@contextmanager
+def scripted_server(*answers):
+    """Give these answers (status, headers) in turn, the last one for ever; yield the port and the received bodies."""
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            status, headers = answers[min(len(bodies), len(answers)) - 1]
+            content = json.dumps({"title": "The service is at its limit", "detail": "full"}).encode()
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(content))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1], bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def material(people, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crops")
+    write_material(read_crops(people, folder), folder / "material")
+    return folder / "material"
+
+
+FULL = (503, {"Retry-After": "0"})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bad_input_is_sent_again_and_counted_apart_while_the_service_is_full(material, seed):
+    with scripted_server(FULL, FULL, (400, {})) as (port, bodies):
+        client = MixedClient(port, material, seed)
+        with suppress(RuntimeError):  # this body deserves another status than 400
+            client.act(client._send_bad_input)
+    assert len(bodies) == 3
+    assert len(set(bodies)) == 1
+    assert client.busy == {"The service is at its limit": 2}
+
+
+def test_bad_input_that_is_only_answered_503_fails(material):
+    with scripted_server(FULL) as (port, bodies):
+        client = MixedClient(port, material, 0)
+        with pytest.raises(ProblemError, match="503"):
+            client.act(client._send_bad_input)
+    assert len(bodies) == MAX_ATTEMPTS
+    assert not client.done
+    with scripted_server((503, {}), (400, {})) as (port, _):
+        client = MixedClient(port, material, 0)
+        with pytest.raises(RuntimeError, match="503 without Retry-After"):
+            client.act(client._send_bad_input)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the eager peer needs PyTorch")
