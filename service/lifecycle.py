@@ -16,6 +16,7 @@ from model.engines import Engine, open_engine
 from model.engines.protocol import CudaOptions
 from model.engines.self_test import SelfTest, run_self_test
 from model.errors import Not3dError
+from service.calibration import ActiveCalibration, load_calibration
 from service.embedding.embedder import Embedder
 from service.gallery.async_gallery import AsyncGallery
 from service.gallery.opening import open_gallery
@@ -71,10 +72,14 @@ _NEXT: Final[Mapping[ServiceState, frozenset[ServiceState]]] = {
 
 @dataclass(frozen=True)
 class Service:
-    """Everything that a request handler needs. It exists after the self-test has passed and the gallery is open."""
+    """Everything that a request handler needs. It exists after the self-test has passed and the gallery is open.
+
+    Without a `calibration`, answers have scores and no probabilities.
+    """
 
     settings: Settings
     bundle: Bundle
+    calibration: ActiveCalibration | None
     engine: Engine
     self_test: SelfTest
     embedder: Embedder
@@ -153,7 +158,7 @@ class Lifecycle:
     async def _load(self) -> Service:
         settings, metrics = self.settings, self.metrics
         cv2.setNumThreads(1)  # frames are decoded in parallel; threads inside each decoder would compete with that
-        bundle = await self._run_stage("bundle", lambda: Bundle.load(settings.bundle))
+        bundle, calibration = await self._run_stage("bundle", lambda: _load_bundle(settings))
         start = time.perf_counter()
         engine = await self._run_stage("engine", lambda: _open_engine(bundle, settings))
         self_test = await self._run_stage("self_test", lambda: run_self_test(engine, bundle))
@@ -170,10 +175,11 @@ class Lifecycle:
             metrics.gallery_records.set(records)
             facts = {"engine": info.name, "device": info.device, "precision": info.precision, "threads": info.threads}
             facts |= {"provider": info.provider, "engine_seconds": seconds, "records": records}
+            facts |= {"calibration": calibration and calibration.calibration.id}
             log.info("ready", extra={"facts": facts})
             embedder = Embedder(engine, bundle.spec, settings, metrics)
             opened.pop_all()
-        return Service(settings, bundle, engine, self_test, embedder, gallery, metrics)
+        return Service(settings, bundle, calibration, engine, self_test, embedder, gallery, metrics)
 
     async def _open_gallery(self, bundle: Bundle) -> AsyncGallery:
         gallery = await asyncio.to_thread(open_gallery, self.settings, bundle)
@@ -248,6 +254,11 @@ class Lifecycle:
         self.metrics.ready.set(state is ServiceState.READY)
         if state in {ServiceState.FAILED, ServiceState.BROKEN}:
             self.on_end()
+
+
+def _load_bundle(settings: Settings) -> tuple[Bundle, ActiveCalibration | None]:
+    bundle = Bundle.load(settings.bundle)
+    return bundle, load_calibration(settings, bundle)
 
 
 def _open_engine(bundle: Bundle, settings: Settings) -> Engine:

@@ -17,7 +17,9 @@ from service.gallery.address import EMBEDDED, MilvusAddress, parse_gallery
 PREFIX: Final = "NOT3D_"
 CLIENT_VARIABLES: Final = frozenset({"NOT3D_URL", "NOT3D_API_KEY", "NOT3D_PICTURES", "NOT3D_SHARED_DATA"})
 """Variables with the service's prefix that the client commands and the tests read."""
-SERVE_OPTIONS: Final = ("bundle", "data_dir", "host", "port", "device", "engine", "threads", "log_level")
+SERVE_OPTIONS: Final = (
+    "bundle", "calibration", "prior", "data_dir", "host", "port", "device", "engine", "threads", "log_level"
+)  # fmt: skip
 """The settings that are also options of `not3d serve`.
 
 The options are generated from the fields: `data_dir` becomes `--data-dir`, with the environment variable
@@ -44,6 +46,20 @@ class Settings(BaseSettings):
     )
 
     bundle: Path = Field(BUNDLED, description="Folder of the model bundle")
+    calibration: Path | None = Field(
+        None,
+        description="File of the site's own calibration, written by not3d calibrate for this model. "
+        "Default: the calibration in the bundle, if it has one",
+    )
+    prior: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Probability that a searched record shows the query's person before its score is known: expected "
+        "matches / searched records; a request may name another. Default: 1 / (searched records + 1), one expected "
+        "match, because a fixed number is wrong as soon as the gallery grows or a filter narrows the search",
+    )
     data_dir: Path = Field(Path("data"), description="Folder of the gallery; created if it is missing")
     gallery: str = Field(
         EMBEDDED,

@@ -43,6 +43,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "too-slow": (408, "The body of the request did not arrive in time"),
     "duplicate-id": (409, "The id is enrolled already"),
     "other-embedding-space": (409, "The embedding belongs to another embedding space"),
+    "not-calibrated": (409, "No probability can be given"),
     "too-large": (413, "The request exceeds a limit"),
     "unsupported-content": (415, "The type of the content is not supported"),
     "unusable-frames": (422, "Too few frames are usable"),

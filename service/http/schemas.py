@@ -131,7 +131,7 @@ class SearchBody(FootageBody):
     """`POST /search`: footage, an embedding, or the id of an enrolled tracklet, and how to search."""
 
     FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {
-        *("filter", "top_k", "min_score", "exclude_same_camera", "rerank")
+        *("filter", "top_k", "min_score", "prior", "min_probability", "exclude_same_camera", "rerank")
     }
 
     ELSEWHERE: ClassVar[Mapping[str, str]] = {
@@ -144,6 +144,19 @@ class SearchBody(FootageBody):
     embedding_space: SpaceName | None = None
     top_k: int = Field(10, ge=1)
     min_score: float | None = Field(None, ge=-1, le=1)
+    prior: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Probability that a searched record shows the query's person before its score is known: expected "
+        "matches / searched records. Default: the service's setting. Without effect if hits have no `probability`",
+    )
+    min_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Leave out hits below this probability; with `min_score`, both must hold. 409 if hits have none",
+    )
     filter: FilterBody = FilterBody()
     exclude_same_camera: bool = False
     rerank: bool = Field(
@@ -208,12 +221,32 @@ class EmbedAnswer(Answer):
     embedding: list[float] | SkipJsonSchema[None] = Field(None, description="Of unit length; absent unless requested")
 
 
+class CalibrationUsed(Answer):
+    """What an answer's probabilities are based on.
+
+    `source` says whether the calibration came with the bundle or is the site's own. `fitted_people` and
+    `fitted_cameras` are 0 if the fitted pairs did not name them.
+    """
+
+    id: str
+    source: Literal["bundle", "site"]
+    prior: float = Field(description="The prior of these probabilities: of the request, or the service's")
+    fitted_people: int
+    fitted_cameras: int
+    fitted_at: Timestamp
+
+
 class SearchHit(Answer):
     """A record that was found. `score` is the cosine similarity to the query."""
 
     rank: int
     id: str
     score: float
+    probability: float | SkipJsonSchema[None] = Field(
+        None,
+        description="Probability that the record shows the query's person, under the prior in `calibration`. Absent if "
+        "no calibration for such scores is in force",
+    )
     camera_id: str | None
     start_time: Timestamp | None
     end_time: Timestamp | None
@@ -222,12 +255,16 @@ class SearchHit(Answer):
 
 
 class SearchAnswer(Answer):
-    """`searched` is the number of records that passed the filter; `exact` is false if an approximate index was used."""
+    """`searched` is the number of records that passed the filter; `exact` is false if an approximate index was used.
+
+    `calibration` is present if hits have a `probability`.
+    """
 
     results: list[SearchHit]
     embedding_space: str
     searched: int
     exact: bool
+    calibration: CalibrationUsed | SkipJsonSchema[None] = None
     took_ms: float
 
 
@@ -329,12 +366,40 @@ class LimitFacts(Answer):
     rerank_candidates: int
 
 
+class CalibrationFacts(Answer):
+    """The calibration in force; as in the answer of a search."""
+
+    id: str
+    source: Literal["bundle", "site"]
+    mode: str = Field(description="The scores that have a probability: `cosine` of searches that are not re-ranked")
+    prior: float | None = Field(description="The prior of requests that name none; null: 1 / (searched records + 1)")
+    fitted_people: int
+    fitted_cameras: int
+    fitted_at: Timestamp
+
+
+class ThresholdFacts(Answer):
+    """A score that can serve as `min_score`, and the errors that were measured at it when the calibration was fitted.
+
+    `fmr` is the share of pairs of two people that score at least `score`, `fnmr` the share of pairs of one person that
+    score less; `fnmr_low` and `fnmr_high` are its 95% interval over people.
+    """
+
+    fmr: float
+    score: float
+    fnmr: float
+    fnmr_low: float
+    fnmr_high: float
+
+
 class InfoAnswer(Answer):
     """`GET /info`."""
 
     version: str
     model: BundleSpec
     embedding_space: str
+    calibration: CalibrationFacts | None = Field(description="null: answers have no probabilities")
+    thresholds: list[ThresholdFacts] = Field(description="Those that the calibration's data support")
     engine: EngineFacts
     gallery: GalleryFacts
     limits: LimitFacts

@@ -5,9 +5,18 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Depends, Response
 
+from service.calibration import ActiveCalibration
 from service.gallery.records import GalleryError
 from service.http.dependencies import NO_QUERY, CurrentLifecycle, Ready, require_ready, require_working_gallery
-from service.http.schemas import EngineFacts, GalleryFacts, InfoAnswer, LimitFacts, StatusAnswer
+from service.http.schemas import (
+    CalibrationFacts,
+    EngineFacts,
+    GalleryFacts,
+    InfoAnswer,
+    LimitFacts,
+    StatusAnswer,
+    ThresholdFacts,
+)
 from service.telemetry.metrics import CONTENT_TYPE, read_version
 
 open_router = APIRouter()
@@ -39,12 +48,14 @@ async def metrics(lifecycle: CurrentLifecycle) -> Response:
 
 @router.get("/info", response_model=InfoAnswer, dependencies=NO_QUERY)
 async def info(service: Ready) -> InfoAnswer:
-    """Return the version, the model, the engine that runs it, the gallery and the limits."""
-    settings = service.settings
+    """Return the version, the model, its calibration, the engine that runs it, the gallery and the limits."""
+    settings, active = service.settings, service.calibration
     return InfoAnswer(
         version=read_version(),
         model=service.bundle.spec,
         embedding_space=service.bundle.embedding_space,
+        calibration=active and _calibration_facts(active),
+        thresholds=[ThresholdFacts(**each.model_dump()) for each in active.calibration.thresholds] if active else [],
         engine=EngineFacts(**asdict(service.engine.info), self_test_min_cosine=service.self_test.min_cosine),
         gallery=GalleryFacts(
             engine=service.gallery.engine,
@@ -53,4 +64,17 @@ async def info(service: Ready) -> InfoAnswer:
             thumbnails=settings.thumbnails,
         ),
         limits=LimitFacts(**{name: getattr(settings, name) for name in LimitFacts.model_fields}),
+    )
+
+
+def _calibration_facts(active: ActiveCalibration) -> CalibrationFacts:
+    fitted = active.calibration
+    return CalibrationFacts(
+        id=fitted.id,
+        source=active.source,
+        mode=fitted.mode,
+        prior=active.fixed_prior,
+        fitted_people=fitted.people,
+        fitted_cameras=fitted.cameras,
+        fitted_at=active.fitted_at,
     )

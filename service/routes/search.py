@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 
 from model.ranking import k_reciprocal_rerank
+from service.calibration import ActiveCalibration
 from service.embedding.footage import Footage
 from service.gallery.records import Filter, Hit, SearchResult
 from service.http import tracklet_request
@@ -15,10 +18,10 @@ from service.http.cancellation import until_disconnected
 from service.http.contract import tracklet_body
 from service.http.dependencies import NO_QUERY, Ready
 from service.http.problems import Problem
-from service.http.schemas import SearchAnswer, SearchBody, SearchHit
+from service.http.schemas import CalibrationUsed, SearchAnswer, SearchBody, SearchHit
 from service.ids import thumbnail_path
 from service.lifecycle import Service
-from service.settings import Settings
+from service.settings import Settings, variable_name
 
 router = APIRouter()
 
@@ -31,10 +34,14 @@ router = APIRouter()
     openapi_extra=tracklet_body(SearchBody),
 )
 async def search(request: Request, service: Ready) -> SearchAnswer:
-    """Rank the gallery by similarity to footage, an embedding, or an enrolled tracklet (not in its own results)."""
+    """Rank the gallery by similarity to footage, an embedding, or an enrolled tracklet (not in its own results).
+
+    If a calibration is in force, each hit also has the probability that it shows the query's person.
+    """
     start = time.perf_counter()
     async with tracklet_request.read(request, SearchBody, service) as (body, footage):
         _check_options(body, footage, service.settings)
+        calibration = _find_calibration(body, service)
         embedding, camera = await _find_query(request, body, footage, service)
     if body.exclude_same_camera and camera is None:
         hint = "the enrolled tracklet has no camera_id" if body.id else "send the query's camera_id"
@@ -43,14 +50,16 @@ async def search(request: Request, service: Ready) -> SearchAnswer:
         exclude_cameras=(camera,) if body.exclude_same_camera and camera is not None else (),
         exclude_ids=(body.id,) if body.id else (),
     )
-    found = await _rank(embedding, chosen, body, service)
-    return SearchAnswer(
-        results=[_hit(rank, hit) for rank, hit in enumerate(found.hits, 1)],
+    ranked = await _rank(embedding, chosen, body, service, calibration)
+    found = ranked.found
+    answer = SearchAnswer(
+        results=[_hit(rank, hit, ranked.probabilities) for rank, hit in enumerate(found.hits, 1)],
         embedding_space=service.bundle.embedding_space,
         searched=found.searched,
         exact=found.exact,
         took_ms=round((time.perf_counter() - start) * 1000, 3),
     )
+    return answer.model_copy(update={"calibration": ranked.calibration}) if ranked.calibration else answer
 
 
 def _check_options(body: SearchBody, footage: Footage | None, settings: Settings) -> None:
@@ -66,6 +75,30 @@ def _check_options(body: SearchBody, footage: Footage | None, settings: Settings
         raise Problem.of_field("max_clips", "is allowed only together with frames or a video")
     if body.top_k > settings.max_top_k:
         raise Problem.of_field("top_k", f"must be at most {settings.max_top_k} (got {body.top_k})")
+
+
+def _find_calibration(body: SearchBody, service: Service) -> ActiveCalibration | None:
+    """Return the calibration for the scores of this answer, or `None` if there is none.
+
+    Raises:
+        Problem: 409 if the request needs one.
+    """
+    active = service.calibration
+    mode = "reranked" if body.rerank else "cosine"
+    cure = f"fit one with `not3d calibrate` and name its file in {variable_name('calibration')}, or send min_score"
+    if active is None:
+        reason = "this service has no calibration for its model"
+    elif active.calibration.embedding_space != service.gallery.embedding_space:
+        spaces = f"{active.calibration.embedding_space}, the gallery is of {service.gallery.embedding_space}"
+        reason = f"the calibration {active.calibration.id} was fitted in the embedding space {spaces}"
+    elif active.calibration.mode != mode:
+        reason = f"the calibration {active.calibration.id} was fitted on {active.calibration.mode} scores, not {mode}"
+        cure = f"leave out rerank, or {cure}" if active.calibration.mode == "cosine" else cure
+    else:
+        return active
+    if body.min_probability is not None:
+        raise Problem.of_field("min_probability", f"{reason}: {cure}", "not-calibrated")
+    return None
 
 
 async def _find_query(
@@ -84,14 +117,54 @@ async def _find_query(
     return record.embedding, body.camera_id or record.camera_id
 
 
-async def _rank(embedding: NDArray[np.float32], chosen: Filter, body: SearchBody, service: Service) -> SearchResult:
+@dataclass(frozen=True)
+class _Ranked:
+    """What was found, and if a calibration is in force, the probability of each hit by its id."""
+
+    found: SearchResult
+    probabilities: dict[str, float] = field(default_factory=dict)
+    calibration: CalibrationUsed | None = None
+
+
+async def _rank(
+    embedding: NDArray[np.float32],
+    chosen: Filter,
+    body: SearchBody,
+    service: Service,
+    calibration: ActiveCalibration | None,
+) -> _Ranked:
     candidates = max(body.top_k, service.settings.rerank_candidates) if body.rerank else body.top_k
-    found = await service.gallery.search(embedding, candidates, chosen, body.min_score)
+    ranked = _assess(await service.gallery.search(embedding, candidates, chosen, body.min_score), body, calibration)
     if not body.rerank:
-        return found
+        return ranked
+    found = ranked.found
     with service.metrics.stage("rerank"):
         hits = await asyncio.to_thread(_rerank, embedding, found.hits)
-    return SearchResult(hits[: body.top_k], found.searched, found.exact)
+    return replace(ranked, found=SearchResult(hits[: body.top_k], found.searched, found.exact))
+
+
+def _assess(found: SearchResult, body: SearchBody, calibration: ActiveCalibration | None) -> _Ranked:
+    """Compute the probability of each hit, and leave out those below `min_probability`.
+
+    The comparison uses the numbers of the answer and no score computed from `min_probability`, whose rounding could let
+    a hit pass or fail against its own number.
+    """
+    if calibration is None:
+        return _Ranked(found)
+    prior = calibration.prior_of(body.prior, found.searched)
+    probabilities = calibration.probabilities(found.hits, prior)
+    least = body.min_probability or 0.0
+    hits = [hit for hit in found.hits if probabilities[hit.record.id] >= least]
+    fitted = calibration.calibration
+    used = CalibrationUsed(
+        id=fitted.id,
+        source=calibration.source,
+        prior=prior,
+        fitted_people=fitted.people,
+        fitted_cameras=fitted.cameras,
+        fitted_at=calibration.fitted_at,
+    )
+    return _Ranked(SearchResult(hits, found.searched, found.exact), probabilities, used)
 
 
 def _rerank(embedding: NDArray[np.float32], hits: list[Hit]) -> list[Hit]:
@@ -104,7 +177,7 @@ def _rerank(embedding: NDArray[np.float32], hits: list[Hit]) -> list[Hit]:
     return [hits[index] for index in order]
 
 
-def _hit(rank: int, hit: Hit) -> SearchHit:
+def _hit(rank: int, hit: Hit, probabilities: Mapping[str, float]) -> SearchHit:
     record = hit.record
     answer = SearchHit(
         rank=rank,
@@ -115,4 +188,10 @@ def _hit(rank: int, hit: Hit) -> SearchHit:
         end_time=record.end_time,
         metadata=record.metadata,
     )
-    return answer.model_copy(update={"thumbnail_url": thumbnail_path(record.id)}) if record.has_thumbnail else answer
+    # Fields that are not set are absent from the answer.
+    optional: dict[str, object] = {}
+    if record.has_thumbnail:
+        optional["thumbnail_url"] = thumbnail_path(record.id)
+    if record.id in probabilities:
+        optional["probability"] = probabilities[record.id]
+    return answer.model_copy(update=optional)

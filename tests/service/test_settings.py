@@ -50,6 +50,9 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("NOT3D_RETENTION_DAYS", "1e9"),
         ("NOT3D_SWEEP_SECONDS", "0"),
         ("NOT3D_THUMBNAILS", "some"),
+        ("NOT3D_PRIOR", "0"),
+        ("NOT3D_PRIOR", "1"),
+        ("NOT3D_PRIOR", "nan"),
     ],
 )
 def test_a_bad_value_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
