@@ -5,9 +5,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from not3d.client import Client, ClientError, ProblemError, UnreachableError
-    from not3d.client.responses import Embedded, Erased, Hit, Info, Page, Record, RejectedFrame, SearchResult
+    from not3d.client.responses import (
+        Calibration,
+        Embedded,
+        Erased,
+        Hit,
+        Info,
+        Page,
+        Record,
+        RejectedFrame,
+        SearchResult,
+        Threshold,
+    )
 
 __all__ = [
+    "Calibration",
     "Client",
     "ClientError",
     "Embedded",
@@ -19,6 +31,7 @@ __all__ = [
     "Record",
     "RejectedFrame",
     "SearchResult",
+    "Threshold",
     "UnreachableError",
 ]
 

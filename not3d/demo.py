@@ -24,7 +24,7 @@ from model.errors import extra
 from not3d.client import Client
 from not3d.client.responses import SearchResult
 from not3d.commands import Failure, messages, results, show_progress
-from not3d.commands.search import make_table
+from not3d.commands.search import describe_calibration, make_table
 from not3d.enrol.discovery import FootageError, LocalTracklet, as_footage, is_same_person, read_footage
 from not3d.enrol.enrolment import Outcome, Result, enroll_all
 from training.datasets.mars import is_mars, read_mars
@@ -205,9 +205,13 @@ def demo(
     subtitle = (
         f"{query.id} at camera {query.camera}, among {answer.searched} tracklets of the other cameras; model {model}"
     )
-    write_picture(picture, draw_ranked(panel, make_panels(answer, query.person, [folder]), subtitle=subtitle))
+    panels = make_panels(answer, query.person, [folder])
+    basis = describe_calibration(answer.calibration) if answer.calibration else ""
+    write_picture(picture, draw_ranked(panel, panels, subtitle=subtitle, basis=basis))
     results.print(f"\nWhere else was {query.id} seen?", style="bold", highlight=False)
     results.print(make_table(answer, query.person))
+    if basis:
+        results.print(f"probability: {basis}\n", style="dim", highlight=False)
     right = sum(
         bool(answer.hits) and is_same_person(answer.hits[0], query.person) is True
         for query, answer in zip(queries, answers, strict=True)

@@ -1,4 +1,7 @@
-"""The ranked picture: a query's frames, and next to them the best hits with score, camera and id."""
+"""The ranked picture: a query's frames, and next to them the best hits with score, camera, id and probability.
+
+A probability is drawn as that of a probable appearance. Nothing in the picture says that a person was identified.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from not3d.client.responses import SearchResult
+from not3d.client.responses import SearchResult, format_probability
 from not3d.enrol.discovery import is_same_person
 from not3d.enrol.footage import PICTURES, Image, pick_evenly
 from not3d.enrol.local_frames import find_local_frames
@@ -21,6 +24,8 @@ _PANEL_WIDTH = 2 * _CELL_WIDTH + _SEAM + 2 * _BORDER
 _PANEL_HEIGHT = 2 * _CELL_HEIGHT + _SEAM + 2 * _BORDER
 _MARGIN, _GAP, _QUERY_GAP = 36, 20, 48
 _TOP, _CAPTION, _LEGEND = 112, 96, 54
+_LINE_HEIGHT = 28
+"""Of the line that the captions and the legend get if hits have a probability."""
 
 _INK: Colour = (31, 35, 41)
 _GREY: Colour = (112, 119, 128)
@@ -37,7 +42,8 @@ class Panel:
     """One tracklet of the picture.
 
     `frames` are RGB `[h, w, 3]` in time order, of any sizes and number. `same_person` says whether it shows the query's
-    person, and is `None` if that is unknown. `score` is `None` for the query itself.
+    person, and is `None` if that is unknown. `score` is `None` for the query itself, `probability` also if the
+    service has no calibration.
     """
 
     frames: Sequence[Image]
@@ -45,27 +51,40 @@ class Panel:
     camera: str | None = None
     score: float | None = None
     same_person: bool | None = None
+    probability: float | None = None
 
 
 def draw_ranked(
-    query: Panel, hits: Sequence[Panel], *, title: str = "Where else was this person seen?", subtitle: str = ""
+    query: Panel,
+    hits: Sequence[Panel],
+    *,
+    title: str = "Where else was this person seen?",
+    subtitle: str = "",
+    basis: str = "",
 ) -> Image:
-    """Draw the query at the left and the hits in their order at the right, RGB `[h, w, 3]`."""
+    """Draw the query at the left and the hits in their order at the right, RGB `[h, w, 3]`.
+
+    `basis` says what the probabilities are based on; it is drawn only if hits have one.
+    """
     columns = max(len(hits), 1)
     width = 2 * _MARGIN + _PANEL_WIDTH + _QUERY_GAP + columns * (_PANEL_WIDTH + _GAP) - _GAP
-    height = _TOP + _PANEL_HEIGHT + _CAPTION + _LEGEND
+    extra = _LINE_HEIGHT if any(hit.probability is not None for hit in hits) else 0
+    height = _TOP + _PANEL_HEIGHT + _CAPTION + _LEGEND + 2 * extra
     canvas: Image = np.full((height, width, 3), 255, dtype=np.uint8)
     _write(canvas, title, (_MARGIN, 52), size=26, bold=True, limit=width - 2 * _MARGIN)
     _write(canvas, subtitle, (_MARGIN, 82), size=16, colour=_GREY, limit=width - 2 * _MARGIN)
     _draw_panel(canvas, query, _MARGIN, _INK, heading="Query")
     divider = _MARGIN + _PANEL_WIDTH + _QUERY_GAP // 2
-    cv2.line(canvas, (divider, _TOP), (divider, _TOP + _PANEL_HEIGHT + _CAPTION - 12), _LINE, 2)
+    cv2.line(canvas, (divider, _TOP), (divider, _TOP + _PANEL_HEIGHT + _CAPTION + extra - 12), _LINE, 2)
     left = _MARGIN + _PANEL_WIDTH + _QUERY_GAP
     for rank, hit in enumerate(hits, start=1):
         _draw_panel(canvas, hit, left, _truth_colour(hit), heading=f"{rank}")
         left += _PANEL_WIDTH + _GAP
     if not hits:
         _write(canvas, "no hits", (left, _TOP + _PANEL_HEIGHT // 2), size=18, colour=_GREY)
+    if extra and basis:
+        at = (_MARGIN, height - 26 - _LINE_HEIGHT)
+        _write(canvas, f"probable appearance: {basis}", at, size=15, colour=_GREY, limit=width - 2 * _MARGIN)
     _draw_legend(canvas, hits)
     return canvas
 
@@ -86,7 +105,14 @@ def write_picture(path: Path, image: Image) -> None:
 def make_panels(result: SearchResult, person: str, folders: Sequence[Path], *, count: int = 5) -> list[Panel]:
     """Return the best hits for `draw_ranked`, with the frames that are found below the folders."""
     return [
-        Panel(find_local_frames(hit.metadata, folders), hit.id, hit.camera_id, hit.score, is_same_person(hit, person))
+        Panel(
+            find_local_frames(hit.metadata, folders),
+            hit.id,
+            hit.camera_id,
+            hit.score,
+            is_same_person(hit, person),
+            hit.probability,
+        )
         for hit in result.hits[:count]
     ]
 
@@ -122,6 +148,9 @@ def _draw_panel(canvas: Image, panel: Panel, left: int, colour: Colour, heading:
         camera = _shorten(f"camera {panel.camera}", 16, _PANEL_WIDTH - 120)
         _write(canvas, camera, (left + _PANEL_WIDTH - _text_width(camera, 16), baseline), size=16, colour=_INK)
     _write(canvas, panel.id, (left, baseline + 30), size=16, colour=_GREY, limit=_PANEL_WIDTH)
+    if panel.probability is not None:
+        text = f"probable appearance {format_probability(panel.probability)}"
+        _write(canvas, text, (left, baseline + 30 + _LINE_HEIGHT), size=15, limit=_PANEL_WIDTH)
 
 
 def _fit(cell: Image, frame: Image) -> None:

@@ -159,6 +159,8 @@ class Client:
         max_clips: int | None = None,
         top_k: int = 10,
         min_score: float | None = None,
+        prior: float | None = None,
+        min_probability: float | None = None,
         camera_ids: Sequence[str] | None = None,
         exclude_camera_ids: Sequence[str] = (),
         after: datetime | None = None,
@@ -174,6 +176,10 @@ class Client:
         the filters if its camera is in `camera_ids` and not in `exclude_camera_ids`, it was seen at or after `after`
         and at or before `before`, and its metadata has the values of `metadata`. `rerank` reorders the best hits by
         their neighbours (k-reciprocal re-ranking).
+
+        If the service has a calibration, each hit has the probability that it shows the query's person, under `prior`:
+        expected matches / searched records, by default the service's. Hits below `min_probability` are left out; it is
+        refused (409) if hits have no probability.
         """
         fields = _given(
             id=id,
@@ -182,6 +188,8 @@ class Client:
             max_clips=max_clips,
             top_k=top_k,
             min_score=min_score,
+            prior=prior,
+            min_probability=min_probability,
             filter=_filter(camera_ids, exclude_camera_ids, after, before, metadata) or None,
             exclude_same_camera=exclude_same_camera or None,
             rerank=rerank or None,

@@ -66,10 +66,48 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What probabilities are based on.
+
+    Attributes:
+        id: names the fitted formula.
+        source: "bundle", or "site" if it is the site's own.
+        prior: the probability before the score is known. In `Info` that of requests that name none; `None` there means
+            1 / (searched records + 1).
+        fitted_people: number of people of the fitted pairs; 0 if the pairs did not name them.
+        fitted_cameras: number of their cameras; 0 if the pairs did not name them.
+        fitted_at: when.
+    """
+
+    id: str
+    source: str
+    prior: float | None
+    fitted_people: int
+    fitted_cameras: int
+    fitted_at: datetime
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score that can serve as `min_score`, and the errors that were measured at it when the calibration was fitted.
+
+    `fmr` is the share of pairs of two people that score at least `score`, `fnmr` the share of pairs of one person that
+    score less; `fnmr_low` and `fnmr_high` are its 95% interval over people.
+    """
+
+    fmr: float
+    score: float
+    fnmr: float
+    fnmr_low: float
+    fnmr_high: float
+
+
+@dataclass(frozen=True)
 class Hit:
     """One record found; `score` is the cosine similarity, `rank` counts from 1.
 
-    `thumbnail_url` is the path of its picture, for `Client.thumbnail`, if the service keeps one.
+    `thumbnail_url` is the path of its picture, for `Client.thumbnail`, if the service keeps one. `probability` is that
+    of the same person, under the prior in the result's `calibration`; `None` if there is no calibration.
     """
 
     rank: int
@@ -80,6 +118,7 @@ class Hit:
     end_time: datetime | None
     metadata: Metadata
     thumbnail_url: str | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +126,7 @@ class SearchResult:
     """The hits, best first.
 
     `searched` counts the records that passed the filter. `exact` is false if an approximate index answered.
+    `calibration` is `None` if hits have no `probability`.
     """
 
     hits: Annotated[tuple[Hit, ...], Field(validation_alias="results")]
@@ -94,6 +134,7 @@ class SearchResult:
     searched: int
     exact: bool
     took_ms: float
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +200,7 @@ class AuditPage:
 
 @dataclass(frozen=True)
 class Info:
-    """What the service is: the bundle's facts, the engine that runs, the gallery and the limits."""
+    """What the service is: the bundle's facts, the engine that runs, the gallery, the limits and the calibration."""
 
     version: str
     embedding_space: str
@@ -167,6 +208,20 @@ class Info:
     engine: Json
     gallery: Json
     limits: Json
+    calibration: Calibration | None = None
+    thresholds: tuple[Threshold, ...] = ()
+
+
+def format_probability(probability: float) -> str:
+    """Return a probability in percent, for people. It never reads as 0 or 100 percent, because no answer is certain."""
+    percent = 100 * probability
+    if percent < 0.01:
+        return "< 0.01 %"
+    if percent >= 99.95:
+        return "> 99.9 %"
+    if percent >= 99:
+        return f"{percent:.1f} %"
+    return f"{percent:.2g} %"
 
 
 def read(kind: type[Answer], body: bytes) -> Answer:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from model.errors import extra
 from not3d.client import Client
-from not3d.client.responses import Json, SearchResult
+from not3d.client.responses import Calibration, Info, Json, SearchResult, format_probability
 from not3d.commands import messages, print_message, results
 from not3d.enrol.discovery import LocalTracklet, is_same_person, is_video, read_footage
 
@@ -108,6 +108,18 @@ def search(
         datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or before (RFC 3339).")
     ] = None,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out hits below this score.")] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Expected matches / searched records, for the probability of hits. [dim]Default: the service's.[/]",
+        ),
+    ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out hits below this probability; needs a calibrated service."),
+    ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Reorder the best hits (k-reciprocal).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     url: Url = DEFAULT_URL,
@@ -123,6 +135,9 @@ def search(
     [cyan]--picture ranked.png[/] draws the query and its first five hits;
     green is the same person and red another, if that is known. The frames of
     hits are looked for below [cyan]--pictures[/].
+
+    If the service has a calibration, each hit has a probability. It is that of
+    a probable appearance that a person has to look at, not an identification.
     """
     if (footage is None) == (enrolled is None):
         raise typer.BadParameter("give a folder, a video, or --id", param_hint="query")
@@ -155,6 +170,8 @@ def search(
                 max_clips=max_clips,
                 top_k=max(top_k, 5) if picture else top_k,
                 min_score=min_score,
+                prior=prior,
+                min_probability=min_probability,
                 camera_ids=camera_ids or None,
                 after=after,
                 before=before,
@@ -167,6 +184,8 @@ def search(
     else:
         results.print(make_table(shown, query.person, reranked=rerank))
         results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
+        if result.calibration:
+            results.print(f"probability: {describe_calibration(result.calibration)}", style="dim", highlight=False)
     if picture:
         _draw(picture, result, query, frames, folders, rerank=rerank)
 
@@ -186,8 +205,9 @@ def _draw(
     order = "; ordered by re-ranking" if rerank else ""
     panels = [Panel(frames, query.id, query.camera or None), *make_panels(result, query.person, folders)]
     subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
+    basis = describe_calibration(result.calibration) if result.calibration else ""
     try:
-        write_picture(picture, draw_ranked(panels[0], panels[1:], subtitle=subtitle))
+        write_picture(picture, draw_ranked(panels[0], panels[1:], subtitle=subtitle, basis=basis))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--picture") from error
     messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True, markup=False)
@@ -204,11 +224,11 @@ def info(
     api_key: ApiKey = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Show model, engine, gallery and limits of a running service."""
+    """Show model, calibration, engine, gallery and limits of a running service."""
     with Client(url, api_key, timeout) as client:
         facts = client.info()
     if as_json:
-        results.print_json(json.dumps(asdict(facts)))
+        results.print_json(json.dumps(asdict(facts), default=_as_json))
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
     table.add_row("service", Text(f"{client.url}, version {facts.version}"))
@@ -217,19 +237,54 @@ def info(
     for measured in model["accuracy"]:
         table.add_row("", Text(f"{measured['dataset']}: rank-1 {measured['rank1']:.2f}, mAP {measured['map']:.2f}"))
     table.add_row("embedding space", Text(facts.embedding_space))
+    calibration = describe_calibration(facts.calibration) if facts.calibration else "none, so hits have no probability"
+    table.add_row("calibration", Text(calibration))
     table.add_row("engine", Text(_listed(facts.engine)))
     table.add_row("gallery", Text(_listed(facts.gallery)))
     table.add_row("limits", Text(_listed(facts.limits, separator="\n")))
     results.print(table)
+    if facts.thresholds:
+        results.print(_thresholds_table(facts))
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """Return in one line under which prior probabilities are given, and on what they were fitted."""
+    prior = "1 / (searched records + 1)" if calibration.prior is None else f"{calibration.prior:.3g}"
+    people = f"{calibration.fitted_people} people" if calibration.fitted_people else "pairs of unnamed people"
+    cameras = f" and {calibration.fitted_cameras} cameras" if calibration.fitted_cameras else ""
+    return (
+        f"prior {prior}; {calibration.source} calibration {calibration.id}, fitted on {people}{cameras} "
+        f"({calibration.fitted_at:%Y-%m-%d})"
+    )
+
+
+def _thresholds_table(facts: Info) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title="Thresholds for --min-score, with the errors measured on the people of the calibration",
+        title_justify="left",
+        caption="FMR: share of pairs of two people that score at least this. FNMR: share of pairs of one person that "
+        "score less.",
+        caption_justify="left",
+    )
+    for name in ("FMR", "score", "FNMR", "95% interval"):
+        table.add_column(name, justify="right")
+    for each in facts.thresholds:
+        interval = f"{each.fnmr_low:.1%} to {each.fnmr_high:.1%}"
+        table.add_row(f"{each.fmr:.2g}", f"{each.score:.3f}", f"{each.fnmr:.1%}", interval)
+    return table
 
 
 def make_table(result: SearchResult, person: str = "", *, reranked: bool = False) -> Table:
-    """Return the hits as a table, with a column for the truth if the query's person is known."""
+    """Return the hits as a table, with columns for their probability and, if the person is known, for the truth."""
     order = "In the order of re-ranking; score: cosine" if reranked else None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=order, title_justify="left", min_width=len(order or ""))
     table.add_column("rank", justify="right")
     table.add_column("id", overflow="fold")
     table.add_column("score", justify="right")
+    if result.calibration:
+        table.add_column("probability", justify="right")
     table.add_column("camera")
     timed = any(hit.start_time for hit in result.hits)
     if timed:
@@ -238,7 +293,10 @@ def make_table(result: SearchResult, person: str = "", *, reranked: bool = False
         table.add_column("person")
     for hit in result.hits:
         # Ids and cameras come from outside: Text keeps rich from reading markup in them.
-        row = [Text(str(hit.rank)), Text(hit.id), Text(f"{hit.score:.3f}"), Text(hit.camera_id or "-")]
+        row = [Text(str(hit.rank)), Text(hit.id), Text(f"{hit.score:.3f}")]
+        if result.calibration:
+            row.append(Text("-" if hit.probability is None else format_probability(hit.probability)))
+        row.append(Text(hit.camera_id or "-"))
         if timed:
             row.append(Text(f"{hit.start_time.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if hit.start_time else "-"))
         if person:

@@ -14,7 +14,7 @@ from model.errors import extra
 from not3d.commands import results
 from service.settings import SERVE_OPTIONS, Settings, variable_name
 
-_TYPES: dict[str, type] = {"integer": int, "string": str, "path": Path}
+_TYPES: dict[str, type] = {"integer": int, "number": float, "string": str, "path": Path}
 
 
 def make_serve() -> Any:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from model.bundle import Bundle
 from not3d.cli import main
 from not3d.client import Client
 from not3d.demo import running_service
 from tests.bundles import make_bundle
+from tests.calibrations import make_calibration
 from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
 
@@ -24,6 +26,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a running service; its gallery is shared by the whole session."""
     with running_service(bundle, tmp_path_factory.mktemp("service"), "--engine", "onnxruntime") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def calibrated(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a service with a site's own calibration; its gallery is shared by the whole session."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    calibration = make_calibration(embedding_space=Bundle.load(bundle).embedding_space)
+    (folder / "site.json").write_text(calibration.to_json())
+    options = ("--engine", "onnxruntime", "--calibration", str(folder / "site.json"), "--prior", "0.3")
+    with running_service(bundle, folder, *options) as client:
         yield client
 
 

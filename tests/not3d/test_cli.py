@@ -51,10 +51,12 @@ def test_version(run: Run) -> None:
         ("search", "--id", "x", "--after", "yesterday"),
         ("search", "--id", "x", "--max-clips", "1"),
         ("enroll", "folder", "--max-clips", "0"),
+        ("search", "--id", "x", "--min-probability", "1.5"),
         ("search", "--id", "x", "--pictures", "nowhere"),
         ("search", "--id", "x", "--after", "2026-05-01T12:00:00"),
         ("serve", "--port", "99999"),
         ("serve", "--device", "tpu"),
+        ("serve", "--prior", "1"),
         ("train", "missing.toml", "--data", "x", "--out", "y"),
     ],
 )
@@ -192,6 +194,50 @@ def test_search_prints_json(run: Run, client: Client, people: Path) -> None:
     assert [hit["camera_id"] for hit in answer["hits"]] == ["c2", "c2"]
     assert answer["hits"][0]["start_time"].startswith("2026-05-01T10:00:00")
     assert answer["searched"] == 3
+
+
+def test_search_shows_probabilities_and_what_they_are_based_on(
+    run: Run, calibrated: Client, people: Path, tmp_path: Path
+) -> None:
+    run("enroll", people, "--replace", "--url", calibrated.url)
+    picture = tmp_path / "ranked.png"
+    query = ("search", people / "0001" / "c1" / "t1", "--pictures", people, "--url", calibrated.url)
+    status, out, _ = run(*query, "--picture", picture)
+    assert status == 0
+    first = next(line for line in out.splitlines() if line.strip().startswith("1 "))
+    assert re.fullmatch(r"1 +0001-c1-t1 +1\.000 +97 % +c1", first.strip())
+    assert re.search(r"prior 0\.3; site calibration [0-9a-f]{16}, fitted on 50 people and 4 cameras", out)
+    assert picture.is_file()
+    _, out, _ = run(*query, "--prior", 0.01, "--json")
+    answer = json.loads(out)
+    assert answer["calibration"]["prior"] == 0.01
+    assert answer["calibration"]["fitted_at"] == "2026-11-28T12:00:00+00:00"
+    least = sorted(hit["probability"] for hit in answer["hits"])[2]
+    _, out, _ = run(*query, "--prior", 0.01, "--min-probability", least, "--json")
+    assert [hit["probability"] >= least for hit in json.loads(out)["hits"]] == [True] * 3
+    _, out, _ = run(*query, "--rerank")
+    assert "probability" not in out
+
+
+def test_info_shows_the_calibration_and_its_thresholds(run: Run, calibrated: Client, client: Client) -> None:
+    status, out, _ = run("info", "--url", calibrated.url)
+    assert status == 0
+    assert re.search(
+        r"prior 0\.3; site calibration [0-9a-f]{16}, fitted on 50 people and 4 cameras \(2026-11-28\)", out
+    )
+    assert re.search(r"0\.001 +0\.700 +30\.0% +20\.0% to 50\.0%", out)
+    status, out, _ = run("info", "--url", calibrated.url, "--json")
+    assert json.loads(out)["thresholds"][0]["score"] == 0.55
+    _, out, _ = run("info", "--url", client.url)
+    assert "none, so hits have no probability" in out
+    assert "FNMR" not in out
+
+
+def test_min_probability_without_a_calibration_is_one_message(run: Run, client: Client, people: Path) -> None:
+    run("enroll", people, "--url", client.url)
+    status, out, err = run("search", "--id", "0001-c1-t1", "--min-probability", 0.5, "--url", client.url)
+    assert (status, out) == (1, "")
+    assert "NOT3D_CALIBRATION" in err
 
 
 def test_what_is_enrolled_is_skipped_unless_replaced(run: Run, client: Client, people: Path) -> None:

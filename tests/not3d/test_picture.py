@@ -1,6 +1,7 @@
 """The ranked picture."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,6 +71,30 @@ def test_long_ids_stay_within_their_panel() -> None:
     gap = picture._MARGIN + 2 * picture._PANEL_WIDTH + picture._QUERY_GAP
     assert (image[picture._TOP :, gap + 2 : gap + picture._GAP - 2][: -picture._LEGEND] == 255).all()
     assert (image[:, -picture._MARGIN + 4 :] == 255).all()
+
+
+def test_a_probability_is_drawn_as_a_probable_appearance(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = picture._write
+
+    def record(canvas: NDArray[np.uint8], text: str, *position: tuple[int, int], **style: Any) -> None:
+        written.append(text)
+        write(canvas, text, *position, **style)
+
+    monkeypatch.setattr(picture, "_write", record)
+    plain = draw_ranked(Panel(frames(1), "query"), [Panel(frames(1), "a", "c1", 0.9)], basis="prior 0.1")
+    assert not any("probable" in text for text in written)
+    written.clear()
+    hits = [Panel(frames(1), name, "c1", 0.9, probability=value) for name, value in (("a", 0.87), ("b", 0.99999))]
+    image = draw_ranked(Panel(frames(1), "query"), hits, basis="prior 0.1")
+    assert "probable appearance 87 %" in written
+    assert "probable appearance > 99.9 %" in written
+    assert "probable appearance: prior 0.1" in written
+    assert not any("identif" in text.lower() for text in written)
+    assert image.shape[0] > plain.shape[0]
+    gap = picture._MARGIN + 2 * picture._PANEL_WIDTH + picture._QUERY_GAP
+    captions = image[picture._TOP : -picture._LEGEND - picture._LINE_HEIGHT]
+    assert (captions[:, gap + 2 : gap + picture._GAP - 2] == 255).all()
 
 
 def test_shortened_text_keeps_both_ends() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from not3d.client import Client, ClientError, ProblemError, UnreachableError, retry
+from not3d.client.responses import format_probability
 from tests.not3d.videos import write_video
 from tests.service.live import run_service
 from training.datasets.tracklet import Tracklet
@@ -96,6 +97,55 @@ def test_filters_reach_the_service(client: Client, tracklet: Tracklet) -> None:
     assert ids(min_score=1.0) in (["t0", "t1", "t2"], [])
     assert len(ids(rerank=True)) == 3
     assert ids(top_k=1) == ["t0"]
+
+
+def test_probabilities_and_thresholds_of_a_calibrated_service(calibrated: Client, tracklet: Tracklet) -> None:
+    calibrated.put("gate-1", tracklet.frames)
+    (hit,) = calibrated.search(tracklet.frames).hits
+    result = calibrated.search(tracklet.frames, prior=0.05)
+    assert result.calibration
+    assert (result.calibration.source, result.calibration.prior, result.calibration.fitted_people) == ("site", 0.05, 50)
+    assert result.calibration.fitted_at == datetime(2026, 11, 28, 12, tzinfo=UTC)
+    (less_likely,) = result.hits
+    assert hit.probability is not None
+    assert less_likely.probability is not None
+    assert 0 < less_likely.probability < hit.probability < 1
+    assert calibrated.search(tracklet.frames, min_probability=hit.probability).hits == (hit,)
+    assert calibrated.search(tracklet.frames, prior=0.05, min_probability=hit.probability).hits == ()
+    info = calibrated.info()
+    assert info.calibration
+    assert (info.calibration.id, info.calibration.prior) == (result.calibration.id, 0.3)
+    assert [(each.fmr, each.score, each.fnmr_high) for each in info.thresholds] == [
+        (0.01, 0.55, 0.2),
+        (0.001, 0.7, 0.5),
+    ]
+
+
+def test_without_a_calibration_there_is_no_probability(client: Client, tracklet: Tracklet) -> None:
+    client.embed(tracklet.frames, id="a")
+    result = client.search(tracklet.frames, prior=0.05)
+    assert (result.calibration, result.hits[0].probability) == (None, None)
+    assert (client.info().calibration, client.info().thresholds) == (None, ())
+    with pytest.raises(ProblemError, match="not3d calibrate") as refused:
+        client.search(tracklet.frames, min_probability=0.5)
+    assert (refused.value.status, refused.value.errors[0]["field"]) == (409, "min_probability")
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [
+        (0.0, "< 0.01 %"),
+        (0.000123, "0.012 %"),
+        (0.0567, "5.7 %"),
+        (0.5, "50 %"),
+        (0.989, "99 %"),
+        (0.9949, "99.5 %"),
+        (0.9996, "> 99.9 %"),
+        (1.0, "> 99.9 %"),
+    ],
+)
+def test_a_probability_never_reads_as_certain(probability: float, text: str) -> None:
+    assert format_probability(probability) == text
 
 
 def test_put_replaces_with_footage_or_an_embedding(client: Client, tracklet: Tracklet) -> None:
