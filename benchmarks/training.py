@@ -39,7 +39,7 @@ from training.loop.run import Run
 from training.recipe import Recipe, find_recipe, load_recipe
 
 RECIPES = {
-    "light": ("bundled", {"network.frame_height": "128", "network.frame_width": "64", "batch.tracklets": "4"}),
+    "light": ("light", {"network.frame_height": "128", "network.frame_width": "64", "batch.tracklets": "4"}),
     "paper": ("not3d", {}),
 }
 """The bundled model's network at 128x64, and that of Not 3D Re-ID; both with its batch of 8 x 4 clips of 4 frames."""

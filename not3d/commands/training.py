@@ -86,7 +86,7 @@ def train(
     result. With several GPUs or machines, [bold]torchrun --nproc-per-node 2 -m -- not3d train ...[/] divides each
     batch; without the [bold]--[/], torchrun takes [bold]--start[/] for an option of its own.
 
-    Example: [bold]not3d train bundled -d market1501 -d mars --out runs/bundled[/]
+    Example: [bold]not3d train light -d market1501 -d mars --out runs/light[/]
     """
     overrides = parse_changes(changes)
     with extra("train"):

@@ -32,14 +32,14 @@ def run(
     """Train in this process."""
     changes = TINY | {"schedule.epochs": str(epochs)} | (overrides or {})
     console = console or Console(quiet=True)
-    return train(find_recipe("bundled"), [data], out, overrides=changes, console=console, **options)
+    return train(find_recipe("light"), [data], out, overrides=changes, console=console, **options)
 
 
 def arguments(data: Path, out: Path, epochs: int, *rest: str, overrides: dict[str, str] | None = None) -> list[str]:
     """Return the arguments of `python -m not3d` for the same run in its own process."""
     changes = TINY | {"schedule.epochs": str(epochs)} | (overrides or {})
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
-    return ["train", "bundled", "--data", str(data), "--out", str(out), *settings, *rest]
+    return ["train", "light", "--data", str(data), "--out", str(out), *settings, *rest]
 
 
 def rows(out: Path) -> list[dict[str, str]]:

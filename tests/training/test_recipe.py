@@ -9,7 +9,7 @@ def test_each_recipe_of_the_project_is_valid(path):
 
 
 def test_overrides_reach_into_tables():
-    recipe = load_recipe(find_recipe("bundled"), {"schedule.epochs": "63", "network.backbone": "resnet18", "seed": "9"})
+    recipe = load_recipe(find_recipe("light"), {"schedule.epochs": "63", "network.backbone": "resnet18", "seed": "9"})
     assert (recipe.schedule.epochs, recipe.network.backbone, recipe.seed) == (63, "resnet18", 9)
 
 
@@ -19,19 +19,19 @@ def test_overrides_reach_into_tables():
 )
 def test_errors_name_the_key(override, message):
     with pytest.raises(RecipeError, match=message):
-        load_recipe(find_recipe("bundled"), override)
+        load_recipe(find_recipe("light"), override)
 
 
 def test_broken_and_missing_files_are_errors(tmp_path):
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(RecipeError, match=r"bad\.toml"):
         load_recipe(tmp_path / "bad.toml")
-    with pytest.raises(RecipeError, match="bundled"):
+    with pytest.raises(RecipeError, match="light"):
         find_recipe("nothing")
 
 
 def test_frame_size_follows_the_resolutions():
-    recipe = load_recipe(find_recipe("bundled"))
+    recipe = load_recipe(find_recipe("light"))
     last = recipe.resolutions[-1]
     assert recipe.frame_size(1) == (recipe.resolutions[0].height, recipe.resolutions[0].width)
     assert recipe.frame_size(last.from_epoch) == (last.height, last.width)
@@ -70,8 +70,8 @@ def test_recipe_extends_another_and_replaces_values(tmp_path):
 
 
 def test_recipe_extends_a_recipe_of_the_project(tmp_path):
-    (tmp_path / "mine.toml").write_text('extends = "bundled"\nname = "mine"\n')
-    bundled = load_recipe(find_recipe("bundled"))
+    (tmp_path / "mine.toml").write_text('extends = "light"\nname = "mine"\n')
+    bundled = load_recipe(find_recipe("light"))
     assert load_recipe(tmp_path / "mine.toml") == bundled.model_copy(update={"name": "mine", "card": ModelCardTexts()})
 
 
@@ -92,12 +92,12 @@ def test_wrong_extends_is_an_error(tmp_path, extends, message):
 
 def test_loss_without_the_output_it_needs_is_named():
     with pytest.raises(RecipeError, match="erasing_attention needs attention logits"):
-        load_recipe(find_recipe("bundled"), {"network.attention": "mean"})
+        load_recipe(find_recipe("light"), {"network.attention": "mean"})
 
 
 def test_recipes_in_older_checkpoints_can_be_read():
     """The recipe in the checkpoint of the bundled model is older than several of the settings."""
-    content = load_recipe(find_recipe("bundled")).model_dump() | {"winograd": False}
+    content = load_recipe(find_recipe("light")).model_dump() | {"winograd": False}
     for later in ("start", "evaluation"):
         del content[later]
     for table, kept in (
@@ -106,26 +106,26 @@ def test_recipes_in_older_checkpoints_can_be_read():
         ("schedule", ("epochs", "form", "warm_up", "milestones", "evaluate_every")),
     ):
         content[table] = {key: content[table][key] for key in kept}
-    assert Recipe.model_validate(content) == load_recipe(find_recipe("bundled"))
+    assert Recipe.model_validate(content) == load_recipe(find_recipe("light"))
 
 
 def test_removed_winograd_key_is_an_error():
     with pytest.raises(RecipeError, match=r"winograd was removed.*: delete the key"):
-        load_recipe(find_recipe("bundled"), {"winograd": "true"})
-    assert load_recipe(find_recipe("bundled"), {"winograd": "false"}) == load_recipe(find_recipe("bundled"))
+        load_recipe(find_recipe("light"), {"winograd": "true"})
+    assert load_recipe(find_recipe("light"), {"winograd": "false"}) == load_recipe(find_recipe("light"))
 
 
 def test_card_is_not_inherited(tmp_path):
     (tmp_path / "lobby.toml").write_text(
-        'extends = "bundled"\nname = "lobby"\n[card]\ntraining_data = "our lobby"\n', encoding="utf-8"
+        'extends = "light"\nname = "lobby"\n[card]\ntraining_data = "our lobby"\n', encoding="utf-8"
     )
     recipe = load_recipe(tmp_path / "lobby.toml")
     assert (recipe.name, recipe.card.training_data, recipe.card.datasets) == ("lobby", "our lobby", ())
     assert recipe.card.data_terms == ModelCardTexts().data_terms
-    assert load_recipe(find_recipe("bundled")).card.datasets
+    assert load_recipe(find_recipe("light")).card.datasets
 
 
 def test_last_resolution_must_be_the_size_of_the_network():
     with pytest.raises(RecipeError, match=r"last of 40 epochs has frames of 128x64, but the network has 160x80"):
-        load_recipe(find_recipe("bundled"), {"schedule.epochs": "40"})
-    assert load_recipe(find_recipe("bundled"), {"schedule.epochs": "40", "resolutions": "[]"})
+        load_recipe(find_recipe("light"), {"schedule.epochs": "40"})
+    assert load_recipe(find_recipe("light"), {"schedule.epochs": "40", "resolutions": "[]"})

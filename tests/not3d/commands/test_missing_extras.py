@@ -83,13 +83,13 @@ def run(folder: Path, *commands: tuple[str, ...]) -> list[tuple[int, str, str]]:
 
 
 EXTRAS = {
-    ("train", "bundled", "-d", "data", "-o", "out"): "train",
+    ("train", "light", "-d", "data", "-o", "out"): "train",
     ("evaluate", "model.onnx", "-d", "data"): "train",
     ("export", "checkpoint.pt", "-o", "out"): "train",
     ("import", "model.onnx", "-o", "out"): "train",
     ("import", "checkpoint.pt", "-o", "out"): "train",
     ("quantize", "data", "--calibrate", "data"): "quantize",
-    ("tune", "bundled", "-d", "data", "-o", "out"): "tune",
+    ("tune", "light", "-d", "data", "-o", "out"): "tune",
     ("reproduce", "--list"): "train",
     ("datasets", "list"): "train",
     ("datasets", "check", "data"): "train",

@@ -13,7 +13,7 @@ from training.datasets.catalog import read_training
 from training.recipe import find_recipe, load_recipe
 
 RECIPE = load_recipe(
-    find_recipe("bundled"), {"batch.people": "4", "resolutions": "[]", "network.frame_height": "64", "seed": "5"}
+    find_recipe("light"), {"batch.people": "4", "resolutions": "[]", "network.frame_height": "64", "seed": "5"}
 )
 
 

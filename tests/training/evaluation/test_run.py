@@ -32,7 +32,7 @@ def checkpoint(data, tmp_path_factory):
         "schedule.epochs": "1",
         "validation_share": "0.3",
     }
-    return train(find_recipe("bundled"), [data], tmp_path_factory.mktemp("run"), overrides=overrides, console=QUIET)
+    return train(find_recipe("light"), [data], tmp_path_factory.mktemp("run"), overrides=overrides, console=QUIET)
 
 
 def test_checkpoint_is_evaluated_across_cameras(checkpoint, data):
@@ -99,7 +99,7 @@ def test_validation_needs_people_set_aside(data, tmp_path):
         "schedule.epochs": "1",
         "validation_share": "0.0001",
     }
-    checkpoint = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=QUIET)
+    checkpoint = train(find_recipe("light"), [data], tmp_path, overrides=overrides, console=QUIET)
     with pytest.raises(EvaluationError, match="none of these people are validation people"):
         evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET)
 

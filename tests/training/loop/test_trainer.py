@@ -199,7 +199,7 @@ def test_model_of_other_data_does_not_get_the_card_of_the_recipe(data, tmp_path)
 
 def test_missing_validation_people_give_a_warning(data, tmp_path, capsys):
     overrides = TINY | {"schedule.epochs": "1", "validation_share": "0.0"}
-    best = train(find_recipe("bundled"), [data], tmp_path, overrides=overrides, console=Console(width=200))
+    best = train(find_recipe("light"), [data], tmp_path, overrides=overrides, console=Console(width=200))
     assert "No validation people" in capsys.readouterr().out
     assert load_checkpoint(best).accuracy == []
 
