@@ -48,7 +48,10 @@ class BatchSettings(_Part):
     sampler: BatchSampling = Field(
         "person",
         description="person: each person once per epoch; luo: all tracklets, as in VID-Trans-ReID; sites: the same "
-        "number of people of each site, each from two cameras",
+        "number of people of each site",
+    )
+    cameras: Literal[1, 2] = Field(
+        2, description="sites only: how many cameras the K tracklets of a person come from, if it has them"
     )
     clip_length: int | None = Field(
         None, ge=1, description="frames of a training clip; default: clip_length of the network"

@@ -86,7 +86,14 @@ class ClipSource:
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Return the indices of the tracklets of each batch of an epoch (from 1), for all processes."""
-        return self._sampler.batches(np.random.default_rng([self._seed, epoch]))
+        rng = np.random.default_rng([self._seed, epoch])
+        batches = self._sampler.batches(rng)
+        steps = self.recipe.schedule.steps
+        if steps is None:
+            return batches
+        while len(batches) < steps:
+            batches += self._sampler.batches(rng)
+        return batches[:steps]
 
     def batches(self, epoch: int, step: int, epochs: int) -> Generator[Batch]:
         """Yield the batches from a step (from 0) of an epoch (from 1) to the end of the last epoch.
@@ -192,7 +199,7 @@ class Normalise:
 def _sampler(tracklets: Sequence[Tracklet], recipe: Recipe) -> Sampler:
     batch = recipe.batch
     if batch.sampler == "sites":
-        return SiteSampler(tracklets, batch.people, batch.tracklets)
+        return SiteSampler(tracklets, batch.people, batch.tracklets, cameras=batch.cameras)
     if batch.sampler == "luo":
         return TrackletSampler(tracklets, batch.people, batch.tracklets)
     return PersonSampler(tracklets, batch.people, batch.tracklets, spread_cameras=batch.spread_cameras)

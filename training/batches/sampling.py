@@ -181,7 +181,10 @@ def by_person(dataset: Sequence[Tracklet], people: int) -> dict[str, dict[str, l
     """Return the indices of the tracklets by person (sorted) and camera."""
     found: dict[str, dict[str, list[int]]] = {person: defaultdict(list) for person in persons_of(dataset)}
     if len(found) < people:
-        raise ValueError(f"a batch needs {people} people (batch.people), but the training set has {len(found)}")
+        raise ValueError(
+            f"a batch needs {people} people (batch.people), but the training set has {len(found)}"
+            ": give more people, or lower batch.people"
+        )
     for index, tracklet in enumerate(dataset):
         found[tracklet.person][tracklet.camera].append(index)
     return found

@@ -14,16 +14,16 @@ class SiteSampler:
     """P x K batches with the same number of people from each site.
 
     A site is a dataset, or several that share their people (MARS and Market-1501). A person gives K tracklets from two
-    cameras, K / 2 of each, some of them several times if a camera has fewer; or all K from the only camera. The people
-    of a site are drawn without replacement until all were drawn. An epoch has each person of the largest site once,
-    and people of smaller sites several times.
+    cameras, K / 2 of each, some of them several times if a camera has fewer; or all K from one camera, if `cameras` is
+    1 or the person has no other. The people of a site are drawn without replacement until all were drawn. An epoch has
+    each person of the largest site once, and people of smaller sites several times.
 
     Raises:
         ValueError: fewer than P people, or P is not a multiple of the number of sites.
     """
 
-    def __init__(self, dataset: Sequence[Tracklet], people: int, tracklets: int) -> None:
-        self.tracklets = tracklets
+    def __init__(self, dataset: Sequence[Tracklet], people: int, tracklets: int, *, cameras: int = 2) -> None:
+        self.tracklets, self.cameras = tracklets, cameras
         self._tracklets_of = by_person(dataset, people)
         self._sites: dict[str, list[str]] = defaultdict(list)
         for person in self._tracklets_of:
@@ -55,7 +55,7 @@ class SiteSampler:
 
     def _draw(self, by_camera: dict[str, list[int]], rng: np.random.Generator) -> list[int]:
         cameras = sorted(by_camera)
-        chosen = [cameras[i] for i in rng.permutation(len(cameras))[:2]]
+        chosen = [cameras[i] for i in rng.permutation(len(cameras))[: self.cameras]]
         shares = [self.tracklets] if len(chosen) == 1 else [self.tracklets - self.tracklets // 2, self.tracklets // 2]
         return [
             by_camera[camera][i]

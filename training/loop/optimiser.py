@@ -43,6 +43,9 @@ class ScheduleSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(120, ge=1)
+    steps: int | None = Field(
+        None, ge=1, description="steps of an epoch; default: the sampler decides, by the number of people or tracklets"
+    )
     form: ScheduleForm = "paper"
     warm_up: int = Field(10, ge=1, description="epochs until the full learning rate")
     milestones: tuple[int, ...] = Field((40, 70), description="epochs after which the rate is multiplied by `decay`")

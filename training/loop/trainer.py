@@ -89,7 +89,10 @@ def train(
         if start is not None and transfer is not None:
             raise TrainingError("--start and --transfer cannot be used together: give one of them")
         if recipe.start.transfer and transfer is None and start is None and not resume:
-            raise TrainingError(f"the recipe starts from {recipe.start.transfer}: give its checkpoint with --transfer")
+            raise TrainingError(
+                f"the recipe starts from {recipe.start.transfer}: give its checkpoint with --transfer, or the "
+                "weights of all layers with --start"
+            )
         if split is not None and all(split_count(path) == 1 for path in data if path.exists()):
             raise TrainingError(f"split {split}: none of the datasets has splits; leave it out")
         tracklets = read_training(data, split)

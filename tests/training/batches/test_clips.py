@@ -37,6 +37,15 @@ def test_batches_continue_from_any_step(tracklets, workers):
     assert not same(full[0], full[3])
 
 
+@pytest.mark.parametrize("steps", [2, 7])
+def test_an_epoch_has_as_many_batches_as_the_recipe_says(tracklets, steps):
+    recipe = RECIPE.model_copy(update={"schedule": RECIPE.schedule.model_copy(update={"steps": steps})})
+    plan = ClipSource(tracklets, recipe).plan(1)
+    assert len(plan) == steps
+    assert plan[:2] == ClipSource(tracklets, RECIPE).plan(1)[:2]
+    assert all(len(batch) == len(plan[0]) for batch in plan)
+
+
 def test_sample_is_the_start_of_the_first_batch(tracklets):
     first = next(ClipSource(tracklets, RECIPE).batches(2, 0, 2))
     sample = ClipSource(tracklets, RECIPE).sample(2, 3)

@@ -50,6 +50,12 @@ def test_a_person_of_one_camera_gives_all_from_it(rng):
     assert set(drawn) == {6, 7, 8}
 
 
+def test_with_one_camera_each_person_gives_all_from_it(dataset, rng):
+    for batch in SiteSampler(dataset, 8, 4, cameras=1).batches(rng):
+        for start in range(0, len(batch), 4):
+            assert len({(dataset[i].person, dataset[i].camera) for i in batch[start : start + 4]}) == 1
+
+
 def test_same_seed_gives_same_batches(dataset):
     one, other = (SiteSampler(dataset, 8, 4).batches(np.random.default_rng([1, 5])) for _ in range(2))
     assert one == other
@@ -61,5 +67,7 @@ def test_people_of_a_batch_must_divide_among_sites(dataset):
 
 
 def test_too_few_people_is_an_error():
-    with pytest.raises(ValueError, match=r"needs 8 people \(batch.people\), but the training set has 3"):
+    with pytest.raises(
+        ValueError, match=r"needs 8 people \(batch.people\), but the training set has 3: give more people"
+    ):
         SiteSampler(site("", 3), 8, 4)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from model.bundle import WEIGHTS_FILE, Bundle
 from tests.training.runs import assert_same_log, assert_same_state, rows
+from training.datasets.synthetic.dataset import write_synthetic
 from training.export.export import export_bundle
 from training.importing.third_party_weights import WeightsError
 from training.loop.checkpoint import load_checkpoint, save_checkpoint
@@ -128,6 +129,30 @@ class TestStart:
     def test_bundle_without_weights_is_an_error(self, data, mean_bundle, tmp_path):
         with pytest.raises(WeightsError, match=r"has no weights\.npz: export the model again"):
             run(data, tmp_path / "run", mean_bundle, start=mean_bundle)
+
+
+class TestSite:
+    def fine_tune(self, data, out, **options):
+        changes = {name: value for name, value in TINY.items() if name != "batch.people"}
+        changes |= {"schedule.epochs": "1", "schedule.steps": "2"} | options.pop("overrides", {})
+        return train(find_recipe("site"), [data], out, overrides=changes, console=Console(quiet=True), **options)
+
+    def test_recipe_needs_a_start(self, data, tmp_path):
+        with pytest.raises(TrainingError, match=r"starts from a model that was trained on other sites: .* --start"):
+            self.fine_tune(data, tmp_path / "site")
+
+    def test_recipe_continues_from_a_model_without_a_teacher(self, data, mean_bundle, tmp_path):
+        best = run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"})
+        tuned = self.fine_tune(data, tmp_path / "site", start=best, overrides={"validation_share": "0"})
+        assert load_checkpoint(tuned).recipe["name"] == "site"
+        assert rows(tmp_path / "site")[-1]["distillation"] == ""
+
+    def test_too_few_people_are_told_how_many_are_needed(self, mean_bundle, data, tmp_path):
+        best = run(data, tmp_path / "run", mean_bundle, {"schedule.epochs": "1"})
+        few = tmp_path / "few"
+        write_synthetic(few, people=5, cameras=2, frames=2, seed=3, size=(64, 32))
+        with pytest.raises(TrainingError, match=r"needs 8 people .* but the training set has 5: give more people"):
+            self.fine_tune(few, tmp_path / "site", start=best, overrides={"validation_share": "0"})
 
 
 @pytest.mark.parametrize(("name", "size"), [("unseen-sites", (128, 64)), ("unseen-sites-160", (160, 80))])
