@@ -28,6 +28,7 @@ from service.gallery.records import (
     OnConflict,
     Page,
     Record,
+    ScoreMode,
     SearchResult,
     SpaceMismatch,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "OnConflict",
     "Page",
     "Record",
+    "ScoreMode",
     "SearchResult",
     "SpaceMismatch",
 ]

@@ -56,6 +56,7 @@ class AsyncGallery:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="gallery")
         self.embedding_space = gallery.embedding_space
         self.engine = gallery.engine
+        self.score_mode = gallery.score_mode
 
     add = _in_thread(Gallery.add)
     put = _in_thread(Gallery.put)

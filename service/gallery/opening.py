@@ -24,6 +24,7 @@ def open_gallery(settings: Settings, bundle: Bundle) -> Gallery:
             dimension=bundle.spec.dimension,
             model_name=bundle.spec.name,
             gpu_bytes=0 if settings.device == "cpu" else settings.gallery_gpu_mb * MIB,
+            camera_centring=settings.camera_centring,
         )
     try:
         with extra("milvus"):

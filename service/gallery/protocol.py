@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import AuditEntry, Erasure, Filter, OnConflict, Page, Record, SearchResult
+from service.gallery.records import AuditEntry, Erasure, Filter, OnConflict, Page, Record, ScoreMode, SearchResult
 
 
 class Gallery(Protocol):
@@ -30,6 +30,8 @@ class Gallery(Protocol):
     """The 16 hex digits that name the model of the embeddings."""
     dimension: int
     """The length D of every embedding."""
+    score_mode: ScoreMode
+    """What the scores of searches are."""
 
     @property
     def engine(self) -> str:
@@ -102,8 +104,12 @@ class Gallery(Protocol):
         top_k: int,
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
+        camera_id: str | None = None,
     ) -> SearchResult:
-        """Return the `top_k` records that pass `filter` and are nearest to `embedding` `[D]` by cosine.
+        """Return the `top_k` records that pass `filter` and have the best scores with `embedding` `[D]`.
+
+        If scores are centred, `camera_id` is the camera whose mean is subtracted from the query; without it, or if no
+        record is of this camera, that is the mean of all records. Otherwise it has no effect.
 
         Records with equal scores are ordered by id, also at the cut-off. Records that score less than
         `min_score` are left out, but counted in `searched`.

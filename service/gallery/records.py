@@ -13,6 +13,8 @@ from model.errors import Not3dError
 
 OnConflict: TypeAlias = Literal["error", "replace", "skip"]
 """What happens if an id exists: nothing is enrolled, the new record replaces the old one, or the old one stays."""
+ScoreMode: TypeAlias = Literal["cosine", "centred"]
+"""What a score is: the cosine of two vectors, or of two from which the means of their cameras were subtracted first."""
 JSON: TypeAlias = JsonValue
 
 
@@ -71,10 +73,14 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A record that a search found, with its cosine similarity to the query in -1..1."""
+    """A record that a search found, with its score in -1..1: see `ScoreMode`.
+
+    If scores are centred, `centred` `[D]` is the unit vector that was compared.
+    """
 
     record: Record
     score: float
+    centred: NDArray[np.float64] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +88,13 @@ class SearchResult:
     """The hits of a search, best first.
 
     `searched` is the number of records that passed the filter. `exact` is false if an approximate index answered.
+    If scores are centred, `centred_query` `[D]` is the unit vector with which the hits' were compared.
     """
 
     hits: list[Hit]
     searched: int
     exact: bool
+    centred_query: NDArray[np.float64] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from service.gallery.embedded.database import (
     sync_directory,
     translate,
 )
+from service.gallery.embedded.index.centring import CameraSums
 from service.gallery.embedded.index.columns import FilterValues, RowFilter
 from service.gallery.embedded.index.rebuild import EXACT_BYTES, Rebuilder
 from service.gallery.embedded.index.saver import IndexSaver, LoadedIndex, load_index
@@ -43,6 +44,7 @@ from service.gallery.records import (
     OnConflict,
     Page,
     Record,
+    ScoreMode,
     SearchResult,
 )
 
@@ -76,9 +78,10 @@ class EmbeddedGallery(Gallery):
         self.embedding_space = stamp.embedding_space
         self.dimension = stamp.dimension
         self._index = loaded.index
+        self.score_mode: ScoreMode = "centred" if loaded.index.centred else "cosine"
         self._resources = resources
         self._readers = Readers(directory)
-        self._writer = Writer(connection, directory, self._on_commit)
+        self._writer = Writer(connection, directory, self._on_commit, self._new_change)
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
         self._rebuilder = Rebuilder(
             self._index,
@@ -105,6 +108,7 @@ class EmbeddedGallery(Gallery):
         model_name: str,
         exact_bytes: int = EXACT_BYTES,
         gpu_bytes: int = 0,
+        camera_centring: bool = False,
     ) -> "EmbeddedGallery":
         """Open the gallery in a directory, or create it there.
 
@@ -117,7 +121,8 @@ class EmbeddedGallery(Gallery):
             dimension: as in the protocol.
             model_name: the model's name, for error messages.
             exact_bytes: up to so many bytes of vectors, a search compares all of them.
-            gpu_bytes: memory on a GPU for a copy of the vectors, if FAISS finds one.
+            gpu_bytes: memory on a GPU for a copy of the vectors, if FAISS finds one. Unused with `camera_centring`.
+            camera_centring: subtract each camera's mean from queries and records before they are compared.
 
         Raises:
             SpaceMismatch: the gallery holds embeddings of another model.
@@ -135,7 +140,7 @@ class EmbeddedGallery(Gallery):
                 connection = connect(data_dir, read_only=False)
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
-                loaded = load_index(connection, data_dir, stamp, exact_bytes, gpu_bytes)
+                loaded = load_index(connection, data_dir, stamp, exact_bytes, gpu_bytes, camera_centring)
             except (sqlite3.Error, OSError) as error:
                 raise translate(error, data_dir) from error
             gallery = cls(data_dir, stamp, connection, loaded, exact_bytes, resources.pop_all())
@@ -203,14 +208,16 @@ class EmbeddedGallery(Gallery):
         top_k: int,
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
+        camera_id: str | None = None,
     ) -> SearchResult:
+        checks.check_text(camera_id, "camera_id")
         query = checks.check_query(embedding, self.dimension)
         checks.check_limit(top_k, "top_k")
         for _ in range(_MAX_SNAPSHOTS):
-            if (found := self._search(query, top_k, filter, min_score)) is not None:
+            if (found := self._search(query, top_k, filter, min_score, camera_id)) is not None:
                 return found
         with self._writer.paused():  # commits came faster than the search
-            if (found := self._search(query, top_k, filter, min_score)) is not None:
+            if (found := self._search(query, top_k, filter, min_score, camera_id)) is not None:
                 return found
         raise GalleryBroken("the search index is ahead of the database: restart the service")
 
@@ -277,13 +284,19 @@ class EmbeddedGallery(Gallery):
                 last_first.callback(self._rebuilder.close)
 
     def _search(
-        self, query: NDArray[np.float32], top_k: int, filter: Filter, min_score: float | None
+        self,
+        query: NDArray[np.float32],
+        top_k: int,
+        filter: Filter,
+        min_score: float | None,
+        camera_id: str | None,
     ) -> SearchResult | None:
         """Search one snapshot of the database. Return `None` if the index is already past its version."""
         with self._readers.snapshot() as connection:
             version = rows.version_of(connection)
             row_filter = self._row_filter(connection, filter, version)
-            candidates = self._index.search(query, top_k, row_filter, version, partial(self._read_vectors, connection))
+            read_vectors = partial(self._read_vectors, connection)
+            candidates = self._index.search(query, top_k, row_filter, version, read_vectors, camera_id)
             if candidates is None:
                 return None
             scores = dict(zip(candidates.numbers.tolist(), candidates.scores.tolist(), strict=True))
@@ -292,8 +305,12 @@ class EmbeddedGallery(Gallery):
             ids = rows.ids_of(connection, list(scores))
             ranked = sorted(scores, key=lambda number: (-scores[number], ids[number]))[:top_k]
             found = rows.by_number(connection, ranked)
-        hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
-        return SearchResult(hits, candidates.searched, candidates.exact)
+        if candidates.centred is None:
+            hits = [Hit(record, scores[number]) for number, record in zip(ranked, found, strict=True)]
+        else:
+            centred = dict(zip(candidates.numbers.tolist(), candidates.centred, strict=True))
+            hits = [Hit(record, scores[number], centred[number]) for number, record in zip(ranked, found, strict=True)]
+        return SearchResult(hits, candidates.searched, candidates.exact, candidates.centred_query)
 
     def _row_filter(self, connection: sqlite3.Connection, filter: Filter, version: int) -> RowFilter:
         """Look up metadata and ids of a filter in this snapshot."""
@@ -323,6 +340,9 @@ class EmbeddedGallery(Gallery):
             self._wipe_needed = True  # `expire` tries again
         self._saver.request_purge(urgent=urgent)
 
+    def _new_change(self) -> Change:
+        return Change(removed_sums=CameraSums(self.dimension) if self._index.centred else None)
+
     def _change(self, work: Work[T]) -> T:
         # An index that lost a change would never reach the later versions.
         self._index.check()
@@ -337,7 +357,7 @@ class EmbeddedGallery(Gallery):
                 for number, row in change.added
             ]
             vectors = np.array([row.vector for _, row in change.added], np.float32)
-            self._index.apply(version, added, vectors, change.removed)
+            self._index.apply(version, added, vectors, change.removed, change.removed_sums)
         except Exception:  # such as too little memory: the change is committed, so the caller must not see an error
             self._index.fail()
             log.exception("search index failed: it does not follow the database any more")

@@ -238,6 +238,19 @@ def vectors_of(
     return _decode_vectors(found, dimension)
 
 
+def vectors_by_camera(
+    connection: sqlite3.Connection, numbers: Sequence[int], dimension: int
+) -> tuple[list[str | None], NDArray[np.float32]]:
+    """Read the cameras and the vectors `[n, D]` of these numbers, in any order. Raises as `vectors_of`."""
+    found = connection.execute(
+        "SELECT t.camera_id, e.vector FROM tracklets t JOIN embeddings e USING (number) "
+        "WHERE t.number IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(numbers)),),
+    ).fetchall()
+    _, vectors = _decode_vectors([(0, vector) for _, vector in found], dimension)
+    return [camera_id for camera_id, _ in found], vectors
+
+
 def _decode_vectors(
     found: list[tuple[int, bytes | None]], dimension: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

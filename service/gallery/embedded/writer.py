@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 from service.gallery.checks import Row, audit_condition
 from service.gallery.embedded import audit, rows
 from service.gallery.embedded.database import translate
+from service.gallery.embedded.index.centring import CameraSums
 from service.gallery.records import DuplicateId, Filter, GalleryError, OnConflict
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_ROWS_AT_ONCE = 4096
 _WRITE_TIMEOUT_MS = 10_000
 _CHECKPOINT_TIMEOUT_MS = 1000
 """Shorter, because a waiting checkpoint blocks all changes, and a snapshot of the gallery may take minutes."""
@@ -31,12 +33,14 @@ _CHECKPOINT_TIMEOUT_MS = 1000
 class Change:
     """The changes of one transaction. The index applies first `added`, then `removed`.
 
-    `other` is true if something changed that the index does not contain, such as the audit log.
+    `other` is true if something changed that the index does not contain, such as the audit log. `removed_sums` are
+    those of the removed rows, or `None` if the index does not need them: the vectors are gone after the commit.
     """
 
     added: list[tuple[int, Row]] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
     other: bool = False
+    removed_sums: CameraSums | None = None
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.other)
@@ -107,6 +111,12 @@ def expire(connection: sqlite3.Connection, change: Change, limit: int, now: int)
 
 
 def _remove(connection: sqlite3.Connection, change: Change, numbers: Sequence[int]) -> None:
+    if change.removed_sums is not None:
+        sums = CameraSums(change.removed_sums.dimension)
+        for start in range(0, len(numbers), _ROWS_AT_ONCE):
+            part = numbers[start : start + _ROWS_AT_ONCE]
+            sums.add_all(*rows.vectors_by_camera(connection, part, sums.dimension))
+        change.removed_sums.add_sums(sums)
     rows.delete(connection, numbers)
     change.removed.extend(numbers)
 
@@ -134,7 +144,15 @@ class Writer:
     error. If SQLite fails, all callers of the group get the error, and nothing is committed.
     """
 
-    def __init__(self, connection: sqlite3.Connection, directory: Path, on_commit: Callable[[int, Change], None]):
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        directory: Path,
+        on_commit: Callable[[int, Change], None],
+        new_change: Callable[[], Change] = Change,
+    ) -> None:
+        """`new_change` makes the empty change of a transaction."""
+        self._new_change = new_change
         self._connection = connection
         self._directory = directory
         self._on_commit = on_commit
@@ -179,7 +197,7 @@ class Writer:
                 self._condition.notify_all()
 
     def _commit(self, group: list[_Call]) -> None:
-        change = Change()
+        change = self._new_change()
         version = 0
         try:
             try:

@@ -63,6 +63,8 @@ class MilvusGallery(Gallery):
     Call it again: `put` and `delete` have the same effect twice, and `add` raises `DuplicateId`.
     """
 
+    score_mode = "cosine"
+
     def __init__(
         self, connection: Connection, address: MilvusAddress, embedding_space: str, dimension: int, *, gpu: bool = False
     ) -> None:
@@ -196,6 +198,7 @@ class MilvusGallery(Gallery):
         top_k: int,
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
+        camera_id: str | None = None,
     ) -> SearchResult:
         self._check_open()
         query = checks.check_query(embedding, self.dimension)

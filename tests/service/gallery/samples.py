@@ -57,7 +57,12 @@ def record(
 
 
 def open_gallery(
-    directory: Path, *, dimension: int = DIMENSION, embedding_space: str = SPACE, exact_bytes: int = EXACT_BYTES
+    directory: Path,
+    *,
+    dimension: int = DIMENSION,
+    embedding_space: str = SPACE,
+    exact_bytes: int = EXACT_BYTES,
+    camera_centring: bool = False,
 ) -> EmbeddedGallery:
     return EmbeddedGallery.open(
         directory,
@@ -65,6 +70,7 @@ def open_gallery(
         dimension=dimension,
         model_name="sample",
         exact_bytes=exact_bytes,
+        camera_centring=camera_centring,
     )
 
 

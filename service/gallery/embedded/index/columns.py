@@ -75,13 +75,27 @@ class Columns:
         """Which positions hold a row that is not removed `[size]`."""
         return self._alive[: self.size]
 
+    @property
+    def cameras(self) -> NDArray[np.int32]:
+        """The code of the camera at every position `[size]`: its index in `camera_ids`, or -1 without a camera."""
+        return self._cameras[: self.size]
+
+    @property
+    def camera_ids(self) -> list[str]:
+        """The cameras by their codes, also those whose rows were all removed."""
+        return list(self._camera_codes)
+
+    def camera_code(self, camera_id: str | None) -> int:
+        """Return the code of a camera; -1 if there is none or the columns do not know it."""
+        return _NO_CAMERA if camera_id is None else self._camera_codes.get(camera_id, _NO_CAMERA)
+
     def append(self, rows: Sequence[FilterValues]) -> None:
         """Add rows. Their numbers must ascend and be greater than all numbers so far."""
         end = self.size + len(rows)
         self._reserve(end)
         new = slice(self.size, end)
         self._numbers[new] = [row.number for row in rows]
-        self._cameras[new] = [self._camera_code(row.camera_id) for row in rows]
+        self._cameras[new] = [self._new_camera_code(row.camera_id) for row in rows]
         self._starts[new] = [_first_known(row.start_time, row.end_time, _NEVER_STARTS) for row in rows]
         self._ends[new] = [_first_known(row.end_time, row.start_time, _NEVER_ENDS) for row in rows]
         expiries = [_NEVER_EXPIRES if row.expires_at is None else row.expires_at for row in rows]
@@ -181,7 +195,7 @@ class Columns:
         passing[positions[self._numbers[positions] == numbers]] = True
         return passing
 
-    def _camera_code(self, camera_id: str | None) -> int:
+    def _new_camera_code(self, camera_id: str | None) -> int:
         if camera_id is None:
             return _NO_CAMERA
         return self._camera_codes.setdefault(camera_id, len(self._camera_codes))

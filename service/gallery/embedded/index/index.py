@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.embedded.index.centring import CameraSums, Centring, Means
 from service.gallery.embedded.index.columns import Columns, FilterValues, RowFilter
 from service.gallery.embedded.index.flat import Neighbours, Vectors, unit_rows
 from service.gallery.embedded.index.gpu import GpuMirror
@@ -21,25 +22,52 @@ ReadVectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 class Candidates:
     """Row numbers with their scores, best first: at least the wanted number, and all that tie with the last one.
 
-    `searched` counts the rows that passed the filter. `exact` is false if a better row may have been missed.
+    `searched` counts the rows that passed the filter. `exact` is false if a better row may have been missed. If scores
+    are centred, `centred` `[n, D]` and `centred_query` `[D]` are the unit vectors that were compared.
     """
 
     numbers: NDArray[np.int64]
     scores: NDArray[np.float64]
     searched: int
     exact: bool
+    centred: NDArray[np.float64] | None = None
+    centred_query: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _CentredQuery:
+    """A centred query `[D]` of unit length, and the means in use when it was made."""
+
+    query: NDArray[np.float64]
+    means: Means
+
+    @classmethod
+    def of(cls, query: NDArray[np.float32], camera_id: str | None, means: Means, columns: Columns) -> "_CentredQuery":
+        code = np.array([columns.camera_code(camera_id)], np.int32)
+        return cls(means.centre(query[None], code)[0], means)
 
 
 class Index:
-    """Cosine search over all rows of one version of the database, safe for threads.
+    """Cosine search, if wanted of centred vectors, over all rows of one version of the database, safe for threads.
 
     Searches run at the same time; a change waits for them and they for it. The version is that of the last change. A
     search names the version it wants, so that its result can be read from a snapshot of the same version of the
     database.
     """
 
-    def __init__(self, vectors: Vectors, columns: Columns, version: int, mirror: GpuMirror | None = None) -> None:
-        """Take over unit vectors, the columns of the same rows in the same order, and their copy on a GPU."""
+    def __init__(
+        self,
+        vectors: Vectors,
+        columns: Columns,
+        version: int,
+        mirror: GpuMirror | None = None,
+        centring: Centring | None = None,
+    ) -> None:
+        """Take over unit vectors, the columns of the same rows in the same order, and their copy on a GPU.
+
+        With `centring`, scores are centred; a copy on a GPU is then of no use.
+        """
+        self._centring = centring
         self._vectors = vectors
         self._mirror = mirror
         self._columns = columns
@@ -76,6 +104,11 @@ class Index:
         return self._vectors
 
     @property
+    def centred(self) -> bool:
+        """Whether scores are centred."""
+        return self._centring is not None
+
+    @property
     def dead(self) -> int:
         """How many removed rows still use memory."""
         return self._columns.size - self._columns.live
@@ -87,9 +120,17 @@ class Index:
         return self._vectors.description + (", mirrored on a GPU" if mirrored else "")
 
     def apply(
-        self, version: int, added: Sequence[FilterValues], vectors: NDArray[np.float32], removed: Sequence[int]
+        self,
+        version: int,
+        added: Sequence[FilterValues],
+        vectors: NDArray[np.float32],
+        removed: Sequence[int],
+        removed_sums: CameraSums | None = None,
     ) -> None:
-        """Follow a committed change: add rows with their vectors `[N, D]`, then remove row numbers."""
+        """Follow a committed change: add rows with their vectors `[N, D]`, then remove row numbers.
+
+        `removed_sums` are those of the removed rows; centred scores need them.
+        """
         with self._write_lock():
             if added:
                 self._vectors.append(vectors)
@@ -98,7 +139,25 @@ class Index:
                 self._columns.append(added)
             if removed:
                 self._columns.remove(removed)
+            if self._centring is not None:
+                self._follow(self._centring, added, vectors, removed_sums)
             self._version = version
+
+    def _follow(
+        self,
+        centring: Centring,
+        added: Sequence[FilterValues],
+        vectors: NDArray[np.float32],
+        removed_sums: CameraSums | None,
+    ) -> None:
+        changed = {row.camera_id for row in added}
+        if added:
+            centring.append(vectors, self._columns)
+        if removed_sums is not None:
+            centring.sums.subtract(removed_sums)
+            changed |= removed_sums.cameras
+        if changed:
+            centring.follow(changed, self._vectors, self._columns)
 
     def replace(self, vectors: Vectors, numbers: NDArray[np.int64]) -> None:
         """Search other vectors of the same rows `[N]`, ascending, from now on; dead rows may be missing.
@@ -106,18 +165,27 @@ class Index:
         Raises:
             GalleryError: a live row is missing. Nothing has changed.
         """
-        columns = self._columns.subset(numbers)
+        old = self._columns
+        columns = old.subset(numbers)
         if columns.live != self._columns.live or len(vectors) != columns.size:
             raise GalleryError("the new index does not have the rows of the old one")
         with self._write_lock():
             self._vectors, self._columns = vectors, columns
             if self._mirror is not None:
                 self._mirror.retain(numbers)
+            if self._centring is not None:
+                self._centring.subset(np.searchsorted(old.numbers, numbers))
 
     def search(
-        self, query: NDArray[np.float32], top_k: int, row_filter: RowFilter, version: int, read_vectors: ReadVectors
+        self,
+        query: NDArray[np.float32],
+        top_k: int,
+        row_filter: RowFilter,
+        version: int,
+        read_vectors: ReadVectors,
+        camera_id: str | None = None,
     ) -> Candidates | None:
-        """Find the best `top_k` rows for a query `[D]`.
+        """Find the best `top_k` rows for a query `[D]` of a camera, which only centred scores use.
 
         Scores are cosines, computed row by row in double precision, so equal vectors have equal scores. Single
         precision, or less, only picks the candidates.
@@ -134,15 +202,28 @@ class Index:
             if not searched:
                 return Candidates(np.empty(0, np.int64), np.empty(0, np.float64), 0, exact=True)
             wanted = min(top_k, searched)
-            found = self._nearest(query, wanted, searched, mask)
+            if self._centring is None:
+                centred = None
+                found = self._nearest(query, wanted, searched, mask)
+            else:
+                centred = _CentredQuery.of(query, camera_id, self._centring.means, self._columns)
+                score = self._centring.scorer(centred.query, self._columns)
+                found = self._vectors.nearest_centred(centred.query.astype(np.float32), wanted, searched, mask, score)
+                codes = self._columns.cameras[found.positions]
             numbers = self._columns.numbers[found.positions]
         vectors = read_vectors(numbers) if found.vectors is None else found.vectors
-        products = vectors.astype(np.float64) * query.astype(np.float64)
-        scores = np.clip(np.add.reduce(products, axis=1), -1.0, 1.0)
+        if centred is None:
+            compared, direction = vectors.astype(np.float64), query.astype(np.float64)
+        else:
+            unit = unit_rows(vectors) if found.vectors is None else vectors
+            compared, direction = centred.means.centre(unit, codes), centred.query
+        scores = np.clip(np.add.reduce(compared * direction, axis=1), -1.0, 1.0)
         best_first = np.argsort(-scores, kind="stable")
-        numbers, scores = numbers[best_first], scores[best_first]
-        chosen = scores >= scores[wanted - 1]
-        return Candidates(numbers[chosen], scores[chosen], searched, found.exact)
+        best_first = best_first[scores[best_first] >= scores[best_first[wanted - 1]]]
+        candidates = Candidates(numbers[best_first], scores[best_first], searched, found.exact)
+        if centred is None:
+            return candidates
+        return replace(candidates, centred=compared[best_first], centred_query=direction)
 
     def _nearest(
         self, query: NDArray[np.float32], wanted: int, searched: int, mask: NDArray[np.bool_] | None

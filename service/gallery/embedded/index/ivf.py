@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from service.gallery.embedded.index.columns import enlarged
-from service.gallery.embedded.index.flat import Neighbours, ReadExactly, ReadLock, Vectors, faiss, selector, unit_rows
+from service.gallery.embedded.index.flat import (
+    Neighbours,
+    ReadExactly,
+    ReadLock,
+    Score,
+    Vectors,
+    faiss,
+    selector,
+    unit_rows,
+)
 
 _ITERATIONS = 10
 _SAMPLE_PER_LIST = 40
@@ -28,6 +37,8 @@ _MIN_CODE_BYTES = 12_500_000
 """A search reads at least this many bytes of codes, in the nearest lists: two to three milliseconds on two cores."""
 _MIN_CODE_BYTES_FILTERED = 50_000_000
 """The same for rows that pass a filter."""
+_CENTRED_FACTOR = 2
+"""With centred scores, lists must hold this many times as many rows: they are near a query by the raw vectors."""
 _UNFILTERED_SHARE = 0.7
 """If at least this share of the rows pass, search as if unfiltered: the others are dead or of one camera."""
 
@@ -181,6 +192,49 @@ class IvfVectors(Vectors):
         if allowed <= _MAX_COMPARED_EXACTLY:
             return Neighbours(np.arange(len(self)) if mask is None else np.flatnonzero(mask), None, exact=True)
         fetched = min(max(wanted + _EXTRA_CANDIDATES, 2 * wanted), allowed)
+        probes = self._lists_to_read(query, fetched, allowed, mask)
+        chosen = None if mask is None else selector(mask)
+        while True:
+            positions = self._search(query, fetched, probes, chosen)
+            if len(positions) >= wanted or probes >= self.lists:
+                return Neighbours(positions, None, exact=len(positions) == allowed)
+            probes = min(2 * probes, self.lists)
+
+    @override
+    def products(
+        self, query: NDArray[np.float32], mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        return self._products(query, self.lists, selector(mask))
+
+    @override
+    def nearest_centred(
+        self, query: NDArray[np.float32], wanted: int, allowed: int, mask: NDArray[np.bool_] | None, score: Score
+    ) -> Neighbours:
+        # Lists are near a query by the products alone, but of the lists that are read every row gets its own score.
+        if allowed <= _MAX_COMPARED_EXACTLY:
+            return Neighbours(np.arange(len(self)) if mask is None else np.flatnonzero(mask), None, exact=True)
+        fetched = min(max(wanted + _EXTRA_CANDIDATES, 2 * wanted), allowed)
+        probes = self._lists_to_read(query, fetched, allowed, mask, _CENTRED_FACTOR)
+        chosen = None if mask is None else selector(mask)
+        while True:
+            positions, products = self._products(query, probes, chosen)
+            if len(positions) >= wanted or probes >= self.lists:
+                break
+            probes = min(2 * probes, self.lists)
+        if len(positions) > fetched:
+            scores, _ = score(positions, products)
+            positions = positions[np.argpartition(-scores, fetched - 1)[:fetched]]
+        return Neighbours(positions, None, exact=len(positions) == allowed)
+
+    def _lists_to_read(
+        self,
+        query: NDArray[np.float32],
+        fetched: int,
+        allowed: int,
+        mask: NDArray[np.bool_] | None,
+        factor: int = 1,
+    ) -> int:
+        """Return how many of the nearest lists hold `factor` times as many rows that pass as are needed."""
         needed = max(self._average_rows(self.probes), _MIN_CODE_BYTES // self.dimension)
         if allowed < _UNFILTERED_SHARE * len(self):
             needed = max(self._average_rows(self.filtered_probes), _MIN_CODE_BYTES_FILTERED // self.dimension)
@@ -188,13 +242,7 @@ class IvfVectors(Vectors):
         # Not with numpy: the threads of its product spin for twenty times as long as the product takes.
         _, nearest_first = self._index.quantizer.search(query[None], self.lists)
         reached = np.cumsum(passing[nearest_first[0]])
-        probes = int(np.searchsorted(reached, min(max(needed, fetched), allowed))) + 1
-        chosen = None if mask is None else selector(mask)
-        while True:
-            positions = self._search(query, fetched, probes, chosen)
-            if len(positions) >= wanted or probes >= self.lists:
-                return Neighbours(positions, None, exact=len(positions) == allowed)
-            probes = min(2 * probes, self.lists)
+        return int(np.searchsorted(reached, min(max(factor * needed, fetched), allowed))) + 1
 
     def _average_rows(self, lists: int) -> int:
         return len(self) * lists // self.lists
@@ -210,6 +258,14 @@ class IvfVectors(Vectors):
         parameters = faiss.SearchParametersIVF(nprobe=probes, sel=chosen)
         _, positions = self._index.search(query[None], count, params=parameters)
         return np.asarray(positions[0][positions[0] >= 0], np.int64)
+
+    def _products(
+        self, query: NDArray[np.float32], probes: int, chosen: Any | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return position and product with the query of each row in the nearest lists."""
+        parameters = faiss.SearchParametersIVF(nprobe=probes, sel=chosen)
+        _, products, positions = self._index.range_search(query[None], -np.inf, params=parameters)
+        return np.asarray(positions, np.int64), products
 
     @override
     def subset(self, mask: NDArray[np.bool_], read_lock: ReadLock) -> "IvfVectors":

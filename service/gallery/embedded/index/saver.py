@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from service.gallery.embedded.database import Stamp
 from service.gallery.embedded.index import file as index_file
+from service.gallery.embedded.index.centring import CameraSums, Centring
 from service.gallery.embedded.index.columns import Columns, FilterValues
 from service.gallery.embedded.index.file import Header, IndexFileError
 from service.gallery.embedded.index.flat import FlatVectors, Vectors, unit_rows
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 # The index is saved after this many changes if they are also a fifth of all rows.
 _MIN_CHANGES_TO_SAVE = 10_000
+_CHANGED_MEANWHILE = "the database changed while its index was loaded: another program writes to it"
 _PAUSE_FACTOR = 50
 """The next save that is not urgent waits for this many times the duration of the last one."""
 
@@ -55,12 +57,17 @@ class LoadedIndex:
 
 
 def load_index(
-    connection: sqlite3.Connection, directory: Path, stamp: Stamp, exact_bytes: int, gpu_bytes: int = 0
+    connection: sqlite3.Connection,
+    directory: Path,
+    stamp: Stamp,
+    exact_bytes: int,
+    gpu_bytes: int = 0,
+    camera_centring: bool = False,
 ) -> LoadedIndex:
     """Load the saved index and bring it up to date with the database, or build it from the database.
 
     If none was saved and there are too many rows to compare all of them, this trains an index, which takes minutes for
-    a million rows. `exact_bytes` and `gpu_bytes` are those of `EmbeddedGallery.open`.
+    a million rows. `exact_bytes`, `gpu_bytes` and `camera_centring` are those of `EmbeddedGallery.open`.
 
     Raises:
         GalleryError: a row of the database has no vector.
@@ -95,10 +102,13 @@ def load_index(
         _append_missing(connection, vectors, columns.numbers[len(vectors) :])
     if unsuitable:
         tune_vectors(vectors, sample)
-    mirror = open_mirror(stamp.dimension, gpu_bytes) if gpu_bytes else None
+    centring = _sum_up(connection, columns, stamp.dimension) if camera_centring else None
+    if centring is not None:
+        centring.start(vectors, columns)
+    mirror = open_mirror(stamp.dimension, gpu_bytes) if gpu_bytes and centring is None else None
     if mirror is not None:
         _fill_mirror(connection, mirror, columns.numbers, stamp.dimension)
-    return LoadedIndex(Index(vectors, columns, version, mirror), token, missing + removed)
+    return LoadedIndex(Index(vectors, columns, version, mirror, centring), token, missing + removed)
 
 
 def _load_saved(
@@ -141,8 +151,21 @@ def _append_missing(connection: sqlite3.Connection, vectors: Vectors, numbers: N
     for part in chunks(numbers):
         found, rows = vectors_after(connection, int(part[0]) - 1, len(part), vectors.dimension)
         if not np.array_equal(found, part):
-            raise GalleryError("the database changed while its index was loaded: another program writes to it")
+            raise GalleryError(_CHANGED_MEANWHILE)
         vectors.append(rows)
+
+
+def _sum_up(connection: sqlite3.Connection, columns: Columns, dimension: int) -> Centring:
+    """Read all vectors to sum up those of each camera: an approximate index does not have them."""
+    sums, names = CameraSums(dimension), [*columns.camera_ids, None]
+    start = 0
+    for part in chunks(columns.numbers):
+        found, rows = vectors_after(connection, int(part[0]) - 1, len(part), dimension)
+        if not np.array_equal(found, part):
+            raise GalleryError(_CHANGED_MEANWHILE)
+        sums.add_all([names[code] for code in columns.cameras[start : start + len(part)]], rows)
+        start += len(part)
+    return Centring(sums)
 
 
 def _fill_mirror(connection: sqlite3.Connection, mirror: GpuMirror, numbers: NDArray[np.int64], dimension: int) -> None:

@@ -102,9 +102,19 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         self.clock = patch.object(clock, "now", lambda: int(at(self.minutes).timestamp() * 10**6))
         self.clock.start()
         self.directory = new_directory()
-        self.gallery: EmbeddedGallery = open_gallery(self.directory, exact_bytes=self.exact_bytes)
+        self.gallery = self.open()
         self.model: dict[str, Record] = {}
         self.log: list[tuple[str, int]] = []
+
+    def open(self) -> EmbeddedGallery:
+        return open_gallery(self.directory, exact_bytes=self.exact_bytes)
+
+    def scores(self, query: NDArray[np.float32], camera_id: str | None, records: list[Record]) -> dict[str, float]:
+        """Return the score of each record with a query of this camera."""
+        return {one.id: float(one.embedding.astype(float) @ query.astype(float)) for one in records}
+
+    def check_order(self, found: list[str], ranked: list[str], scores: dict[str, float]) -> None:
+        assert found == ranked
 
     def teardown(self) -> None:
         self.gallery.close()
@@ -194,18 +204,26 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         wanted=filters() | st.just(Filter()),
         top_k=st.integers(1, 14),
         min_score=st.none() | st.floats(-1, 1),
+        camera_id=st.none() | cameras,
     )
-    def search(self, query: NDArray[np.float32], wanted: Filter, top_k: int, min_score: float | None) -> None:
+    def search(
+        self,
+        query: NDArray[np.float32],
+        wanted: Filter,
+        top_k: int,
+        min_score: float | None,
+        camera_id: str | None,
+    ) -> None:
         passing = [one for one in self.enrolled.values() if passes(one, wanted)]
         # Rounded, because the model computes in another order; the four directions are further apart.
-        scores = {one.id: round(float(one.embedding.astype(float) @ query.astype(float)), 5) for one in passing}
+        scores = {name: round(score, 5) for name, score in self.scores(query, camera_id, passing).items()}
         ranked = sorted(scores, key=lambda name: (-scores[name], name))
-        found = self.gallery.search(query, top_k, wanted, min_score)
+        found = self.gallery.search(query, top_k, wanted, min_score, camera_id)
         # A score that rounding moves across the threshold may be on either side.
         if min_score is None or all(abs(score - min_score) > 1e-4 for score in scores.values()):
             if min_score is not None:
                 ranked = [name for name in ranked if scores[name] >= min_score]
-            assert [hit.record.id for hit in found.hits] == ranked[:top_k]
+            self.check_order([hit.record.id for hit in found.hits], ranked[:top_k], scores)
         assert found.searched == len(passing)
         for hit in found.hits:
             assert hit.score == pytest.approx(scores[hit.record.id], abs=1e-4)
@@ -231,13 +249,13 @@ class GalleryAgainstModel(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.gallery.close()
-        self.gallery = open_gallery(self.directory, exact_bytes=self.exact_bytes)
+        self.gallery = self.open()
 
     @rule()
     def restart_without_the_index_file(self) -> None:
         self.gallery.close()
         index_file.remove(self.directory)
-        self.gallery = open_gallery(self.directory, exact_bytes=self.exact_bytes)
+        self.gallery = self.open()
 
     @rule()
     def die_and_restart(self) -> None:
@@ -247,7 +265,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         self.gallery.close()
         shutil.rmtree(self.directory)
         self.directory = left
-        self.gallery = open_gallery(left, exact_bytes=self.exact_bytes)
+        self.gallery = self.open()
 
     @invariant()
     def agrees(self) -> None:
