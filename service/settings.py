@@ -149,6 +149,10 @@ class Settings(BaseSettings):
     sweep_seconds: Seconds = Field(60.0, description="Seconds between two erasures of expired records")
     thumbnails: bool = Field(False, description="Keep a small picture of each tracklet; it is erased with its record")
 
+    camera_centring: bool = Field(
+        False,
+        description="Subtract each camera's mean embedding from queries and records before they are compared",
+    )
     max_top_k: int = Field(1000, ge=10, description="Maximum results of one search")
     max_page: Count = Field(1000, description="Maximum records on one page of GET /gallery")
     rerank_candidates: int = Field(100, ge=2, le=2000, description="Number of best hits that are re-ranked")
@@ -176,6 +180,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_pending_bytes must be at least {JSON_WEIGHT} times max_request_bytes, {needed} bytes (got "
                 f"{self.max_pending_bytes}): a JSON body is held as bytes and as text"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_centring(self) -> Self:
+        if self.camera_centring and self.milvus is not None:
+            raise ValueError(
+                f"camera_centring needs the embedded gallery, because a Milvus server cannot rank by centred scores: "
+                f"set {PREFIX}GALLERY={EMBEDDED}, or {PREFIX}CAMERA_CENTRING=false"
             )
         return self
 

@@ -127,6 +127,8 @@ class SearchResult:
 
     `searched` counts the records that passed the filter. `exact` is false if an approximate index answered.
     `calibration` is `None` if hits have no `probability`.
+    `score_mode` says what scores are: "cosine" of two embeddings, or "centred": after the mean of its camera's records
+    was subtracted from each. A service that does not send it has cosines.
     """
 
     hits: Annotated[tuple[Hit, ...], Field(validation_alias="results")]
@@ -135,6 +137,7 @@ class SearchResult:
     exact: bool
     took_ms: float
     calibration: Calibration | None = None
+    score_mode: str = "cosine"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from model.spec import BundleSpec
-from service.gallery.records import Filter
+from service.gallery.records import Filter, ScoreMode
 from service.http.fields import MAX_ITEMS, Answer, Body, Box, CameraId, Embedding, Metadata, Parameters, Timestamp
 from service.ids import TrackletId
 
@@ -28,6 +28,14 @@ ClipCount = Annotated[
 ThumbnailUrl = Annotated[
     str | SkipJsonSchema[None],
     Field(description="Path of the record's picture; absent if it has none", examples=["/gallery/gate-3/thumbnail"]),
+]
+
+ScoreModeName = Annotated[
+    ScoreMode,
+    Field(
+        description="What a score is. `cosine`: the cosine of two embeddings. `centred`: the cosine after the mean of "
+        "its camera's records was subtracted from each. Thresholds of one do not fit the other"
+    ),
 ]
 
 
@@ -160,7 +168,7 @@ class SearchBody(FootageBody):
     filter: FilterBody = FilterBody()
     exclude_same_camera: bool = False
     rerank: bool = Field(
-        False, description="Re-rank the best candidates (k-reciprocal); scores stay cosine similarities"
+        False, description="Re-rank the best candidates (k-reciprocal); scores stay what they are without it"
     )
 
 
@@ -237,7 +245,7 @@ class CalibrationUsed(Answer):
 
 
 class SearchHit(Answer):
-    """A record that was found. `score` is the cosine similarity to the query."""
+    """A record that was found. `score` is its similarity to the query, -1 to 1, as the answer's `score_mode` says."""
 
     rank: int
     id: str
@@ -262,6 +270,7 @@ class SearchAnswer(Answer):
 
     results: list[SearchHit]
     embedding_space: str
+    score_mode: ScoreModeName
     searched: int
     exact: bool
     calibration: CalibrationUsed | SkipJsonSchema[None] = None
@@ -341,6 +350,7 @@ class GalleryFacts(Answer):
 
     engine: str
     records: int
+    score_mode: ScoreModeName
     retention_days: float | None = Field(description="Lifetime of a record without `expires_at`; null: unlimited")
     thumbnails: bool = Field(description="Whether a small picture of each new tracklet is kept")
 

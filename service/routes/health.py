@@ -60,6 +60,7 @@ async def info(service: Ready) -> InfoAnswer:
         gallery=GalleryFacts(
             engine=service.gallery.engine,
             records=await service.gallery.count(),
+            score_mode=service.gallery.score_mode,
             retention_days=settings.retention_days,
             thumbnails=settings.thumbnails,
         ),

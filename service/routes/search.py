@@ -50,11 +50,12 @@ async def search(request: Request, service: Ready) -> SearchAnswer:
         exclude_cameras=(camera,) if body.exclude_same_camera and camera is not None else (),
         exclude_ids=(body.id,) if body.id else (),
     )
-    ranked = await _rank(embedding, chosen, body, service, calibration)
+    ranked = await _rank(embedding, camera, chosen, body, service, calibration)
     found = ranked.found
     answer = SearchAnswer(
         results=[_hit(rank, hit, ranked.probabilities) for rank, hit in enumerate(found.hits, 1)],
         embedding_space=service.bundle.embedding_space,
+        score_mode=service.gallery.score_mode,
         searched=found.searched,
         exact=found.exact,
         took_ms=round((time.perf_counter() - start) * 1000, 3),
@@ -84,7 +85,7 @@ def _find_calibration(body: SearchBody, service: Service) -> ActiveCalibration |
         Problem: 409 if the request needs one.
     """
     active = service.calibration
-    mode = "reranked" if body.rerank else "cosine"
+    mode = _mode(body, service)
     cure = f"fit one with `not3d calibrate` and name its file in {variable_name('calibration')}, or send min_score"
     if active is None:
         reason = "this service has no calibration for its model"
@@ -93,12 +94,20 @@ def _find_calibration(body: SearchBody, service: Service) -> ActiveCalibration |
         reason = f"the calibration {active.calibration.id} was fitted in the embedding space {spaces}"
     elif active.calibration.mode != mode:
         reason = f"the calibration {active.calibration.id} was fitted on {active.calibration.mode} scores, not {mode}"
-        cure = f"leave out rerank, or {cure}" if active.calibration.mode == "cosine" else cure
+        cure = f"leave out rerank, or {cure}" if active.calibration.mode == service.gallery.score_mode else cure
     else:
         return active
     if body.min_probability is not None:
         raise Problem.of_field("min_probability", f"{reason}: {cure}", "not-calibrated")
     return None
+
+
+def _mode(body: SearchBody, service: Service) -> str:
+    """Return which scores an answer has, in the words of `Calibration.mode`."""
+    if not body.rerank:
+        return service.gallery.score_mode
+    # A calibration of re-ranked answers was fitted on cosines.
+    return "reranked" if service.gallery.score_mode == "cosine" else "reranked and centred"
 
 
 async def _find_query(
@@ -128,19 +137,21 @@ class _Ranked:
 
 async def _rank(
     embedding: NDArray[np.float32],
+    camera: str | None,
     chosen: Filter,
     body: SearchBody,
     service: Service,
     calibration: ActiveCalibration | None,
 ) -> _Ranked:
     candidates = max(body.top_k, service.settings.rerank_candidates) if body.rerank else body.top_k
-    ranked = _assess(await service.gallery.search(embedding, candidates, chosen, body.min_score), body, calibration)
+    found = await service.gallery.search(embedding, candidates, chosen, body.min_score, camera)
+    ranked = _assess(found, body, calibration)
     if not body.rerank:
         return ranked
     found = ranked.found
     with service.metrics.stage("rerank"):
-        hits = await asyncio.to_thread(_rerank, embedding, found.hits)
-    return replace(ranked, found=SearchResult(hits[: body.top_k], found.searched, found.exact))
+        hits = await asyncio.to_thread(_rerank, embedding, found)
+    return replace(ranked, found=replace(found, hits=hits[: body.top_k]))
 
 
 def _assess(found: SearchResult, body: SearchBody, calibration: ActiveCalibration | None) -> _Ranked:
@@ -164,15 +175,17 @@ def _assess(found: SearchResult, body: SearchBody, calibration: ActiveCalibratio
         fitted_cameras=fitted.cameras,
         fitted_at=calibration.fitted_at,
     )
-    return _Ranked(SearchResult(hits, found.searched, found.exact), probabilities, used)
+    return _Ranked(replace(found, hits=hits), probabilities, used)
 
 
-def _rerank(embedding: NDArray[np.float32], hits: list[Hit]) -> list[Hit]:
+def _rerank(embedding: NDArray[np.float32], found: SearchResult) -> list[Hit]:
     """Return the hits in the order of their k-reciprocal distance; ties rank by id."""
+    hits = found.hits
     if len(hits) < 2:
         return hits
-    rows = np.stack([hit.record.embedding for hit in hits])
-    distances = k_reciprocal_rerank(embedding[None], rows)[0]
+    query = embedding if found.centred_query is None else found.centred_query
+    rows = np.stack([hit.record.embedding if hit.centred is None else hit.centred for hit in hits])
+    distances = k_reciprocal_rerank(query[None], rows)[0]
     order = sorted(range(len(hits)), key=lambda index: (float(distances[index]), hits[index].record.id))
     return [hits[index] for index in order]
 

@@ -82,3 +82,11 @@ def test_every_setting_is_described_and_serve_has_options_of_settings_only() -> 
     assert all(field.description for field in Settings.model_fields.values())
     assert set(SERVE_OPTIONS) <= Settings.model_fields.keys()
     assert variable_name("data_dir") == "NOT3D_DATA_DIR"
+
+
+def test_camera_centring_is_refused_on_a_milvus_server() -> None:
+    assert Settings(camera_centring=True).camera_centring
+    assert not Settings().camera_centring
+    with pytest.raises(ValidationError, match="camera_centring needs the embedded gallery") as caught:
+        Settings(camera_centring=True, gallery="milvus://user:secret@example.org")
+    assert "secret" not in str(caught.value)

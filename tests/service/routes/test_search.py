@@ -246,3 +246,39 @@ def test_bad_form_fields_are_named(filled: Live, data: dict[str, str], field: st
 
 def test_a_search_in_an_empty_gallery_has_no_results(live: Live) -> None:
     assert search(live, embedding=[1.0] * 32, rerank=True)["results"] == []
+
+
+def test_centred_scores_are_named_and_use_the_camera_of_the_query(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, camera_centring=True) as live:
+        for person in range(3):
+            for camera in ("a", "b"):
+                data = {"id": f"{person}-{camera}", "camera_id": camera}
+                assert live.client.post("/embed", files=form(tracklet(person, 4)), data=data).status_code == 201
+        assert live.client.get("/info").json()["gallery"]["score_mode"] == "centred"
+        found = search(live, id="1-a", top_k=2)
+        assert found["score_mode"] == "centred"
+        assert ids(found)[0] == "1-b"
+
+        # The camera of the enrolled id is the query's camera; of a vector, it is sent.
+        vector = embedding_of(live, "1-a")
+        space = found["embedding_space"]
+        rest = {"embedding": vector, "embedding_space": space, "top_k": 6}
+        named, other = search(live, **rest, camera_id="a"), search(live, **rest)
+        assert named["results"][1]["score"] == pytest.approx(found["results"][0]["score"], abs=1e-6)
+        assert other["results"][1]["score"] != pytest.approx(named["results"][1]["score"], abs=1e-6)
+        assert ids(search(live, id="1-a", exclude_same_camera=True, top_k=1)) == ["1-b"]
+
+        result = live.service.gallery._gallery.search(np.array(vector, np.float32), 6, camera_id="a")
+        assert result.centred_query is not None
+        distances = k_reciprocal_rerank(result.centred_query[None], np.stack([hit.centred for hit in result.hits]))[0]
+        expected = [result.hits[index].record.id for index in np.argsort(distances, kind="stable")]
+        reranked = search(live, **rest, camera_id="a", rerank=True)
+        assert ids(reranked) == expected
+        assert {hit["id"]: hit["score"] for hit in reranked["results"]} == {
+            hit.record.id: pytest.approx(hit.score) for hit in result.hits
+        }
+
+
+def test_scores_are_cosines_by_default(filled: Live) -> None:
+    assert search(filled, id="1-a")["score_mode"] == "cosine"
+    assert filled.client.get("/info").json()["gallery"]["score_mode"] == "cosine"

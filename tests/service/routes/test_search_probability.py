@@ -261,3 +261,21 @@ def test_the_sites_calibration_and_prior_override_those_of_the_bundle(bundle: Pa
             assert hit["probability"] == Calibration.load(site).probability([hit["score"]], prior)[0]
         info = live.client.get("/info").json()
         assert (info["calibration"]["source"], info["calibration"]["prior"]) == ("site", 0.02)
+
+
+@pytest.mark.parametrize("mode", ["cosine", "centred", "reranked"])
+def test_centred_scores_have_a_probability_only_from_a_calibration_of_such_scores(
+    bundle: Path, tmp_path: Path, mode: str
+) -> None:
+    fitted = calibrate(bundle, tmp_path / "bundle", mode=mode)
+    with run_service(fitted, tmp_path / "data", camera_centring=True) as live:
+        for name in ("a", "b"):
+            data = {"id": name, "camera_id": name}
+            assert live.client.post("/embed", files=form(tracklet(1, 4)), data=data).status_code == 201
+        for rerank in (False, True):
+            found = live.client.post("/search", json={"id": "a", "rerank": rerank}).json()
+            expected = mode == "centred" and not rerank
+            assert ("calibration" in found) is expected
+            assert all(("probability" in hit) is expected for hit in found["results"])
+            asked = live.client.post("/search", json={"id": "a", "rerank": rerank, "min_probability": 0.1})
+            assert asked.status_code == (200 if expected else 409)
