@@ -1,6 +1,7 @@
-"""Markdown tables on standard output, with the targets at the end."""
+"""Markdown tables on standard output or as a section of a page, with the targets at the end."""
 
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,6 +45,35 @@ class Report:
     def conclude(self) -> None:
         if self._targets:
             print("Targets:\n\n" + "\n".join(self._targets), flush=True)
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace the section between the markers of this name in a page, or append it to the page.
+
+    Args:
+        page: a Markdown file that exists
+        name: of the section, in both markers
+        text: the new section, with its heading
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    section = f"{begin}\n{text.strip()}\n{end}"
+    old = page.read_text(encoding="utf-8")
+    if (begin in old) != (end in old):
+        raise ValueError(f"{page}: the section {name} needs both markers, {begin} and {end}")
+    if begin in old:
+        before, rest = old.split(begin, 1)
+        new = before + section + rest.split(end, 1)[1]
+    else:
+        new = f"{old.rstrip()}\n\n{section}\n"
+    scratch = page.with_name(f".{page.name}.{os.getpid()}.partial")
+    scratch.write_text(new, encoding="utf-8")
+    scratch.replace(page)
 
 
 def describe_machine() -> str:
