@@ -135,16 +135,7 @@ def test_script_passes_shellcheck() -> None:
 
 def test_macs_equal_those_that_pytorch_counts() -> None:
     spec = Bundle.load(BUNDLED).spec
-    network = build_network(
-        NetworkSpec(
-            backbone=spec.backbone,
-            attention=spec.attention,
-            attention_channels=128,
-            frame_height=spec.frame_height,
-            frame_width=spec.frame_width,
-            clip_length=spec.clip_length,
-        )
-    ).eval()
+    network = build_network(NetworkSpec.model_validate(spec.recipe["network"])).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, spec.clip_length, 3, spec.frame_height, spec.frame_width))
 

@@ -46,6 +46,16 @@ KEPT_IN_FLOAT = (
 normalisation has a `Multiply` too, which may stay in float at no cost."""
 
 
+EARLY_BLOCKS = 2
+"""Depthwise blocks at the input of a network with depthwise filters that stay in float.
+
+Few channels with very different ranges share one int8 scale there. EfficientNet-Lite0 at 128x64, 120 clips of people it
+was not trained on, mean cosine to float and processor time per frame: all layers in int8 0.959 and 2.9 ms, first block
+in float 0.992 and 3.2 ms, first two 0.997 and 3.3 ms, first five 0.998 and 4.0 ms; float 3.9 to 5.0 ms (OpenVINO
+2026.4, AVX2).
+"""
+
+
 @dataclass(frozen=True)
 class CalibrationClips:
     """Clips `uint8 [N, T, H, W, 3]` that set the ranges of the quantisers, and what they show, in words."""
@@ -170,8 +180,22 @@ def _insert_quantisers(bundle: Bundle, clips: NDArray[np.uint8]) -> Any:
             nncf.Dataset([clip[None] for clip in clips]),
             subset_size=len(clips),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(types=list(KEPT_IN_FLOAT), validate=False),
+            ignored_scope=nncf.IgnoredScope(types=list(KEPT_IN_FLOAT), names=_early_layers(network), validate=False),
         )
+
+
+def _early_layers(network: Any) -> list[str]:
+    """Return the convolutions of the first `EARLY_BLOCKS` depthwise blocks; none if the network has no such filters."""
+    names: list[str] = []
+    blocks = 0
+    for operation in network.get_ordered_ops():
+        kind = operation.get_type_name()
+        if kind in ("Convolution", "GroupConvolution"):
+            names.append(operation.get_friendly_name())
+            if blocks == EARLY_BLOCKS:  # the pointwise convolution after the last one's filter
+                return names
+            blocks += kind == "GroupConvolution"
+    return []
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def test_all_splits_give_a_mean_and_a_report_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "nothing", "--data", "people", "--out", "x"), "no recipe nothing: give a file, or one of .*bundled"),
+        (("train", "nothing", "--data", "people", "--out", "x"), "no recipe nothing: give a file, or one of .*light"),
         (("train", "tiny.toml", "--data", "tiny.toml", "--out", "x"), "tiny.toml"),
         (("train", "tiny.toml", "--data", "people", "--out", "x", "--set", "batch.people=40"), "40 people"),
         (("train", "tiny.toml", "--data", "people", "--out", "x", "--set", "schedule.epoch=4"), "schedule.epoch"),
