@@ -7,6 +7,7 @@ import typer
 
 from model.errors import extra
 from not3d.commands import Interruptible, results
+from not3d.commands.calibrate import calibrate
 from not3d.commands.datasets import app as datasets
 from not3d.commands.enroll import enroll
 from not3d.commands.gallery import app as archive
@@ -57,6 +58,7 @@ app.add_typer(archive, name="gallery", rich_help_panel="Search")
 app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(evaluate)
 app.command(rich_help_panel="Models")(export)
+app.command(rich_help_panel="Models")(calibrate)
 app.command("import", rich_help_panel="Models")(import_model)
 app.command(rich_help_panel="Models")(quantize)
 app.command(rich_help_panel="Models")(reproduce)

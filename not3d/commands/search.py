@@ -219,12 +219,27 @@ def _draw(
 
 
 def info(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            exists=True,
+            file_okay=False,
+            help="Show this bundle's model, accuracy and thresholds instead of a running service.",
+        ),
+    ] = None,
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Show model, calibration, engine, gallery and limits of a running service."""
+    """Show model, calibration, engine, gallery and limits of a running service, or what a bundle is."""
+    if bundle is not None:
+        from not3d.commands.bundle_info import show_bundle
+
+        show_bundle(bundle, as_json=as_json)
+        return
     with Client(url, api_key, timeout) as client:
         facts = client.info()
     if as_json:

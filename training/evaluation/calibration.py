@@ -2,8 +2,8 @@
 
 The fit is a logistic regression on two parameters (Platt scaling), weighted so that it gives an LLR and not the
 probabilities of the training mix (Brümmer & du Preez, "Application-independent evaluation of speaker detection", 2006,
-which also defines Cllr and its minimum). Beta calibration, a quadratic and a line with a kink were tried on people
-set aside: none lowered Cllr by 0.001 (docs/figures/calibration.md).
+which also defines Cllr and its minimum). Forms with three parameters (beta calibration, a quadratic, a line with a
+kink) were measured too: none is better on all sites (docs/figures/calibration.md).
 """
 
 import math
@@ -29,7 +29,7 @@ EVEN = 0.5
 """Prior of ECE, Brier score and reliability diagram."""
 
 _DRAWS = 1000
-_RIDGE = 0.005
+_RIDGE = 0.0005
 """Weight of a penalty on the slope, divided by the number of people: scores that separate all pairs stay finite."""
 
 
@@ -41,6 +41,7 @@ def fit(
     mode: Mode = "cosine",
     fitted_at: datetime | None = None,
     seed: int = 1,
+    draws: int = _DRAWS,
 ) -> Calibration:
     """Fit a calibration.
 
@@ -51,6 +52,7 @@ def fit(
         mode: which scores these are.
         fitted_at: by default now.
         seed: of the bootstrap.
+        draws: of the bootstrap.
 
     Raises:
         CalibrationError: there are too few people or pairs, or pairs of one person do not score higher.
@@ -75,7 +77,7 @@ def fit(
         non_mated_pairs=pairs.non_mated,
         fitted_at=(fitted_at or datetime.now(UTC)).isoformat(timespec="seconds").replace("+00:00", "Z"),
         source=source,
-        thresholds=fit_thresholds(pairs, seed=seed),
+        thresholds=fit_thresholds(pairs, seed=seed, draws=draws),
     )
 
 
@@ -247,7 +249,7 @@ def measure(pairs: Pairs, llr: Floats, *, bins: int = 10, seed: int = 1, draws: 
     place = np.minimum((probability * bins).astype(np.int64), bins - 1)
 
     def sums(values: Floats) -> Floats:
-        return np.bincount(place, values, minlength=bins)
+        return np.asarray(np.bincount(place, values, minlength=bins), np.float64)
 
     share, hits, mean = sums(weights) / 2, sums(weights * truth) / 2, sums(weights * probability) / 2
     drawn = [
@@ -309,10 +311,10 @@ def cross_fit(pairs: Pairs, seed: int = 1) -> tuple[Pairs, Floats]:
         llr.append(np.clip(raw, low, high))
     first, second = halves
     joined = Pairs(
-        *(
-            np.concatenate([getattr(first, name), getattr(second, name)])
-            for name in ("scores", "same", "first", "second")
-        ),
+        np.concatenate([first.scores, second.scores]),
+        np.concatenate([first.same, second.same]),
+        np.concatenate([first.first, second.first]),
+        np.concatenate([first.second, second.second]),
         pairs.cameras,
     )
     return joined, np.concatenate(llr)

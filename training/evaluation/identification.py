@@ -127,14 +127,14 @@ def _probes(
 ) -> list[_Probe]:  # fmt: skip
     matrix = np.asarray(scores, np.float32)
     q_id, g_id, q_cam, g_cam = (np.asarray(a) for a in (query_ids, gallery_ids, query_cameras, gallery_cameras))
+    q_site, g_site = sites_of(q_id, g_id)
     (q_id, g_id), (q_cam, g_cam) = codes(q_id, g_id), codes(q_cam, g_cam)
-    site = sites_of(np.concatenate([q_id, g_id]), np.concatenate([q_cam, g_cam]))
     rows = np.arange(len(q_id))
     if len(rows) > _MAX_PROBES:
         rows = np.random.default_rng(seed).permutation(rows)[:_MAX_PROBES]
     probes = []
     for row in rows:
-        usable = (g_cam != q_cam[row]) & (site[g_cam] == site[q_cam[row]]) & np.isfinite(matrix[row])
+        usable = (g_cam != q_cam[row]) & (g_site == q_site[row]) & np.isfinite(matrix[row])
         same = g_id == q_id[row]
         others, mates = matrix[row, usable & ~same], matrix[row, usable & same]
         if len(others):

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.datasets.catalog import site_of
 from training.evaluation.metrics import codes
 
 MAX_NON_MATED = 2_000_000
@@ -118,9 +120,8 @@ def pairs_of_matrix(
 ) -> Pairs:
     """Return the pairs of a query and a gallery tracklet from different cameras of one site.
 
-    Pairs from one camera are left out, because the background makes them similar. Cameras belong to one site if they
-    saw the same people, directly or through other cameras. Pairs of people from different sites are left out too: no
-    search compares them.
+    Pairs from one camera are left out, because the background makes them similar. Pairs of people from different sites
+    are left out too: no search compares them.
 
     Args:
         scores: `[Q, G]`, higher is more similar.
@@ -133,9 +134,9 @@ def pairs_of_matrix(
     """
     matrix = np.asarray(scores)
     q_id, g_id, q_cam, g_cam = (np.asarray(a) for a in (query_ids, gallery_ids, query_cameras, gallery_cameras))
+    q_site, g_site = sites_of(q_id, g_id)
     (q_id, g_id), (q_cam, g_cam) = codes(q_id, g_id), codes(q_cam, g_cam)
-    site = sites_of(np.concatenate([q_id, g_id]), np.concatenate([q_cam, g_cam]))
-    usable = (q_cam[:, None] != g_cam[None]) & (site[q_cam][:, None] == site[g_cam][None]) & np.isfinite(matrix)
+    usable = (q_cam[:, None] != g_cam[None]) & (q_site[:, None] == g_site[None]) & np.isfinite(matrix)
     if gallery_begins_with_queries:
         usable &= np.arange(len(g_id))[None] > np.arange(len(q_id))[:, None]
     same = q_id[:, None] == g_id[None]
@@ -156,12 +157,8 @@ def pairs_of_features(features: ArrayLike, people: Sequence[str], cameras: Seque
     return pairs_of_matrix(rows @ rows.T, *both, gallery_begins_with_queries=True, seed=seed)
 
 
-def sites_of(people: Integers, cameras: Integers) -> Integers:
-    """Return the site of each camera `[C]`: cameras that saw one person have one site."""
-    site = np.arange(int(cameras.max(initial=-1)) + 1)
-    order = np.argsort(people, kind="stable")
-    for seen in np.split(cameras[order], np.flatnonzero(np.diff(people[order])) + 1):
-        joined = np.unique(site[seen])
-        if len(joined) > 1:
-            site[np.isin(site, joined)] = joined[0]
-    return site
+def sites_of(query_ids: NDArray[Any], gallery_ids: NDArray[Any]) -> tuple[Integers, Integers]:
+    """Return the sites `[Q]` and `[G]` of people as numbers (see `training.datasets.catalog.site_of`)."""
+    ids, inverse = np.unique(np.concatenate([query_ids, gallery_ids]), return_inverse=True)
+    numbers = np.unique([site_of(str(person)) for person in ids], return_inverse=True)[1][inverse].astype(np.int64)
+    return numbers[: len(query_ids)], numbers[len(query_ids) :]

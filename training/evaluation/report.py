@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.evaluation import report_charts as charts
+from training.evaluation.identification import RANKS, SIZES
 from training.evaluation.report_queries import draw_rows
 from training.evaluation.scoring import EvaluationResult
 
@@ -17,6 +18,8 @@ MAX_BYTES = 8_000_000
 _PAGE_BYTES = 200_000
 """Reserved for all parts except the queries with their answers."""
 _MEASURED = ("rank-", "mAP", "mINP", "TAR", "DIR")
+_CERTAINTY = ("Cllr", "minimum Cllr", "ECE", "probabilities")
+"""Figures of a section of their own."""
 _EXPLAINED = {
     "rank-1": "queries whose first answer is right",
     "rank-5": "a right answer among the first 5",
@@ -71,9 +74,16 @@ def write_report(
     worst, best, left_out = draw_rows(result, count=queries, answers=answers, max_bytes=max_bytes - _PAGE_BYTES)
     page = _environment().get_template("report.html").render(
         title=title or f"{result.figures['data']}: {result.figures['model']}",
-        head={name: value for name, value in result.figures.items() if not name.startswith(_MEASURED)},
+        head={
+            name: value
+            for name, value in result.figures.items()
+            if not name.startswith(_MEASURED) and name not in _CERTAINTY
+        },
         figures=_figures(result),
         charts=_charts(result),
+        certainty=result.certainty,
+        ranks=RANKS,
+        sizes=SIZES,
         overlap=100 * charts.overlap(result.verification),
         sections=[("worst", "Worst queries", worst), ("best", "Best queries", best)],
         attention=any(strip.weights is not None for row in worst + best for strip in row.query.strips),
@@ -119,4 +129,8 @@ def _charts(result: EvaluationResult) -> dict[str, Markup]:
     }
     if result.open_set is not None:
         drawn["dir"] = charts.open_set_chart(result.open_set)
+    if result.certainty is not None:
+        drawn["det"] = charts.det_chart(result.certainty)
+        if result.certainty.quality is not None:
+            drawn["reliability"] = charts.reliability_chart(result.certainty.quality)
     return drawn

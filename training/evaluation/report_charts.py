@@ -7,11 +7,15 @@ description in words, and its series differ in dash or hatching as well as in co
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
+from training.evaluation.calibration import Quality
+from training.evaluation.certainty import Certainty
 from training.evaluation.metrics import RankMetrics
 from training.evaluation.open_set import OpenSet
 from training.evaluation.verification import Verification
@@ -33,13 +37,17 @@ class _Axis:
     low: float
     high: float
     ticks: Sequence[tuple[float, str]]
-    log: bool = False
+    scale: Literal["linear", "log", "probit"] = "linear"
 
     def share(self, values: Values) -> Values:
         """Return the positions of values on the axis, as fractions of its length."""
-        low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
-        along = np.log10(values) if self.log else values
-        return np.asarray(np.clip((along - low) / (high - low), 0, 1))
+        low, high, along = (self._scaled(np.clip(v, self.low, self.high)) for v in (self.low, self.high, values))
+        return np.asarray((along - low) / (high - low))
+
+    def _scaled(self, values: Values | float) -> Values:
+        if self.scale == "linear":
+            return np.asarray(values, np.float64)
+        return np.asarray(np.log10(values) if self.scale == "log" else ndtri(values), np.float64)
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,15 @@ class _Plane:
     x: _Axis
     y: _Axis
 
-    def points(self, x: Values, y: Values) -> str:
-        """Return the path through points in the units of the axes."""
+    def places(self, x: Values, y: Values) -> tuple[Values, Values]:
+        """Return points in the units of the axes as coordinates of the drawing."""
         across = _LEFT + self.x.share(x) * (WIDTH - _LEFT - _RIGHT)
         down = HEIGHT - _BOTTOM - self.y.share(y) * (HEIGHT - _TOP - _BOTTOM)
-        return "M" + "L".join(f"{a:.1f} {d:.1f}" for a, d in zip(across, down, strict=True))
+        return across, down
+
+    def points(self, x: Values, y: Values) -> str:
+        """Return the path through points in the units of the axes."""
+        return "M" + "L".join(f"{a:.1f} {d:.1f}" for a, d in zip(*self.places(x, y), strict=True))
 
 
 def cmc_chart(rank: RankMetrics) -> Markup:
@@ -95,6 +107,40 @@ def open_set_chart(opened: OpenSet) -> Markup:
     kept = rate > 0
     labels = ("other people accepted (FPIR)", "enrolled people found (DIR)")
     return _chart("dir", "Open set", words, plane, labels, [_line(plane, rate[kept], found[kept])])
+
+
+def det_chart(certainty: Certainty) -> Markup:
+    """Draw FNMR over FMR on normal-deviate axes, on which normal scores make a straight line, and the thresholds."""
+    plane = _Plane(_probit_axis(1 / max(certainty.non_mated, 10)), _probit_axis(1 / max(certainty.mated, 10)))
+    shapes = [f'<path class="line" d="{plane.points(certainty.fmr, certainty.fnmr)}"/>']
+    for row in certainty.kept:
+        (across,), (down,) = plane.places(np.array([row.fmr]), np.array([row.fnmr]))
+        shapes.append(f'<circle class="dot" cx="{across:.1f}" cy="{down:.1f}" r="4.5"/>')
+        shapes.append(f'<text x="{across + 8:.1f}" y="{down - 6:.1f}">{row.score:.3f}</text>')
+    place = int(np.argmin(np.abs(certainty.fmr - certainty.fnmr)))
+    words = (
+        f"{certainty.mated:,} pairs of one person, {certainty.non_mated:,} of two; "
+        f"both errors are about {50 * (certainty.fmr[place] + certainty.fnmr[place]):.1f}% at one threshold"
+    )
+    labels = ("strangers that match (FMR)", "same person missed (FNMR)")
+    return _chart("det", "DET curve", words, plane, labels, shapes)
+
+
+def reliability_chart(quality: Quality) -> Markup:
+    """Draw the share of pairs of one person over the probability that was said, at prior 0.5, with intervals."""
+    axis = _Axis(0, 1, [(v / 100, f"{v}%") for v in range(0, 101, 20)])
+    plane = _Plane(axis, axis)
+    diagonal = np.array([0.0, 1.0])
+    shapes = [f'<path class="threshold" d="{plane.points(diagonal, diagonal)}"/>']
+    x, y = (np.array([getattr(bar, name) for bar in quality.bins]) for name in ("predicted", "observed"))
+    shapes.append(f'<path class="line" d="{plane.points(x, y)}"/>')
+    for bar, across, down in zip(quality.bins, *plane.places(x, y), strict=True):
+        ends = plane.points(np.array([bar.predicted, bar.predicted]), np.array([bar.low, bar.high]))
+        shapes.append(f'<path class="whisker" d="{ends}"/>')
+        shapes.append(f'<circle class="dot" cx="{across:.1f}" cy="{down:.1f}" r="{2.5 + 6 * bar.share**0.5:.1f}"/>')
+    words = "; ".join(f"said {100 * bar.predicted:.0f}%, true {100 * bar.observed:.0f}%" for bar in quality.bins)
+    labels = ("probability that was said", "pairs that show one person")
+    return _chart("reliability", "Reliability diagram", words, plane, labels, shapes)
 
 
 def overlap(verification: Verification) -> float:
@@ -150,7 +196,14 @@ def _percent_axis(low: float) -> _Axis:
 def _rate_axis(count: int) -> _Axis:
     """Return a logarithmic axis from the decade of `1 / count` to 1."""
     decades = max(1, min(7, math.ceil(math.log10(count))))
-    return _Axis(10.0**-decades, 1, [(10.0**-k, f"{100 * 10.0**-k:g}%") for k in range(decades, -1, -1)], log=True)
+    return _Axis(10.0**-decades, 1, [(10.0**-k, f"{100 * 10.0**-k:g}%") for k in range(decades, -1, -1)], "log")
+
+
+def _probit_axis(low: float) -> _Axis:
+    """Return an axis of normal deviates from the decade of `low`, at most 1%, to 99%."""
+    begin = 10.0 ** math.floor(math.log10(min(low, 1e-2)))
+    ticks = [v for v in (1e-6, 1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.9) if v >= begin]
+    return _Axis(begin, 0.99, [(v, f"{100 * v:g}%") for v in ticks], "probit")
 
 
 def _ticks(low: float, high: float, limit: int) -> list[float]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.bundle import Bundle
+from model.calibration import Calibration
 from model.engines import embed_in_parallel, open_engine
 from model.network import VideoReID
 from training.batches.clips import Normalise
@@ -32,6 +33,7 @@ class _Model:
     described: str
     settings: EvaluationSettings
     frame_weights: FrameWeights | None = None
+    calibration: Calibration | None = None
 
 
 def evaluate(
@@ -122,6 +124,7 @@ def evaluate_splits(
             clip_length=model.clip_length,
             seed=seed,
             frame_weights=model.frame_weights,
+            calibration=model.calibration,
         )
         for people in evaluation_sets
     ]
@@ -177,7 +180,10 @@ def _open(path: Path, options: Mapping[str, Any]) -> _Model:
             raise EvaluationError(f"the bundle gives only its {spec.feature} feature; measure a checkpoint instead")
         described = f"{spec.name} ({bundle.embedding_space}) on {engine.name} {engine.precision}"
         size = (spec.frame_height, spec.frame_width)
-        return _Model(embed_in_parallel(engine), size, spec.clip_length, spec.recipe, described, settings)
+        return _Model(
+            embed_in_parallel(engine), size, spec.clip_length, spec.recipe, described, settings,
+            calibration=bundle.calibration,
+        )  # fmt: skip
     checkpoint = load_checkpoint(path)
     settings = _settings(checkpoint.recipe.get("evaluation", {}), options)
     network = checkpoint.build()

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from model.calibration import Calibration
 from model.ranking import cosine_scores, k_reciprocal_rerank
 from training.datasets.tracklet import Tracklet
+from training.evaluation.certainty import Certainty, measure_certainty
 from training.evaluation.metrics import RankMetrics, people_bootstrap, rank_metrics
 from training.evaluation.open_set import FALSE_POSITIVE_RATES, OpenSet, open_set
 from training.evaluation.protocols import PROTOCOLS, EvaluationError, EvaluationSet, EvaluationSettings, Metric
@@ -43,6 +45,8 @@ class EvaluationResult:
     clip_length: int
     frame_weights: FrameWeights | None = None
     """only for checkpoints with attention"""
+    certainty: Certainty | None = None
+    """None if there are no pairs of one kind from two cameras of a site"""
 
     def as_json(self) -> dict[str, Any]:
         """Return figures, intervals and curves as JSON values; NaN becomes None."""
@@ -67,6 +71,7 @@ class EvaluationResult:
                 "false positive rate": opened.false_positive.tolist(),
                 "detection and identification rate": opened.detection.tolist(),
             },
+            "certainty": self.certainty and self.certainty.as_json(),
         }
 
 
@@ -80,6 +85,7 @@ def score(
     clip_length: int,
     seed: int = 1,
     frame_weights: FrameWeights | None = None,
+    calibration: Calibration | None = None,
 ) -> EvaluationResult:
     """Measure one model under one protocol.
 
@@ -92,6 +98,7 @@ def score(
         clip_length: frames of a clip
         seed: of the bootstrap and of the halves of the open set
         frame_weights: for a report
+        calibration: of the model's cosine scores; other scores are measured without it
 
     Raises:
         EvaluationError: no query has a right answer from another camera, or there is only one person.
@@ -117,6 +124,15 @@ def score(
         ) from error
     opened = open_set(-distances, *ids, *cameras, seed=seed)
     intervals = _intervals(metrics, ids[0], seed)
+    cosine = settings.metric == "cosine" and not settings.rerank
+    certainty = measure_certainty(
+        1 - distances if cosine else -distances,
+        *ids,
+        *cameras,
+        calibration=calibration if cosine else None,
+        gallery_begins_with_queries=people.queries_in_gallery,
+        seed=seed,
+    )
     figures: dict[str, str | int | float] = {
         **head,
         "protocol": f"{people.name}: {PROTOCOLS[people.name]}",
@@ -134,8 +150,20 @@ def score(
     if opened:
         figures["probes"] = f"{opened.mated:,} enrolled, {opened.non_mated:,} not"
         figures |= {f"DIR at FPIR {rate:g}": round(100 * opened.dir_at[rate], 2) for rate in FALSE_POSITIVE_RATES}
+    if certainty:
+        figures |= {"probabilities": certainty.calibration, **certainty.figures}
     return EvaluationResult(
-        figures, metrics, intervals, verification, opened, distances, people.query, rows, clip_length, frame_weights
+        figures=figures,
+        rank=metrics,
+        intervals=intervals,
+        verification=verification,
+        open_set=opened,
+        distances=distances,
+        query=people.query,
+        gallery=rows,
+        clip_length=clip_length,
+        frame_weights=frame_weights,
+        certainty=certainty,
     )
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from model.bundle import Bundle
+from model.calibration import Calibration
 from model.spec import BundleSpec
 from training.export.reference import Difference
 
@@ -50,7 +51,7 @@ vectors mean that the people look alike.
 
 {_accuracy_table(spec)}
 
-{_quantisation(spec)}## Export
+{"" if bundle.calibration is None else describe_calibration(bundle.calibration)}{_quantisation(spec)}## Export
 
 Differences of the embeddings, scaled to unit length, from {reference}, on {compared_on}:
 
@@ -63,6 +64,32 @@ Differences of the embeddings, scaled to unit length, from {reference}, on {comp
 ```json
 {json.dumps(spec.recipe, indent=2)}
 ```
+"""
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """Return the section of the card about probabilities and thresholds."""
+    rows = "\n".join(
+        f"| {row.fmr:g} | {row.score:.3f} | {100 * row.fnmr:.1f} % | {100 * row.fnmr_low:.1f} to "
+        f"{100 * row.fnmr_high:.1f} % |"
+        for row in calibration.thresholds
+    )
+    on_whom = f"{calibration.people} people and {calibration.cameras} cameras, " if calibration.people else ""
+    return f"""\
+## Calibration
+
+Fitted on {calibration.source}: {on_whom}{calibration.mated_pairs:,} pairs of one person and
+{calibration.non_mated_pairs:,} of two, each from two cameras of one site ({calibration.fitted_at[:10]}, id
+`{calibration.id}`). The log-likelihood ratio of a score is {calibration.slope:.3f} x score
+{calibration.intercept:+.3f}, at least {calibration.llr_low:.2f} and at most {calibration.llr_high:.2f}.
+
+These figures hold for the cameras of the people above. On other cameras they are wrong, most of all the thresholds:
+calibrate on people of your own site (`not3d calibrate`).
+
+| false match rate (FMR) | score at least | false non-match rate (FNMR) | 95 % interval over people |
+|---|---|---|---|
+{rows}
+
 """
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from openvino._offline_transformations import apply_moc_transformations
 
 from model.bundle import CARD_FILE, GOLDEN_FILE, INPUT_NAME, IR_FILES, WEIGHTS_FILE, Bundle, compute_embedding_space
+from model.calibration import CALIBRATION_FILE
 from model.cgroups import available_cpus
 from model.engines.openvino_engine import OpenVinoEngine
 from model.engines.self_test import run_self_test
@@ -240,6 +241,9 @@ def _describe(
             map=facts.map or 0.0,
         )
         write_spec(spec.model_copy(update={"quantisation": facts, "accuracy": (accuracy,)}), folder)
+    if facts.ranks_alike and bundle.calibration is not None:
+        # Vectors of both networks meet in one gallery, so they have one calibration.
+        (folder / CALIBRATION_FILE).write_text(bundle.calibration.to_json(), encoding="utf-8")
     loaded = Bundle.load(folder)
     engine = OpenVinoEngine(loaded, threads=available_cpus())
     difference = measure_difference(engine, clips, bundle.golden().embeddings)

@@ -39,15 +39,14 @@ def fitted(pairs: Pairs, **facts: Any) -> Calibration:
 
 
 def test_fit_finds_the_true_llr_whatever_the_mix() -> None:
-    pairs = draw(people=120)
+    pairs = draw(people=120, separation=0.6)
 
     slope, intercept = fit_line(pairs)
-    assert slope == pytest.approx(16, rel=0.1)
-    assert intercept == pytest.approx(-8, rel=0.1)
+    assert slope == pytest.approx(9.6, rel=0.1)
+    assert intercept == pytest.approx(-2.88, rel=0.1)
 
-    few = pairs.subset(pairs.same | (np.random.default_rng(1).random(len(pairs.same)) < 0.05))
-    assert fit_line(few)[0] == pytest.approx(slope, rel=0.1)
-    assert fit_line(few)[1] == pytest.approx(intercept, rel=0.1)
+    few = pairs.subset(pairs.same | (np.random.default_rng(1).random(len(pairs.same)) < 0.1))
+    assert fit_line(few) == pytest.approx((slope, intercept), rel=0.15)
 
 
 def test_one_person_with_many_tracklets_does_not_decide() -> None:

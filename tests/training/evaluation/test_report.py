@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from tests.calibrations import make_calibration
 from training.datasets.synthetic.dataset import write_synthetic
 from training.datasets.tracklet import Tracklet
 from training.evaluation.protocols import EvaluationSet, EvaluationSettings
@@ -57,16 +58,16 @@ def tracklets(tmp_path_factory):
     return [replace(t, person=ODD) if t.person == "0003" else t for t in drawn]
 
 
-def measure(tracklets, **changes):
+def measure(tracklets, settings=None, calibration=None, **changes):
     """Score features by person with noise, so that some queries get wrong answers."""
     random = np.random.default_rng(4)
     people = {t.person: random.normal(size=8) for t in tracklets}
     features = np.stack([people[t.person] + 1.1 * random.normal(size=8) for t in tracklets]).astype(np.float32)
     selection = EvaluationSet("cross-camera", tracklets, [], queries_in_gallery=True)
     head = {"model": "a model", "data": "drawn <people>"}
-    return replace(
-        score(features, features, selection, EvaluationSettings(), head=head, clip_length=4, seed=7), **changes
-    )
+    settings = settings or EvaluationSettings()
+    options = {"head": head, "clip_length": 4, "seed": 7, "calibration": calibration}
+    return replace(score(features, features, selection, settings, **options), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_json_is_strict(result, tmp_path):
 
 def test_each_chart_and_image_has_a_description(page):
     charts = page.of("svg")
-    assert len(charts) == 4
+    assert len(charts) == 6
     names = {e["id"]: e["text"] for e in page.elements if e["tag"] in ("title", "desc") and "id" in e}
     for chart in charts:
         assert all(names[name] for name in chart["aria-labelledby"].split())
@@ -198,7 +199,7 @@ def test_queries_are_left_out_to_keep_the_size_limit(result, tmp_path):
 
 def test_without_an_open_set_and_with_one_query_the_page_stands(tracklets, tmp_path):
     shown = Page(write_report(measure(tracklets[:6], open_set=None), tmp_path, queries=10).read_text("utf-8"))
-    assert len(shown.of("svg")) == 3
+    assert len(shown.of("svg")) == 4
     assert len(shown.of("article")) == 6
 
 
@@ -217,3 +218,39 @@ def test_numbers_out_of_range_and_missing_frames_are_errors(result, tmp_path):
     gone = [Tracklet(t.person, t.camera, (tmp_path / "gone.jpg",), t.name) for t in result.query]
     with pytest.raises(FileNotFoundError, match="gone"):
         write_report(replace(result, query=gone), tmp_path)
+
+
+def test_certainty_has_its_curves_and_tables(tracklets, tmp_path):
+    plain = measure(tracklets)
+    assert "certainty" in plain.as_json()
+    shown = Page(write_report(plain, tmp_path, queries=0).read_text("utf-8"))
+    section = next(e for e in shown.of("section") if e.get("id") == "certainty")
+    assert "half of these people" in section["text"]
+    assert "Cllr" in section["text"]
+    assert "Thresholds of the model's calibration" not in section["text"]
+    rows = [e["text"] for e in shown.of("tr")]
+    assert any(row.startswith("10,0001%") and row.endswith("pairs needed") for row in rows)
+
+
+def test_calibration_of_the_model_is_judged_on_these_people(tracklets, tmp_path):
+    calibration = make_calibration()
+    result = measure(tracklets, calibration=calibration)
+    kept = result.certainty.kept
+    assert [row.promised_fmr for row in kept] == [0.01, 0.001]
+    across = np.array([[q.camera != g.camera for g in result.gallery] for q in result.query])
+    same = np.array([[q.person == g.person for g in result.gallery] for q in result.query])
+    scores = 1 - result.distances
+    assert kept[0].fnmr == pytest.approx((scores[across & same] < 0.55).mean(), abs=0.02)
+    assert result.figures["Cllr"] == pytest.approx(result.certainty.quality.cllr, abs=1e-3)
+    text = write_report(result, tmp_path, queries=0).read_text("utf-8")
+    assert "Thresholds of the model&#39;s calibration" in text or "Thresholds of the model's calibration" in text
+    assert calibration.id in text
+    written = json.loads((tmp_path / "evaluation.json").read_text())["certainty"]
+    assert len(written["calibration"]["thresholds"]) == 2
+    assert written["det"]["false match rate"][0] > written["det"]["false match rate"][-1]
+
+
+def test_calibration_is_not_used_for_other_scores(tracklets):
+    result = measure(tracklets, EvaluationSettings(metric="euclidean"), calibration=make_calibration())
+    assert result.certainty.kept == ()
+    assert "half of these people" in result.figures["probabilities"]

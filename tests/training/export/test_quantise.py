@@ -12,12 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from model.bundle import BUNDLED, IR_FILES, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError
+from model.calibration import CALIBRATION_FILE
 from model.engines import open_engine
 from model.engines.self_test import run_self_test
 from model.errors import Not3dError
 from model.spec import Quantisation
 from not3d.commands.app import app
 from tests.bundles import make_bundle
+from tests.calibrations import make_calibration
 from training.datasets.catalog import read_training
 from training.datasets.synthetic.dataset import write_synthetic
 from training.export.bundle_assembly import ExportError
@@ -35,6 +37,8 @@ RUN = CliRunner()
 def floats(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = shutil.copytree(BUNDLED, tmp_path_factory.mktemp("floats") / "bundle")
     (folder / WEIGHTS_FILE).write_bytes(b"trained weights")
+    space = Bundle.load(folder).embedding_space
+    (folder / CALIBRATION_FILE).write_text(make_calibration(embedding_space=space).to_json())
     return Bundle.load(folder)
 
 
@@ -75,6 +79,7 @@ def test_int8_network_that_ranks_like_float_shares_its_embedding_space(floats: B
     assert quantised.embedding_space == (floats.embedding_space if facts.ranks_alike else facts.network)
     assert quantised.spec.accuracy[0].map == facts.map
     assert (quantised.path / WEIGHTS_FILE).read_bytes() == b"trained weights"
+    assert quantised.calibration == (floats.calibration if facts.ranks_alike else None)
     card = (quantised.path / "MODEL_CARD.md").read_text()
     assert "## Quantisation" in card
     assert f"| int8 | float | {facts.map_in_float_gallery:.2f} |" in card
@@ -113,6 +118,7 @@ def test_worse_figures_give_an_own_embedding_space(quantised: Bundle, tmp_path: 
     spec = json.loads((copy / SPEC_FILE).read_text())
     spec["quantisation"]["map_in_float_gallery"] = spec["quantisation"]["float_map"] - 0.31
     (copy / SPEC_FILE).write_text(json.dumps(spec))
+    (copy / CALIBRATION_FILE).unlink(missing_ok=True)
     assert Bundle.load(copy).embedding_space == spec["quantisation"]["network"]
 
 
