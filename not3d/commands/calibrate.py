@@ -196,6 +196,12 @@ def _ask_service(client: Client, judged: "JudgedPairs") -> tuple["JudgedPairs", 
     """Return the pairs with scores and cameras of the service's records, and their embedding space."""
     import numpy as np
 
+    score_mode = client.info().gallery.get("score_mode", "cosine")
+    if score_mode != "cosine":
+        raise Failure(
+            f"the service compares {score_mode} scores, but ids give cosine scores: add a column score with the scores "
+            f"of its answers to the CSV, and use --mode {score_mode}"
+        )
     ids = judged.ids or ()
     names = sorted({name for pair in ids for name in pair})
     vectors, cameras, spaces = {}, {}, set()

@@ -96,6 +96,8 @@ def test_mode_is_kept(tmp_path: Path) -> None:
 class Records:
     """A client of a service whose records have vectors by person."""
 
+    score_mode = "cosine"
+
     def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
         self.random = np.random.default_rng(3)
         self.people = self.random.standard_normal((30, 16))
@@ -114,7 +116,7 @@ class Records:
         return SimpleNamespace(embedding=list(vector), camera_id=camera, embedding_space="00000000000000aa")
 
     def info(self) -> Any:
-        return SimpleNamespace(embedding_space="00000000000000bb")
+        return SimpleNamespace(embedding_space="00000000000000bb", gallery={"score_mode": self.score_mode})
 
 
 def test_judged_tracklets_of_a_service_give_a_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +132,15 @@ def test_judged_tracklets_of_a_service_give_a_calibration(tmp_path: Path, monkey
     assert calibration.people == 30
     assert calibration.mated_pairs == 31
     assert "1 pairs from one camera are left out" in shown
+
+
+def test_ids_of_a_service_with_centred_scores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("not3d.commands.calibrate.Client", Records)
+    monkeypatch.setattr(Records, "score_mode", "centred")
+    (tmp_path / "judged.csv").write_text("id_a,id_b,same\n0-x,1-y,0\n")
+
+    with pytest.raises(Not3dError, match=r"centred scores, .* add a column score .* use --mode centred"):
+        run("--pairs", "judged.csv")
 
 
 def test_scores_from_a_service_belong_to_its_embedding_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
