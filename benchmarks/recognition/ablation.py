@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
         for lever in chosen:
             if lever in unused:
                 continue
-            settings = base | lever.changes | {"seed": str(seed)}
+            settings = {**base, **lever.changes, "seed": str(seed)}
             training = Training(arguments.recipe, _data(arguments, lever), settings, teacher, device=arguments.device)
             found = _train_and_measure(training, arguments.out / f"{lever.key}-{seed}", rulers(arguments))
             measured[lever.key].append(found)

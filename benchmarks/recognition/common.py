@@ -67,6 +67,11 @@ def add_output(parser: argparse.ArgumentParser, name: str, page: str) -> None:
         metavar="DIR",
         help="keeps what is finished; the same command continues after an interruption (default: %(default)s)",
     )
+    add_page(parser, name, page)
+
+
+def add_page(parser: argparse.ArgumentParser, name: str, page: str) -> None:
+    """Add the options that say where the section goes."""
     parser.add_argument(
         "--page", type=existing, metavar="FILE", help=f"write the section into this page (default: {page})"
     )
@@ -104,6 +109,14 @@ def existing(text: str) -> Path:
     if not path.exists():
         raise argparse.ArgumentTypeError(f"{text} does not exist")
     return path
+
+
+def named(text: str) -> tuple[str, Path]:
+    """Return name and existing path of `NAME=PATH`."""
+    name, equals, path = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=PATH (got {text})")
+    return name, existing(path)
 
 
 def open_model(path: Path, out: Path) -> Path:

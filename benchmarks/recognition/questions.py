@@ -86,7 +86,7 @@ def _fine_tune(arguments: argparse.Namespace, name: str, crops: int, form: Mappi
     base = _tuning(arguments, crops)
     teacher = arguments.teacher and open_model(arguments.teacher, arguments.out)
     training = Training(
-        arguments.recipe, tuple(arguments.data), base | form, teacher, arguments.checkpoint, arguments.device
+        arguments.recipe, tuple(arguments.data), {**base, **form}, teacher, arguments.checkpoint, arguments.device
     )
     return train_once(training, arguments.out / name).checkpoint
 
@@ -147,10 +147,10 @@ def _sizes(arguments: argparse.Namespace) -> str:
     if arguments.fine_tune:
         columns += [f"{name}, fine-tuned: rank-1 / mAP" for name in names]
     clip_times = _clip_times(places, arguments.rounds) if arguments.rounds else {}
-    for label, times in clip_times.items():
+    for label, of_size in clip_times.items():
         columns.append(f"{label}: CPU ms of a clip")
         for size in wanted:
-            rows[size].append(times[size])
+            rows[size].append(of_size[size])
     tuned = _described(arguments, arguments.fine_tune) if arguments.fine_tune else ""
     text = f"The same weights at each size{tuned}. Percent, with 95 % intervals over people."
     if clip_times:
@@ -299,7 +299,7 @@ def _flips(arguments: argparse.Namespace) -> str:
     forms: dict[str, Callable[[Clips], NDArray[np.float32]]] = {
         "frames as they are": embed,
         "every other frame mirrored": lambda clips: embed(mirror(clips, 2)),
-        "each frame and its mirror image (twice the time)": lambda clips: (embed(clips) + embed(mirror(clips))) / 2,
+        "each frame and its mirror image (twice the time)": lambda clips: 0.5 * (embed(clips) + embed(mirror(clips))),
     }
     selected = {ruler.name: select_tracklets(ruler.data, ruler.protocol, loaded.recipe) for ruler in rulers(arguments)}
     rows = []

@@ -26,6 +26,7 @@ from benchmarks.recognition.common import (
     existing,
     figures,
     kept,
+    named,
     open_model,
     rulers,
 )
@@ -50,7 +51,7 @@ Row = dict[str, Any]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument(
-        "models", nargs="+", type=_named, metavar="NAME=PATH", help="checkpoint, bundle or .onnx; ours comes first"
+        "models", nargs="+", type=named, metavar="NAME=PATH", help="checkpoint, bundle or .onnx; ours comes first"
     )
     add_rulers(parser)
     add_output(parser, "rulers", "docs/figures/accuracy.md")
@@ -101,13 +102,6 @@ def write_card(bundle: Path, rows: Sequence[Row], ours: str) -> None:
         raise SystemExit(f'{card} has no section "{_ACCURACY.strip()}" followed by another one')
     names = list(rows[0]["models"])
     card.write_text(f"{before}{heading}\n{_table(rows, names)}\n{next_heading}{after}", encoding="utf-8")
-
-
-def _named(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"must be NAME=PATH (got {text})")
-    return name, existing(path)
 
 
 def _measure(ruler: Ruler, models: dict[str, Path]) -> list[Row]:

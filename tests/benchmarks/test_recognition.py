@@ -15,6 +15,7 @@ from benchmarks.recognition.rulers import write_card
 from model.bundle import BUNDLED, CARD_FILE, SPEC_FILE, Bundle
 from tests.bundles import make_bundle
 from training.datasets.synthetic.dataset import write_synthetic
+from training.export.export import export_bundle
 from training.loop.trainer import train
 from training.recipe import find_recipe, load_recipe
 
@@ -59,7 +60,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """Run a benchmark in this process and return what it printed."""
 
     def run(*arguments: object) -> str:
-        command = ["recognition", *map(str, arguments), "--out", str(tmp_path / "out")]
+        command = ["recognition", *map(str, arguments)]
+        command += [] if arguments[0] == "speed" else ["--out", str(tmp_path / "out")]
         monkeypatch.setattr(sys, "argv", command)
         main()
         return capsys.readouterr().out
@@ -129,6 +131,20 @@ class TestRulers:
         card = (bundle / CARD_FILE).read_text()
         assert "| measure | ours | peer |" in card
         assert card.index("## Measured accuracy") < card.index("| measure |") < card.index("## Export")
+
+
+class TestSpeed:
+    def test_each_engine_is_measured_on_the_bundles_that_it_runs(self, start, call, tmp_path):
+        export_bundle(start, tmp_path / "new")
+        printed = call("speed", f"old={BUNDLED}", f"new={tmp_path / 'new'}", "--quick")
+        cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table(printed)[2:]]
+        assert {(name, engine) for name, _, engine, _, _ in cells} >= {
+            ("old", "onnxruntime f32"),
+            ("new", "onnxruntime f32"),
+        }
+        for name, _, _, milliseconds, ratio in cells:
+            assert float(milliseconds) > 0
+            assert (float(ratio) == 1) if name == "old" else (float(ratio) < 1)
 
 
 class TestAblation:

@@ -52,8 +52,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def people(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Drawn people for calibration and others for measurement, with different ids."""
     folder = tmp_path_factory.mktemp("people")
-    for name, seed in (("calibrate", 1), ("validate", 2)):
-        write_synthetic(folder / name, people=8, cameras=2, frames=4, seed=seed, size=(160, 80))
+    for name, people, seed in (("calibrate", 32, 1), ("validate", 8, 2)):
+        write_synthetic(folder / name, people=people, cameras=2, frames=4, seed=seed, size=(160, 80))
         for person in list((folder / name).iterdir()):
             person.rename(person.with_name(f"{name}-{person.name}"))
     return {name: folder / name for name in ("calibrate", "validate")}
@@ -70,7 +70,7 @@ def test_int8_network_that_ranks_like_float_shares_its_embedding_space(floats: B
     facts = quantised.spec.quantisation
     assert facts is not None
     assert (facts.of, facts.people, facts.queries) == (floats.embedding_space, 8, 16)
-    assert 8 <= facts.clips <= 16
+    assert 32 <= facts.clips <= 64
     assert facts.float_map is not None
     assert facts.map is not None
     assert facts.float_map - 0.3 <= facts.map <= 100
@@ -166,7 +166,7 @@ def test_ranking_alike_follows_from_measured_figures(changed: dict[str, float | 
 def test_measured_people_are_not_used_for_calibration(small: Bundle, people: dict[str, Path]) -> None:
     measured_on = select_people(small, [], [people["validate"]])
     both = [people["calibrate"], people["validate"]]
-    assert len(choose_calibration(small, both, measured_on).clips) == 16
+    assert len(choose_calibration(small, both, measured_on).clips) == 64
     assert len(choose_calibration(small, both, None).clips) == 32
     assert len(choose_calibration(small, both, None, clips=5).clips) == 5
     with pytest.raises(ExportError, match="no people are left"):
