@@ -151,8 +151,8 @@ def _sizes(arguments: argparse.Namespace) -> str:
         columns.append(f"{label}: CPU ms of a clip")
         for size in wanted:
             rows[size].append(of_size[size])
-    tuned = _described(arguments, arguments.fine_tune) if arguments.fine_tune else ""
-    text = f"The same weights at each size{tuned}. Percent, with 95 % intervals over people."
+    described = _described(arguments, arguments.fine_tune) if arguments.fine_tune else ""
+    text = f"The same weights at each size{described}. Percent, with 95 % intervals over people."
     if clip_times:
         text += (
             f" Time: processor time of one clip of {spec.clip_length} frames, one thread, median of {arguments.rounds} "
