@@ -167,7 +167,7 @@ def test_measured_people_are_not_used_for_calibration(small: Bundle, people: dic
     measured_on = select_people(small, [], [people["validate"]])
     both = [people["calibrate"], people["validate"]]
     assert len(choose_calibration(small, both, measured_on).clips) == 64
-    assert len(choose_calibration(small, both, None).clips) == 32
+    assert len(choose_calibration(small, both, None).clips) == 80
     assert len(choose_calibration(small, both, None, clips=5).clips) == 5
     with pytest.raises(ExportError, match="no people are left"):
         choose_calibration(small, [people["validate"]], measured_on)
