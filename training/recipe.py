@@ -60,7 +60,7 @@ class BatchSettings(_Part):
         None,
         ge=0,
         description="of the batches and their augmentation; default: the recipe's seed, which also decides who is set "
-        "aside. Another one draws anew where a run goes on from a checkpoint with --start",
+        "aside. With `--start`, give another seed, so that the run does not repeat the batches of the one before",
     )
     spread_cameras: bool = Field(
         True, description="person only: prefer K tracklets of different cameras (ours); false: any K tracklets"

@@ -33,7 +33,7 @@ def select_tracklets(bundle: Bundle, data: Sequence[Path], *, aside: bool) -> tu
         aside: take only the people whom the training of `bundle` set aside; data must be its training data.
 
     Raises:
-        CalibrationError: nobody was set aside.
+        CalibrationError: the training set no people aside.
         DatasetError: from the data.
     """
     tracklets = read_training(data)
