@@ -149,7 +149,7 @@ def changed(**facts: Any) -> str:
         (changed(people=1.5), "people"),
         (changed(mode="magic"), "mode"),
         (changed(format=2), "format"),
-        (changed(embedding_space="elsewhere"), "embedding_space"),
+        (changed(embedding_space="else where"), "embedding_space"),
         (changed(fitted_at="yesterday"), "fitted_at"),
         (changed(fitted_at="2026-11-28T12:00:00"), "fitted_at"),
         (changed(code="import os"), "code"),

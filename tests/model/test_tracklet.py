@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.tracklet import choose_frames, normalise, split_into_clips, video_feature
+from model.tracklet import choose_frames, mean_embedding, normalise, split_into_clips, video_feature, weigh_clips
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,25 @@ def test_video_feature_is_the_unit_mean_of_unnormalised_clips():
     assert feature.dtype == np.float32
     with pytest.raises(ValueError, match="clips, dimension"):
         video_feature(np.zeros((0, 4)))
+
+
+@given(st.integers(1, 60), st.integers(1, 9))
+def test_clips_weighted_by_frames_give_the_mean_over_frames(frames, length):
+    indices = split_into_clips(frames, length)
+    values = np.arange(frames, dtype=np.float64)[:, None] ** 2
+    found = mean_embedding(values[indices].mean(axis=1), weigh_clips(indices, "frames"))
+    # A short last clip repeats some frames more often than others, unless its length is a multiple of their number.
+    if length % (frames % length or length) == 0:
+        np.testing.assert_allclose(found, values.mean(axis=0), rtol=1e-5)
+    assert weigh_clips(indices, "frames").sum() == frames
+    assert weigh_clips(indices, "equal") is None
+
+
+def test_one_clip_weighs_as_many_frames_as_it_has():
+    indices = split_into_clips(5, 4)
+    np.testing.assert_array_equal(weigh_clips(indices, "frames"), [4, 1])
+    feature = video_feature([[1.0, 0.0], [0.0, 4.0]], weigh_clips(indices, "frames"))
+    np.testing.assert_allclose(feature, np.array([1.0, 1.0]) / np.sqrt(2), rtol=1e-6)
 
 
 def test_zero_vector_stays_zero():

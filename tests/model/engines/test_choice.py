@@ -73,6 +73,12 @@ def test_the_only_engine_needs_no_measurement(bundle: Bundle, monkeypatch: pytes
     assert not (tmp_path / CHOICE_FILE).exists()
 
 
+@pytest.fixture(autouse=True)
+def warnings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A service that ran in this process before may have logged errors only."""
+    caplog.set_level(logging.WARNING)
+
+
 class TestCuda:
     """On a machine without a CUDA provider, which the device auto would use."""
 

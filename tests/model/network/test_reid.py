@@ -5,6 +5,7 @@ from torch import nn
 from model.network import NetworkSpec, VideoReID, build_network
 from model.network.attention import weight_frames
 from model.network.backbone import BACKBONES, IBN
+from model.network.reid import mirror_frames
 
 LIGHT = NetworkSpec(
     backbone="resnet18_ibn_a_x0_75", attention="pooled", frame_height=64, frame_width=32, classes=5, clip_length=4
@@ -291,3 +292,27 @@ def test_raw_features_skip_the_neck():
     clips = torch.randn(1, 4, 3, 64, 32)
     with torch.inference_mode():
         torch.testing.assert_close(network(clips), network.train_forward(clips).raw)
+
+
+def test_mirroring_network_sees_the_second_and_third_of_four_frames_mirrored():
+    torch.manual_seed(0)
+    plain, mirroring = light(attention="mean"), light(attention="mean", mirror=True)
+    mirroring.load_state_dict(plain.state_dict())
+    clips = torch.randn(2, 4, 3, 64, 32)
+    turned = clips.clone()
+    turned[:, 1:3] = clips[:, 1:3].flip(-1)
+    with torch.inference_mode():
+        torch.testing.assert_close(mirroring(clips), plain(turned))
+        assert (mirroring(clips) - plain(clips)).abs().max() > 1e-4
+        # Training draws mirrored frames itself.
+        torch.testing.assert_close(mirroring.train_forward(clips).feature, plain.train_forward(clips).feature)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_repeated_frames_are_seen_both_ways(frames):
+    own = torch.randn(1, frames, 3, 8, 4)
+    seen = mirror_frames(own[:, [position % frames for position in range(4)]])
+    for position in range(frames):
+        frame = own[0, position]
+        assert sum(bool((other == frame).all()) for other in seen[0]) == 2 / frames
+        assert sum(bool((other == frame.flip(-1)).all()) for other in seen[0]) == 2 / frames
