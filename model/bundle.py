@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from model.calibration import CALIBRATION_FILE, Calibration, CalibrationError
 from model.errors import Not3dError
-from model.frames import PREPROCESSING_VERSION
+from model.space import EmbeddingSpace
 from model.spec import BundleSpec, Preprocessing
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -68,6 +68,11 @@ class Bundle:
     network_path: Path
     embedding_space: str
     calibration: Calibration | None = None
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        """The space of its vectors."""
+        return EmbeddingSpace(self.embedding_space, self.spec.dimension, self.spec.name)
 
     @property
     def is_ir(self) -> bool:
@@ -163,6 +168,10 @@ def _read(path: Path) -> bytes:
 
 
 def _parse_spec(path: Path) -> BundleSpec:
+    from model.frames import (
+        PREPROCESSING_VERSION,  # with what decodes pictures, which not all readers of this module need
+    )
+
     try:
         spec = BundleSpec.model_validate_json(_read(path))
     except ValidationError as error:

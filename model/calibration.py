@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from model.errors import Not3dError
+from model.files import read_at_most
+from model.space import SPACE_PATTERN
 
 CALIBRATION_FILE = "calibration.json"
 """Its name in a bundle."""
@@ -78,7 +80,7 @@ class Calibration(_Facts):
     its negative counterpart, where n is the number of people.
 
     Attributes:
-        embedding_space: the space of the vectors whose scores were fitted; 16 hex digits.
+        embedding_space: the space of the vectors whose scores were fitted.
         mode: which scores were fitted. A calibration says nothing about scores of another mode.
         slope: of the LLR, per unit of score; positive.
         intercept: the LLR of score 0.
@@ -95,7 +97,7 @@ class Calibration(_Facts):
     """
 
     format: Literal[1] = 1
-    embedding_space: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    embedding_space: Annotated[str, Field(pattern=SPACE_PATTERN)]
     mode: Mode = "cosine"
     slope: Annotated[float, Field(gt=0, le=1e6)]
     intercept: _Coefficient
@@ -179,8 +181,8 @@ class Calibration(_Facts):
         """
         if embedding_space != self.embedding_space:
             raise CalibrationError(
-                f"the calibration {self.id} was fitted in the embedding space {self.embedding_space}, but the model in "
-                f"use makes vectors of {embedding_space}; {_CURE} and this model"
+                f"the calibration {self.id} was fitted in the embedding space {self.embedding_space}, but this "
+                f"service has vectors of {embedding_space}; {_CURE} and vectors of its space"
             )
 
     def to_json(self) -> str:
@@ -225,11 +227,11 @@ class Calibration(_Facts):
             CalibrationError: as `from_json`, or the file cannot be read.
         """
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise CalibrationError(f"{path}: a calibration has at most {_MAX_BYTES:,} bytes; {_CURE}")
-            content = path.read_bytes()
+            content = read_at_most(path, _MAX_BYTES)
         except OSError as error:
             raise CalibrationError(f"{path}: cannot be read: {error.strerror}; {_CURE}") from error
+        if content is None:
+            raise CalibrationError(f"{path}: a calibration has at most {_MAX_BYTES:,} bytes; {_CURE}")
         return cls.from_json(content, str(path))
 
 

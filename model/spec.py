@@ -4,6 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from model.pillow_bicubic import Resampling
+from model.tracklet import ClipWeights
+
 Text = Annotated[str, Field(min_length=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
@@ -25,11 +28,14 @@ class _Facts(BaseModel):
 class Preprocessing(_Facts):
     """How a frame becomes numbers.
 
-    `version` names the decoding and resizing in `model.frames`. The exported graph applies `mean` and `std` (per RGB
+    `version` names the decoding and resizing in `model.frames`, `resampling` whose pixels resizing gives: `opencv`, or
+    `pil-bicubic` for weights that were trained on Pillow's. The exported graph applies `mean` and `std` (per RGB
     channel, for pixels of 0 to 1); they are repeated here for the reader.
     """
 
     version: Text
+    # Left out if usual, because the names of embedding spaces depend on what earlier releases wrote.
+    resampling: Annotated[Resampling, Field(exclude_if=lambda name: name == "opencv")] = "opencv"
     colour: Literal["rgb"] = "rgb"
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Deviation, Deviation, Deviation]
@@ -94,7 +100,8 @@ class BundleSpec(_Facts):
     """The content of `model.json`.
 
     Sizes are in pixels, `clip_length` is in frames, `dimension` in components of one embedding. `feature` says whether
-    the embedding is taken before or after the BNNeck. `recipe` is the complete training recipe of the run.
+    the embedding is taken before or after the BNNeck, `clip_weights` how clips become a video feature. `recipe` is the
+    complete training recipe of the run.
     """
 
     format: Literal[1] = 1
@@ -107,6 +114,7 @@ class BundleSpec(_Facts):
     clip_length: Annotated[int, Field(ge=1, le=256)]
     dimension: Annotated[int, Field(ge=1, le=65_536)]
     feature: Literal["batch_normed", "raw"]
+    clip_weights: ClipWeights = "equal"
     preprocessing: Preprocessing
     training_data: Text
     recipe: dict[str, JsonValue]

@@ -3,8 +3,17 @@
 With numpy only, so that evaluation and serving run the same code.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+ClipWeights = Literal["equal", "frames"]
+"""Weights of the clips of a tracklet in its video feature: equal, as in the papers, or the number of different frames.
+
+They differ if the last clip is short and repeats its frames. With equal weights, the fifth of five frames counts as
+much as the other four together.
+"""
 
 
 def split_into_clips(frame_count: int, clip_length: int, max_clips: int | None = None) -> NDArray[np.int64]:
@@ -53,6 +62,14 @@ def choose_frames(frame_count: int, clip_length: int, max_clips: int | None = No
     return np.unique(split_into_clips(frame_count, clip_length, max_clips))
 
 
+def weigh_clips(indices: NDArray[np.int64], weights: ClipWeights) -> NDArray[np.int64] | None:
+    """Return the weights `int64 [clips]` of clips with these frame indices `[clips, T]`; None if they are equal."""
+    if weights == "equal":
+        return None
+    counts: NDArray[np.int64] = 1 + np.count_nonzero(np.diff(np.sort(indices, axis=1), axis=1), axis=1)
+    return counts
+
+
 def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
     """Scale the last axis to unit L2 length, as float32; a zero vector stays zero."""
     array = np.asarray(vectors, dtype=np.float32)
@@ -61,8 +78,12 @@ def normalise(vectors: ArrayLike) -> NDArray[np.float32]:
     return unit
 
 
-def mean_embedding(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
+def mean_embedding(clip_embeddings: ArrayLike, weights: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
     """Return the mean `float32 [D]` of clip embeddings `[C, D]`, which are not normalised before (Not 3D Re-ID).
+
+    Args:
+        clip_embeddings: `[C, D]`
+        weights: of the clips, `[C]`, from `weigh_clips`; None for equal weights
 
     Raises:
         ValueError: not a `[C, D]` array with at least one clip.
@@ -70,14 +91,17 @@ def mean_embedding(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
     array = np.asarray(clip_embeddings, dtype=np.float32)
     if array.ndim != 2 or array.shape[0] < 1:
         raise ValueError(f"clip embeddings must have shape [clips, dimension], not {list(array.shape)}")
-    mean: NDArray[np.float32] = array.mean(axis=0)
+    if weights is None:
+        mean: NDArray[np.float32] = array.mean(axis=0)
+    else:
+        mean = np.average(array, axis=0, weights=weights).astype(np.float32)
     return mean
 
 
-def video_feature(clip_embeddings: ArrayLike) -> NDArray[np.float32]:
+def video_feature(clip_embeddings: ArrayLike, weights: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
     """Return the video feature, `float32 [D]` of unit length: the normalised mean of clip embeddings `[C, D]`.
 
     Raises:
         ValueError: not a `[C, D]` array with at least one clip.
     """
-    return normalise(mean_embedding(clip_embeddings))
+    return normalise(mean_embedding(clip_embeddings, weights))

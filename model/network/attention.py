@@ -28,6 +28,9 @@ class AttentionConv(nn.Conv2d):
     def __init__(self, channels: int, out: int, kernel: tuple[int, int] | None) -> None:
         super().__init__(channels, out, kernel or 1)
         self.pooled = kernel is None
+
+    def initialise(self) -> None:
+        """Draw the initial weights of not3d and fantastic, instead of those of the layer."""
         nn.init.kaiming_normal_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -46,8 +49,11 @@ class AttentionConv(nn.Conv2d):
 class TemporalAttention(nn.Conv1d):
     """The temporal attention: a convolution of width 3 over the frames of a clip, to one logit per frame."""
 
-    def __init__(self, channels: int, bias: float = 0.0) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__(channels, 1, 3, padding=1)
+
+    def initialise(self, bias: float = 0.0) -> None:
+        """Draw the initial weights of not3d and fantastic, instead of those of the layer."""
         nn.init.kaiming_normal_(self.weight)
         if self.bias is not None:
             nn.init.constant_(self.bias, bias)

@@ -44,7 +44,11 @@ class VideoReID(nn.Module):
         if spec.attention in ("full_map", "pooled"):
             kernel = spec.map_size if spec.attention == "full_map" else None
             self.attention_conv = AttentionConv(self.base.channels, spec.attention_channels, kernel)
-            self.attention_tconv = TemporalAttention(spec.attention_channels, spec.attention_bias)
+            if spec.initial == "kaiming":
+                self.attention_conv.initialise()
+            self.attention_tconv = TemporalAttention(spec.attention_channels)
+            if spec.initial == "kaiming":
+                self.attention_tconv.initialise(spec.attention_bias)
             if spec.attention_start == "mean":
                 nn.init.zeros_(self.attention_tconv.weight)
         self.embedding: nn.Module = nn.Identity()
@@ -57,9 +61,10 @@ class VideoReID(nn.Module):
             # The features of a BNNeck are centred (Luo et al., 2019).
             self.bottleneck.bias.requires_grad_(spec.neck != "bnneck")
         self.classifier = nn.Linear(self.dimension, spec.classes, bias=spec.classifier_bias)
-        nn.init.normal_(self.classifier.weight, std=0.001)
-        if spec.classifier_bias:
-            nn.init.zeros_(self.classifier.bias)
+        if spec.initial == "kaiming":
+            nn.init.normal_(self.classifier.weight, std=0.001)
+            if spec.classifier_bias:
+                nn.init.zeros_(self.classifier.bias)
 
     @property
     def dimension(self) -> int:
@@ -68,6 +73,8 @@ class VideoReID(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Compute clip embeddings `[N, D]`, not of unit length, from normalised clips `[N, T, 3, H, W]`."""
+        if self.spec.mirror:
+            clips = mirror_frames(clips)
         raw: Tensor = self.embedding(self._aggregate(self._maps(clips))[0])
         if self.spec.feature == "raw":
             return raw
@@ -127,6 +134,17 @@ class VideoReID(nn.Module):
             return features.amax(dim=1), None
         logits = self._logits(maps)
         return weight_frames(features, logits), logits
+
+
+def mirror_frames(clips: Tensor) -> Tensor:
+    """Return clips `[N, T, 3, H, W]` with the second and third of every four frames mirrored.
+
+    Clips of 1 to 4 frames that are repeated to a length of 4 then have as many mirrored frames of each as others,
+    except for clips of 3 frames.
+    """
+    position = torch.arange(clips.shape[1], device=clips.device) % 4
+    mirrored = (position == 1) | (position == 2)
+    return torch.where(mirrored[:, None, None, None], clips.flip(-1), clips)
 
 
 def build_network(spec: NetworkSpec) -> VideoReID:

@@ -4,6 +4,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model.pillow_bicubic import Resampling
+from model.tracklet import ClipWeights
+
 AttentionForm = Literal["full_map", "pooled", "mean", "max", "sta"]
 """How frames become a clip; see `model.network.attention`."""
 
@@ -19,8 +22,8 @@ class NetworkSpec(BaseModel):
 
     - fantastic: `backbone="resnet50"`.
     - Temporal attention (Gao & Nevatia, 2018; the baseline of fantastic): `backbone="resnet50"`, `last_stride=2` (the
-      full map is then [7, 4]), `neck="none"`, `classifier_bias=True`. Average and maximum pooling over time: the same
-      with `attention="mean"` or `"max"`.
+      full map is then [7, 4]), `initial="layers"`, `neck="none"`, `classifier_bias=True`. Average and maximum pooling
+      over time: the same with `attention="mean"` or `"max"`.
     - aas_rfu (AAS + RFU on STA): `backbone="resnet50"`, `attention="sta"`, `embedding=512`, 256x128, and
       `feature="raw"` for RFU. `neck="batch_norm"` is the plain BN of its paper, which does not state whether the bias
       was fixed as in a BNNeck.
@@ -38,6 +41,11 @@ class NetworkSpec(BaseModel):
     attention_start: Literal["random", "mean"] = Field(
         "random", description="initial weights of the temporal attention; mean: zero, so all frames have equal weights"
     )
+    initial: Literal["kaiming", "layers"] = Field(
+        "kaiming",
+        description="initial weights of attention and classifier: those of not3d and fantastic, or those that PyTorch "
+        "gives the layers, as in the program of Gao & Nevatia (attention_bias is then not used)",
+    )
     stripes: int = Field(4, ge=1, description="horizontal parts of the map that sta weights separately")
     embedding: int | None = Field(
         None, ge=1, description="width of a linear layer before the neck (FC1 of aas_rfu: 512); none by default"
@@ -46,7 +54,18 @@ class NetworkSpec(BaseModel):
     classifier_bias: bool = False
     frame_height: int = Field(224, ge=32)
     frame_width: int = Field(112, ge=32)
+    resampling: Resampling = Field("opencv", description="whose pixels resizing gives; see model.frames.resize_frame")
     clip_length: int = Field(4, ge=1)
+    clip_weights: ClipWeights = Field(
+        "equal",
+        description="weights of clips in the feature of a tracklet: equal, as in the papers, or the number of "
+        "different frames, of which a short last clip has fewer",
+    )
+    mirror: bool = Field(
+        False,
+        description="when embedding, mirror the second and third of every four frames of a clip; a short clip, which "
+        "repeats its frames, then has each of them both ways",
+    )
     classes: int = Field(625, ge=1, description="training people; 625 on MARS")
     feature: Literal["batch_normed", "raw"] = Field(
         "batch_normed", description="embedding after the neck, or before it (but after FC1)"
