@@ -21,6 +21,10 @@ RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the project."""
 
 
+PublishedTable = Literal["as_published", "as_printed"]
+"""The tables of a recipe about a paper: what its program does, and what its text says, if the recipe differs."""
+
+
 class RecipeError(Not3dError):
     """A recipe that cannot be read, or that holds a wrong value."""
 
@@ -56,6 +60,14 @@ class BatchSettings(_Part):
     clip_length: int | None = Field(
         None, ge=1, description="frames of a training clip; default: clip_length of the network"
     )
+    composites: int = Field(
+        0, ge=0, description="invented crops in a batch beside the clips, for the losses of a teacher alone"
+    )
+    on_device: bool = Field(
+        False,
+        description="keep all crops in the memory of the device that trains, and augment them there; for clips of one "
+        "frame, in one process",
+    )
     seed: int | None = Field(
         None,
         ge=0,
@@ -82,9 +94,10 @@ NOT_STATED = "not stated"
 
 
 class ModelCardTexts(_Part):
-    """The parts of the model card that only a person can write; `datasets` are the datasets that they hold for."""
+    """The parts of the model card that only a person can write; `datasets` and `people` say what they hold for."""
 
     datasets: tuple[DatasetKind, ...] = ()
+    people: int | None = Field(None, ge=1, description="in these datasets; a part of them gets no such card")
     training_data: str = NOT_STATED
     data_terms: str = NOT_STATED
     intended_use: str = "Finding, for a human operator, tracklets that may show the same person."
@@ -128,6 +141,21 @@ class Recipe(_Part):
             content["freeze"] = {key: value for key, value in frozen.items() if key != "calibration"}
         return content
 
+    @model_validator(mode="after")
+    def _check_device(self) -> "Recipe":
+        length = self.batch.clip_length or self.network.clip_length
+        if self.batch.on_device and length != 1:
+            raise ValueError(f"batch.on_device needs batch.clip_length = 1 (got {length})")
+        if self.batch.on_device and self.batch.sampling == "consecutive_code":
+            raise ValueError('batch.on_device draws any frame of a tracklet: set batch.sampling = "random"')
+        if self.teacher.live and self.teacher.composites:
+            raise ValueError("with teacher.live, batch.composites says how many are made: set teacher.composites = 0")
+        if self.teacher.live and not self.batch.on_device:
+            raise ValueError("teacher.live needs batch.on_device = true")
+        if self.batch.on_device and self.losses.need_teacher and not self.teacher.live:
+            raise ValueError("batch.on_device makes other crops than a teacher has stored: set teacher.live = true")
+        return self
+
     def frame_size(self, epoch: int) -> tuple[int, int]:
         """Return height and width of the training frames in an epoch (from 1)."""
         size = (self.network.frame_height, self.network.frame_width)
@@ -150,7 +178,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
     raise RecipeError(f"no recipe {name_or_path}: give a file, or one of {known}")
 
 
-def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
+def load_recipe(path: Path, overrides: dict[str, str] | None = None, *, as_published: bool = False) -> Recipe:
     """Read a recipe.
 
     With `extends = "<name or file>"`, the values of that recipe hold for all keys that this recipe does not set. A
@@ -158,14 +186,25 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
     lists, such as `[[resolutions]]`, are replaced. `[card]` is not inherited, because it describes one model and its
     data.
 
+    A recipe of a paper may follow the paper where its program does something else. What the program does is then in
+    the table `[as_published]`, which has the form of a recipe. `[as_printed]` has what the paper prints where the
+    recipe follows the program.
+
     Args:
         path: the recipe
-        overrides: dotted keys and TOML values, such as `{"schedule.epochs": "3"}`
+        overrides: dotted keys and TOML values, such as `{"schedule.epochs": "3"}`; they win over `as_published`
+        as_published: take the values of `[as_published]`
 
     Raises:
         RecipeError: the message names the key and what is wrong with it.
     """
     content = _read(path, ())
+    published = content.pop("as_published", {})
+    content.pop("as_printed", None)
+    if as_published:
+        if not published:
+            raise RecipeError(f"{path}: no published program differs from this recipe: leave out --as-published")
+        content = _merge(content, published)
     for key, value in (overrides or {}).items():
         _set(content, key, value)
     try:
@@ -178,6 +217,30 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
         raise RecipeError(f"{path}: losses: {error}") from None
     _check_last_size(recipe, path)
     return recipe
+
+
+def published_differences(
+    path: Path, overrides: dict[str, str] | None = None, *, table: PublishedTable = "as_published"
+) -> dict[str, tuple[Any, Any]]:
+    """Return the values of a recipe that differ from those of its paper's program or text, as (own, published).
+
+    Args:
+        path: the recipe
+        overrides: see `load_recipe`; a value that is set to the published one does not differ
+        table: `as_published` compares with the program, `as_printed` with the text of the paper
+
+    Raises:
+        RecipeError: see `load_recipe`.
+    """
+    published = _read(path, ()).get(table, {})
+    own = load_recipe(path, overrides).model_dump()
+    found: dict[str, tuple[Any, Any]] = {}
+    for part, values in published.items():
+        for key, value in values.items() if isinstance(values, dict) else [("", values)]:
+            mine = own[part][key] if key else own[part]
+            if mine != value:
+                found[f"{part}.{key}" if key else part] = (mine, value)
+    return found
 
 
 def _check_last_size(recipe: Recipe, path: Path) -> None:

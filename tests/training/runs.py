@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from tests.training.networks import NARROW_IBN
 from training.loop.run_log import LOG
 from training.loop.trainer import train
 from training.recipe import find_recipe
@@ -13,7 +14,7 @@ from training.recipe import find_recipe
 TINY = {
     "network.frame_height": "64",
     "network.frame_width": "32",
-    "network.backbone": "resnet18_ibn_a_x0_75",
+    "network.backbone": NARROW_IBN,
     "resolutions": "[]",
     "batch.people": "4",
     "schedule.evaluate_every": "1",
@@ -23,7 +24,7 @@ TINY = {
     "losses.ranked_list": "0.5",
     "losses.center": "5e-4",
 }
-"""Changes with which an epoch of the bundled recipe takes a second."""
+"""Changes with which an epoch of the bundled recipe takes a fraction of a second."""
 
 
 def run(
@@ -35,8 +36,16 @@ def run(
     return train(find_recipe("light"), [data], out, overrides=changes, console=console, **options)
 
 
+PROGRAM = """
+import tests.training.networks
+from not3d.cli import main
+main()
+"""
+"""`not3d` with the narrow trunks."""
+
+
 def arguments(data: Path, out: Path, epochs: int, *rest: str, overrides: dict[str, str] | None = None) -> list[str]:
-    """Return the arguments of `python -m not3d` for the same run in its own process."""
+    """Return the arguments of `PROGRAM` for the same run in its own process."""
     changes = TINY | {"schedule.epochs": str(epochs)} | (overrides or {})
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
     return ["train", "light", "--data", str(data), "--out", str(out), *settings, *rest]

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.frames import read_frame
+from model.pillow_bicubic import Resampling
 from training.batches.sampling import CLIP_SAMPLING, PersonSampler, Sampler, TrackletSampler, persons_of
 from training.batches.site_sampling import SiteSampler
 from training.datasets.tracklet import Tracklet
 from training.loop.teacher import TeacherTargets
 from training.recipe import Recipe
+
+UNLABELLED = -1
+"""The label of a composite, which shows no person of the training set."""
 
 _CACHE_BYTES = 2 * 2**30
 """Memory for decoded frames, of all processes of a machine together."""
@@ -27,7 +31,10 @@ _CACHE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """N clips `uint8 [N, T, H, W, 3]`, their labels `int64 [N]`, and which frames were erased, `bool [N, T]`."""
+    """N clips `[N, T, H, W, 3]` of values from 0 to 255, their labels `int64 [N]`, and erased frames `bool [N, T]`.
+
+    The label of a composite is `UNLABELLED`.
+    """
 
     clips: Tensor
     labels: Tensor
@@ -36,7 +43,47 @@ class Batch:
     """targets `float32 [N, E]` of a teacher"""
 
 
-class ClipSource:
+class BatchPlan:
+    """Which tracklets each batch of a training has; seed and epoch decide it.
+
+    Args:
+        tracklets: the training set
+        recipe: seed and batch
+
+    Raises:
+        ValueError: too few people for a batch.
+    """
+
+    def __init__(self, tracklets: Sequence[Tracklet], recipe: Recipe) -> None:
+        self.tracklets, self.recipe = tracklets, recipe
+        self.labels = {person: label for label, person in enumerate(persons_of(tracklets))}
+        self._sampler = _sampler(tracklets, recipe)
+        self._seed = recipe.seed if recipe.batch.seed is None else recipe.batch.seed
+
+    def digest(self) -> str:
+        """Return a hash of the names and sizes of the tracklets; a run must be resumed with the same data."""
+        content = "\n".join(f"{t.person} {t.camera} {t.name} {len(t.frames)}" for t in self.tracklets)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def people_digest(self) -> str:
+        """Return a hash of the ids of the training people, in the order of their labels."""
+        return hashlib.sha256("\n".join(self.labels).encode()).hexdigest()
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Return the indices of the tracklets of each batch of an epoch (from 1), for all processes."""
+        return self._draw(np.random.default_rng([self._seed, epoch]))
+
+    def _draw(self, rng: np.random.Generator) -> list[list[int]]:
+        batches = self._sampler.batches(rng)
+        steps = self.recipe.schedule.steps
+        if steps is not None:
+            while len(batches) < steps:
+                batches += self._sampler.batches(rng)
+            batches = batches[:steps]
+        return batches
+
+
+class ClipSource(BatchPlan):
     """Training batches of a set of tracklets; seed and epoch decide them, not the number of threads.
 
     Args:
@@ -49,7 +96,7 @@ class ClipSource:
         teacher: targets of a teacher for the tracklets
 
     Raises:
-        ValueError: too few people for a batch, or a batch that cannot be divided into `parts`.
+        ValueError: too few people for a batch, a batch that cannot be divided into `parts`, or no composites for it.
     """
 
     def __init__(
@@ -63,37 +110,27 @@ class ClipSource:
         workers: int | None = None,
         teacher: TeacherTargets | None = None,
     ) -> None:
-        self.tracklets, self.recipe, self.part, self.parts, self.pinned = tracklets, recipe, part, parts, pinned
+        self.part, self.parts, self.pinned = part, parts, pinned
         self.teacher = teacher
+        self._drawn = [*tracklets, *(() if teacher is None else teacher.composites)]
         self.workers = workers or max(2, len(os.sched_getaffinity(0)) // parts)
-        size = recipe.batch.people * recipe.batch.tracklets
+        size = recipe.batch.people * recipe.batch.tracklets + recipe.batch.composites
+        if recipe.batch.composites and len(self._drawn) == len(tracklets):
+            raise ValueError("batch.composites needs a teacher that sees composites: set teacher.composites")
         if size % parts:
             raise ValueError(f"a batch of {size} clips cannot be divided among {parts} processes")
-        self.labels = {person: label for label, person in enumerate(persons_of(tracklets))}
-        self._sampler = _sampler(tracklets, recipe)
-        self._seed = recipe.seed if recipe.batch.seed is None else recipe.batch.seed
-        self._cache = FrameCache(_CACHE_BYTES // parts)
+        super().__init__(tracklets, recipe)
+        self._cache = FrameCache(_CACHE_BYTES // parts, recipe.network.resampling)
         self._fill = recipe.augmentation.fill(recipe.network.mean, recipe.network.std)
-
-    def digest(self) -> str:
-        """Return a hash of the names and sizes of the tracklets; a run must be resumed with the same data."""
-        content = "\n".join(f"{t.person} {t.camera} {t.name} {len(t.frames)}" for t in self.tracklets)
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def people_digest(self) -> str:
-        """Return a hash of the ids of the training people, in the order of their labels."""
-        return hashlib.sha256("\n".join(self.labels).encode()).hexdigest()
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Return the indices of the tracklets of each batch of an epoch (from 1), for all processes."""
         rng = np.random.default_rng([self._seed, epoch])
-        batches = self._sampler.batches(rng)
-        steps = self.recipe.schedule.steps
-        if steps is None:
-            return batches
-        while len(batches) < steps:
-            batches += self._sampler.batches(rng)
-        return batches[:steps]
+        batches = self._draw(rng)
+        if extra := self.recipe.batch.composites:
+            first, end = len(self.tracklets), len(self._drawn)
+            batches = [[*batch, *rng.integers(first, end, size=extra).tolist()] for batch in batches]
+        return batches
 
     def batches(self, epoch: int, step: int, epochs: int) -> Generator[Batch]:
         """Yield the batches from a step (from 0) of an epoch (from 1) to the end of the last epoch.
@@ -128,7 +165,7 @@ class ClipSource:
         targets = [target for _, _, target in made if target is not None]
         return Batch(
             clips.pin_memory() if self.pinned else clips,
-            torch.tensor([self.labels[self.tracklets[indices[i]].person] for i in positions]),
+            torch.tensor([self.labels.get(self._drawn[indices[i]].person, UNLABELLED) for i in positions]),
             torch.from_numpy(np.stack([erased for _, erased, _ in made])),
             torch.from_numpy(np.stack(targets)) if targets else None,
         )
@@ -137,7 +174,7 @@ class ClipSource:
         self, index: int, epoch: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32] | None]:
         """Return a clip of a tracklet, which frames were erased, and the target of the teacher, if there is one."""
-        tracklet, draw = self.tracklets[index], CLIP_SAMPLING[self.recipe.batch.sampling]
+        tracklet, draw = self._drawn[index], CLIP_SAMPLING[self.recipe.batch.sampling]
         length = self.recipe.batch.clip_length or self.recipe.network.clip_length
         chosen = draw(len(tracklet.frames), length, rng)
         size = self.recipe.frame_size(epoch)
@@ -153,8 +190,8 @@ class FrameCache:
     likely to be read again, so replacing one by another gains nothing.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, resampling: Resampling = "opencv") -> None:
+        self.limit, self.resampling = limit, resampling
         self.used = 0
         self._size = (0, 0)
         self._frames: dict[Path, NDArray[np.uint8]] = {}
@@ -173,7 +210,7 @@ class FrameCache:
             found = self._frames.get(path)
         if found is not None:
             return found
-        frame = read_frame(path.read_bytes(), height, width)
+        frame = read_frame(path.read_bytes(), height, width, resampling=self.resampling)
         frame.flags.writeable = False
         with self._lock:
             # When the frame size changes between two epochs, threads read both sizes.

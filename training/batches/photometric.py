@@ -100,10 +100,11 @@ def _noise(sigma: float, seed: int) -> Callable[[Frame], Frame]:
 
 def _jpeg(quality: int) -> Callable[[Frame], Frame]:
     def change(frame: Frame) -> Frame:
-        _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        # OpenCV's order is BGR, and JPEG keeps fewer samples of colour than of brightness.
+        _, data = cv2.imencode(".jpg", frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
         if decoded is None:
             raise ValueError("a JPEG that was just encoded cannot be decoded")
-        return decoded.astype(np.uint8, copy=False)
+        return decoded[:, :, ::-1].astype(np.uint8, copy=False)
 
     return change

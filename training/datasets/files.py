@@ -6,7 +6,26 @@ from pathlib import Path
 
 from training.datasets.tracklet import DatasetError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".webp"})
+
+_SYSTEM_FOLDERS = frozenset(
+    {
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@synoresource", "#recycle", "#snapshot"),  # NAS
+        *("~snapshot", "lost+found"),
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "_vti_cnf"),  # Windows
+        *("__macosx", "network trash folder", "temporary items", "thefindbyfolder", "thevolumesettingsfolder"),  # macOS
+    }
+)
+"""Names, in lower case, of folders that file servers and desktops leave beside a user's files. Some contain thumbnails
+or deleted files, which are images too."""
+
+
+def is_system_folder(name: str) -> bool:
+    """Return whether a folder belongs to a file server or a desktop by its name, such as `@eaDir` or `#recycle`.
+
+    Hidden folders, such as `.Trash-1000`, do not count: they are never read.
+    """
+    return name.lower() in _SYSTEM_FOLDERS
 
 
 def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
@@ -22,8 +41,8 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Return the folders directly in a folder, in natural order, without hidden ones."""
-    return [path for path in _visible(folder) if path.is_dir()]
+    """Return the folders directly in a folder, in natural order, without hidden ones and those of the system."""
+    return [path for path in _visible(folder) if not is_system_folder(path.name) and path.is_dir()]
 
 
 def dataset_roots(path: Path, fits: Callable[[Path], bool]) -> list[Path]:

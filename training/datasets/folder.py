@@ -13,7 +13,8 @@ LAYOUTS = """\
   one folder of images per tracklet: FOLDER/<tracklet>/*.jpg
   people, cameras and tracklets:     FOLDER/<person>/<camera>/<tracklet>/*.jpg
   MARS:                              FOLDER/bbox_train, FOLDER/bbox_test and FOLDER/info,
-                                     or any folder of files named like 0022C1T0001F001.jpg"""
+                                     or any folder of files named like 0022C1T0001F001.jpg,
+                                     unless its folders name people, cameras and tracklets"""
 """The layouts that `read_tracklets` reads, for help and error messages."""
 
 _MARS_FRAME = re.compile(r"(?P<tracklet>(?P<person>\d{4}|00-1)(?P<camera>C\d)T\d{4,})F\d{3,}\.jpg")
@@ -38,14 +39,33 @@ def read_tracklets(folder: Path) -> list[Tracklet]:
     images = _images_by_folder(folder)
     if not images:
         raise DatasetError(f"no images found in {folder}. Supported layouts are\n{LAYOUTS}")
-    matches = [(image, _MARS_FRAME.fullmatch(image.name)) for files in images.values() for image in files]
-    if all(match for _, match in matches):
-        return _from_mars_names([(image, match) for image, match in matches if match])
+    if any(len(found.relative_to(folder).parts) != 3 for found in images) and all(
+        is_mars_frame(image.name) for files in images.values() for image in files
+    ):
+        return read_mars_names(folder)
     tracklets = []
     for tracklet_folder, files in images.items():
         person, camera, name = parse_tracklet_folder(folder, tracklet_folder)
         tracklets.append(Tracklet(person, camera, tuple(files), name))
     return tracklets
+
+
+def read_mars_names(folder: Path) -> list[Tracklet]:
+    """Read a folder whose files, at any depth, have names such as `0022C1T0001F001.jpg`; folders do not matter.
+
+    Raises:
+        DatasetError: a name is another one, or there are no images.
+    """
+    groups: dict[tuple[str, str, str], list[Path]] = {}
+    for images in _images_by_folder(folder).values():
+        for image in images:
+            match = _MARS_FRAME.fullmatch(image.name)
+            if match is None:
+                raise DatasetError(f"{image} is not named as in MARS, such as 0022C1T0001F001.jpg")
+            groups.setdefault((match["person"], match["camera"], match["tracklet"]), []).append(image)
+    if not groups:
+        raise DatasetError(f"no images found in {folder}")
+    return [Tracklet(person, camera, tuple(files), name) for (person, camera, name), files in groups.items()]
 
 
 def is_mars_frame(name: str) -> bool:
@@ -77,10 +97,3 @@ def _images_by_folder(folder: Path) -> dict[Path, list[Path]]:
     for child in folders_in(folder):
         found |= _images_by_folder(child)
     return found
-
-
-def _from_mars_names(images: list[tuple[Path, re.Match[str]]]) -> list[Tracklet]:
-    groups: dict[tuple[str, str, str], list[Path]] = {}
-    for image, match in images:
-        groups.setdefault((match["person"], match["camera"], match["tracklet"]), []).append(image)
-    return [Tracklet(person, camera, tuple(files), name) for (person, camera, name), files in groups.items()]

@@ -65,7 +65,9 @@ def embed_pairs(
         embed_in_parallel(open_engine(bundle)),
         tracklets,
         frame_size=(spec.frame_height, spec.frame_width),
+        resampling=spec.preprocessing.resampling,
         clip_length=spec.clip_length,
+        clip_weights=spec.clip_weights,
         progress=progress,
     )
     return pairs_of_features(features, [t.person for t in tracklets], [t.camera for t in tracklets], seed=seed)

@@ -6,11 +6,12 @@ Figures measured under different protocols cannot be compared.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.errors import Not3dError
+from model.ranking import RerankForm
 from training.datasets.catalog import (
     has_test_lists,
     kind_of,
@@ -36,7 +37,7 @@ PROTOCOLS = {
 """Descriptions by name. `auto` is `mars` for the layout of MARS, `benchmark` for other datasets with test lists, and
 otherwise `cross-camera`."""
 
-ClipChoice = Literal["even", "first"]
+ClipChoice = Literal["even", "first", "random"]
 Metric = Literal["cosine", "euclidean"]
 
 
@@ -60,10 +61,31 @@ class EvaluationSettings(BaseModel):
     )
     max_clips: int | None = Field(None, ge=1, description="maximum number of clips per tracklet; by default all")
     clip_choice: ClipChoice = Field(
-        "even", description="which clips: evenly spaced, or the first ones (the published code takes 41)"
+        "even",
+        description="which clips: evenly spaced, the first ones (the published code takes 41), or random ones that do "
+        "not overlap (aas_rfu)",
     )
+    clip_seed: int = Field(1, ge=0, description="of random clips; each tracklet has a stream of its own")
     rerank: bool = Field(False, description="k-reciprocal re-ranking, k1 20, k2 6, lambda 0.3")
+    rerank_form: RerankForm = Field(
+        "unit",
+        description="unit: of unit vectors; published: of features as they are, in half precision, as fantastic does",
+    )
     average_precision: Literal["step", "trapezoid"] | None = Field(None, description="by default the protocol's")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse a choice that would be ignored."""
+        if self.rerank_form != "unit" and not self.rerank:
+            raise ValueError(
+                f"rerank_form {self.rerank_form} has no effect without re-ranking: add --rerank (in a recipe: "
+                "rerank = true)"
+            )
+        if self.clip_choice != "even" and self.max_clips is None:
+            raise ValueError(
+                f"clip_choice {self.clip_choice} has no effect on all clips: add --max-clips (in a recipe: max_clips)"
+            )
+        return self
 
 
 class EvaluationError(Not3dError):

@@ -14,6 +14,8 @@ from model.bundle import Bundle
 from model.calibration import Calibration
 from model.engines import embed_in_parallel, open_engine
 from model.network import VideoReID
+from model.pillow_bicubic import Resampling
+from model.tracklet import ClipWeights
 from training.batches.clips import Normalise
 from training.datasets.catalog import split_count
 from training.datasets.tracklet import Tracklet
@@ -28,7 +30,9 @@ from training.loop.checkpoint import load_checkpoint
 class _Model:
     embed: EmbedClips
     frame_size: tuple[int, int]
+    resampling: Resampling
     clip_length: int
+    clip_weights: ClipWeights
     recipe: Mapping[str, Any]
     described: str
     settings: EvaluationSettings
@@ -108,9 +112,12 @@ def evaluate_splits(
             model.embed,
             tracklets,
             frame_size=model.frame_size,
+            resampling=model.resampling,
             clip_length=model.clip_length,
+            clip_weights=model.clip_weights,
             max_clips=settings.max_clips,
             clip_choice=settings.clip_choice,
+            clip_seed=settings.clip_seed,
             progress=step,
         )
     row_of = {tracklet: row for row, tracklet in enumerate(tracklets)}
@@ -167,7 +174,7 @@ def _settings(base: Mapping[str, Any], options: Mapping[str, Any]) -> Evaluation
     try:
         return EvaluationSettings.model_validate({**base, **options})
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        lines = (": ".join([*map(str, e["loc"]), e["msg"].removeprefix("Value error, ")]) for e in error.errors())
         raise EvaluationError("; ".join(lines)) from None
 
 
@@ -181,9 +188,16 @@ def _open(path: Path, options: Mapping[str, Any]) -> _Model:
         described = f"{spec.name} ({bundle.embedding_space}) on {engine.name} {engine.precision}"
         size = (spec.frame_height, spec.frame_width)
         return _Model(
-            embed_in_parallel(engine), size, spec.clip_length, spec.recipe, described, settings,
+            embed_in_parallel(engine),
+            size,
+            spec.preprocessing.resampling,
+            spec.clip_length,
+            spec.clip_weights,
+            spec.recipe,
+            described,
+            settings,
             calibration=bundle.calibration,
-        )  # fmt: skip
+        )
     checkpoint = load_checkpoint(path)
     settings = _settings(checkpoint.recipe.get("evaluation", {}), options)
     network = checkpoint.build()
@@ -196,7 +210,9 @@ def _open(path: Path, options: Mapping[str, Any]) -> _Model:
     return _Model(
         network_embedder(network, device),
         size,
+        network.spec.resampling,
         network.spec.clip_length,
+        network.spec.clip_weights,
         checkpoint.recipe,
         f"{name} in PyTorch fp32 on {device}",
         settings,
@@ -210,7 +226,12 @@ def _weigh_frames(network: VideoReID, device: torch.device) -> FrameWeights:
 
     def weigh(tracklet: Tracklet) -> list[float]:
         clips = read_clips(
-            tracklet, frame_size=size, clip_length=network.spec.clip_length, max_clips=1, clip_choice="first"
+            tracklet,
+            frame_size=size,
+            clip_length=network.spec.clip_length,
+            max_clips=1,
+            clip_choice="first",
+            resampling=network.spec.resampling,
         )
         with torch.inference_mode():
             weights: list[float] = network.frame_weights(normalise(torch.from_numpy(clips)))[0].tolist()

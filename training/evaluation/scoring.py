@@ -105,7 +105,10 @@ def score(
     """
     distances = pairwise_distances(query, gallery, settings.metric)
     if settings.rerank:
-        distances = k_reciprocal_rerank(query, gallery)
+        try:
+            distances = k_reciprocal_rerank(query, gallery, form=settings.rerank_form)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from None
     rows = people.gallery
     ids = [t.person for t in people.query], [t.person for t in rows]
     cameras = [t.camera for t in people.query], [t.camera for t in rows]
@@ -220,9 +223,11 @@ def _intervals(metrics: RankMetrics, query_ids: Sequence[str], seed: int) -> dic
 
 
 def _describe(settings: EvaluationSettings, precision: Literal["step", "trapezoid"]) -> str:
-    clips = "all clips" if settings.max_clips is None else f"{settings.max_clips} clips ({settings.clip_choice})"
+    choice = f"random, seed {settings.clip_seed}" if settings.clip_choice == "random" else settings.clip_choice
+    clips = "all clips" if settings.max_clips is None else f"{settings.max_clips} clips ({choice})"
     # Re-ranking (Zhong et al.) computes its own distances, for every metric.
-    metric = "k-reciprocal re-ranking of unit vectors" if settings.rerank else settings.metric
+    of = "unit vectors" if settings.rerank_form == "unit" else "features as they are, in half precision"
+    metric = f"k-reciprocal re-ranking of {of}" if settings.rerank else settings.metric
     feature = "" if settings.feature is None else f", {settings.feature} feature"
     return f"{metric}{feature}, {clips}, {precision} AP"
 

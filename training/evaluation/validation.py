@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.network import VideoReID
+from model.network import NetworkSpec, VideoReID
 from model.ranking import cosine_scores
 from training.batches.clips import Normalise
 from training.datasets.tracklet import Tracklet
@@ -27,9 +27,21 @@ def network_embedder(network: VideoReID, device: torch.device) -> EmbedClips:
     return embed
 
 
-def validate(embed: EmbedClips, tracklets: Sequence[Tracklet], frame_size: tuple[int, int], length: int) -> RankMetrics:
+def validate(
+    embed: EmbedClips,
+    tracklets: Sequence[Tracklet],
+    frame_size: tuple[int, int],
+    spec: NetworkSpec,
+) -> RankMetrics:
     """Rank each tracklet against those of other cameras, by cosine."""
-    features = embed_tracklets(embed, tracklets, frame_size=frame_size, clip_length=length)
+    features = embed_tracklets(
+        embed,
+        tracklets,
+        frame_size=frame_size,
+        clip_length=spec.clip_length,
+        clip_weights=spec.clip_weights,
+        resampling=spec.resampling,
+    )
     people, cameras = [t.person for t in tracklets], [t.camera for t in tracklets]
     return rank_metrics(1 - cosine_scores(features, features), people, people, cameras, cameras)
 

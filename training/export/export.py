@@ -68,7 +68,10 @@ def describe_network(checkpoint: Checkpoint, name: str | None, dimension: int) -
         clip_length=network.clip_length,
         dimension=dimension,
         feature=network.feature,
-        preprocessing=Preprocessing(version=PREPROCESSING_VERSION, mean=network.mean, std=network.std),
+        clip_weights=network.clip_weights,
+        preprocessing=Preprocessing(
+            version=PREPROCESSING_VERSION, resampling=network.resampling, mean=network.mean, std=network.std
+        ),
         training_data=checkpoint.training_data,
         recipe=recipe.model_dump(mode="json") if checkpoint.recipe else {},
         accuracy=tuple(Accuracy.model_validate(figures) for figures in checkpoint.accuracy),

@@ -19,6 +19,9 @@ def describe_bundle(bundle: Bundle, reference: str, compared_on: str, difference
         differences: one for each engine and precision
     """
     spec = bundle.spec
+    resized = (
+        ", resized with the pixels of Pillow's bicubic filter" if spec.preprocessing.resampling != "opencv" else ""
+    )
     return f"""\
 # {spec.name}
 
@@ -31,7 +34,7 @@ vectors mean that the people look alike.
 |---|---|
 | backbone | {spec.backbone} |
 | attention | {spec.attention} |
-| frames | {spec.frame_height}x{spec.frame_width} (height x width), RGB; {spec.clip_length} frames in a clip |
+| frames | {spec.frame_height}x{spec.frame_width} (height x width), RGB{resized}; {spec.clip_length} frames in a clip |
 | embedding | {spec.dimension} components, {spec.feature.replace("_", "-")} feature |
 | embedding space | `{bundle.embedding_space}` |
 

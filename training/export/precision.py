@@ -58,7 +58,9 @@ def _features(engine: Engine, spec: BundleSpec, people: EvaluationSet) -> tuple[
         embed_in_parallel(engine),
         [*people.query, *people.gallery_only],
         frame_size=(spec.frame_height, spec.frame_width),
+        resampling=spec.preprocessing.resampling,
         clip_length=spec.clip_length,
+        clip_weights=spec.clip_weights,
     )
     queries = len(people.query)
     return features[:queries], features if people.queries_in_gallery else features[queries:]

@@ -108,7 +108,14 @@ def _first_clips(tracklets: Sequence[Tracklet], spec: BundleSpec) -> NDArray[np.
     size = (spec.frame_height, spec.frame_width)
     return np.concatenate(
         [
-            read_clips(tracklet, frame_size=size, clip_length=spec.clip_length, max_clips=1, clip_choice="first")
+            read_clips(
+                tracklet,
+                frame_size=size,
+                clip_length=spec.clip_length,
+                max_clips=1,
+                clip_choice="first",
+                resampling=spec.preprocessing.resampling,
+            )
             for tracklet in tracklets
         ]
     )

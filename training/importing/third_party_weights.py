@@ -133,6 +133,7 @@ def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
         classifier_bias="classifier.bias" in state,
         frame_height=224 if stride == 2 else 16 * height,
         frame_width=112 if stride == 2 else 16 * width,
+        resampling="pil-bicubic",  # what these programs resize with
         classes=classes,
     )
 

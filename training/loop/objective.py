@@ -122,7 +122,7 @@ class Objective(nn.Module):
 
         Args:
             output: of N clips
-            labels: int64 `[N]`
+            labels: int64 `[N]`; only the losses of a teacher use clips with a negative one
             erased: bool `[N, T]`
             classifier: weights `[K, D]` of the classifier, which OSM-CAA may use as class vectors
             teacher: targets `[N, E]` of the clips, for distillation and relation
@@ -132,6 +132,9 @@ class Objective(nn.Module):
         """
         w = self.weights
         parts: dict[str, Tensor] = {}
+        all_features = output.feature
+        if (labels < 0).any():
+            output, labels, erased = _labelled(output, labels, erased)
         if w.identity:
             parts["identity"] = w.identity * losses.label_smoothing_loss(output.logits, labels, w.epsilon)
         if w.frame_identity:
@@ -178,9 +181,9 @@ class Objective(nn.Module):
         if w.need_teacher and teacher is None:
             raise ValueError("distillation and relation need the targets of a teacher: pass teacher")
         if w.distillation and teacher is not None:
-            parts["distillation"] = w.distillation * losses.distillation_loss(output.feature, teacher)
+            parts["distillation"] = w.distillation * losses.distillation_loss(all_features, teacher)
         if w.relation and teacher is not None:
-            parts["relation"] = w.relation * losses.relation_loss(output.feature, teacher)
+            parts["relation"] = w.relation * losses.relation_loss(all_features, teacher)
         parts["total"] = torch.stack(list(parts.values())).sum()
         return parts
 
@@ -204,3 +207,20 @@ class Objective(nn.Module):
         if classifier is None:
             raise ValueError("osm_caa needs the weights of the classifier: pass classifier")
         return classifier
+
+
+def _labelled(output: NetworkOutput, labels: Tensor, erased: Tensor) -> tuple[NetworkOutput, Tensor, Tensor]:
+    """Return the output, labels and erased frames of the clips with a label."""
+    kept = labels >= 0
+
+    def rows(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[kept.repeat_interleave(len(value) // len(kept))]
+
+    chosen = output._replace(
+        logits=output.logits[kept],
+        feature=output.feature[kept],
+        raw=output.raw[kept],
+        attention=rows(output.attention),
+        frame_logits=rows(output.frame_logits),
+    )
+    return chosen, labels[kept], erased[kept]

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from model.network import VideoReID, build_network
 from training.batches.clips import Batch, ClipSource, Normalise
+from training.batches.device_clips import DeviceClipSource
 from training.datasets.catalog import kind_of
 from training.datasets.tracklet import Tracklet
 from training.evaluation.validation import accuracy, network_embedder, validate
@@ -22,6 +23,7 @@ from training.loop.checkpoint import Checkpoint, CheckpointError, save_checkpoin
 from training.loop.distributed import Ranks
 from training.loop.fast_cpu_layers import use_fast_cpu_layers
 from training.loop.freezing import freeze
+from training.loop.live_teacher import LiveTeacher
 from training.loop.objective import Objective
 from training.loop.optimiser import build_optimiser, learning_rate, set_learning_rates
 from training.loop.precision_check import CLIPS, find_wrong_layer
@@ -46,8 +48,8 @@ class Run:
     that of all epochs.
 
     Raises:
-        ValueError: too few people for a batch, a batch that cannot be divided among the processes, or parts to freeze
-            that the network does not have.
+        ValueError: too few people for a batch, a batch that cannot be divided among the processes, parts to freeze
+            that the network does not have, or a teacher whose features are of another length.
     """
 
     def __init__(
@@ -61,15 +63,20 @@ class Run:
         *,
         compile: bool = False,
         crops_source: str | None = None,
-        teacher: TeacherTargets | None = None,
+        teacher: TeacherTargets | LiveTeacher | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.validation, self.out, self.ranks, self.console = recipe, validation, out, ranks, console
         self.device, self.crops_source = ranks.device, crops_source
-        pinned = self.device.type == "cuda"
-        self.source = ClipSource(training, recipe, part=ranks.rank, parts=ranks.count, pinned=pinned, teacher=teacher)
+        self.source = clip_source(training, recipe, ranks, teacher)
         self.spec = recipe.network.model_copy(update={"classes": len(self.source.labels)})
         self.network: VideoReID = build_network(self.spec).to(self.device)
+        teacher_length = None if self.source.teacher is None else self.source.teacher.dimension
+        if recipe.losses.distillation and teacher_length not in (None, self.network.dimension):
+            raise ValueError(
+                f"distillation needs features of the teacher's length (got {self.network.dimension} and "
+                f"{teacher_length}): set network.embedding = {teacher_length}, or losses.distillation = 0"
+            )
         self.network.to(memory_format=torch.channels_last)
         if self.device.type == "cpu" and not compile:
             use_fast_cpu_layers(self.network)
@@ -176,12 +183,13 @@ class Run:
         The losses are over the clips of all processes. If a gradient overflows in fp16, the step of that optimiser is
         skipped and the loss is scaled less in later steps.
         """
-        with self._autocast():
+        with self._autocast(), _fastest_convolutions(fixed=self.recipe.batch.on_device):
             output = self._forward(self._normalise(batch.clips), frames=self.recipe.losses.frame_identity > 0)
         output, (labels, erased) = self.ranks.gather(output, batch.labels.to(self.device), batch.erased.to(self.device))
         teacher = None if batch.teacher is None else self.ranks.gather_tensor(batch.teacher.to(self.device))
         figures = self.objective(output, labels, erased, classifier=self.network.classifier.weight, teacher=teacher)
-        self._descend(figures["total"])
+        with _fastest_convolutions(fixed=self.recipe.batch.on_device):
+            self._descend(figures["total"])
         self.steps += 1
         if self.average:
             self.average.update()
@@ -224,7 +232,7 @@ class Run:
             return embed(clips)
 
         with self.averaged():
-            metrics = validate(embed_batch, self.validation, size, self.spec.clip_length)
+            metrics = validate(embed_batch, self.validation, size, self.spec)
         self.console.print(
             f"epoch {epoch} at {size[0]}x{size[1]}: rank-1 {100 * metrics.rank1:.1f} mAP {100 * metrics.mean_ap:.1f} "
             f"on {self.validation_people} validation people, {metrics.valid_queries} queries"
@@ -270,6 +278,7 @@ class Run:
             "best": self.best,
             "warned": self.warned,
             "data": self.source.digest(),
+            "teacher": "" if self.source.teacher is None else self.source.teacher.space,
             "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "center_optimiser": self.center_optimiser.state_dict() if self.center_optimiser else {},
@@ -297,6 +306,9 @@ class Run:
         # Runs of older versions did not record their data.
         if checkpoint.network_spec != self.spec or state.get("data", self.source.digest()) != self.source.digest():
             raise CheckpointError("the run began with other data: resume it with those")
+        own = "" if self.source.teacher is None else self.source.teacher.space
+        if state.get("teacher", own) != own:
+            raise CheckpointError("the run began with another teacher: resume it with that one")
         self.network.load_state_dict(checkpoint.state_dict)
         self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -314,19 +326,52 @@ class Run:
         self.totals, self.warned = EpochTotals(**state.get("tally", {})), state.get("warned", False)
 
 
-def describe_data(recipe: Recipe, data: Sequence[Path], tracklets: int, split: int | None, out: Path) -> Recipe:
-    """Return the recipe with the training data in its card.
+def describe_data(
+    recipe: Recipe,
+    data: Sequence[Path],
+    tracklets: Sequence[Tracklet],
+    split: int | None,
+    out: Path,
+    teacher: Path | None = None,
+) -> Recipe:
+    """Return the recipe with the training data, and a teacher that its losses use, in its card.
 
-    A card that holds for other datasets is replaced, and the recipe gets the name of the folder of the run.
+    A card that holds for other datasets or another number of people is replaced, and the recipe gets the name of the
+    folder of the run.
     """
-    read = (
-        f"{', '.join(path.name for path in data)}{'' if split is None else f', split {split}'}: {tracklets} tracklets"
-    )
-    if recipe.card.datasets and not {kind_of(path) for path in data} <= set(recipe.card.datasets):
+    names = ", ".join(path.name for path in data)
+    read = f"{names}{'' if split is None else f', split {split}'}: {len(tracklets)} tracklets"
+    if teacher is not None and recipe.losses.need_teacher:
+        read += f"; teacher: {teacher.name}"
+    people = len({tracklet.person for tracklet in tracklets})
+    has_other = not {kind_of(path) for path in data} <= set(recipe.card.datasets)
+    if recipe.card.datasets and (has_other or recipe.card.people not in (None, people)):
         return recipe.model_copy(update={"name": out.resolve().name, "card": ModelCardTexts(training_data=read)})
     if recipe.card.training_data == NOT_STATED:
         return recipe.model_copy(update={"card": recipe.card.model_copy(update={"training_data": read})})
     return recipe
+
+
+def _fastest_convolutions(*, fixed: bool) -> AbstractContextManager[Any]:
+    """Let cuDNN time its algorithms once for each layer, which pays if the sizes of batches never change."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True) if fixed else nullcontext()
+
+
+def clip_source(
+    training: Sequence[Tracklet], recipe: Recipe, ranks: Ranks, teacher: TeacherTargets | LiveTeacher | None
+) -> ClipSource | DeviceClipSource:
+    """Return where a run gets its batches from: made on its device, or by threads beside it.
+
+    Raises:
+        ValueError: the recipe cannot be used with this number of processes or people.
+    """
+    if not recipe.batch.on_device:
+        stored = teacher if isinstance(teacher, TeacherTargets) else None
+        pinned = ranks.device.type == "cuda"
+        return ClipSource(training, recipe, part=ranks.rank, parts=ranks.count, pinned=pinned, teacher=stored)
+    if ranks.count > 1:
+        raise ValueError(f"batch.on_device trains in one process (got {ranks.count}): leave out torchrun")
+    return DeviceClipSource(training, recipe, ranks.device, teacher if isinstance(teacher, LiveTeacher) else None)
 
 
 _TEXTS = ("name", "description", "start.transfer")

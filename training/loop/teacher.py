@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from model.engines import embed_in_parallel, open_engine
 from model.errors import Not3dError
 from model.frames import read_frame
 from model.tracklet import normalise
+from training.batches.composites import make_composites
 from training.datasets.catalog import site_of
 from training.datasets.tracklet import Tracklet
 
@@ -55,6 +56,14 @@ class TeacherSettings(BaseModel):
     person_share: float = Field(
         0.5, ge=0, le=1, description="share of the mean feature of the person in the target of a crop"
     )
+    composites: int = Field(
+        0, ge=0, description="invented crops that the teacher sees, too; batches draw from them (`batch.composites`)"
+    )
+    live: bool = Field(
+        False,
+        description="the teacher looks at each batch, at the same mirrored, zoomed and shifted crops as the network; "
+        "needs `batch.on_device`. Each batch then has composites of its own",
+    )
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,13 @@ class TeacherTargets:
     """Targets of unit length, by tracklet and frame."""
 
     frames: tuple[Features, ...]
-    """`[frames, D]` of each tracklet"""
+    """`[frames, D]` of each tracklet, those of composites last"""
     people: dict[str, Features]
     """the mean target `[D]` of each person"""
+    composites: tuple[Tracklet, ...] = ()
+    """crops without a person, see `training.batches.composites`"""
+    space: str = ""
+    """embedding space of the teacher"""
 
     @property
     def dimension(self) -> int:
@@ -78,7 +91,7 @@ class TeacherTargets:
 
 
 def teacher_targets(
-    bundle: Path, tracklets: Sequence[Tracklet], settings: TeacherSettings, console: Console | None = None
+    bundle: Path, tracklets: Sequence[Tracklet], settings: TeacherSettings, seed: int, console: Console | None = None
 ) -> TeacherTargets:
     """Embed the crops that are not stored yet, and make the targets of all training tracklets.
 
@@ -86,6 +99,7 @@ def teacher_targets(
         bundle: of the teacher
         tracklets: of the training people
         settings: how features become targets
+        seed: of the composites
         console: for progress
 
     Raises:
@@ -94,7 +108,10 @@ def teacher_targets(
     """
     chosen = [chosen_frames(len(tracklet.frames), settings.crops) for tracklet in tracklets]
     paths = [tracklet.frames[i] for tracklet, indices in zip(tracklets, chosen, strict=True) for i in indices]
-    return make_targets(tracklets, chosen, embed_crops(bundle, paths, console), settings)
+    composites = make_composites(tracklets, settings.composites, seed)
+    features = embed_crops(bundle, [*paths, *(each.frames[0] for each in composites)], console)
+    targets = make_targets(tracklets, chosen, features, settings, composites)
+    return replace(targets, space=Bundle.load(bundle).embedding_space)
 
 
 def chosen_frames(count: int, crops: int) -> list[int]:
@@ -103,41 +120,91 @@ def chosen_frames(count: int, crops: int) -> list[int]:
 
 
 def make_targets(
-    tracklets: Sequence[Tracklet], chosen: Sequence[Sequence[int]], features: Features, settings: TeacherSettings
+    tracklets: Sequence[Tracklet],
+    chosen: Sequence[Sequence[int]],
+    features: Features,
+    settings: TeacherSettings,
+    composites: Sequence[Tracklet] = (),
 ) -> TeacherTargets:
     """Make the targets of tracklets.
 
     Args:
         tracklets: of the training people
         chosen: the frames of each tracklet that have a feature
-        features: `[crops, D]` of these frames, in the same order
+        features: `[crops, D]` of these frames, in the same order, and then of the composites
         settings: how features become targets
+        composites: crops without a person; their mean is subtracted in place of a camera's
 
     Raises:
         TeacherError: `whiten` is set, but no person has two crops.
     """
     owner = np.repeat(np.arange(len(tracklets)), [len(indices) for indices in chosen])
     values = normalise(features)
-    values -= values.mean(axis=0)
-    if settings.centre_cameras:
-        cameras = np.array([f"{site_of(tracklet.person)}:{tracklet.camera}" for tracklet in tracklets])[owner]
-        for camera in np.unique(cameras):
-            values[cameras == camera] -= values[cameras == camera].mean(axis=0)
-    if settings.whiten:
-        values = _whiten(values, [tracklets[int(i)].person for i in owner], settings.whiten)
-    values = normalise(values)
+    values, invented = values[: len(owner)], values[len(owner) :]
+    frame_map = fit_features(tracklets, owner, values, settings)
+    values = frame_map.apply(values, owner)
+    if len(invented):
+        invented = invented - invented.mean(axis=0)
+        invented = invented if frame_map.matrix is None else invented @ frame_map.matrix
     means = np.stack([values[owner == i].mean(axis=0) for i in range(len(tracklets))])
-    of_person: dict[str, list[Features]] = defaultdict(list)
-    for tracklet, mean in zip(tracklets, means, strict=True):
-        of_person[tracklet.person].append(mean)
-    people = {person: normalise(np.mean(parts, axis=0)) for person, parts in of_person.items()}
+    people = person_means(tracklets, means)
     share = settings.person_share
     frames = []
     for i, tracklet in enumerate(tracklets):
         own = np.repeat(normalise(means[i])[None], len(tracklet.frames), axis=0)
         own[list(chosen[i])] = values[owner == i]
         frames.append(normalise((1 - share) * own + share * people[tracklet.person]).astype(np.float32))
-    return TeacherTargets(tuple(frames), people)
+    frames += [target[None].astype(np.float32) for target in normalise(invented)]
+    return TeacherTargets(tuple(frames), people, tuple(composites))
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """What makes targets of the features of a teacher: each step of `TeacherSettings` but the mean of the person."""
+
+    offsets: Features
+    """`[tracklets, D]`, subtracted from features of unit length: the mean of the camera, or of all"""
+    matrix: Features | None
+    """`[D, D]`, whitens; None leaves features as they are"""
+
+    def apply(self, values: Features, owner: NDArray[np.int64]) -> Features:
+        """Return the targets `[N, D]` of features of unit length; `owner` is the tracklet of each."""
+        centred = values - self.offsets[owner]
+        return normalise(centred if self.matrix is None else centred @ self.matrix)
+
+
+def fit_features(
+    tracklets: Sequence[Tracklet], owner: NDArray[np.int64], values: Features, settings: TeacherSettings
+) -> FeatureMap:
+    """Measure means and covariance of the features of a teacher.
+
+    Args:
+        tracklets: of the training people
+        owner: the tracklet of each feature
+        values: `[N, D]`, of unit length
+        settings: which of them are used
+
+    Raises:
+        TeacherError: `whiten` is set, but no person has two crops.
+    """
+    offsets = np.repeat(values.mean(axis=0)[None], len(tracklets), axis=0)
+    if settings.centre_cameras:
+        cameras = np.array([f"{site_of(tracklet.person)}:{tracklet.camera}" for tracklet in tracklets])
+        for camera in np.unique(cameras):
+            offsets[cameras == camera] = values[cameras[owner] == camera].mean(axis=0)
+    matrix = None
+    if settings.whiten:
+        people = [tracklets[int(i)].person for i in owner]
+        matrix = _whitening(people, values - offsets[owner], settings.whiten)
+    return FeatureMap(offsets, matrix)
+
+
+def person_means(tracklets: Sequence[Tracklet], means: Features) -> dict[str, Features]:
+    """Return the mean target of each person, of unit length, from those of the tracklets `[tracklets, D]`."""
+    of_person: dict[str, list[Features]] = defaultdict(list)
+    for tracklet, mean in zip(tracklets, means, strict=True):
+        of_person[tracklet.person].append(mean)
+    return {person: normalise(np.mean(parts, axis=0)) for person, parts in of_person.items()}
 
 
 def stored_features(embedding_space: str) -> Path:
@@ -154,12 +221,13 @@ def embed_crops(bundle: Path, paths: Sequence[Path], console: Console | None = N
     missing = list(dict(missing).items())  # each crop once
     if missing:
         engine, spec = embed_in_parallel(open_engine(loaded)), loaded.spec
+        size, resampling = (spec.frame_height, spec.frame_width), spec.preprocessing.resampling
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console or Console(quiet=True)) as progress:
             task = progress.add_task("teacher", total=len(missing))
             for number, start in enumerate(range(0, len(missing), _BATCH), 1):
                 part = missing[start : start + _BATCH]
-                frames = np.stack([read_frame(p.read_bytes(), spec.frame_height, spec.frame_width) for _, p in part])
+                frames = np.stack([read_frame(p.read_bytes(), *size, resampling=resampling) for _, p in part])
                 # A clip of one crop, repeated, because a bundle takes clips of a fixed length.
                 clips = np.repeat(frames[:, None], spec.clip_length, axis=1)
                 store.add([digest for digest, _ in part], engine(clips))
@@ -170,8 +238,8 @@ def embed_crops(bundle: Path, paths: Sequence[Path], console: Console | None = N
     return store.get(digests)
 
 
-def _whiten(values: Features, people: Sequence[str], strength: float) -> Features:
-    """Multiply by the inverse root of the covariance within a person, which is what does not tell people apart."""
+def _whitening(people: Sequence[str], values: Features, strength: float) -> Features:
+    """Return the inverse root of the covariance within a person, which is what does not tell people apart."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, person in enumerate(people):
         rows[person].append(row)
@@ -183,9 +251,8 @@ def _whiten(values: Features, people: Sequence[str], strength: float) -> Feature
     level = np.trace(covariance) / len(covariance)
     mixed = strength * covariance + (1 - strength) * level * np.eye(len(covariance))
     eigenvalues, vectors = np.linalg.eigh(mixed)
-    matrix = (vectors / np.sqrt(np.maximum(eigenvalues, 1e-3 * level))) @ vectors.T
-    whitened: Features = (values @ matrix).astype(np.float32)
-    return whitened
+    matrix: Features = ((vectors / np.sqrt(np.maximum(eigenvalues, 1e-3 * level))) @ vectors.T).astype(np.float32)
+    return matrix
 
 
 class _FeatureStore:

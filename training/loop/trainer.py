@@ -18,6 +18,7 @@ from training.datasets.catalog import one_per_person_and_camera, read_training, 
 from training.datasets.tracklet import Tracklet
 from training.loop.checkpoint import load_checkpoint
 from training.loop.distributed import Ranks, join_processes
+from training.loop.live_teacher import LiveTeacher
 from training.loop.run import BEST, LAST, Run, describe_data
 from training.loop.run_log import EpochTotals, RunLog, attention_warning
 from training.loop.teacher import TeacherTargets, teacher_targets
@@ -50,6 +51,7 @@ def train(
     compile: bool = False,
     teacher: Path | None = None,
     start: Path | None = None,
+    as_published: bool = False,
 ) -> Path:
     """Train a recipe on datasets and return the checkpoint with the best validation mAP, `out/best.pt`.
 
@@ -71,6 +73,7 @@ def train(
         compile: compile the network (`torch.compile`), once for each frame size
         teacher: bundle whose features are learned from, for a recipe whose losses need one
         start: bundle or checkpoint whose weights are loaded instead of those that the recipe names
+        as_published: take the choices of the paper's program, see `training.recipe.load_recipe`
 
     Raises:
         TrainingError: there is no run to resume, `out` already holds a run, there are too few people, the recipe
@@ -85,7 +88,7 @@ def train(
             raise TrainingError(f"{out} already holds a run: continue it with --resume, or give another folder")
         if resume and not (out / LAST).exists():
             raise TrainingError(f"{out} holds no run to resume")
-        recipe = load_recipe(recipe_path, overrides)
+        recipe = load_recipe(recipe_path, overrides, as_published=as_published)
         if start is not None and transfer is not None:
             raise TrainingError("--start and --transfer cannot be used together: give one of them")
         if recipe.start.transfer and transfer is None and start is None and not resume:
@@ -96,7 +99,7 @@ def train(
         if split is not None and all(split_count(path) == 1 for path in data if path.exists()):
             raise TrainingError(f"split {split}: none of the datasets has splits; leave it out")
         tracklets = read_training(data, split)
-        recipe = describe_data(recipe, data, len(tracklets), split, out)
+        recipe = describe_data(recipe, data, tracklets, split, out, teacher)
         training, validation = set_aside(tracklets, recipe.validation_share, recipe.seed)
         targets = _read_teacher(recipe, teacher, training, ranks, console)
         try:
@@ -198,15 +201,17 @@ class Interruption:
 
 def _read_teacher(
     recipe: Recipe, teacher: Path | None, training: Sequence[Tracklet], ranks: Ranks, console: Console
-) -> TeacherTargets | None:
-    """Return the targets of the teacher, or `None` if the losses of the recipe need none."""
+) -> TeacherTargets | LiveTeacher | None:
+    """Return the targets of the teacher or a live one, or `None` if the losses of the recipe need none."""
     if not recipe.losses.need_teacher:
         return None
     if teacher is None:
         raise TrainingError("the losses of the recipe need a teacher: give its bundle with --teacher")
+    if recipe.teacher.live:
+        return LiveTeacher(teacher, recipe.teacher, ranks.device)
     if not ranks.first:
         ranks.any(False)  # wait until the first process has stored the features
-    targets = teacher_targets(teacher, training, recipe.teacher, console)
+    targets = teacher_targets(teacher, training, recipe.teacher, recipe.seed, console)
     if ranks.first:
         ranks.any(False)
     return targets

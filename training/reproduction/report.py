@@ -1,21 +1,28 @@
 """The figures of a paper next to our own, with the conditions of both, as JSON and as Markdown."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.reproduction.papers import Paper, Row, Table
+from training.recipe import PublishedTable
+from training.reproduction.papers import Paper, Row, Table, load_differences
 
 HEADINGS = ("row", "measure", "paper", "own", "difference", "own 95%", "covers paper")
 CONDITIONS = ("row", "data", "recipe", "protocol", "queries", "gallery", "split", "seed")
 MEANINGLESS = "SMOKE RUN: small sizes, and one small dataset is used for all rows. The figures are meaningless."
+SPREAD = (
+    "Two seeds of short runs of a small network differed by up to 3.3 points of mAP (docs/figures/ablation.md); at "
+    "full size: not measured."
+)
+_NOT_SET = {"evaluation.max_clips": "all", "losses.num_centers": "one for each person"}
+"""What a recipe means by leaving a number out."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of one model, or their means over splits, in per cent."""
+    """Figures of one model, or their means over splits, in per cent; memory in MB."""
 
     protocol: str
     split: str
@@ -32,7 +39,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measure, in per cent: the value of the paper and our own."""
+    """One measure, in per cent or MB: the value of the paper and our own."""
 
     measure: str
     paper: float
@@ -71,7 +78,7 @@ class Comparison:
     @property
     def name(self) -> str:
         """Name of the row, unique among all papers."""
-        return f"{self.paper.name}, {self.table.number or self.table.name}, {self.row.name}"
+        return f"{self.paper.name}, {self.paper.printed(self.table)}, {self.row.name}"
 
 
 def skip(paper: Paper, table: Table, row: Row, why: str) -> Comparison:
@@ -87,29 +94,73 @@ def compare(
         Figure(name, value, own.figures.get(name), own.intervals.get(name), own.deviations.get(name))
         for name, value in row.figures.items()
     ]
-    unlike = (*remarks, *_unlike(paper, row, own, validation_share))
+    unlike = (*remarks, *_unlike(paper, table, row, own, validation_share))
     return Comparison(paper, table, row, figures, own, run, unlike)
 
 
-def _unlike(paper: Paper, row: Row, own: Measurement, validation_share: float) -> list[str]:
-    conditions = paper.conditions[row.data]
-    differences = []
+def _unlike(paper: Paper, table: Table, row: Row, own: Measurement, validation_share: float) -> list[str]:
+    conditions = paper.conditions_of(row)
+    differences: list[str] = []
+    if row.data is None:
+        return [row.note] if row.note else differences
     if len(conditions.protocols) > 1:
         differences.append(
-            f"protocol: paper does not say, {' and '.join(conditions.protocols)} fit; own {own.protocol}"
+            f"protocol: paper does not say, {' and '.join(conditions.protocols)} fit; own {own.protocol}, and the "
+            "other one in a row of its own"
         )
     elif own.protocol not in conditions.protocols:
-        differences.append(f"protocol: paper {conditions.protocols[0]}, own {own.protocol}")
+        differences.append(
+            f"protocol: paper {conditions.protocols[0]}, own {own.protocol}. Figures of different protocols cannot be "
+            "compared."
+        )
     if conditions.queries is not None and conditions.queries != own.queries:
-        differences.append(f"queries: paper {conditions.queries}, own {own.queries}")
+        differences.append(
+            f"queries: paper {conditions.queries}, own {own.queries}. Other data: the figures cannot be compared."
+        )
     if conditions.split != own.split:
-        differences.append(f"split: paper {conditions.split}; own {own.split}")
-    chosen = f"on {validation_share:.0%} of the training people" if validation_share else "the last one"
-    differences.append(f"epoch: paper {paper.selection}; own {chosen}")
+        one = "" if conditions.queries is None else f" One query is {100 / conditions.queries:.2f} points."
+        differences.append(f"split: paper {conditions.split}; own {own.split}.{one}")
+    if validation_share:
+        differences.append(
+            f"training people: {validation_share:.0%} of them do not train, but choose the epoch; paper: all train, "
+            f"epoch: {paper.selection}. What fewer people cost: not measured."
+        )
+    elif "test set" in paper.selection:
+        differences.append(
+            f"epoch: paper {paper.selection}; own the last one. A choice on the test set can only raise the paper's "
+            "figure; by how much: not measured."
+        )
+    else:
+        differences.append(f"epoch: paper {paper.selection}; own the last one. Effect on the ranking: not measured.")
     if str(own.seed) != paper.seed:
-        differences.append(f"seed: paper {paper.seed}; own {own.seed}")
-    differences += paper.notes
+        differences.append(f"seed: paper {paper.seed}; own {own.seed}. {SPREAD}")
+    differences += [*paper.notes, *conditions.notes, *table.notes]
     return [*differences, row.note] if row.note else differences
+
+
+def describe_differences(
+    differences: Mapping[str, tuple[Any, Any]], table: PublishedTable = "as_published"
+) -> list[str]:
+    """Return a sentence for each value in which a recipe differs from its paper's program or text.
+
+    Args:
+        differences: by the name of the value: own, published
+        table: what they differ from
+    """
+    known = load_differences(table)
+    source = "program" if table == "as_published" else "paper"
+    return [
+        f"{name} = {_value(name, own)}, {source} {_value(name, published)}: {known[name].says} {known[name].matters}"
+        for name, (own, published) in differences.items()
+        if name in known  # what belongs to another value is explained there
+    ]
+
+
+def _value(name: str, value: object) -> str:
+    """Return a value as a recipe writes it, or what it means if a recipe has none."""
+    if value is None:
+        return _NOT_SET.get(name, "not set")
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def write_report(comparisons: Sequence[Comparison], out: Path, *, smoke: bool) -> list[Path]:
@@ -124,10 +175,10 @@ def write_report(comparisons: Sequence[Comparison], out: Path, *, smoke: bool) -
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as plain values."""
-    own, conditions = comparison.own, comparison.paper.conditions[comparison.row.data]
+    own, conditions = comparison.own, comparison.paper.conditions_of(comparison.row)
     return {
         "paper": comparison.paper.name,
-        "table": comparison.table.number or comparison.table.name,
+        "table": comparison.table.number,
         "row": comparison.row.name,
         "recipe": comparison.row.recipe,
         "data": comparison.row.data,
@@ -139,7 +190,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             for figure in comparison.figures
         ],
         "conditions": {
-            "paper": conditions.model_dump(exclude={"default_split"}) | {"seed": comparison.paper.seed},
+            "paper": conditions.model_dump(exclude={"default_split", "notes"}) | {"seed": comparison.paper.seed},
             "own": own
             and {
                 "protocol": own.protocol,
@@ -160,8 +211,9 @@ def as_markdown(comparisons: Sequence[Comparison], smoke: bool) -> str:
         parts.append(f"**{MEANINGLESS}**\n")
     groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
-        number = "" if comparison.table.number is None else f"table {comparison.table.number}: "
-        groups.setdefault(f"{comparison.paper.title}\n\n{number}{comparison.table.title}", []).append(comparison)
+        number = comparison.paper.printed(comparison.table)
+        title = f"{comparison.paper.title}\n\ntable {number}: {comparison.table.title}"
+        groups.setdefault(title, []).append(comparison)
     for title, group in groups.items():
         parts.append(f"## {title}\n")
         parts.append(_table(HEADINGS, [line for each in group for line in figure_lines(each, smoke)]))
@@ -180,7 +232,7 @@ def figure_lines(comparison: Comparison, smoke: bool) -> list[tuple[str, ...]]:
 
 def _figure_line(comparison: Comparison, figure: Figure, smoke: bool) -> tuple[str, ...]:
     name = comparison.row.name
-    if comparison.own is not None and len(comparison.paper.conditions[comparison.row.data].protocols) > 1:
+    if comparison.own is not None and len(comparison.paper.conditions_of(comparison.row).protocols) > 1:
         name += f" [{comparison.own.protocol}]"
     own = "skipped" if comparison.skipped else "" if figure.own is None else f"{figure.own:.2f}"
     if figure.deviation is not None:
@@ -192,13 +244,13 @@ def _figure_line(comparison: Comparison, figure: Figure, smoke: bool) -> tuple[s
         own,
         "" if figure.difference is None else f"{figure.difference:+.2f}",
         "" if figure.interval is None else "{:.1f} to {:.1f}".format(*figure.interval),
-        "means nothing" if smoke else "" if figure.covered is None else "yes" if figure.covered else "no",
+        "means nothing" if smoke and comparison.row.data else {None: "", True: "yes", False: "no"}[figure.covered],
     )
 
 
 def condition_line(comparison: Comparison) -> tuple[str, ...]:
     """Return cells for `CONDITIONS`: that of the paper, a bar, and our own."""
-    theirs, own = comparison.paper.conditions[comparison.row.data], comparison.own
+    theirs, own = comparison.paper.conditions_of(comparison.row), comparison.own
     queries = "not stated" if theirs.queries is None else str(theirs.queries)
 
     def both(paper: str, mine: object) -> str:
@@ -206,7 +258,7 @@ def condition_line(comparison: Comparison) -> tuple[str, ...]:
 
     return (
         comparison.row.name,
-        comparison.row.data,
+        comparison.row.data or "none",
         comparison.row.recipe,
         both(" or ".join(theirs.protocols), own and own.protocol),
         both(queries, own and own.queries),

@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from training.datasets.catalog import DatasetKind, kind_of, split_count
 from training.datasets.tracklet import DatasetError
 from training.evaluation.run import evaluate
+from training.recipe import PublishedTable, find_recipe, load_recipe
+from training.reproduction.memory import count_memory
 from training.reproduction.papers import Paper, ReproductionError, Row, Table
-from training.reproduction.report import Comparison, Measurement, compare, skip
+from training.reproduction.report import Comparison, Measurement, compare, describe_differences, skip
 from training.reproduction.training import ReproductionSettings, Training, row_training, smoke_evaluation
 
 SEED = 1
@@ -63,10 +65,12 @@ def run_row(selected: Selected, settings: ReproductionSettings, *, split: Split 
         KeyboardInterrupt: Ctrl-C was pressed; the next call resumes.
     """
     paper, table, row = selected
+    if row.data is None:
+        return [_count(paper, table, row, settings)]
     missing = [kind for kind in row.kinds if settings.path(kind) is None]
     if missing:
         return [skip(paper, table, row, f"needs {' and '.join(missing)}: give --data for it")]
-    conditions, path = paper.conditions[row.data], settings.path(row.data)
+    conditions, path = paper.conditions_of(row), settings.path(row.data)
     recipe, _ = settings.recipe(row.recipe)
     if split == "all" and path is not None and split_count(path) > 1:
         splits: list[int | None] = list(range(split_count(path)))
@@ -74,7 +78,9 @@ def run_row(selected: Selected, settings: ReproductionSettings, *, split: Split 
         splits = [split if isinstance(split, int) else conditions.default_split]
     trainings = [row_training(settings, row.recipe, row.data, row.source, each) for each in splits]
     run = ", ".join(training.folder.name for training in trainings)
-    remarks = [f"set by hand: {name} = {value}" for name, value in settings.overrides.items()]
+    remarks = _set_by_hand(settings)
+    for each in get_args(PublishedTable):
+        remarks += describe_differences(settings.differences(row.recipe, each), each)
     if settings.smoke and path is not None:
         remarks.append(f"smoke: {path.name} is used for {' and '.join(row.kinds)}, with small sizes and one epoch")
     comparisons = []
@@ -82,6 +88,17 @@ def run_row(selected: Selected, settings: ReproductionSettings, *, split: Split 
         own = average([measure(settings, row.recipe, row.data, protocol, training) for training in trainings])
         comparisons.append(compare(paper, table, row, own, run, recipe.validation_share, remarks))
     return comparisons
+
+
+def _count(paper: Paper, table: Table, row: Row, settings: ReproductionSettings) -> Comparison:
+    """Compare a row of memory figures, which need no data; they are counted at full size, also in a smoke run."""
+    figures = count_memory(load_recipe(find_recipe(row.recipe), dict(settings.overrides)).network)
+    own = Measurement("counted", "none", 0, 0, 0, {n: round(v, 2) for n, v in figures.items()}, {}, {})
+    return compare(paper, table, row, own, "", 0.0, _set_by_hand(settings))
+
+
+def _set_by_hand(settings: ReproductionSettings) -> list[str]:
+    return [f"set by hand: {name} = {value}" for name, value in settings.overrides.items()]
 
 
 def drop_models(settings: ReproductionSettings) -> None:

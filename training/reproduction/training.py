@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from training.datasets.catalog import SPLITS, DatasetKind, kind_of
 from training.importing.third_party_weights import WeightsError
 from training.loop.run import BEST, LAST
 from training.loop.trainer import train
-from training.recipe import Recipe, find_recipe, load_recipe
+from training.recipe import PublishedTable, Recipe, find_recipe, load_recipe, published_differences
 from training.reproduction.papers import ReproductionError, Source
 
 FINISHED = "finished.json"
 """Written into the folder of a run after its last epoch; describes the run."""
 SMOKE_HEIGHT, SMOKE_WIDTH = 64, 32
-SMOKE_CLIPS = {None: 3, 4: 2}
+SMOKE_CLIPS = {None: 3, 41: 3, 4: 2}
 """Largest number of clips of a tracklet in a smoke run, by that of the row. The order of the numbers is kept."""
 
 
@@ -35,6 +35,10 @@ class ReproductionSettings:
     device: str = "auto"
     smoke: bool = False
     console: Console | None = None
+    held_out: float = 0.0
+    """share of the training people on whom the epoch is chosen; 0: all people train, and the last epoch is kept"""
+    as_published: bool = False
+    """take the choices of the papers' programs where a recipe follows the paper"""
 
     def path(self, kind: DatasetKind) -> Path | None:
         """Return the folder of a dataset; a smoke run uses the one in the layout of MARS for all."""
@@ -52,14 +56,25 @@ class ReproductionSettings:
             RecipeError: there is no such recipe, or a change is wrong.
         """
         path = find_recipe(name)
-        recipe = load_recipe(path, dict(self.overrides))
-        changes = dict(self.overrides)
+        changes = {"validation_share": str(self.held_out)} | self._published(path) | dict(self.overrides)
+        recipe = load_recipe(path, changes)
         if self.smoke:
             changes |= smoke_overrides(recipe)
         elif recipe.start.weights == "imagenet":
             weights = self.weights.get(recipe.network.backbone, self.weights.get(""))
             changes |= {} if weights is None else {"start.weights": json.dumps(weights)}
         return load_recipe(path, changes), changes
+
+    def differences(self, name: str, table: PublishedTable = "as_published") -> dict[str, tuple[Any, Any]]:
+        """Return the values of a recipe that differ from its paper's program or text; see `published_differences`."""
+        path = find_recipe(name)
+        return published_differences(path, self._published(path) | dict(self.overrides), table=table)
+
+    def _published(self, path: Path) -> dict[str, str]:
+        """Return the choices of the paper's program, if they are asked for."""
+        if not self.as_published:
+            return {}
+        return {key: json.dumps(published) for key, (_, published) in published_differences(path).items()}
 
 
 @dataclass(frozen=True)
@@ -154,11 +169,18 @@ class Training:
 def row_training(
     settings: ReproductionSettings, recipe: str, kind: DatasetKind, source: Source | None, split: int | None
 ) -> Training:
-    """Return the training of a row; its source trains on the training half of the same split."""
-    first = None
-    if source is not None:
-        first = Training(settings, source.recipe, source.data, _source_split(settings, source.data, kind, split))
-    return Training(settings, recipe, (kind,), settings.split_of(kind, split), first)
+    """Return the training of a row, and through its sources all trainings before it.
+
+    A source of the row's own dataset trains on the training half of the same split, others on that of their first.
+    """
+
+    def earlier(source: Source | None) -> Training | None:
+        if source is None:
+            return None
+        chosen = settings.split_of(source.data, split if source.data == kind else 0)
+        return Training(settings, source.recipe, (source.data,), chosen, earlier(source.source))
+
+    return Training(settings, recipe, (kind,), settings.split_of(kind, split), earlier(source))
 
 
 def smoke_overrides(recipe: Recipe) -> dict[str, str]:
@@ -170,7 +192,6 @@ def smoke_overrides(recipe: Recipe) -> dict[str, str]:
     batch = recipe.batch
     return {
         "precision": "fp32",
-        "validation_share": "0.0",
         "start.weights": "none",
         "network.frame_height": str(SMOKE_HEIGHT),
         "network.frame_width": str(SMOKE_WIDTH),
@@ -186,11 +207,3 @@ def smoke_evaluation(settings: dict[str, Any]) -> dict[str, Any]:
     """Return evaluation settings with fewer clips: 3 instead of all, 2 instead of 4."""
     clips = settings["max_clips"]
     return settings | {"max_clips": SMOKE_CLIPS.get(clips, clips)}
-
-
-def _source_split(
-    settings: ReproductionSettings, kinds: Sequence[DatasetKind], own: DatasetKind, split: int | None
-) -> int | None:
-    """Return the split of a source: that of the row if it is the same dataset, otherwise the first."""
-    splits = [settings.split_of(kind, split if kind == own else 0) for kind in kinds]
-    return next((each for each in splits if each is not None), None)

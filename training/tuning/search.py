@@ -216,13 +216,16 @@ def _measure(checkpoint: Path, validation: _ValidationSet, recipe: Recipe, objec
         network_embedder(network.to(device), device),
         rows,
         frame_size=(network.spec.frame_height, network.spec.frame_width),
+        resampling=network.spec.resampling,
         clip_length=network.spec.clip_length,
+        clip_weights=network.spec.clip_weights,
         max_clips=recipe.evaluation.max_clips,
         clip_choice=recipe.evaluation.clip_choice,
+        clip_seed=recipe.evaluation.clip_seed,
     )
     query = features[: len(validation.query)]
     if objective == "reranked-map":
-        distances = k_reciprocal_rerank(query, features)
+        distances = k_reciprocal_rerank(query, features, form=recipe.evaluation.rerank_form)
     else:
         distances = pairwise_distances(query, features, recipe.evaluation.metric)
     metrics = rank_metrics(

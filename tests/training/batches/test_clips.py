@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from model.frames import FrameError, read_frame
-from training.batches.clips import ClipSource, FrameCache
+from training.batches.clips import UNLABELLED, ClipSource, FrameCache
 from training.datasets.catalog import read_training
+from training.datasets.tracklet import Tracklet
+from training.loop.teacher import TeacherTargets
 from training.recipe import find_recipe, load_recipe
 
 RECIPE = load_recipe(
@@ -60,6 +62,29 @@ def test_seed_of_the_batches_draws_anew_and_leaves_the_seed_of_the_recipe(trackl
     assert not same(next(other.batches(1, 0, 1)), next(ClipSource(tracklets, RECIPE).batches(1, 0, 1)))
     alike = ClipSource(tracklets, RECIPE.model_copy(update={"seed": 9}))
     assert same(next(other.batches(1, 0, 1)), next(alike.batches(1, 0, 1)))
+
+
+def test_composites_come_after_the_people_and_have_no_label(tracklets, pictures):
+    composites = tuple(Tracklet("", "", (path,), f"composite-{path.stem}") for path in pictures)
+    angles = np.linspace(0, 1, len(tracklets) + len(composites))
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    targets = tuple(
+        np.repeat(own[None], len(each.frames), axis=0)
+        for own, each in zip(directions, (*tracklets, *composites), strict=True)
+    )
+    batches = RECIPE.batch.model_copy(update={"composites": 3})
+    recipe = RECIPE.model_copy(update={"batch": batches})
+    source = ClipSource(tracklets, recipe, teacher=TeacherTargets(targets, {}, composites))
+    assert [batch[:-3] for batch in source.plan(1)] == ClipSource(tracklets, RECIPE).plan(1)
+    batch = next(source.batches(1, 0, 1))
+    assert batch.labels[-3:].tolist() == [UNLABELLED] * 3
+    assert (batch.labels[:-3] >= 0).all()
+    drawn = source.plan(1)[0]
+    assert all(index >= len(tracklets) for index in drawn[-3:])
+    np.testing.assert_allclose(batch.teacher, directions[drawn], atol=1e-6)
+    assert source.people_digest() == ClipSource(tracklets, RECIPE).people_digest()
+    with pytest.raises(ValueError, match=r"set teacher\.composites"):
+        ClipSource(tracklets, recipe)
 
 
 def test_parts_together_are_the_batch_of_one_process(tracklets):

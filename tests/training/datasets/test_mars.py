@@ -1,18 +1,19 @@
 """Reading MARS: a small one written here, the real small one and the official lists where they are present."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.datasets.catalog import kind_of
+from training.datasets.catalog import kind_of, set_aside
 from training.datasets.check import count
 from training.datasets.mars import is_mars, read_mars
 from training.datasets.matfile import read_mat
 from training.datasets.official import OFFICIAL
 from training.datasets.tracklet import DatasetError
+from training.reproduction.training import ReproductionSettings
 
 savemat = pytest.importorskip("scipy.io").savemat
 
@@ -103,6 +104,14 @@ def test_official_lists_give_official_counts(
     monkeypatch.setattr("training.datasets.mars._files_in", files_by_folder.__getitem__)
     mars = read_mars(tmp_path)
     assert [len(part) for part in (mars.train, mars.query, mars.gallery, mars.junk)] == [8298, 1980, 9330, 870]
+    # In the rows of the papers, all of them train.
+    settings = ReproductionSettings({"mars": tmp_path}, tmp_path)
+    for name in ("not3d", "fantastic", "fantastic/baseline", "aas-rfu"):
+        recipe, _ = settings.recipe(name)
+        training, validation = set_aside(mars.train, recipe.validation_share, recipe.seed)
+        assert (len({t.person for t in training}), len(training), validation) == (625, 8298, [])
+    recipe, _ = replace(settings, held_out=0.1).recipe("not3d")
+    assert len({t.person for t in set_aside(mars.train, recipe.validation_share, recipe.seed)[1]}) == 55
     counts = count(mars)
     assert {name: counts[name] for name in OFFICIAL["mars"].counts} == OFFICIAL["mars"].counts
 

@@ -22,17 +22,21 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def checkpoint(data, tmp_path_factory):
+def train_small(data, out, *, validation_share):
     overrides = {
         "network.frame_height": "64",
         "network.frame_width": "32",
         "resolutions": "[]",
         "batch.people": "4",
         "schedule.epochs": "1",
-        "validation_share": "0.3",
+        "validation_share": str(validation_share),
     }
-    return train(find_recipe("light"), [data], tmp_path_factory.mktemp("run"), overrides=overrides, console=QUIET)
+    return train(find_recipe("light"), [data], out, overrides=overrides, console=QUIET)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data, tmp_path_factory):
+    return train_small(data, tmp_path_factory.mktemp("run"), validation_share=0.3)
 
 
 def test_checkpoint_is_evaluated_across_cameras(checkpoint, data):
@@ -91,17 +95,20 @@ def test_bundle_is_evaluated_on_the_queries_of_mars(shared_data, tmp_path):
 
 
 def test_validation_needs_people_set_aside(data, tmp_path):
-    overrides = {
-        "network.frame_height": "64",
-        "network.frame_width": "32",
-        "resolutions": "[]",
-        "batch.people": "4",
-        "schedule.epochs": "1",
-        "validation_share": "0.0001",
-    }
-    checkpoint = train(find_recipe("light"), [data], tmp_path, overrides=overrides, console=QUIET)
+    checkpoint = train_small(data, tmp_path, validation_share=0.0001)
     with pytest.raises(EvaluationError, match="none of these people are validation people"):
         evaluate(checkpoint, [data], options={"protocol": "validation"}, console=QUIET)
+
+
+def test_options_that_would_be_ignored_are_an_error(data, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle")
+    for options, cure in (
+        ({"rerank_form": "published"}, "no effect without re-ranking: add --rerank"),
+        ({"clip_choice": "random"}, "no effect on all clips: add --max-clips"),
+    ):
+        with pytest.raises(EvaluationError, match=cure) as error:
+            evaluate(bundle, [data], options=options, console=QUIET)
+        assert not str(error.value).startswith(":")
 
 
 def test_unsuitable_options_are_an_error(checkpoint, data):

@@ -7,7 +7,8 @@ from rich.console import Console
 from model.network import NetworkSpec, build_network
 from training.importing.third_party_weights import WeightsError, import_checkpoint, recognise, rename
 
-SMALL = {"frame_height": 64, "frame_width": 32, "attention_channels": 8, "classes": 5}
+PILLOW = {"resampling": "pil-bicubic"}  # what the programs resize with
+SMALL = {"frame_height": 64, "frame_width": 32, "attention_channels": 8, "classes": 5, **PILLOW}
 NOT3D = NetworkSpec(**SMALL)
 FANTASTIC = NetworkSpec(backbone="resnet50", **SMALL)
 STAGES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
@@ -68,7 +69,7 @@ def test_wrapped_and_prefixed_weights_of_fantastic_are_imported(states, tmp_path
 
 def test_temporal_attention_baseline_is_imported(tmp_path):
     spec = NetworkSpec(
-        backbone="resnet50", last_stride=2, neck="none", classifier_bias=True, attention_channels=8, classes=5
+        backbone="resnet50", last_stride=2, neck="none", classifier_bias=True, attention_channels=8, classes=5, **PILLOW
     )
     state = build_network(spec).state_dict()
     assert state["attention_conv.weight"].shape == (8, 2048, 7, 4)

@@ -11,7 +11,7 @@ import torch
 from torch import multiprocessing, nn
 from torch.distributed.run import parse_args
 
-from tests.training.runs import arguments, rows, run
+from tests.training.runs import PROGRAM, arguments, rows, run
 from training.loop.checkpoint import load_checkpoint
 from training.loop.distributed import Ranks, SharedBatchNorm, join_processes
 from training.loop.run import LAST
@@ -30,12 +30,13 @@ LOSSES = {
 erasing attention and relation to a teacher."""
 
 
-DOUBLE = """
+DOUBLE = (
+    """
 import torch
 torch.set_default_dtype(torch.float64)
-from not3d.cli import main
-main()
 """
+    + PROGRAM
+)
 """`not3d` in double precision, because the first steps of Adam have full length even if a gradient is only rounding."""
 
 

@@ -1,9 +1,11 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.bundle import Bundle
+from model.engines import open_engine
 from model.frames import read_frame
 from model.tracklet import normalise
 from training.datasets.folder import read_tracklets
@@ -91,22 +93,44 @@ def test_whitening_without_two_crops_of_a_person_is_an_error(rng):
         targets(tracklets, rng.normal(size=(2, 6)).astype(np.float32), whiten=0.5)
 
 
+def test_composites_are_centred_by_themselves_and_whitened_like_the_others(rng):
+    tracklets = tracklets_of(*(str(p) for p in range(20)), frames=1)
+    composites = [Tracklet("", "", (Path("x.jpg"),), f"composite-{i}") for i in range(30)]
+    features = rng.normal(size=(40, 6)).astype(np.float32)
+    own = rng.normal(size=(30, 6)).astype(np.float32)
+    chosen = [chosen_frames(len(t.frames), 2) for t in tracklets]
+    settings = PLAIN.model_copy(update={"whiten": 0.5})
+    made = make_targets(tracklets, chosen, np.concatenate([features, own + 5]), settings, composites)
+    alone = make_targets(tracklets, chosen, features, settings)
+    np.testing.assert_allclose(np.stack(made.frames[:40]), np.stack(alone.frames), atol=1e-6)
+    assert len(made.frames) == 70
+    assert made.composites == tuple(composites)
+    targets = np.concatenate(made.frames[40:])
+    np.testing.assert_allclose(np.linalg.norm(targets, axis=1), 1, atol=1e-5)
+    assert np.abs(targets.mean(axis=0)).max() < 0.3  # their common part is gone
+    assert "" not in made.people
+
+
 def test_features_are_computed_once_and_stored(data, mean_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     tracklets = read_tracklets(data)[:4]
-    first = teacher_targets(mean_bundle, tracklets, PLAIN)
+    first = teacher_targets(mean_bundle, tracklets, PLAIN, 1)
     assert stored_features(Bundle.load(mean_bundle).embedding_space).is_file()
     calls = []
-    monkeypatch.setattr("training.loop.teacher.read_frame", lambda *given: calls.append(1) or read_frame(*given))
-    again = teacher_targets(mean_bundle, tracklets, PLAIN)
+    monkeypatch.setattr(
+        "training.loop.teacher.read_frame", lambda *given, **named: calls.append(1) or read_frame(*given, **named)
+    )
+    again = teacher_targets(mean_bundle, tracklets, PLAIN, 1)
     assert not calls
     np.testing.assert_array_equal(np.concatenate(again.frames), np.concatenate(first.frames))
-    teacher_targets(mean_bundle, read_tracklets(data)[:5], PLAIN)
+    teacher_targets(mean_bundle, read_tracklets(data)[:5], PLAIN, 1)
     assert len(calls) == 2  # the two chosen crops of the tracklet that is new
 
 
 def test_damaged_stored_features_count_as_missing(data, mean_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    # Otherwise the fastest one is taken each time.
+    monkeypatch.setattr("training.loop.teacher.open_engine", partial(open_engine, engine="onnxruntime"))
     paths = [t.frames[0] for t in read_tracklets(data)[:3]]
     expected = embed_crops(mean_bundle, paths)
     stored_features(Bundle.load(mean_bundle).embedding_space).write_bytes(b"PK damaged")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.training.runs import TINY, arguments, assert_same_log, assert_same_state, rows, run
+from tests.training.runs import PROGRAM, TINY, arguments, assert_same_log, assert_same_state, rows, run
 from training.evaluation.validation import network_embedder
 from training.loop import run as run_module
 from training.loop import trainer
@@ -24,10 +24,12 @@ from training.recipe import find_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[3]
+LIGHT_BACKBONE = "resnet18_ibn_a_x0_75"
+"""Of the recipe `light`, where the width matters."""
 
 
 def test_run_learns_and_writes_a_checkpoint_that_rebuilds_the_network(data, tmp_path):
-    best = run(data, tmp_path, 6)
+    best = run(data, tmp_path, 6, overrides={"network.backbone": LIGHT_BACKBONE})
     losses = [float(row["total"]) for row in rows(tmp_path)]
     assert len(losses) == 6
     assert losses[-1] < losses[0] - 0.05
@@ -37,7 +39,7 @@ def test_run_learns_and_writes_a_checkpoint_that_rebuilds_the_network(data, tmp_
     assert 0 <= accuracy["map"] <= 100
     embed = network_embedder(checkpoint.build(), torch.device("cpu"))
     assert embed(torch.zeros(1, 4, 64, 32, 3, dtype=torch.uint8).numpy()).shape == (1, 384)
-    assert checkpoint.recipe["network"]["backbone"] == "resnet18_ibn_a_x0_75"
+    assert checkpoint.recipe["network"]["backbone"] == LIGHT_BACKBONE
     assert not checkpoint.progress  # the model to use carries no optimiser
 
 
@@ -48,7 +50,7 @@ SMALL_STEPS = {"batch.people": "2", "optimiser.learning_rate": "1e-3"}
 def test_run_resumed_after_ctrl_c_is_the_same_to_the_bit(data, tmp_path):
     run(data, tmp_path / "uninterrupted", 2, overrides=SMALL_STEPS)
 
-    command = [sys.executable, "-m", "not3d", *arguments(data, tmp_path / "resumed", 2, overrides=SMALL_STEPS)]
+    command = [sys.executable, "-c", PROGRAM, *arguments(data, tmp_path / "resumed", 2, overrides=SMALL_STEPS)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         said = ""
@@ -128,7 +130,8 @@ def test_loss_that_is_not_finite_ends_the_run(data, tmp_path):
 def test_dead_attention_gives_one_warning_and_is_logged(data, tmp_path, capsys):
     for bias, dead in (("-9.0", True), ("1.0", False)):
         out = tmp_path / bias
-        run(data, out, 2, overrides={"network.attention_bias": bias}, console=Console(width=300))
+        overrides = {"network.backbone": LIGHT_BACKBONE, "network.attention_bias": bias}
+        run(data, out, 2, overrides=overrides, console=Console(width=300))
         said = capsys.readouterr().out
         assert said.count("attention is dead") == dead
         assert ("network.attention_bias" in said) == dead

@@ -1,6 +1,7 @@
 """The recipe for unseen sites from training to export, on drawn people and from random weights."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,16 @@ from rich.console import Console
 
 from model.bundle import WEIGHTS_FILE, Bundle
 from tests.training.runs import assert_same_log, assert_same_state, rows
+from tests.training.teachers import write_teacher
 from training.datasets.synthetic.dataset import write_synthetic
+from training.datasets.tracklet import Tracklet
 from training.export.export import export_bundle
 from training.importing.third_party_weights import WeightsError
-from training.loop.checkpoint import load_checkpoint, save_checkpoint
+from training.loop import run as run_module
+from training.loop.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.loop.distributed import Ranks
+from training.loop.run import clip_source
+from training.loop.teacher import TeacherError
 from training.loop.trainer import Interruption, TrainingError, train
 from training.recipe import find_recipe, load_recipe
 
@@ -28,6 +35,13 @@ TINY = {
     "schedule.evaluate_every": "1",
     "validation_share": "0.3",
 }
+
+LIVE = TINY | {"batch.composites": "6", "schedule.steps": "3", "network.embedding": "16", "teacher.crops": "2"}
+
+
+@pytest.fixture(scope="module")
+def live_teacher(tmp_path_factory):
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +102,64 @@ def test_best_checkpoint_has_the_averaged_weights_and_the_last_one_its_own(data,
     name = "embedding.weight"
     assert torch.equal(best.state_dict[name], last.progress["average"]["weights"][name])
     assert not torch.equal(best.state_dict[name], last.state_dict[name])
+
+
+@pytest.mark.parametrize(("people", "whole"), [(2122, True), (14, False)])
+def test_the_card_holds_for_all_people_of_its_datasets_only(people, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "kind_of", lambda path: "market1501")
+    recipe = load_recipe(find_recipe("unseen-sites"))
+    tracklets = [Tracklet(str(number), "c1", (), "t") for number in range(people)]
+    described = run_module.describe_data(recipe, [Path("market.tar")], tracklets, None, tmp_path, Path("models/osnet"))
+    assert ("645 of its training people" in described.card.training_data) == whole
+    if not whole:
+        assert described.card.training_data == "market.tar: 14 tracklets; teacher: osnet"
+
+
+class TestLiveTeacher:
+    """Batches that are made on the device, and a teacher that looks at them."""
+
+    def run(self, data, out, teacher, **options):
+        recipe, console = find_recipe("unseen-sites-live"), Console(quiet=True)
+        return train(recipe, [data], out, overrides=LIVE, console=console, teacher=teacher, **options)
+
+    def test_interrupted_run_continues_to_the_same_bits(self, data, live_teacher, tmp_path, monkeypatch, one_thread):
+        self.run(data, tmp_path / "whole", live_teacher)
+        requests = iter([False] * 4 + [True] * 9)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Interruption,
+                "requested",
+                property(lambda self: next(requests), lambda self, value: None),
+                raising=False,
+            )
+            with pytest.raises(KeyboardInterrupt):
+                self.run(data, tmp_path / "parts", live_teacher)
+        self.run(data, tmp_path / "parts", live_teacher, resume=True)
+        assert_same_log(tmp_path / "whole", tmp_path / "parts")
+        whole, parts = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+        assert_same_state(whole, parts)
+        assert float(rows(tmp_path / "parts")[-1]["distillation"]) > 0
+
+    def test_a_run_is_not_resumed_with_another_teacher(self, data, live_teacher, tmp_path):
+        self.run(data, tmp_path / "run", live_teacher)
+        other = write_teacher(tmp_path / "other", seed=4)
+        with pytest.raises(CheckpointError, match="the run began with another teacher"):
+            self.run(data, tmp_path / "run", other, resume=True)
+
+    def test_features_of_another_length_are_refused_before_training(self, data, live_teacher, tmp_path):
+        changes = LIVE | {"network.embedding": "32"}
+        with pytest.raises(TrainingError, match=r"set network\.embedding = 16"):
+            train(find_recipe("unseen-sites-live"), [data], tmp_path / "run", overrides=changes, teacher=live_teacher)
+
+    def test_a_teacher_of_clips_is_refused(self, data, tmp_path):
+        teacher = write_teacher(tmp_path / "clips", clip_length=4)
+        with pytest.raises(TeacherError, match="a live teacher single frames"):
+            self.run(data, tmp_path / "run", teacher)
+
+    def test_several_processes_are_refused(self):
+        recipe = load_recipe(find_recipe("unseen-sites-live"), LIVE)
+        with pytest.raises(ValueError, match=r"batch\.on_device trains in one process \(got 2\)"):
+            clip_source([], recipe, Ranks(0, 2, torch.device("cpu")), None)
 
 
 class TestStart:
@@ -155,7 +227,10 @@ class TestSite:
             self.fine_tune(few, tmp_path / "site", start=best, overrides={"validation_share": "0"})
 
 
-@pytest.mark.parametrize(("name", "size"), [("unseen-sites", (128, 64)), ("unseen-sites-160", (160, 80))])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("unseen-sites", (128, 64)), ("unseen-sites-160", (160, 80)), ("unseen-sites-unfrozen", (160, 80))],
+)
 def test_recipe_is_read(name, size):
     recipe = load_recipe(find_recipe(name))
     assert recipe.frame_size(1) == size

@@ -17,7 +17,7 @@ from training.datasets.synthetic.dataset import write_synthetic
 from training.loop import trainer
 from training.loop.run import BEST, LAST
 from training.reproduction.papers import ReproductionError, select_rows
-from training.reproduction.report import Measurement
+from training.reproduction.report import Measurement, compare, describe_differences
 from training.reproduction.reproduce import average, find_data, run_row
 from training.reproduction.training import FINISHED, ReproductionSettings, Training
 
@@ -123,14 +123,66 @@ def test_interrupted_row_is_resumed(setting, trained, monkeypatch):
     assert set.union(*batches) == set(range(6))
 
 
-def test_transfer_row_trains_its_source_first(setting, trained):
-    (row,) = select_rows("not3d", "transfer", "mars-prid")
+def test_a_sequence_of_trainings_is_run_in_its_order(setting, trained):
+    (row,), (short,) = select_rows("not3d", "V", "mars+ilids-prid"), select_rows("not3d", "V", "mars-prid")
     (comparison,) = run_row(row, setting)
-    assert trained == [("not3d", False), ("not3d-transfer-prid", False)]
-    note = json.loads((setting.out / "runs" / comparison.run / FINISHED).read_text())
-    assert note["transferred from"].startswith("not3d-")
+    assert trained == [("not3d", False), ("not3d-transfer", False), ("not3d-transfer-prid", False)]
+    # A row that leaves out the second training shares the first.
+    (after_one,) = run_row(short, setting)
+    assert trained[3:] == [("not3d-transfer-prid", False)]
+    assert any("86 of 89" in remark for remark in after_one.unlike)
+    runs = setting.out / "runs"
+    chain = [comparison.run]
+    while before := json.loads((runs / chain[-1] / FINISHED).read_text())["transferred from"]:
+        chain.append(before)
+    assert [name.rpartition("-")[0] for name in chain] == ["not3d-transfer-prid", "not3d-transfer", "not3d"]
+    note = json.loads((runs / after_one.run / FINISHED).read_text())
+    assert note["transferred from"] == chain[-1]
     assert comparison.own.figures["rank-1"] >= 0
-    assert any("86 of 89" in remark for remark in comparison.unlike)
+
+
+def test_all_people_train_unless_some_are_held_out(mars, tmp_path):
+    setting = ReproductionSettings({"mars": mars}, tmp_path)
+    assert setting.recipe("not3d")[0].validation_share == 0
+    assert replace(setting, held_out=0.2).recipe("fantastic")[0].validation_share == 0.2
+    (selected,) = select_rows("not3d", "IV", "32-mars")
+    own = Measurement("mars", "the only one", 1, 1840, 9330, {"rank-1": 89.0, "mAP": 83.0}, {}, {})
+    chosen = compare(*selected, own, "run", 0.2, []).unlike
+    assert any(line.startswith("training people: 20% of them do not train, but choose the epoch") for line in chosen)
+    everyone = compare(*selected, own, "run", 0.0, []).unlike
+    assert any("own the last one" in line for line in everyone)
+
+
+def test_each_row_says_where_the_recipe_differs_from_the_program(mars, tmp_path):
+    setting = ReproductionSettings({"mars": mars}, tmp_path)
+    lines = describe_differences(setting.differences("not3d"))
+    assert len(lines) == 5
+    assert any(line.startswith("evaluation.max_clips = all, program 41: ") and "112 of 1,980" in line for line in lines)
+    printed = describe_differences(setting.differences("not3d", "as_printed"), "as_printed")
+    assert any(line.startswith("losses.center = 0.0005, paper 5e-05: ") for line in printed)
+    (centers,) = (line for line in describe_differences(setting.differences("fantastic")) if "num_centers" in line)
+    assert centers.startswith("losses.num_centers = one for each person, program 751: ")
+    published = replace(setting, as_published=True)
+    assert published.differences("not3d") == {}
+    assert replace(published, held_out=0.2).recipe("not3d")[0].validation_share == 0.2
+    recipe, _ = published.recipe("not3d")
+    assert (recipe.schedule.form, recipe.augmentation.erase_attempts, recipe.evaluation.max_clips) == ("code", 1, 41)
+    assert Training(setting, "not3d", ("mars",)).key != Training(published, "not3d", ("mars",)).key
+    assert published.recipe("aas-rfu") == setting.recipe("aas-rfu")
+
+
+def test_memory_of_the_network_needs_no_data(mars, tmp_path):
+    arguments = ("--paper", "not3d", "--table", "II", "--out", tmp_path)
+    ran = reproduce(*arguments, "--smoke", "--data", mars)
+    assert ran.exit_code == 0, ran.output
+    for value in ("9.19", "171.92", "290.58", "471.69"):  # counted at full size, also in a smoke run
+        assert ran.output.count(value) == 2, ran.output
+    assert "mean nothing" not in ran.output
+    assert "means nothing" not in ran.output
+    assert "130.4 MB" in ran.output
+    wider = reproduce(*arguments, "--set", "network.frame_height=256", "--set", "network.frame_width=128")
+    assert "set by hand: network.frame_height = 256" in wider.output
+    assert "12.00" in wider.output
 
 
 def test_run_is_named_by_all_that_decides_the_weights(setting):
@@ -163,6 +215,7 @@ def test_data_that_no_row_uses_are_an_error(tmp_path, mars):
 
 
 def test_smoke_run_keeps_the_choices_of_the_row(setting):
+    assert replace(setting, held_out=0.2).recipe("not3d")[0].validation_share == 0.2
     recipe, _ = setting.recipe("not3d/batch-6x8-prid")
     assert (recipe.batch.people, recipe.batch.tracklets, recipe.losses.ranked_list_margin) == (3, 4, 0.04)
     assert setting.recipe("not3d/t8")[0].network.clip_length == 8
@@ -202,8 +255,8 @@ def test_one_split_and_all_splits(tmp_path, trained, monkeypatch):
     (row,) = select_rows("not3d", "4", "32-prid")
     (default,) = run_row(row, setting)
     assert (default.own.split, default.own.queries) == ("0", 4)
-    assert "split: paper one, not stated which; own 0" in default.unlike
-    assert "queries: paper 89, own 4" in default.unlike
+    assert "split: paper one, not stated which; own 0. One query is 1.12 points." in default.unlike
+    assert "queries: paper 89, own 4. Other data: the figures cannot be compared." in default.unlike
     (mean,) = run_row(row, setting, split="all")
     assert len(trained) == 3  # the first split is not trained again
     assert mean.own.split == "mean of 0, 1, 2"
@@ -264,7 +317,12 @@ def test_skipped_rows_are_listed_and_give_status_3(mars, tmp_path):
 
 def test_list_names_papers_tables_and_rows():
     output = reproduce("--list").output
-    for name in ("--paper not3d --table 4 or batch", "--paper fantastic --table rerank", "rfu-training", "36-ilids"):
+    for name in (
+        "--paper not3d --table IV or batch",
+        "--paper fantastic --table 1 or rerank",
+        "rfu-training",
+        "36-ilids",
+    ):
         assert name in output
 
 

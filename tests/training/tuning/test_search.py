@@ -4,6 +4,7 @@ import tomllib
 import pytest
 from rich.console import Console
 
+from tests.training.recipes import TINY_TRIAL
 from training.datasets.synthetic.dataset import write_synthetic
 from training.loop.trainer import DivergedError
 from training.recipe import find_recipe, load_recipe
@@ -11,18 +12,6 @@ from training.tuning import search as tuning
 from training.tuning.search import FIXED, SPACE, STATE, TuningError, overrides_of, tune, write_recipe
 
 QUIET = Console(quiet=True)
-TINY = {
-    "network.backbone": "resnet18_x0_75",
-    "network.attention": "mean",
-    "network.frame_height": "32",
-    "network.frame_width": "32",
-    "start.weights": "none",
-    "batch.people": "4",
-    "batch.tracklets": "2",
-    "validation_share": "0.3",
-    "schedule.epochs": "1",
-    "precision": "fp32",
-}
 PARAMETERS = {"sigma": 0.5, "alpha": 1.0, "l": 0.2, "margin": 0.1, "beta": 0.25, "gamma": 0.3, "weight_decay": 0.01}
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # of Ax and its dependencies
@@ -36,7 +25,7 @@ def data(tmp_path_factory):
 
 
 def search(data, out, **options):
-    return tune(find_recipe("fantastic"), [data], out, overrides=TINY, console=QUIET, **options)
+    return tune(find_recipe("fantastic"), [data], out, overrides=TINY_TRIAL, console=QUIET, **options)
 
 
 def test_search_space_is_the_published_one():
@@ -114,4 +103,10 @@ def test_trial_that_diverges_counts_as_zero(data, tmp_path, monkeypatch):
 
 def test_missing_validation_people_are_an_error(data, tmp_path):
     with pytest.raises(TuningError, match="no validation people"):
-        tune(find_recipe("fantastic"), [data], tmp_path, overrides={**TINY, "validation_share": "0.0"}, console=QUIET)
+        tune(
+            find_recipe("fantastic"),
+            [data],
+            tmp_path,
+            overrides={**TINY_TRIAL, "validation_share": "0.0"},
+            console=QUIET,
+        )

@@ -114,7 +114,8 @@ def _paint(canvas: Image, limb: _Limb, view: View) -> None:
     top, bottom = int(max(0, min(y0, y1) - margin)), int(min(height, max(y0, y1) + margin + 1))
     if left >= right or top >= bottom:
         return
-    dy, dx = np.mgrid[top:bottom, left:right].astype(np.float32) - np.array([y0, x0], dtype=np.float32)[:, None, None]
+    dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y0)
+    dx = np.arange(left, right, dtype=np.float32) - np.float32(x0)
     length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-3)
     along_x, along_y = (x1 - x0) / length, (y1 - y0) / length
     along = (dx * along_x + dy * along_y) / length
@@ -124,6 +125,9 @@ def _paint(canvas: Image, limb: _Limb, view: View) -> None:
     radius = np.interp(place, np.linspace(0, 1, len(radii)), radii).astype(np.float32)
     beyond = (along - place) * length * limb.cap
     cover = np.clip(radius - np.hypot(across, beyond) + 0.5, 0, 1)
+    # Most of the rectangle around a limb is not covered by it. From here on, arrays have the covered pixels only.
+    covered = cover > 0
+    cover, across, place, radius = cover[covered], across[covered], place[covered], radius[covered]
     side = np.clip(across / np.maximum(radius, 1e-3), -1, 1)
     out = np.sqrt(1 - side**2)
     phi = np.arctan2(
@@ -133,7 +137,8 @@ def _paint(canvas: Image, limb: _Limb, view: View) -> None:
     shade = 0.66 + 0.34 * out + view.light * side
     colour = limb.shader(phi.astype(np.float32), place.astype(np.float32)) * shade[..., None]
     patch = canvas[top:bottom, left:right]
-    patch += cover[..., None] * (colour - patch)
+    below = patch[covered]
+    patch[covered] = below + cover[..., None] * (colour - below)
 
 
 def _limbs(person: Person, view: View, phase: float) -> list[_Limb]:
