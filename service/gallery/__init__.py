@@ -14,6 +14,7 @@ from service.gallery.protocol import Gallery
 from service.gallery.records import (
     JSON,
     AuditEntry,
+    CameraSummary,
     DiskFull,
     DuplicateId,
     EmptyFilter,
@@ -31,11 +32,14 @@ from service.gallery.records import (
     ScoreMode,
     SearchResult,
     SpaceMismatch,
+    StorageLost,
+    TimeOfDay,
 )
 
 __all__ = [
     "JSON",
     "AuditEntry",
+    "CameraSummary",
     "DiskFull",
     "DuplicateId",
     "EmptyFilter",
@@ -54,4 +58,6 @@ __all__ = [
     "ScoreMode",
     "SearchResult",
     "SpaceMismatch",
+    "StorageLost",
+    "TimeOfDay",
 ]

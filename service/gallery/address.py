@@ -45,6 +45,8 @@ def parse_gallery(text: str) -> MilvusAddress | None:
     if not parts.hostname or parts.query or parts.fragment:
         raise ValueError("the address must have the form milvus://[user:password@]host[:port][/database]")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if parts.username is not None and not (parts.username and parts.password):
+        raise ValueError("the user or the password is empty: give both or neither (the variable with it may be unset)")
     database = parts.path.strip("/")
     if database and not (database.isascii() and database.replace("_", "").isalnum()):
         raise ValueError("the name of a database may have only ASCII letters, digits and _")

@@ -4,20 +4,31 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.clock import format_timestamp, to_datetime, to_microseconds
-from service.gallery.records import JSON, EmptyFilter, Filter, InvalidArgument, Record
+from service.gallery.clock import (
+    format_time_of_day,
+    format_timestamp,
+    parse_time_of_day,
+    to_datetime,
+    to_microseconds,
+)
+from service.gallery.records import JSON, MAX_THUMBNAILS, EmptyFilter, Filter, InvalidArgument, Record, json_values
 
 R = TypeVar("R")
 
 LENGTH_TOLERANCE = 1e-3
 """Maximum difference of a vector's length from 1, such as after a conversion to decimal text and back."""
+DAY_SECONDS = 86_400
+DAY = DAY_SECONDS * 10**6
+"""Microseconds of a day."""
 EXPIRY = "expiry"
 """The name in the audit log for the automatic removal of expired records."""
 _MAX_JSON_DEPTH = 64
@@ -44,7 +55,7 @@ class Row:
     created_at: int
     expires_at: int | None
     vector: NDArray[np.float32]
-    thumbnail: bytes | None
+    thumbnails: tuple[bytes, ...]
 
 
 def encode(record: Record, dimension: int) -> Row:
@@ -61,20 +72,21 @@ def encode(record: Record, dimension: int) -> Row:
     end = None if record.end_time is None else to_microseconds(record.end_time, "end_time")
     if start is not None and end is not None and start > end:
         raise InvalidArgument("start_time is later than end_time")
-    terms = tuple(terms_of(record.metadata))
+    metadata = json_values(record.metadata) if isinstance(record.metadata, Mapping) else record.metadata
+    terms = tuple(terms_of(metadata))
     return Row(
         id=record.id,
         camera_id=record.camera_id,
         start_time=start,
         end_time=end,
-        metadata=json.dumps(record.metadata),
+        metadata=json.dumps(metadata),
         terms=terms,
         frames=_check_count(record.frames, "frames"),
         clips=_check_count(record.clips, "clips"),
         created_at=to_microseconds(record.created_at, "created_at"),
         expires_at=None if record.expires_at is None else to_microseconds(record.expires_at, "expires_at"),
         vector=vector,
-        thumbnail=_check_thumbnail(record.thumbnail),
+        thumbnails=_check_thumbnails(record.thumbnails),
     )
 
 
@@ -150,6 +162,50 @@ def interval_of(filter: Filter) -> tuple[int | None, int | None]:
     return after, before
 
 
+def created_of(filter: Filter) -> tuple[int | None, int | None]:
+    """Return `created_after` and `created_before` in microseconds since 1970. Raises as `interval_of`."""
+    after = None if filter.created_after is None else to_microseconds(filter.created_after, "created_after")
+    before = None if filter.created_before is None else to_microseconds(filter.created_before, "created_before")
+    if after is not None and before is not None and after > before:
+        raise InvalidArgument("created_after is later than created_before")
+    return after, before
+
+
+@dataclass(frozen=True, slots=True)
+class DailyWindow:
+    """A part of each day in microseconds: `start` in UTC since midnight, 0 to `DAY` - 1, and its length."""
+
+    start: int
+    length: int
+
+
+def daily_window(filter: Filter) -> DailyWindow | None:
+    """Return `time_of_day` in UTC. Raises `InvalidArgument` if it is not a part of a day."""
+    wanted = filter.time_of_day
+    if wanted is None:
+        return None
+    if not (0 <= wanted.start <= DAY_SECONDS and 0 <= wanted.end <= DAY_SECONDS and wanted.start != wanted.end):
+        raise InvalidArgument(
+            f"time_of_day must have two different ends from 0 to {DAY_SECONDS} (got {wanted.start}, {wanted.end})"
+        )
+    length = (wanted.end - wanted.start) % DAY_SECONDS or DAY_SECONDS
+    return DailyWindow((wanted.start - wanted.utc_offset) % DAY_SECONDS * 10**6, length * 10**6)
+
+
+def term_choices(filter: Filter) -> list[list[bytes]]:
+    """Return the digests of a filter's metadata, as `terms_of`: a record has at least one of each list."""
+    choices = [[term] for term in terms_of(dict(filter.metadata))]
+    for key, text in filter.metadata_texts.items():
+        terms = list(terms_of({key: text}))
+        # Text that is no number, or none that a record can have, is only itself.
+        with suppress(ValueError, RecursionError):
+            value = json.loads(text)
+            if isinstance(value, bool | int | float) or value is None:
+                terms += terms_of({key: value})
+        choices.append(terms)
+    return choices
+
+
 def terms_of(metadata: object) -> Iterable[bytes]:
     """Yield a SHA-256 digest for each top-level key with its value. Equal keys and values have equal digests.
 
@@ -183,6 +239,36 @@ def decode_cursor(cursor: str | None) -> str:
     return last_id
 
 
+def passes(row: Row, filter: Filter) -> bool:
+    """Return whether a row passes a filter, as an engine's search decides it. Raises `InvalidArgument` as `where`."""
+    camera = row.camera_id
+    if filter.camera_ids is not None and camera not in filter.camera_ids:
+        return False
+    if camera is not None and camera in filter.exclude_camera_ids:
+        return False
+    first = row.start_time if row.start_time is not None else row.end_time
+    last = row.end_time if row.end_time is not None else row.start_time
+    after, before = interval_of(filter)
+    if (after is not None and (last is None or last < after)) or (
+        before is not None and (first is None or first > before)
+    ):
+        return False
+    if (window := daily_window(filter)) is not None:
+        if first is None or last is None:
+            return False
+        since = (first - window.start) % DAY
+        if since > window.length and since + last - first < DAY:
+            return False
+    created_after, created_before = created_of(filter)
+    return (
+        (first is None or not filter.without_time)
+        and (created_after is None or row.created_at >= created_after)
+        and (created_before is None or row.created_at <= created_before)
+        and all(set(terms).intersection(row.terms) for terms in term_choices(filter))
+        and row.id not in filter.exclude_ids
+    )
+
+
 def audit_condition(filter: Filter) -> dict[str, JSON]:
     """Return the conditions that a filter has, as the audit log stores them, with their names in the HTTP API."""
     values: dict[str, JSON] = {
@@ -190,10 +276,33 @@ def audit_condition(filter: Filter) -> dict[str, JSON]:
         "exclude_camera_ids": list(filter.exclude_camera_ids) or None,
         "after": None if filter.after is None else format_timestamp(filter.after),
         "before": None if filter.before is None else format_timestamp(filter.before),
+        "time_of_day": None if filter.time_of_day is None else format_time_of_day(filter.time_of_day),
+        "without_time": filter.without_time or None,
+        "created_after": None if filter.created_after is None else format_timestamp(filter.created_after),
+        "created_before": None if filter.created_before is None else format_timestamp(filter.created_before),
         "metadata": dict(filter.metadata) or None,
+        "metadata_texts": dict(filter.metadata_texts) or None,
         "exclude_ids": list(filter.exclude_ids) or None,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_condition(condition: Mapping[str, JSON]) -> Filter:
+    """Return the filter of which `audit_condition` returned the conditions.
+
+    Raises:
+        ValueError, TypeError or KeyError: it returned something else.
+    """
+    given: dict[str, Any] = dict(condition)
+    for name in ("camera_ids", "exclude_camera_ids", "exclude_ids"):
+        if name in given:
+            given[name] = tuple(given[name])
+    for name in ("after", "before", "created_after", "created_before"):
+        if name in given:
+            given[name] = datetime.fromisoformat(given[name])
+    if "time_of_day" in given:
+        given["time_of_day"] = parse_time_of_day(given["time_of_day"])
+    return Filter(**given)
 
 
 def audit_condition_of_expiry(at: int) -> dict[str, JSON]:
@@ -201,14 +310,21 @@ def audit_condition_of_expiry(at: int) -> dict[str, JSON]:
     return {"expired_until": format_timestamp(to_datetime(at))}
 
 
-def _check_thumbnail(thumbnail: bytes | None) -> bytes | None:
-    if thumbnail is None:
-        return None
-    if not thumbnail.startswith(_JPEG):
-        raise InvalidArgument("thumbnail is not a JPEG file")
-    if len(thumbnail) > _MAX_THUMBNAIL_BYTES:
-        raise InvalidArgument(f"thumbnail has {len(thumbnail)} bytes, more than the limit of {_MAX_THUMBNAIL_BYTES}")
-    return bytes(thumbnail)
+def _check_thumbnails(thumbnails: Sequence[bytes]) -> tuple[bytes, ...]:
+    if len(thumbnails) > MAX_THUMBNAILS:
+        raise InvalidArgument(f"thumbnails must be at most {MAX_THUMBNAILS} (got {len(thumbnails)})")
+    for thumbnail in thumbnails:
+        if not thumbnail.startswith(_JPEG):
+            raise InvalidArgument("thumbnail is not a JPEG file")
+        if (size := len(thumbnail)) > _MAX_THUMBNAIL_BYTES:
+            raise InvalidArgument(f"thumbnail has {size} bytes, more than the limit of {_MAX_THUMBNAIL_BYTES}")
+    return tuple(map(bytes, thumbnails))
+
+
+def choose_thumbnail(count: int, frame: int | None) -> int | None:
+    """Return the index of a record's thumbnail, of the middle one without `frame`; `None` if there is no such one."""
+    index = count // 2 if frame is None else frame
+    return index if 0 <= index < count else None
 
 
 def _check_count(number: int, name: str) -> int:

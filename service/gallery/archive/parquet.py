@@ -22,7 +22,7 @@ from service.gallery.archive.snapshot import new_path
 from service.gallery.embedded import rows
 from service.gallery.embedded.database import Stamp, owner_only
 from service.gallery.protocol import Gallery
-from service.gallery.records import Filter, GalleryError, InvalidArgument, OnConflict, Record
+from service.gallery.records import Filter, GalleryError, InvalidArgument, OnConflict, Record, json_text
 
 # Their stubs are incomplete.
 pa: Any = untyped_pyarrow
@@ -56,13 +56,12 @@ def records_of_files(files: GalleryFiles) -> Iterator[list[Record]]:
     size = _rows_per_group(files.stamp.dimension)
     for start in range(0, len(numbers), size):
         batch = numbers[start : start + size]
-        found = connection.execute(
-            "SELECT number, jpeg FROM thumbnails WHERE number IN (SELECT value FROM json_each(?))",
-            (json.dumps(batch),),
-        )
-        thumbnails = dict(found)
+        thumbnails = rows.thumbnails_by_number(connection, batch)
         records = rows.by_number(connection, batch)
-        yield [replace(record, thumbnail=thumbnails.get(number)) for number, record in zip(batch, records, strict=True)]
+        yield [
+            replace(record, thumbnails=thumbnails.get(number, ()))
+            for number, record in zip(batch, records, strict=True)
+        ]
     connection.execute("COMMIT")
 
 
@@ -75,9 +74,19 @@ def records_of_gallery(gallery: Gallery) -> Iterator[list[Record]]:
     while True:
         page = gallery.list(limit=size, cursor=cursor)
         with ThreadPoolExecutor(_THREADS) as pool:
-            ids = [record.id for record in page.items if record.has_thumbnail]
-            thumbnails = dict(zip(ids, pool.map(gallery.thumbnail, ids), strict=True))
-        yield [replace(record, thumbnail=thumbnails.get(record.id)) for record in page.items]
+            wanted = [(record.id, frame) for record in page.items for frame in range(record.thumbnail_count)]
+            read = pool.map(lambda one: gallery.thumbnail(*one), wanted)
+            thumbnails = dict(zip(wanted, read, strict=True))
+        yield [
+            # A record that was removed meanwhile has none.
+            replace(
+                record,
+                thumbnails=tuple(
+                    jpeg for frame in range(record.thumbnail_count) if (jpeg := thumbnails[record.id, frame])
+                ),
+            )
+            for record in page.items
+        ]
         cursor = page.next_cursor
         if cursor is None:
             return
@@ -126,6 +135,8 @@ class RecordFile:
             raise GalleryError(f"{path} is not a Parquet file, or is damaged: {error}") from error
         self.stamp = self._read_stamp()
         self._schema = _schema(self.stamp)
+        if "thumbnails" not in self._file.schema_arrow.names:  # a file of an earlier version
+            self._schema = self._schema.remove(self._schema.get_field_index("thumbnails"))
         missing = set(self._schema.names) - set(self._file.schema_arrow.names)
         if missing:
             raise GalleryError(f"{path} has no column {min(missing)}")
@@ -194,8 +205,16 @@ class RecordFile:
                 raise GalleryError(
                     f"{self._path}, row {before + position} (id {row['id']!r}): metadata {fault}"
                 ) from error
+            one, several = row.pop("thumbnail"), row.pop("thumbnails", None)
+            thumbnails = tuple(several or ([] if one is None else [one]))
             records.append(
-                Record(**row, embedding=vector, metadata=metadata, has_thumbnail=row["thumbnail"] is not None)
+                Record(
+                    **row,
+                    embedding=vector,
+                    metadata=metadata,
+                    thumbnail_count=len(thumbnails),
+                    thumbnails=thumbnails,
+                )
             )
         return records
 
@@ -293,6 +312,7 @@ def _schema(stamp: Stamp) -> Any:
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("clips", pa.int32(), nullable=False),
         pa.field("thumbnail", pa.binary()),
+        pa.field("thumbnails", pa.list_(pa.binary())),
     ]
     facts = {
         "format": FORMAT,
@@ -304,7 +324,7 @@ def _schema(stamp: Stamp) -> Any:
 
 
 def _paths(schema: Any) -> list[str]:
-    return ["embedding.list.element" if name == "embedding" else name for name in schema.names]
+    return [f"{name}.list.element" if name in ("embedding", "thumbnails") else name for name in schema.names]
 
 
 def _to_table(records: list[Record], schema: Any, dimension: int) -> Any:
@@ -314,10 +334,19 @@ def _to_table(records: list[Record], schema: Any, dimension: int) -> Any:
         if field.name == "embedding":
             columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dimension))
         elif field.name == "metadata":
-            columns.append(pa.array([json.dumps(record.metadata) for record in records], field.type))
+            columns.append(pa.array([json_text(record.metadata) for record in records], field.type))
+        elif field.name == "thumbnail":  # the one that is shown alone
+            columns.append(pa.array([_middle(record.thumbnails) for record in records], field.type))
+        elif field.name == "thumbnails":
+            several = [list(record.thumbnails) if len(record.thumbnails) > 1 else None for record in records]
+            columns.append(pa.array(several, field.type))
         else:
             columns.append(pa.array([getattr(record, field.name) for record in records], field.type))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _middle(thumbnails: Sequence[bytes]) -> bytes | None:
+    return thumbnails[len(thumbnails) // 2] if thumbnails else None
 
 
 def _rows_per_group(dimension: int) -> int:

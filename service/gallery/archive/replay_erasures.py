@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from service.gallery.archive.read_only import open_read_only
+from service.gallery.checks import parse_condition
 from service.gallery.embedded import audit
 from service.gallery.protocol import Gallery
-from service.gallery.records import AuditEntry, Filter, GalleryError
+from service.gallery.records import AuditEntry, Filter, GalleryError, json_values
 
 BY = "restore"
 """Who removes these records, as the audit log names it."""
@@ -42,7 +43,7 @@ def read_audit_log(source: Path) -> list[AuditEntry]:
 
 def to_json(entry: AuditEntry) -> str:
     """Return an entry as one line of JSON."""
-    return json.dumps(asdict(entry) | {"time": entry.time.isoformat()})
+    return json.dumps(asdict(entry) | {"time": entry.time.isoformat(), "filter": json_values(entry.filter)})
 
 
 def replay_erasures(gallery: Gallery, entries: Sequence[AuditEntry]) -> int:
@@ -87,19 +88,13 @@ def _from_json(line: str, location: str) -> AuditEntry:
 
 def _parse_condition(entry: AuditEntry) -> Filter | str | None:
     """Return the id that was deleted, or the filter of an erasure; `None` for an expiry."""
-    given: dict[str, Any] = dict(entry.filter)
+    given: dict[str, Any] = json_values(entry.filter)
     try:
         if entry.action == "expire":
             return None
         if entry.action == "delete":
             return str(given["id"])
-        for name in ("camera_ids", "exclude_camera_ids", "exclude_ids"):
-            if name in given:
-                given[name] = tuple(given[name])
-        for name in ("after", "before"):
-            if name in given:
-                given[name] = datetime.fromisoformat(given[name])
-        filter_ = Filter(**given)
+        filter_ = parse_condition(given)
     except (ValueError, TypeError, KeyError) as error:
         raise GalleryError(f"the entry {entry.receipt} of the audit log cannot be repeated: {error}") from error
     if filter_.is_empty:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from service.gallery.checks import EXPIRY, audit_condition_of_expiry
 from service.gallery.clock import to_datetime
-from service.gallery.records import JSON, AuditEntry, InvalidArgument
+from service.gallery.records import JSON, AuditEntry, InvalidArgument, StoredJson
 from service.ids import new_id
 
 
@@ -55,7 +55,7 @@ def read(connection: sqlite3.Connection, limit: int, before: str | None) -> list
     )
     return [
         AuditEntry(
-            receipt=receipt, time=to_datetime(time), action=action, by=by, filter=json.loads(condition), erased=erased
+            receipt=receipt, time=to_datetime(time), action=action, by=by, filter=StoredJson(condition), erased=erased
         )
         for receipt, time, action, by, condition, erased in entries
     ]

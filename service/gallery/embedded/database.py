@@ -7,8 +7,8 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 FILE_NAME = "gallery.sqlite"
 RESTORING = "restoring.part"
 """The folder inside the data directory in which `restore` puts files until all of them are complete."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x6E6F7433
 """The bytes "not3", by which `file gallery.sqlite` and other programs know the file."""
 OWNER_ONLY_DIRECTORY = 0o700
@@ -69,10 +69,6 @@ CREATE INDEX metadata_terms_of_tracklet ON metadata_terms (number);
 # REPLACE needs its own trigger, because it removes the old row without running the trigger for DELETE.
 _LIFE_CYCLE = """
 CREATE INDEX tracklets_expiring ON tracklets (expires_at) WHERE expires_at IS NOT NULL;
-CREATE TABLE thumbnails (
-    number INTEGER PRIMARY KEY REFERENCES tracklets (number) ON DELETE CASCADE,
-    jpeg BLOB NOT NULL
-) STRICT;
 CREATE TABLE audit (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     receipt TEXT NOT NULL UNIQUE,
@@ -91,10 +87,104 @@ WHEN EXISTS (SELECT 1 FROM audit WHERE receipt = NEW.receipt OR position = NEW.p
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 """
 
+# Version 2 had one thumbnail of each record. A record has them in time order, and `frame` counts from 0.
+_THUMBNAILS = """
+CREATE TABLE thumbnails (
+    number INTEGER NOT NULL REFERENCES tracklets (number) ON DELETE CASCADE,
+    frame INTEGER NOT NULL,
+    jpeg BLOB NOT NULL,
+    PRIMARY KEY (number, frame)
+) STRICT;
+"""
+_ONE_THUMBNAIL = """
+CREATE TABLE thumbnails (
+    number INTEGER PRIMARY KEY REFERENCES tracklets (number) ON DELETE CASCADE,
+    jpeg BLOB NOT NULL
+) STRICT;
+"""
+_COPY_THUMBNAILS = """
+INSERT INTO thumbnails SELECT number, 0, jpeg FROM one_thumbnail;
+DROP TABLE one_thumbnail;
+"""
+
+# What version 4 added. A watchlist has copies of its vectors, because records expire before it does. The id of an alert
+# is its time and a digest, so the order of ids is that of their commits; `alert_clock` keeps it if a clock goes back.
+_ALERTS = """
+CREATE TABLE watchlists (
+    name TEXT PRIMARY KEY,
+    uid TEXT NOT NULL,
+    min_score REAL,
+    min_probability REAL,
+    prior REAL,
+    filter TEXT NOT NULL,
+    cooldown REAL NOT NULL,
+    expires_at INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    created_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE watchlist_vectors (
+    number INTEGER PRIMARY KEY,
+    watchlist TEXT NOT NULL REFERENCES watchlists (name) ON DELETE CASCADE,
+    role TEXT NOT NULL CHECK (role IN ('example', 'reject')),
+    record TEXT,
+    camera_id TEXT,
+    source TEXT NOT NULL,
+    vector BLOB NOT NULL
+) STRICT;
+CREATE INDEX watchlist_vectors_of_watchlist ON watchlist_vectors (watchlist);
+CREATE INDEX watchlist_vectors_of_record ON watchlist_vectors (record) WHERE record IS NOT NULL;
+CREATE TABLE alerts (
+    id TEXT PRIMARY KEY,
+    watchlist TEXT NOT NULL,
+    watchlist_uid TEXT NOT NULL,
+    record TEXT NOT NULL,
+    camera_id TEXT,
+    start_time INTEGER,
+    end_time INTEGER,
+    moment INTEGER NOT NULL,
+    score REAL NOT NULL,
+    probability REAL,
+    calibration TEXT,
+    example TEXT,
+    example_camera TEXT,
+    UNIQUE (watchlist_uid, record)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX alerts_of_record ON alerts (record);
+CREATE INDEX alerts_of_example ON alerts (example) WHERE example IS NOT NULL;
+CREATE INDEX alerts_of_camera ON alerts (watchlist_uid, camera_id, moment);
+CREATE TABLE alert_verdicts (
+    alert TEXT NOT NULL REFERENCES alerts (id) ON DELETE CASCADE,
+    author TEXT NOT NULL,
+    key TEXT NOT NULL,
+    verdict TEXT NOT NULL CHECK (verdict IN ('same', 'different', 'unsure')),
+    time INTEGER NOT NULL,
+    PRIMARY KEY (alert, author, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE deliveries (
+    webhook TEXT NOT NULL,
+    alert TEXT NOT NULL REFERENCES alerts (id) ON DELETE CASCADE,
+    tries INTEGER NOT NULL DEFAULT 0,
+    due INTEGER NOT NULL,
+    claim INTEGER NOT NULL DEFAULT 0,
+    dead INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (webhook, alert)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX deliveries_due ON deliveries (webhook, due) WHERE NOT dead;
+CREATE INDEX deliveries_of_alert ON deliveries (alert);
+CREATE TABLE alert_clock (last INTEGER NOT NULL) STRICT;
+INSERT INTO alert_clock VALUES (0);
+"""
+
 # From each earlier version to the next one.
-_MIGRATIONS = {1: f"ALTER TABLE tracklets ADD COLUMN expires_at INTEGER;{_LIFE_CYCLE}"}
+_MIGRATIONS = {
+    1: f"ALTER TABLE tracklets ADD COLUMN expires_at INTEGER;{_LIFE_CYCLE}{_ONE_THUMBNAIL}",
+    2: f"ALTER TABLE thumbnails RENAME TO one_thumbnail;{_THUMBNAILS}{_COPY_THUMBNAILS}",
+    3: _ALERTS,
+}
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_CANNOT_BE_LOCKED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP}
 _WRITE_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -140,7 +230,7 @@ def owner_only(path: str, flags: int) -> int:
 def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open a connection in autocommit mode (transactions need a BEGIN), for one thread at a time.
 
-    If it is not `read_only` and the file is missing, the file is created for its owner alone.
+    If the file is missing, it is created for its owner alone; not for a `read_only` connection.
 
     Raises:
         OSError: the file cannot be created.
@@ -150,10 +240,14 @@ def connect(directory: Path, *, read_only: bool) -> sqlite3.Connection:
         # here: closing it would release the locks that other connections of this process hold on it.
         with suppress(FileExistsError):
             os.close(owner_only(str(directory / FILE_NAME), os.O_RDWR | os.O_CREAT | os.O_EXCL))
-    connection = sqlite3.connect(directory / FILE_NAME, timeout=10, isolation_level=None, check_same_thread=False)
+    # The mode says that SQLite itself creates no file.
+    address = f"{(directory / FILE_NAME).absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(address, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
     try:
         if read_only:
             connection.execute("PRAGMA query_only = ON")
+            # Each commit of the writer makes what readers hold invalid, and the system's page cache has it as well.
+            connection.execute("PRAGMA cache_size = -512")
         else:
             # Several vectors fit into a page. The size can only be set while the file is empty.
             connection.execute("PRAGMA page_size = 8192")
@@ -229,7 +323,7 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 def _create(connection: sqlite3.Connection, stamp: Stamp) -> None:
     connection.executescript(
-        f"BEGIN IMMEDIATE;{_SCHEMA}{_LIFE_CYCLE}"
+        f"BEGIN IMMEDIATE;{_SCHEMA}{_LIFE_CYCLE}{_THUMBNAILS}{_ALERTS}"
         f"PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {SCHEMA_VERSION};"
     )
     connection.execute(
@@ -242,13 +336,13 @@ def _create(connection: sqlite3.Connection, stamp: Stamp) -> None:
 def _check_stamp(connection: sqlite3.Connection, directory: Path, stamp: Stamp) -> None:
     found = Stamp(*connection.execute("SELECT embedding_space, dimension, model_name FROM gallery").fetchone())
     advice = (
-        "Vectors of different models cannot be compared: start with the bundle that made them, use another "
+        "Vectors of different models cannot be compared: start with the model that made them, use another "
         "--data-dir, or enrol the tracklets again into an empty one."
     )
     if (found.embedding_space, found.dimension) != (stamp.embedding_space, stamp.dimension):
         raise SpaceMismatch(
             f"the gallery in {directory} holds embeddings of space {found.embedding_space} (model {found.model_name}, "
-            f"dimension {found.dimension}), but this bundle is of space {stamp.embedding_space} "
+            f"dimension {found.dimension}), but this service is of space {stamp.embedding_space} "
             f"(model {stamp.model_name}, dimension {stamp.dimension}). {advice}"
         )
     count, other_space = connection.execute(
@@ -273,8 +367,10 @@ def sync_directory(directory: Path) -> None:
 class Readers:
     """A pool of connections for readers, which in WAL mode never wait for the writer."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises `GalleryError` if the path does not lead to the database that the gallery has open."""
         self._directory = directory
+        self._check = check
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
@@ -291,7 +387,7 @@ class Readers:
             connection = self._idle.pop() if self._idle else None
         try:
             if connection is None:
-                connection = connect(self._directory, read_only=True)
+                connection = self._connect()
             try:
                 connection.execute("BEGIN")
                 yield connection
@@ -299,6 +395,16 @@ class Readers:
                 self._end(connection)
         except sqlite3.Error as error:
             raise translate(error, self._directory) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        self._check()
+        connection = connect(self._directory, read_only=True)
+        try:
+            self._check()
+        except GalleryError:
+            connection.close()
+            raise
+        return connection
 
     def _end(self, connection: sqlite3.Connection) -> None:
         try:
@@ -325,7 +431,8 @@ class Readers:
 class DirectoryLock:
     """An exclusive advisory lock on a directory, held until `release` or the end of the process.
 
-    The lock file is never removed: otherwise two processes could lock two files of the same name.
+    The directory itself is locked, so the lock holds if someone removes the file `lock`, which only names the process.
+    That file is locked too, for file systems on which a directory cannot be locked, such as NFS.
 
     Raises:
         GalleryLocked: another process or another gallery of this process holds it.
@@ -334,25 +441,36 @@ class DirectoryLock:
 
     def __init__(self, directory: Path) -> None:
         path = directory / "lock"
-        try:
-            self._descriptor = owner_only(str(path), os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise translate(error, directory) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
-        except BlockingIOError as error:
-            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._descriptor)
-            raise GalleryLocked(
-                f"the gallery in {directory} is open already (by process {holder or 'unknown'}), and only one process "
-                "may open it at a time: stop the other one, or use another --data-dir"
-            ) from error
-        except OSError as error:
-            os.close(self._descriptor)
-            raise translate(error, directory) from error
+        with ExitStack() as opened:
+            try:
+                folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+                opened.callback(os.close, folder)
+                _lock_directory(folder)
+                file = owner_only(str(path), os.O_RDWR | os.O_CREAT)
+                opened.callback(os.close, file)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"{os.getpid()}\n".encode("ascii"), 0)
+            except BlockingIOError as error:
+                holder = ""
+                with suppress(OSError):
+                    holder = path.read_bytes()[:32].decode("ascii", "replace").strip()
+                raise GalleryLocked(
+                    f"the gallery in {directory} is open already (by process {holder or 'unknown'}), and only one "
+                    "process may open it at a time: stop the other one, or use another --data-dir"
+                ) from error
+            except OSError as error:
+                raise translate(error, directory) from error
+            self._opened = opened.pop_all()
 
     def release(self) -> None:
         """Let another process or gallery open the directory."""
-        os.close(self._descriptor)
+        self._opened.close()
+
+
+def _lock_directory(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _CANNOT_BE_LOCKED:
+            raise

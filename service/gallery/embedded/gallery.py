@@ -3,9 +3,8 @@
 import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -32,10 +31,13 @@ from service.gallery.embedded.index.columns import FilterValues, RowFilter
 from service.gallery.embedded.index.rebuild import EXACT_BYTES, Rebuilder
 from service.gallery.embedded.index.saver import IndexSaver, LoadedIndex, load_index
 from service.gallery.embedded.metadata_terms import MetadataTerms
+from service.gallery.embedded.storage import Storage
+from service.gallery.embedded.watching import EmbeddedAlerts
 from service.gallery.embedded.writer import Change, Work, Writer
 from service.gallery.protocol import Gallery
 from service.gallery.records import (
     AuditEntry,
+    CameraSummary,
     Erasure,
     Filter,
     GalleryBroken,
@@ -58,7 +60,7 @@ _MAX_SNAPSHOTS = 10
 """Snapshots that a search tries before it pauses the writer."""
 
 
-class EmbeddedGallery(Gallery):
+class EmbeddedGallery(EmbeddedAlerts, Gallery):
     """A `Gallery` in a directory: records in SQLite, committed before a call returns, and a FAISS index in memory.
 
     The index only follows what SQLite has committed, and is brought up to date when the gallery is opened. So a crash
@@ -73,6 +75,7 @@ class EmbeddedGallery(Gallery):
         loaded: LoadedIndex,
         exact_bytes: int,
         resources: ExitStack,
+        storage: Storage,
     ) -> None:
         """Use `open`."""
         self.embedding_space = stamp.embedding_space
@@ -80,8 +83,9 @@ class EmbeddedGallery(Gallery):
         self._index = loaded.index
         self.score_mode: ScoreMode = "centred" if loaded.index.centred else "cosine"
         self._resources = resources
-        self._readers = Readers(directory)
-        self._writer = Writer(connection, directory, self._on_commit, self._new_change)
+        self._storage = storage
+        self._readers = Readers(directory, storage.check_identity)
+        self._writer = Writer(connection, directory, self._on_commit, self._new_change, storage)
         self._saver = IndexSaver(directory, stamp, loaded, self._writer)
         self._rebuilder = Rebuilder(
             self._index,
@@ -141,9 +145,10 @@ class EmbeddedGallery(Gallery):
                 resources.callback(connection.close)
                 prepare(connection, data_dir, stamp)
                 loaded = load_index(connection, data_dir, stamp, exact_bytes, gpu_bytes, camera_centring)
+                storage = Storage(data_dir)
             except (sqlite3.Error, OSError) as error:
                 raise translate(error, data_dir) from error
-            gallery = cls(data_dir, stamp, connection, loaded, exact_bytes, resources.pop_all())
+            gallery = cls(data_dir, stamp, connection, loaded, exact_bytes, resources.pop_all(), storage)
         gallery._rebuilder.on_commit()
         return gallery
 
@@ -153,51 +158,81 @@ class EmbeddedGallery(Gallery):
         return f"embedded (SQLite, {self._index.description})"
 
     @override
-    def enrol(self, records: Sequence[Record], on_conflict: OnConflict) -> set[str]:
+    def enrol(
+        self, records: Sequence[Record], on_conflict: OnConflict, *, cameras: frozenset[str] | None = None
+    ) -> set[str]:
         new = checks.encode_all(records, lambda record: checks.encode(record, self.dimension))
         if not new:
             return set()
         now = clock.now()
         return self._change(
-            lambda connection, change: writer.enrol(connection, change, new, self.embedding_space, on_conflict, now)
+            lambda connection, change: writer.enrol(
+                connection, change, new, self.embedding_space, on_conflict, now, cameras
+            )
         )
 
     @override
-    def get(self, id: str) -> Record | None:
+    def update(
+        self, id: str, change: Callable[[Record], Record | None], *, cameras: frozenset[str] | None = None
+    ) -> Record | None:
         checks.check_text(id, "id")
-        with self._readers.snapshot() as connection:
-            return rows.by_id(connection, id, clock.now())
+        now = clock.now()
+
+        def work(connection: sqlite3.Connection, changes: Change) -> Record | None:
+            new = writer.update(connection, changes, id, change, self.dimension, self.embedding_space, now, cameras)
+            return None if new is None else rows.by_id(connection, new, now)
+
+        return self._change(work)
 
     @override
-    def thumbnail(self, id: str) -> bytes | None:
+    def get(self, id: str, *, cameras: frozenset[str] | None = None) -> Record | None:
         checks.check_text(id, "id")
         with self._readers.snapshot() as connection:
-            return rows.thumbnail_of(connection, id, clock.now())
+            return rows.by_id(connection, id, clock.now(), cameras)
 
     @override
-    def delete(self, id: str, *, by: str = "") -> bool:
+    def get_all(self, ids: Sequence[str], *, cameras: frozenset[str] | None = None) -> Mapping[str, Record]:
+        with self._readers.snapshot() as connection:
+            return rows.by_ids(connection, ids, clock.now(), cameras)
+
+    @override
+    def find_ids(
+        self,
+        ids: Sequence[str],
+        filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
+        *,
+        cameras: frozenset[str] | None = None,
+    ) -> set[str]:
+        with self._readers.snapshot() as connection:
+            return rows.ids_where(connection, ids, filter, clock.now(), cameras)
+
+    @override
+    def thumbnail(self, id: str, frame: int | None = None) -> bytes | None:
+        checks.check_text(id, "id")
+        with self._readers.snapshot() as connection:
+            return rows.thumbnail_of(connection, id, frame, clock.now())
+
+    @override
+    def delete(self, id: str, *, by: str = "", cameras: frozenset[str] | None = None) -> bool:
         # Does not wipe: the next `erase` or `expire` removes what is left in the files.
         checks.check_text(id, "id")
         checks.check_text(by, "by")
         now = clock.now()
-        return self._change(lambda connection, change: writer.delete(connection, change, id, by, now))
+        return self._change(lambda connection, change: writer.delete(connection, change, id, by, now, cameras))
 
     @override
     def list(
         self,
+        filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         *,
-        camera_id: str | None = None,
-        after: datetime | None = None,
-        before: datetime | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
         checks.check_limit(limit)
         last_seen = checks.decode_cursor(cursor)
-        wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
         with self._readers.snapshot() as connection:
             # One more than the limit, to know whether there is another page.
-            found = rows.by_page(connection, wanted, last_seen, limit + 1, clock.now())
+            found = rows.by_page(connection, filter, last_seen, limit + 1, clock.now())
         items = found[:limit]
         return Page(items, checks.encode_cursor(items[-1].id) if len(found) > limit else None)
 
@@ -209,15 +244,17 @@ class EmbeddedGallery(Gallery):
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
         camera_id: str | None = None,
+        *,
+        plain: bool = False,
     ) -> SearchResult:
         checks.check_text(camera_id, "camera_id")
         query = checks.check_query(embedding, self.dimension)
         checks.check_limit(top_k, "top_k")
         for _ in range(_MAX_SNAPSHOTS):
-            if (found := self._search(query, top_k, filter, min_score, camera_id)) is not None:
+            if (found := self._search(query, top_k, filter, min_score, camera_id, plain=plain)) is not None:
                 return found
         with self._writer.paused():  # commits came faster than the search
-            if (found := self._search(query, top_k, filter, min_score, camera_id)) is not None:
+            if (found := self._search(query, top_k, filter, min_score, camera_id, plain=plain)) is not None:
                 return found
         raise GalleryBroken("the search index is ahead of the database: restart the service")
 
@@ -228,14 +265,12 @@ class EmbeddedGallery(Gallery):
         if dry_run:
             with self._readers.snapshot() as connection:
                 enrolled, _ = rows.numbers_where(connection, filter, now)
-                return Erasure(matched=len(enrolled), erased=0)
+                return Erasure(len(enrolled), 0, without_time=rows.count_without_time(connection, filter, now))
         rows.where(filter)  # refuse an invalid filter before waiting for the writer
-        erased, swept, receipt = self._change(
-            lambda connection, change: writer.erase(connection, change, filter, by, now)
-        )
-        if erased or swept:
+        erasure, swept = self._change(lambda connection, change: writer.erase(connection, change, filter, by, now))
+        if erasure.erased or swept:
             self._wipe(urgent=True)
-        return Erasure(matched=erased, erased=erased, receipt=receipt)
+        return erasure
 
     @override
     def expire(self) -> int:
@@ -265,6 +300,16 @@ class EmbeddedGallery(Gallery):
         self._index.check()
 
     @override
+    def check_storage(self) -> None:
+        self._storage.check()
+
+    @override
+    def cameras(self) -> Sequence[CameraSummary]:
+        if self._closed:
+            raise GalleryError("the gallery is closed")
+        return self._index.cameras(clock.now())
+
+    @override
     def count(self) -> int:
         if self._closed:
             raise GalleryError("the gallery is closed")
@@ -290,13 +335,15 @@ class EmbeddedGallery(Gallery):
         filter: Filter,
         min_score: float | None,
         camera_id: str | None,
+        *,
+        plain: bool,
     ) -> SearchResult | None:
         """Search one snapshot of the database. Return `None` if the index is already past its version."""
         with self._readers.snapshot() as connection:
             version = rows.version_of(connection)
             row_filter = self._row_filter(connection, filter, version)
             read_vectors = partial(self._read_vectors, connection)
-            candidates = self._index.search(query, top_k, row_filter, version, read_vectors, camera_id)
+            candidates = self._index.search(query, top_k, row_filter, version, read_vectors, camera_id, plain=plain)
             if candidates is None:
                 return None
             scores = dict(zip(candidates.numbers.tolist(), candidates.scores.tolist(), strict=True))
@@ -315,11 +362,26 @@ class EmbeddedGallery(Gallery):
     def _row_filter(self, connection: sqlite3.Connection, filter: Filter, version: int) -> RowFilter:
         """Look up metadata and ids of a filter in this snapshot."""
         after, before = checks.interval_of(filter)
-        terms = checks.terms_of(dict(filter.metadata))
-        term_rows = tuple(self._terms.numbers(connection, term, version) for term in terms)
+        term_rows = tuple(
+            np.unique(np.concatenate([self._terms.numbers(connection, term, version) for term in terms]))
+            if len(terms) > 1
+            else self._terms.numbers(connection, terms[0], version)
+            for terms in checks.term_choices(filter)
+        )
+        created_after, created_before = checks.created_of(filter)
         exclude_rows = np.sort(rows.numbers_of(connection, filter.exclude_ids)) if filter.exclude_ids else None
         return RowFilter(
-            clock.now(), filter.camera_ids, filter.exclude_camera_ids, after, before, term_rows, exclude_rows
+            clock.now(),
+            filter.camera_ids,
+            filter.exclude_camera_ids,
+            after,
+            before,
+            term_rows,
+            exclude_rows,
+            created_after,
+            created_before,
+            filter.without_time,
+            checks.daily_window(filter),
         )
 
     def _read_vectors(self, connection: sqlite3.Connection, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -341,29 +403,32 @@ class EmbeddedGallery(Gallery):
         self._saver.request_purge(urgent=urgent)
 
     def _new_change(self) -> Change:
-        return Change(removed_sums=CameraSums(self.dimension) if self._index.centred else None)
+        sums = CameraSums(self.dimension) if self._index.centred else None
+        return Change(removed_sums=sums, watching=self._new_watching())
 
+    @override
     def _change(self, work: Work[T]) -> T:
         # An index that lost a change would never reach the later versions.
         self._index.check()
         return self._writer.run(work)
 
     def _on_commit(self, version: int, change: Change) -> None:
-        if change.removed:
+        if change.removed or (change.watching and change.watching.changed):
             self._wipe_needed = True
         try:
             added = [
-                FilterValues(number, row.camera_id, row.start_time, row.end_time, row.expires_at)
+                FilterValues(number, row.camera_id, row.start_time, row.end_time, row.expires_at, row.created_at)
                 for number, row in change.added
             ]
             vectors = np.array([row.vector for _, row in change.added], np.float32)
             self._index.apply(version, added, vectors, change.removed, change.removed_sums)
-        except Exception:  # such as too little memory: the change is committed, so the caller must not see an error
+        except Exception:  # any: the change is committed, so the caller gets its answer; then the process ends
             self._index.fail()
             log.exception("search index failed: it does not follow the database any more")
             return
         except BaseException:
             self._index.fail()
             raise
+        self._finish_watching(change.watching)
         self._saver.on_commit(len(change.added), len(change.removed))
         self._rebuilder.on_commit()

@@ -1,6 +1,7 @@
 """Records and vectors as rows of the database, and filters as SQL.
 
-In all functions `at` is a time in microseconds since 1970; a record that has expired at this time is not enrolled.
+In all functions `at` is a time in microseconds since 1970; a record that has expired at this time is not enrolled. With
+`cameras`, only rows of these cameras are found, by the index over camera and id: others are not read.
 """
 
 import json
@@ -13,18 +14,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.checks import Row, check_text, interval_of, terms_of
+from service.gallery.checks import (
+    DAY,
+    Row,
+    check_text,
+    choose_thumbnail,
+    created_of,
+    daily_window,
+    interval_of,
+    term_choices,
+)
 from service.gallery.clock import to_datetime
-from service.gallery.records import Filter, GalleryBroken, GalleryError, Record
+from service.gallery.records import Filter, GalleryBroken, GalleryError, Record, StoredJson
 
 _ROWS_LACK_VECTORS = "the database is damaged: some rows lack their vector. Restore it from a backup"
 
 _VECTOR = np.dtype("<f4")
-_COLUMNS = (
+_VALUES = (
     "t.id, e.vector, t.camera_id, t.start_time, t.end_time, t.metadata, t.frames, t.clips, t.created_at, "
-    "t.expires_at, EXISTS (SELECT 1 FROM thumbnails h WHERE h.number = t.number) "
-    "FROM tracklets t JOIN embeddings e USING (number)"
+    "t.expires_at, (SELECT count(*) FROM thumbnails h WHERE h.number = t.number)"
 )
+_COLUMNS = f"{_VALUES} FROM tracklets t JOIN embeddings e USING (number)"
 _FIELDS = ("id", "camera_id", "start_time", "end_time", "metadata", "frames", "clips", "created_at", "expires_at")
 """The attributes of a `Row` that are columns of `tracklets`."""
 _ENROLLED = "(t.expires_at IS NULL OR t.expires_at > ?)"
@@ -59,8 +69,12 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row], embedding_space:
         ((term, number) for number, row in zip(numbers, rows, strict=True) for term in row.terms),
     )
     connection.executemany(
-        "INSERT INTO thumbnails (number, jpeg) VALUES (?, ?)",
-        ((number, row.thumbnail) for number, row in zip(numbers, rows, strict=True) if row.thumbnail is not None),
+        "INSERT INTO thumbnails (number, frame, jpeg) VALUES (?, ?, ?)",
+        (
+            (number, frame, jpeg)
+            for number, row in zip(numbers, rows, strict=True)
+            for frame, jpeg in enumerate(row.thumbnails)
+        ),
     )
     return numbers
 
@@ -75,10 +89,14 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT version FROM gallery").fetchone()[0])
 
 
-def find_ids(connection: sqlite3.Connection, ids: Sequence[str], at: int) -> dict[str, StoredId]:
+def find_ids(
+    connection: sqlite3.Connection, ids: Sequence[str], at: int, cameras: frozenset[str] | None = None
+) -> dict[str, StoredId]:
     """Find the rows of ids; an id without a row is not in the result."""
+    source, values = _source(cameras)
     found = connection.execute(
-        "SELECT id, number, expires_at FROM tracklets WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+        f"SELECT t.id, t.number, t.expires_at FROM {source} t.id IN (SELECT value FROM json_each(?))",  # noqa: S608
+        (*values, json.dumps(ids)),
     )
     return {id_: StoredId(number, expires is not None and expires <= at) for id_, number, expires in found}
 
@@ -91,19 +109,64 @@ def expired(connection: sqlite3.Connection, at: int, limit: int) -> list[int]:
     return [number for (number,) in found]
 
 
-def by_id(connection: sqlite3.Connection, id: str, at: int) -> Record | None:
+def by_id(connection: sqlite3.Connection, id: str, at: int, cameras: frozenset[str] | None = None) -> Record | None:
     """Return the record of an id if it is enrolled."""
-    found = connection.execute(f"SELECT {_COLUMNS} WHERE t.id = ? AND {_ENROLLED}", (id, at)).fetchone()
+    source, values = _source(cameras, "JOIN embeddings e USING (number)")
+    found = connection.execute(
+        f"SELECT {_VALUES} FROM {source} t.id = ? AND {_ENROLLED}",  # noqa: S608
+        (*values, id, at),
+    ).fetchone()
     return None if found is None else _decode(found)
 
 
-def thumbnail_of(connection: sqlite3.Connection, id: str, at: int) -> bytes | None:
-    """Return the JPEG of an enrolled record, or `None` if it has none."""
+def by_ids(
+    connection: sqlite3.Connection, ids: Sequence[str], at: int, cameras: frozenset[str] | None = None
+) -> dict[str, Record]:
+    """Return the records of those ids that are enrolled."""
+    source, values = _source(cameras, "JOIN embeddings e USING (number)")
     found = connection.execute(
-        f"SELECT h.jpeg FROM thumbnails h JOIN tracklets t USING (number) WHERE t.id = ? AND {_ENROLLED}",  # noqa: S608
+        f"SELECT {_VALUES} FROM {source} t.id IN (SELECT value FROM json_each(?)) AND {_ENROLLED}",  # noqa: S608
+        (*values, _texts(ids, "ids"), at),
+    )
+    return {record.id: record for record in map(_decode, found)}
+
+
+def ids_where(
+    connection: sqlite3.Connection, ids: Sequence[str], filter: Filter, at: int, cameras: frozenset[str] | None = None
+) -> set[str]:
+    """Return those of these ids whose records are enrolled and pass."""
+    source, values = _source(cameras)
+    condition, conditions = where(filter, at)
+    found = connection.execute(
+        f"SELECT t.id FROM {source} t.id IN (SELECT value FROM json_each(?)) AND {condition}",  # noqa: S608
+        (*values, _texts(ids, "ids"), *conditions),
+    )
+    return {id_ for (id_,) in found}
+
+
+def thumbnail_of(connection: sqlite3.Connection, id: str, frame: int | None, at: int) -> bytes | None:
+    """Return a JPEG of an enrolled record, as `Gallery.thumbnail`, or `None` if it has none."""
+    found = connection.execute(
+        "SELECT t.number, (SELECT count(*) FROM thumbnails h WHERE h.number = t.number) FROM tracklets t "  # noqa: S608
+        f"WHERE t.id = ? AND {_ENROLLED}",
         (id, at),
     ).fetchone()
-    return None if found is None else bytes(found[0])
+    index = None if found is None else choose_thumbnail(found[1], frame)
+    if index is None:
+        return None
+    jpeg = connection.execute("SELECT jpeg FROM thumbnails WHERE number = ? AND frame = ?", (found[0], index))
+    return bytes(jpeg.fetchone()[0])
+
+
+def thumbnails_by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[bytes, ...]]:
+    """Return the JPEGs of these numbers in time order; a number without any is left out."""
+    found: dict[int, tuple[bytes, ...]] = {}
+    for number, jpeg in connection.execute(
+        "SELECT number, jpeg FROM thumbnails WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number, frame",
+        (json.dumps(list(numbers)),),
+    ):
+        found[number] = (*found.get(number, ()), jpeg)
+    return found
 
 
 def by_number(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Record]:
@@ -164,6 +227,15 @@ def numbers_where(connection: sqlite3.Connection, filter: Filter, at: int) -> tu
     return [number for number, enrolled in found if enrolled], [number for number, enrolled in found if not enrolled]
 
 
+def count_without_time(connection: sqlite3.Connection, filter: Filter, at: int) -> int:
+    """Count the records that only conditions on time leave out, because they have no time."""
+    if not filter.needs_time:
+        return 0
+    condition, values = where(filter.of_records_without_time(), at)
+    found = connection.execute(f"SELECT count(*) FROM tracklets t WHERE {condition}", values)  # noqa: S608
+    return int(found.fetchone()[0])
+
+
 def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:
     """Return a filter as a condition on `tracklets t`, with the values of its parameters.
 
@@ -192,9 +264,26 @@ def where(filter: Filter, at: int | None = None) -> tuple[str, list[object]]:
     if before is not None:
         conditions.append("coalesce(t.start_time, t.end_time) <= ?")
         values.append(before)
-    for term in terms_of(dict(filter.metadata)):
-        conditions.append("t.number IN (SELECT number FROM metadata_terms WHERE digest = ?)")
-        values.append(term)
+    if (window := daily_window(filter)) is not None:
+        # SQLite's remainder has the sign of the dividend, so a day is added. A record that lasts into the next day
+        # passes if it reaches the window of that day.
+        since = f"((coalesce(t.start_time, t.end_time) - ?) % {DAY} + {DAY}) % {DAY}"
+        lasts = "coalesce(t.end_time, t.start_time) - coalesce(t.start_time, t.end_time)"
+        conditions.append(f"({since} <= ? OR {since} + {lasts} >= {DAY})")
+        values += [window.start, window.length, window.start]
+    if filter.without_time:
+        conditions.append("t.start_time IS NULL AND t.end_time IS NULL")
+    created_after, created_before = created_of(filter)
+    if created_after is not None:
+        conditions.append("t.created_at >= ?")
+        values.append(created_after)
+    if created_before is not None:
+        conditions.append("t.created_at <= ?")
+        values.append(created_before)
+    for terms in term_choices(filter):
+        given = ", ".join("?" * len(terms))
+        conditions.append(f"t.number IN (SELECT number FROM metadata_terms WHERE digest IN ({given}))")  # noqa: S608
+        values += terms
     if filter.exclude_ids:
         conditions.append("t.id NOT IN (SELECT value FROM json_each(?))")
         values.append(_texts(filter.exclude_ids, "exclude_ids"))
@@ -251,6 +340,16 @@ def vectors_by_camera(
     return [camera_id for camera_id, _ in found], vectors
 
 
+def _source(cameras: frozenset[str] | None, join: str = "") -> tuple[str, list[object]]:
+    """Return what stands between FROM and further conditions to find rows by id, with the values of its parameters."""
+    if cameras is None:
+        return f"tracklets t {join} WHERE", []
+    # Rows of other cameras must not be read, or the time of an answer would tell about them.
+    condition = "t.camera_id IN (SELECT value FROM json_each(?))"
+    source = f"tracklets t INDEXED BY tracklets_of_camera {join} WHERE {condition} AND"
+    return source, [_texts(sorted(cameras), "cameras")]
+
+
 def _decode_vectors(
     found: list[tuple[int, bytes | None]], dimension: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -261,19 +360,19 @@ def _decode_vectors(
 
 
 def _decode(columns: Sequence[Any]) -> Record:
-    id_, vector, camera_id, start, end, metadata, frames, clips, created, expires, has_thumbnail = columns
+    id_, vector, camera_id, start, end, metadata, frames, clips, created, expires, thumbnails = columns
     return Record(
         id=id_,
         embedding=np.frombuffer(vector, _VECTOR).astype(np.float32),
         camera_id=camera_id,
         start_time=None if start is None else to_datetime(start),
         end_time=None if end is None else to_datetime(end),
-        metadata=json.loads(metadata),
+        metadata=StoredJson(metadata),
         frames=frames,
         clips=clips,
         created_at=to_datetime(created),
         expires_at=None if expires is None else to_datetime(expires),
-        has_thumbnail=bool(has_thumbnail),
+        thumbnail_count=thumbnails,
     )
 
 

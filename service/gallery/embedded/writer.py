@@ -1,7 +1,7 @@
 """All changes to the database, and the group commit that makes them durable.
 
 Concurrent callers share one transaction, so they wait only once for the disk. `enrol`, `delete`, `erase` and `expire`
-run inside a transaction. Their `now` is in microseconds since 1970.
+run inside a transaction. Their `now` is in microseconds since 1970, and their `cameras` are those of the protocol.
 """
 
 import logging
@@ -9,15 +9,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.gallery.checks import Row, audit_condition
-from service.gallery.embedded import audit, rows
+from service.gallery.checks import Row, audit_condition, encode
+from service.gallery.embedded import alerts, audit, rows
 from service.gallery.embedded.database import translate
 from service.gallery.embedded.index.centring import CameraSums
-from service.gallery.records import DuplicateId, Filter, GalleryError, OnConflict
+from service.gallery.embedded.storage import Storage
+from service.gallery.records import DuplicateId, Erasure, Filter, GalleryError, OnConflict, Record, StorageLost
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,14 @@ class Change:
 
     `other` is true if something changed that the index does not contain, such as the audit log. `removed_sums` are
     those of the removed rows, or `None` if the index does not need them: the vectors are gone after the commit.
+    `watching` compares new rows with the watchlists; `None` if nothing is compared.
     """
 
     added: list[tuple[int, Row]] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
     other: bool = False
     removed_sums: CameraSums | None = None
+    watching: alerts.Watching | None = None
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.other)
@@ -56,12 +59,14 @@ def enrol(
     space: str,
     on_conflict: OnConflict,
     now: int,
+    cameras: frozenset[str] | None = None,
 ) -> set[str]:
     """Write the rows `new`, given by id. Return the ids that existed. Raises `DuplicateId`."""
     stored = rows.find_ids(connection, list(new), now)
     taken = {id_ for id_, one in stored.items() if not one.expired}
-    if taken and on_conflict == "error":
-        raise DuplicateId(min(taken))
+    of_others = taken - rows.find_ids(connection, list(taken), now, cameras).keys() if cameras is not None else set()
+    if refused := taken if on_conflict == "error" else of_others:
+        raise DuplicateId(min(refused))
     skipped = taken if on_conflict == "skip" else set()
     _remove(connection, change, [one.number for id_, one in stored.items() if id_ not in skipped])
     if expired := len(stored) - len(taken):
@@ -69,12 +74,52 @@ def enrol(
     added = [row for id_, row in new.items() if id_ not in skipped]
     numbers = rows.insert(connection, added, space)
     change.added.extend(zip(numbers, added, strict=True))
+    alerts.forget_expired(connection, [id_ for id_, one in stored.items() if one.expired])
+    alerts.follow(connection, [row for row in added if row.id in taken])
+    if change.watching is not None:
+        alerts.raise_alerts(connection, change.watching, added)
     return taken
 
 
-def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now: int) -> bool:
+def update(
+    connection: sqlite3.Connection,
+    change: Change,
+    id: str,
+    new_record: Callable[[Record], Record | None],
+    dimension: int,
+    space: str,
+    now: int,
+    cameras: frozenset[str] | None = None,
+) -> str | None:
+    """Replace one record by what `new_record` returns, as `Gallery.update`. Return its id, or `None` if none is new."""
+    stored = rows.find_ids(connection, [id], now, cameras).get(id)
+    if stored is None or stored.expired:
+        return None
+    (record,) = rows.by_number(connection, [stored.number])
+    thumbnails = rows.thumbnails_by_number(connection, [stored.number]).get(stored.number, ())
+    new = new_record(replace(record, thumbnails=thumbnails))
+    if new is None:
+        return None
+    row = encode(new, dimension)
+    _remove(connection, change, [stored.number])
+    change.added.extend(zip(rows.insert(connection, [row], space), [row], strict=True))
+    alerts.follow(connection, [row])
+    return new.id
+
+
+def delete(
+    connection: sqlite3.Connection,
+    change: Change,
+    id: str,
+    by: str,
+    now: int,
+    cameras: frozenset[str] | None = None,
+) -> bool:
     """Remove one record and write an entry to the audit log. Return false if the record does not exist."""
-    stored = rows.find_ids(connection, [id], now).get(id)
+    stored = rows.find_ids(connection, [id], now, cameras).get(id)
+    if stored is not None or cameras is None:
+        # Also of a record that has expired: a watchlist may still have its vector.
+        change.other |= alerts.forget(connection, [id], change.watching)
     if stored is None:
         return False
     _remove(connection, change, [stored.number])
@@ -85,25 +130,30 @@ def delete(connection: sqlite3.Connection, change: Change, id: str, by: str, now
     return not stored.expired
 
 
-def erase(connection: sqlite3.Connection, change: Change, filter: Filter, by: str, now: int) -> tuple[int, int, str]:
+def erase(connection: sqlite3.Connection, change: Change, filter: Filter, by: str, now: int) -> tuple[Erasure, int]:
     """Remove all records that pass, and write an entry to the audit log even if none passes.
 
     Returns:
-        How many enrolled records were removed, how many expired ones, and the receipt.
+        What was erased, and how many expired records were removed besides.
     """
     enrolled, expired = rows.numbers_where(connection, filter, now)
+    ids = rows.ids_of(connection, enrolled)
+    alerts.forget(connection, [*ids.values(), *rows.ids_of(connection, expired).values()], change.watching)
+    without_time = rows.count_without_time(connection, filter, now)
     _remove(connection, change, [*enrolled, *expired])
     if expired:
         audit.write_expiry(connection, len(expired), now)
     condition = audit_condition(filter)
     receipt = audit.write(connection, "erase", by=by, condition=condition, erased=len(enrolled), at=now)
     change.other = True
-    return len(enrolled), len(expired), receipt
+    erasure = Erasure(len(enrolled), len(enrolled), receipt, list(ids.values()), without_time)
+    return erasure, len(expired)
 
 
 def expire(connection: sqlite3.Connection, change: Change, limit: int, now: int) -> int:
     """Remove at most `limit` expired records and write an entry to the audit log. Return how many were removed."""
     numbers = rows.expired(connection, now, limit)
+    alerts.forget_expired(connection, list(rows.ids_of(connection, numbers).values()))
     _remove(connection, change, numbers)
     if numbers:
         audit.write_expiry(connection, len(numbers), now)
@@ -140,8 +190,10 @@ class Writer:
     one transaction, commits, passes the new version and the changes to `on_commit`, and then lets the callers return.
     So the index never sees a change that is not committed.
 
-    Work that raises `GalleryError` must not have changed anything; then only its caller gets the
-    error. If SQLite fails, all callers of the group get the error, and nothing is committed.
+    Work that raises `GalleryError` must not have changed anything; then only its caller gets the error. If SQLite
+    fails, all callers of the group get the error, and nothing is committed. If the directory is not the one that
+    is open, before or after the commit, all of them get the error as well: nothing is acknowledged that is not stored
+    under its path.
     """
 
     def __init__(
@@ -150,9 +202,11 @@ class Writer:
         directory: Path,
         on_commit: Callable[[int, Change], None],
         new_change: Callable[[], Change] = Change,
+        storage: Storage | None = None,
     ) -> None:
-        """`new_change` makes the empty change of a transaction."""
+        """`new_change` makes the empty change of a transaction. `storage` is asked before and after each commit."""
         self._new_change = new_change
+        self.storage = storage or Storage(directory)
         self._connection = connection
         self._directory = directory
         self._on_commit = on_commit
@@ -200,6 +254,7 @@ class Writer:
         change = self._new_change()
         version = 0
         try:
+            self.storage.check_writable()
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 for call in group:
@@ -214,18 +269,34 @@ class Writer:
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, GalleryError) as error:
             for call in group:
-                call.error = translate(error, self._directory)
-                call.error.__cause__ = error
+                call.error = self._error_of(error)
                 call.finished = True
+            if isinstance(error, sqlite3.Error):
+                self.storage.on_failure(error)
             return
         try:
             if change:
                 self._on_commit(version, change)
+            self.storage.check_identity()
+            self.storage.on_success()
+        except StorageLost as error:
+            for call in group:
+                call.error = call.error or self._error_of(error)
         finally:
             for call in group:  # even if the index fails: the change is on the disk
                 call.finished = True
+
+    def _error_of(self, error: sqlite3.Error | GalleryError) -> GalleryError:
+        """Return the error of one caller: each raises its own."""
+        if isinstance(error, sqlite3.Error):
+            mine = translate(error, self._directory)
+            mine.__cause__ = error
+        else:
+            mine = type(error)(*error.args)
+            mine.__cause__ = error.__cause__
+        return mine
 
     def empty_log(self) -> bool:
         """Move all changes from the write-ahead log into the database file, and truncate the log.

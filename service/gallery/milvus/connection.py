@@ -26,6 +26,7 @@ _NOT_LOADED = {101, 102, 106, 202, 502, 503, 601, 602}
 """A collection, partition, channel or segment is not loaded, or not completely, as after a restart of the server."""
 _WRONG_REQUEST = {1100, 1101}
 _DISK_LIMIT = 7
+_MAX_CAUSES = 8
 _ACCESS_DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
@@ -143,7 +144,7 @@ class Connection:
     def _translate(self, error: MilvusException | grpc.RpcError | grpc.FutureTimeoutError) -> GalleryError:
         code = error.code() if isinstance(error, grpc.Call) else getattr(error, "code", None)
         text = (error.details() if isinstance(error, grpc.Call) else getattr(error, "message", None)) or repr(error)
-        if code in _ACCESS_DENIED or "auth check failure" in text:
+        if code in _ACCESS_DENIED or "auth check failure" in text or _is_denied(error):
             return GalleryError(
                 f"Milvus at {self._address} denies access: check the user and password in NOT3D_GALLERY ({text})"
             )
@@ -153,3 +154,13 @@ class Connection:
             return GalleryError(f"Milvus at {self._address} cannot run the request: {text}")
         self._lost = code not in _NOT_LOADED
         return GalleryUnavailable(f"Milvus at {self._address} does not answer: {text}")
+
+
+def _is_denied(error: BaseException) -> bool:
+    """Return whether the server denied access below an error that says only that there is no connection."""
+    cause: BaseException | None = error
+    for _ in range(_MAX_CAUSES):  # causes may form a circle
+        cause = cause and (cause.__cause__ or cause.__context__)
+        if isinstance(cause, grpc.Call) and cause.code() in _ACCESS_DENIED:
+            return True
+    return False

@@ -1,9 +1,13 @@
 """The gallery on a Milvus server. All records are on the server, so several replicas of the service can share it."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -13,24 +17,29 @@ from typing_extensions import override
 
 from service.gallery import checks, clock
 from service.gallery.address import MilvusAddress
+from service.gallery.milvus.alerts import MilvusAlerts
 from service.gallery.milvus.audit_log import AuditLog
 from service.gallery.milvus.connection import MAX_ROWS, Connection
-from service.gallery.milvus.distributed_locks import DistributedLocks
+from service.gallery.milvus.distributed_locks import DistributedLocks, LockRequest
 from service.gallery.milvus.index import IndexManager, index_params
 from service.gallery.milvus.schema import (
     FIELDS,
+    NEVER,
     audit_schema,
     condition,
+    daily_condition,
     decode,
     encode,
     locks_schema,
     quoted,
     quoted_list,
     records_schema,
+    summarise,
 )
 from service.gallery.protocol import Gallery
 from service.gallery.records import (
     AuditEntry,
+    CameraSummary,
     DuplicateId,
     Erasure,
     Filter,
@@ -42,6 +51,9 @@ from service.gallery.records import (
     SearchResult,
     SpaceMismatch,
 )
+from service.gallery.watch.matching import Matcher
+from service.gallery.watch.records import Alert, AlertQuery, AlertRules, Delivery, OutboxCount, Watchlist, WatchVector
+from service.verdicts import VerdictKind
 
 _EXTRA_HITS = 32
 """Hits fetched in addition to `top_k`: the index orders by less exact scores, and equal scores are ordered by id."""
@@ -49,12 +61,15 @@ _SCORE_ERROR = 1e-4
 """The largest error of Milvus's cosine in single precision."""
 _THREADS = 16
 _IDS_PER_QUERY = 2000
+_DAYS = range(-719_163, 2_932_898)
+"""All days of Python's calendar, counted from 1970."""
 
 
 class MilvusGallery(Gallery):
     """A `Gallery` in the collections `not3d_SPACE`, `not3d_SPACE_audit` and `not3d_SPACE_claims` of one database.
 
-    Each embedding space has its own collections. An acknowledged change is in the server's write-ahead log. Reads are
+    Each embedding space has its own collections, named by `collection_suffix`. An acknowledged change is in the
+    server's write-ahead log. Reads are
     strongly consistent: they see every change that any replica acknowledged before. `DistributedLocks` make changes of
     one record run one after another, also in different replicas. The records of one `enrol` are one message of at most
     some 50 MB; the server may limit it further.
@@ -73,9 +88,10 @@ class MilvusGallery(Gallery):
         self.dimension = dimension
         self._connection = connection
         self._address = address
-        self._records = f"not3d_{embedding_space}"
+        self._records = f"not3d_{collection_suffix(embedding_space)}"
         self._locks = DistributedLocks(connection, f"{self._records}_claims")
         self._audit_log = AuditLog(connection, f"{self._records}_audit")
+        self._watch = MilvusAlerts(connection, self._records, self._locks, dimension, self._enrolled)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="milvus")
         self._index = IndexManager(connection, self._records, self._locks, gpu=gpu)
         self._closed = False
@@ -121,64 +137,126 @@ class MilvusGallery(Gallery):
         return f"Milvus {self._connection.version} at {self._address} ({self._index.kind})"
 
     @override
-    def enrol(self, records: Sequence[Record], on_conflict: OnConflict) -> set[str]:
+    def enrol(
+        self, records: Sequence[Record], on_conflict: OnConflict, *, cameras: frozenset[str] | None = None
+    ) -> set[str]:
         new = checks.encode_all(records, lambda record: encode(record, self.dimension))
         self._check_open()
         if not new:
             return set()
         now = clock.now()
-        with self._locked(list(new)) as found:
+        with self._locked(list(new)) as (found, lock):
             existing = {id_ for id_, expires in found.items() if expires > now}
-            if existing and on_conflict == "error":
-                raise DuplicateId(min(existing))
+            of_others = existing - self._existing(existing, cameras) if cameras is not None else set()
+            if refused := existing if on_conflict == "error" else of_others:
+                raise DuplicateId(min(refused))
             if expired := len(found) - len(existing):
                 self._audit_log.write_expiry(expired, now)
             skipped = existing if on_conflict == "skip" else set()
-            if added := [row for id_, row in new.items() if id_ not in skipped]:
-                self._connection.upsert(self._records, added)
+            added = [row for id_, row in new.items() if id_ not in skipped]
+            if not added:
+                return existing
+            raised: list[Alert] = []
+            suppressed: list[str] = []
+            if self._watch.started:
+                rows = [checks.encode(each, self.dimension) for each in records if each.id not in skipped]
+                if gone := [id_ for id_ in found if id_ not in existing]:
+                    self._watch.forget_expired(gone)
+                raised, suppressed = self._watch.raise_alerts(rows, existing)
+                if replaced := [row for row in rows if row.id in existing]:
+                    self._watch.follow(replaced)
+                lock.check_age()
+            self._connection.upsert(self._records, added)
+        if raised:
+            self._watch.rules.on_alerts(raised)
+        for name in suppressed:
+            self._watch.rules.on_suppressed(name)
         return existing
 
     @override
-    def get(self, id: str) -> Record | None:
-        found = self._one(id, FIELDS)
+    def update(
+        self, id: str, change: Callable[[Record], Record | None], *, cameras: frozenset[str] | None = None
+    ) -> Record | None:
+        checks.check_text(id, "id")
+        self._check_open()
+        with self._locked([id]):
+            found = self._one(id, [*FIELDS, "thumbnail"], cameras)
+            if found is None:
+                return None
+            kept = "".join(found["thumbnail"]).split(",") if found["has_thumbnail"] else []
+            new = change(replace(decode(found), thumbnails=tuple(map(base64.b64decode, kept))))
+            if new is None:
+                return None
+            self._connection.upsert(self._records, [encode(new, self.dimension)])
+            self._watch.follow([checks.encode(new, self.dimension)])
+        return self.get(id)
+
+    @override
+    def get(self, id: str, *, cameras: frozenset[str] | None = None) -> Record | None:
+        found = self._one(id, FIELDS, cameras)
         return decode(found) if found else None
 
     @override
-    def thumbnail(self, id: str) -> bytes | None:
-        found = self._one(id, ["has_thumbnail", "thumbnail"])
-        return base64.b64decode("".join(found["thumbnail"])) if found and found["has_thumbnail"] else None
+    def get_all(self, ids: Sequence[str], *, cameras: frozenset[str] | None = None) -> Mapping[str, Record]:
+        self._check_open()
+        for id_ in ids:
+            checks.check_text(id_, "ids")
+        where = f"id in {quoted_list(ids)} and expires_at > {clock.now()}{_of_cameras(cameras)}"
+        return {row["id"]: decode(row) for row in self._connection.query(self._records, where, FIELDS)}
 
     @override
-    def delete(self, id: str, *, by: str = "") -> bool:
+    def find_ids(
+        self,
+        ids: Sequence[str],
+        filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
+        *,
+        cameras: frozenset[str] | None = None,
+    ) -> set[str]:
+        self._check_open()
+        for id_ in ids:
+            checks.check_text(id_, "ids")
+        where = f"id in {quoted_list(ids)} and {self._condition(filter, clock.now())}{_of_cameras(cameras)}"
+        return {row["id"] for row in self._connection.query(self._records, where, ["id"])}
+
+    @override
+    def thumbnail(self, id: str, frame: int | None = None) -> bytes | None:
+        found = self._one(id, ["has_thumbnail", "thumbnail"])
+        kept = "".join(found["thumbnail"]).split(",") if found and found["has_thumbnail"] else []
+        index = checks.choose_thumbnail(len(kept), frame)
+        return None if index is None else base64.b64decode(kept[index])
+
+    @override
+    def delete(self, id: str, *, by: str = "", cameras: frozenset[str] | None = None) -> bool:
         checks.check_text(id, "id")
         checks.check_text(by, "by")
         self._check_open()
         now = clock.now()
-        with self._locked([id]) as found:
-            if id not in found:
+        with self._locked([id]) as (found, _):
+            if cameras is None or self._existing({id}, cameras):
+                # Also of a record that has expired: a watchlist may still have its vector.
+                self._watch.forget([id])
+            if id not in found or (cameras is not None and not self._existing({id}, cameras)):
                 return False
             if expired := found[id] <= now:
                 self._audit_log.write_expiry(1, now)
             else:
                 self._audit_log.write("delete", by=by, condition={"id": id}, erased=1, at=now)
             self._connection.delete(self._records, f"id in {quoted_list([id])}")
+            self._watch.forget_again([id])
         return not expired
 
     @override
     def list(
         self,
+        filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         *,
-        camera_id: str | None = None,
-        after: datetime | None = None,
-        before: datetime | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
         self._check_open()
         checks.check_limit(limit)
         last_seen = checks.decode_cursor(cursor)
-        wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
-        where = condition(wanted, clock.now())
+        where = self._condition(filter, clock.now())
         found: list[Mapping[str, Any]] = []
         # One more than `limit` shows whether there is another page.
         while len(found) <= limit:
@@ -199,11 +277,13 @@ class MilvusGallery(Gallery):
         filter: Filter = Filter(),  # noqa: B008 (frozen, so a shared default is safe)
         min_score: float | None = None,
         camera_id: str | None = None,
+        *,
+        plain: bool = False,
     ) -> SearchResult:
         self._check_open()
         query = checks.check_query(embedding, self.dimension)
         checks.check_limit(top_k, "top_k", MAX_ROWS)
-        where = condition(filter, clock.now())
+        where = self._condition(filter, clock.now())
         index = self._index
         counting = self._pool.submit(self._connection.count, self._records, where)
         share = 1.0 if index.exact or filter.is_empty else self._share(where)
@@ -224,9 +304,13 @@ class MilvusGallery(Gallery):
         checks.check_erasure(filter, by)
         self._check_open()
         now = clock.now()
-        where, with_expired = condition(filter, now), condition(filter, None)
+        where, with_expired = self._condition(filter, now), self._condition(filter, None)
+        without_time = 0
+        if filter.needs_time:
+            timeless = self._condition(filter.of_records_without_time(), now)
+            without_time = self._connection.count(self._records, timeless)
         if dry_run:
-            return Erasure(matched=self._connection.count(self._records, where), erased=0)
+            return Erasure(self._connection.count(self._records, where), 0, without_time=without_time)
         with self._locked_task("erase"):
             matched = self._connection.count(self._records, where)
             if expired := self._connection.count(self._records, with_expired) - matched:
@@ -234,8 +318,9 @@ class MilvusGallery(Gallery):
             receipt = self._audit_log.write(
                 "erase", by=by, condition=checks.audit_condition(filter), erased=matched, at=now
             )
-            self._remove(with_expired)
-        return Erasure(matched=matched, erased=matched, receipt=receipt)
+            ids = self._remove(with_expired, self._watch.forget)
+            self._watch.forget_again(ids)
+        return Erasure(matched, matched, receipt, ids, without_time)
 
     @override
     def expire(self) -> int:
@@ -246,7 +331,7 @@ class MilvusGallery(Gallery):
             count = self._connection.count(self._records, where)
             if count:
                 self._audit_log.write_expiry(count, now)
-                self._remove(where)
+                self._remove(where, self._watch.forget_expired)
         return count
 
     @override
@@ -261,9 +346,91 @@ class MilvusGallery(Gallery):
         pass  # the state is on the server, and the connection recovers by itself
 
     @override
+    def check_storage(self) -> None:
+        pass  # Milvus has the storage
+
+    @override
+    def cameras(self) -> Sequence[CameraSummary]:
+        self._check_open()
+        where = f"expires_at > {clock.now()}"
+        found: dict[str, tuple[int, int, int]] = {}
+        last_id = ""
+        while True:  # Milvus has no minimum of a group
+            page = f"{where} and id > {quoted(last_id)}"
+            rows = self._connection.query(self._records, page, ["id", "camera_id", "first", "last"], MAX_ROWS)
+            for row in rows:
+                count, first, last = found.get(row["camera_id"], (0, NEVER, -NEVER))
+                found[row["camera_id"]] = count + 1, min(first, row["first"]), max(last, row["last"])
+            if len(rows) < MAX_ROWS:
+                break
+            last_id = rows[-1]["id"]
+        order = sorted(found, key=lambda text: (not text, text))  # the empty text is that of records without a camera
+        return [summarise(text, *found[text]) for text in order]
+
+    @override
     def count(self) -> int:
         self._check_open()
         return self._connection.count(self._records, f"expires_at > {clock.now()}")
+
+    @override
+    def start_alerts(self, rules: AlertRules) -> None:
+        self._check_open()
+        self._watch.start(rules)
+
+    @override
+    def put_watchlist(self, watchlist: Watchlist) -> bool:
+        self._check_open()
+        return self._watch.put_watchlist(watchlist)
+
+    @override
+    def matcher(self) -> Matcher:
+        self._check_open()
+        return self._watch.refresh()
+
+    @override
+    def delete_watchlist(self, name: str) -> bool:
+        self._check_open()
+        return self._watch.delete_watchlist(name)
+
+    @override
+    def alerts(self, query: AlertQuery) -> Sequence[Alert]:
+        self._check_open()
+        return self._watch.read(query)
+
+    @override
+    def find_alert(self, id: str) -> Alert | None:
+        self._check_open()
+        return self._watch.find(id)
+
+    @override
+    def judge_alert(self, id: str, author: str, key: str, verdict: VerdictKind | None) -> Alert | None:
+        self._check_open()
+
+        def vector(record: str) -> WatchVector | None:
+            found = self.get(record)
+            return None if found is None else WatchVector(found.embedding, "example", found.id, found.camera_id)
+
+        return self._watch.judge(id, author, key, verdict, vector)
+
+    @override
+    def claim_deliveries(self, webhook: str, limit: int, lease: float) -> Sequence[Delivery]:
+        self._check_open()
+        return self._watch.claim(webhook, limit, lease)
+
+    @override
+    def settle_delivery(self, delivery: Delivery, *, delivered: bool, again_at: datetime | None = None) -> None:
+        self._check_open()
+        self._watch.settle(delivery, delivered=delivered, again_at=again_at)
+
+    @override
+    def count_deliveries(self) -> Mapping[str, OutboxCount]:
+        self._check_open()
+        return self._watch.count_deliveries()
+
+    @override
+    def prune_alerts(self, before: datetime) -> int:
+        self._check_open()
+        return self._watch.prune(before)
 
     @override
     def close(self) -> None:
@@ -273,24 +440,45 @@ class MilvusGallery(Gallery):
             self._pool.shutdown()
             self._connection.close()
 
+    def _condition(self, filter: Filter, now: int | None) -> str:
+        """Return the condition of the rows that pass `filter`, as `condition`, with the time of day."""
+        where = condition(filter, now)
+        window = checks.daily_window(filter)
+        if window is None:
+            return where
+        both = f"{where} and " if where else ""
+
+        def has(some: str) -> bool:
+            return self._connection.count(self._records, f"{both}first < {NEVER} and {some}") > 0
+
+        first = bisect_left(_DAYS, True, key=lambda day: has(f"first < {(day + 1) * checks.DAY}"))
+        if first == len(_DAYS):
+            return f"{both}id == ''"
+        last = bisect_left(_DAYS, True, key=lambda day: not has(f"last >= {(day + 1) * checks.DAY}"))
+        return both + daily_condition(window, _DAYS[first] * checks.DAY, (_DAYS[last] + 1) * checks.DAY)
+
     def _check_open(self) -> None:
         if self._closed:
             raise GalleryError("the gallery is closed")
 
     @contextmanager
-    def _locked(self, ids: Sequence[str]) -> Iterator[dict[str, int]]:
-        """Lock these ids, and give the `expires_at` of those that have a row."""
+    def _locked(self, ids: Sequence[str]) -> Iterator[tuple[dict[str, int], LockRequest]]:
+        """Lock these ids, and give the `expires_at` of those that have a row, and the lock."""
         with self._locks.request([f"id {id_}" for id_ in ids]) as lock:
             reading = self._pool.submit(self._expiry_times, ids)
             found = self._expiry_times(ids) if lock.acquire() else reading.result()
             lock.check_age()
-            yield found
+            yield found, lock
 
     @contextmanager
     def _locked_task(self, task: str) -> Iterator[None]:
         with self._locks.request([f"task {task}"]) as lock:
             lock.acquire()
             yield
+
+    def _enrolled(self, ids: Sequence[str]) -> set[str]:
+        where = f"id in {quoted_list(ids)} and expires_at > {clock.now()}"
+        return {row["id"] for row in self._connection.query(self._records, where, ["id"])}
 
     def _expiry_times(self, ids: Sequence[str]) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -300,10 +488,15 @@ class MilvusGallery(Gallery):
             found |= {row["id"]: row["expires_at"] for row in rows}
         return found
 
-    def _one(self, id: str, fields: Sequence[str]) -> Mapping[str, Any] | None:
+    def _existing(self, ids: Collection[str], cameras: frozenset[str]) -> set[str]:
+        """Return those of these ids whose rows are of these cameras, expired ones too."""
+        where = f"id in {quoted_list(ids)}{_of_cameras(cameras)}"
+        return {row["id"] for row in self._connection.query(self._records, where, ["id"])}
+
+    def _one(self, id: str, fields: Sequence[str], cameras: frozenset[str] | None = None) -> Mapping[str, Any] | None:
         checks.check_text(id, "id")
         self._check_open()
-        where = f"id in {quoted_list([id])} and expires_at > {clock.now()}"
+        where = f"id in {quoted_list([id])} and expires_at > {clock.now()}{_of_cameras(cameras)}"
         found = self._connection.query(self._records, where, fields)
         return found[0] if found else None
 
@@ -331,25 +524,34 @@ class MilvusGallery(Gallery):
         hits = [Hit(record, score) for record, score in zip(records, scores.tolist(), strict=True)]
         return sorted(hits, key=lambda hit: (-hit.score, hit.record.id))
 
-    def _remove(self, where: str) -> None:
-        """Remove the rows that pass `where`.
+    def _remove(self, where: str, forget: Callable[[Sequence[str]], None]) -> Sequence[str]:
+        """Remove the rows that pass `where`, and return their ids; `forget` removes what alerts know of them.
 
         A server may first search for the rows that pass and later remove their ids, with records that were enrolled
         under these ids in between. So this searches itself, locks the ids, and searches again before it removes them.
         """
         last = ""
+        removed: list[str] = []
         while True:
             found = self._connection.query(self._records, f"{where} and id > {quoted(last)}", ["id"], _IDS_PER_QUERY)
             if not found:
-                return
+                return removed
             ids = [row["id"] for row in found]
             with self._locks.request([f"id {id_}" for id_ in ids]) as lock:
                 lock.acquire()
                 again = self._connection.query(self._records, f"{where} and id in {quoted_list(ids)}", ["id"])
                 lock.check_age()
                 if again:
-                    self._connection.delete(self._records, f"id in {quoted_list(row['id'] for row in again)}")
+                    gone = [row["id"] for row in again]
+                    forget(gone)
+                    self._connection.delete(self._records, f"id in {quoted_list(gone)}")
+                    removed += gone
             last = ids[-1]
+
+
+def _of_cameras(cameras: frozenset[str] | None) -> str:
+    """Return the condition on the camera, to be added to another one."""
+    return "" if cameras is None else f" and {condition(Filter(camera_ids=tuple(sorted(cameras))), None)}"
 
 
 def _cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -358,3 +560,14 @@ def _cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArra
     lengths = np.sqrt(np.add.reduce(wide * wide, axis=1)) * np.sqrt(np.add.reduce(direction * direction))
     cosines: NDArray[np.float64] = np.clip(np.add.reduce(wide * direction, axis=1) / lengths, -1.0, 1.0)
     return cosines
+
+
+def collection_suffix(embedding_space: str) -> str:
+    """Return the part of a collection's name that stands for an embedding space.
+
+    The server allows letters, digits and underscores only. The space of a bundle has 16 hex digits; any other name is
+    replaced by a hash with more digits, so that no two spaces share a collection.
+    """
+    if re.fullmatch("[0-9a-f]{16}", embedding_space):
+        return embedding_space
+    return hashlib.sha256(embedding_space.encode()).hexdigest()[:32]

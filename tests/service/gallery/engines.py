@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,17 +31,20 @@ MILVUS = ENGINES[1:]
 class MilvusDatabase:
     """The collections of one embedding space, in which several galleries can be open, as of several replicas."""
 
-    def __init__(self, address: MilvusAddress) -> None:
-        self.address = address
-        self.space = uuid4().hex[:16]
+    def __init__(self, address: MilvusAddress, space: str | None = None, dimension: int = DIMENSION) -> None:
+        self.address, self.dimension = address, dimension
+        self.space = space or uuid4().hex[:16]
 
     def open(self) -> Gallery:
         from service.gallery.milvus import MilvusGallery
 
-        return MilvusGallery.open(self.address, embedding_space=self.space, dimension=DIMENSION, model_name="sample")
+        facts: dict[str, Any] = {"embedding_space": self.space, "dimension": self.dimension, "model_name": "sample"}
+        return MilvusGallery.open(self.address, **facts)
 
     def collections(self) -> list[str]:
-        return [f"not3d_{self.space}{suffix}" for suffix in ("", "_audit", "_claims")]
+        from service.gallery.milvus.gallery import collection_suffix
+
+        return [f"not3d_{collection_suffix(self.space)}{suffix}" for suffix in ("", "_audit", "_claims")]
 
     def empty(self) -> None:
         from service.gallery.milvus.connection import Connection
@@ -54,17 +58,23 @@ class MilvusDatabase:
         from service.gallery.milvus.connection import Connection
 
         connection = Connection(self.address)
-        for name in self.collections():
-            connection.call("drop_collection", name)
+        for name in (
+            *self.collections(),
+            *(f"{self.collections()[0]}_{each}" for each in ("watchlists", "alerts", "deliveries", "judged")),
+        ):
+            if connection.call("has_collection", name):
+                connection.call("drop_collection", name)
         connection.close()
 
 
 @contextmanager
-def milvus_database(name: str) -> Iterator[MilvusDatabase]:
-    """Milvus Lite in a temporary folder, or the server."""
+def milvus_database(name: str, space: str | None = None, dimension: int = DIMENSION) -> Iterator[MilvusDatabase]:
+    """Milvus Lite in a temporary folder, or the server; of a new embedding space unless one is given."""
     with tempfile.TemporaryDirectory() as folder:
         address = MilvusAddress(str(Path(folder) / "lite.db") if name == "lite" else SERVER or "")
-        database = MilvusDatabase(address)
+        database = MilvusDatabase(address, space, dimension)
+        if name != "lite" and space:  # an earlier run that was ended may have left it
+            database.drop()
         yield database
         if name != "lite":  # its folder is removed
             database.drop()

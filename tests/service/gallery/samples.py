@@ -39,6 +39,7 @@ def record(
     end_time: datetime | None = None,
     metadata: dict[str, JSON] | None = None,
     expires_at: datetime | None = None,
+    created_at: datetime = NOON,
     thumbnail: bytes | None = None,
 ) -> Record:
     return Record(
@@ -50,9 +51,9 @@ def record(
         metadata={} if metadata is None else metadata,
         frames=9,
         clips=3,
-        created_at=NOON,
+        created_at=created_at,
         expires_at=expires_at,
-        thumbnail=thumbnail,
+        thumbnails=() if thumbnail is None else (thumbnail,),
     )
 
 
@@ -87,8 +88,8 @@ def assert_same(found: Record | None, expected: Record) -> None:
     kept = ("id", "camera_id", "start_time", "end_time", "metadata", "frames", "clips", "created_at", "expires_at")
     for name in kept:
         assert getattr(found, name) == getattr(expected, name), name
-    assert found.has_thumbnail is (expected.thumbnail is not None)
-    assert found.thumbnail is None
+    assert found.thumbnail_count == len(expected.thumbnails)
+    assert found.thumbnails == ()
 
 
 def found(gallery: Gallery, wanted: Filter = Filter()) -> set[str]:  # noqa: B008

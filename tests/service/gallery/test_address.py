@@ -32,6 +32,7 @@ def test_the_default_is_embedded() -> None:
     "text",
     [
         *("faiss", "http://db:19530", "milvus://", "milvus:db", "milvus://me:secret@db:port", "milvus://me:secret@:1"),
+        *("milvus://me:@db", "milvus://:secret@db", "milvus://me@db", "milvus://@db", "milvus://:@db"),
         *("milvus://me:secret@db/a/b", "milvus://me:secret@db?x=1", "milvus://me:secret@db:99999", "milvus://[x"),
     ],
 )

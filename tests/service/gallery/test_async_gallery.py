@@ -9,7 +9,7 @@ import pytest
 from service.gallery.async_gallery import AsyncGallery
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.protocol import Gallery
-from service.gallery.records import DuplicateId, GalleryBroken
+from service.gallery.records import DuplicateId, Filter, GalleryBroken
 from service.telemetry.metrics import Metrics
 from tests.service.gallery.samples import open_gallery, record
 
@@ -93,6 +93,40 @@ def test_close_waits_for_calls_that_have_begun(embedded: EmbeddedGallery, monkey
     asyncio.run(use())
     monkeypatch.undo()
     assert events == ["counted", "closed"]
+
+
+def test_close_gives_up_on_a_call_that_does_not_end(embedded: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(EmbeddedGallery, "get", lambda *_: may_end.wait(20) and None)
+    gallery = AsyncGallery(embedded, 2, Metrics(), on_broken=lambda _: None)
+
+    async def use() -> None:
+        getting = asyncio.create_task(gallery.get("a"))
+        await asyncio.sleep(0.02)
+        assert await gallery.count() == 0  # metrics ask for it, and it says little
+        assert gallery.find_stall(0.01)
+        assert not await gallery.close(0.05)
+        may_end.set()
+        assert await getting is None
+        assert gallery.find_stall(0.01) is None
+        assert await gallery.close()
+
+    asyncio.run(use())
+
+
+def test_calls_that_may_take_long_are_no_stall(embedded: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(EmbeddedGallery, "erase", lambda *_, **__: may_end.wait(20) and None)
+    gallery = AsyncGallery(embedded, 1, Metrics(), on_broken=lambda _: None)
+
+    async def use() -> None:
+        erasing = asyncio.create_task(gallery.erase(Filter(camera_ids=("c",)), dry_run=False))
+        await asyncio.sleep(0.05)
+        assert gallery.find_stall(0.01) is None
+        may_end.set()
+        assert await erasing is None
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize("name", ["add", "get", "search", "erase", "list", "audit", "count"])

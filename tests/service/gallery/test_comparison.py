@@ -80,12 +80,12 @@ class Steps:
         return step
 
     def page(self) -> Callable[[Gallery], object]:
-        camera, limit = self.random.choice([None, self.camera()]), self.random.randint(1, 7)
+        wanted, limit = self.filter(), self.random.randint(1, 7)
 
         def step(gallery: Gallery) -> object:
             pages, cursor = [], None
             while True:
-                page = gallery.list(camera_id=camera, limit=limit, cursor=cursor)
+                page = gallery.list(wanted, limit=limit, cursor=cursor)
                 pages.append([facts(item) for item in page.items])
                 if (cursor := page.next_cursor) is None:
                     return pages
@@ -163,7 +163,7 @@ class Steps:
 
 def facts(one: Record) -> object:
     names = ("id", "camera_id", "start_time", "end_time", "metadata", "frames", "clips", "created_at", "expires_at")
-    return one.embedding.tobytes(), one.has_thumbnail, [repr(getattr(one, name)) for name in names]
+    return one.embedding.tobytes(), one.thumbnail_count, [repr(getattr(one, name)) for name in names]
 
 
 def outcome(step: Callable[[Gallery], object], gallery: Gallery) -> object:

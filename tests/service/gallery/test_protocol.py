@@ -1,14 +1,18 @@
 """The protocol of a gallery, on every engine."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import numpy as np
 import pytest
 
 from service.gallery import (
+    CameraSummary,
     DuplicateId,
     EmptyFilter,
     Erasure,
@@ -16,8 +20,9 @@ from service.gallery import (
     Gallery,
     InvalidArgument,
     OnConflict,
+    TimeOfDay,
 )
-from tests.service.gallery.samples import DIMENSION, JPEG, assert_same, at, enrol, found, record, vector
+from tests.service.gallery.samples import DIMENSION, JPEG, NOON, assert_same, at, enrol, found, record, vector
 
 
 @pytest.fixture
@@ -156,7 +161,7 @@ def test_filters_by_time_if_intervals_overlap(gallery: Gallery) -> None:
     def found(after: float | None, before: float | None) -> set[str]:
         times = (None if after is None else at(after), None if before is None else at(before))
         hits = gallery.search(vector("q"), 10, Filter(after=times[0], before=times[1])).hits
-        listed = {item.id for item in gallery.list(after=times[0], before=times[1]).items}
+        listed = {item.id for item in gallery.list(Filter(after=times[0], before=times[1])).items}
         assert {hit.record.id for hit in hits} == listed
         return listed
 
@@ -169,6 +174,88 @@ def test_filters_by_time_if_intervals_overlap(gallery: Gallery) -> None:
     assert found(15, 15) == {"interval", "start"}
     assert found(30, 31) == {"end"}
     assert found(21, 29) == set()
+
+
+@pytest.mark.parametrize(
+    ("daily", "expected"),
+    [
+        (TimeOfDay(22 * 3600, 6 * 3600), {"evening", "night", "morning", "days"}),
+        (TimeOfDay(6 * 3600 + 1, 22 * 3600 - 1), {"noon", "long", "days"}),
+        (TimeOfDay(3 * 3600, 4 * 3600), {"night", "days"}),
+        (TimeOfDay(0, 6 * 3600, 2 * 3600), {"evening", "night", "days"}),
+        (TimeOfDay(0, 86_400), {"evening", "night", "morning", "noon", "long", "days"}),
+        (TimeOfDay(12 * 3600, 12 * 3600 + 1, -86_399), {"noon", "long", "days"}),
+    ],
+)
+def test_filters_by_time_of_day(gallery: Gallery, daily: TimeOfDay, expected: set[str]) -> None:
+    midnight = NOON.replace(hour=0)
+
+    def put(name: str, start: float | None, end: float | None) -> None:
+        times = [None if hours is None else midnight + timedelta(hours=hours) for hours in (start, end)]
+        gallery.add(record(name, start_time=times[0], end_time=times[1]))
+
+    put("evening", 22, None)
+    put("night", 27, 28)
+    put("morning", None, 6)
+    put("noon", 12, 12.5)
+    put("long", -72 + 8, -72 + 20)
+    put("days", 400 * 24, 402 * 24)
+    put("timeless", None, None)
+    assert found(gallery, Filter(time_of_day=daily)) == expected
+    assert {item.id for item in gallery.list(Filter(time_of_day=daily)).items} == expected
+    counted = gallery.erase(Filter(time_of_day=daily), dry_run=True)
+    assert (counted.matched, counted.without_time) == (len(expected), 1)
+    both = Filter(time_of_day=daily, camera_ids=("nowhere",))
+    assert found(gallery, both) == set()
+
+
+def test_filters_by_the_time_of_enrolment_and_by_no_time(gallery: Gallery) -> None:
+    for minute in range(4):
+        gallery.add(record(f"r{minute}", created_at=at(minute), start_time=at(0) if minute % 2 else None))
+    assert found(gallery, Filter(created_after=at(1))) == {"r1", "r2", "r3"}
+    assert found(gallery, Filter(created_after=at(1), created_before=at(2))) == {"r1", "r2"}
+    assert found(gallery, Filter(created_before=at(-0.01))) == set()
+    assert found(gallery, Filter(without_time=True)) == {"r0", "r2"}
+    assert found(gallery, Filter(without_time=True, created_before=at(1))) == {"r0"}
+    older = Filter(before=at(100), created_before=at(2))
+    assert gallery.erase(older, dry_run=True) == Erasure(matched=1, erased=0, without_time=2)
+    erased = gallery.erase(older, dry_run=False)
+    assert (erased.matched, erased.erased, erased.without_time) == (1, 1, 2)
+    assert gallery.erase(Filter(without_time=True), dry_run=False).without_time == 0
+    assert found(gallery) == {"r3"}
+
+
+def test_metadata_as_people_type_it(gallery: Gallery) -> None:
+    for number, value in enumerate([12, "12", 12.0, True, "true", None, "null", "gate", '"gate"', [12], "0012"]):
+        gallery.add(record(f"r{number:02}", metadata={"k": value, "n": number}))
+
+    def of(text: str) -> set[int]:
+        return {int(name[1:]) for name in found(gallery, Filter(metadata_texts={"k": text}))}
+
+    assert of("12") == {0, 1, 2}
+    assert of("true") == {3, 4}
+    assert of("null") == {5, 6}
+    assert of("gate") == {7}
+    assert of('"gate"') == {8}
+    assert of("[12]") == of("NaN") == set()
+    assert of("0012") == {10}
+    assert found(gallery, Filter(metadata_texts={"k": "12", "n": "1"})) == {"r01"}
+
+
+def test_cameras_are_counted_with_their_times(gallery: Gallery) -> None:
+    assert gallery.cameras() == []
+    gallery.add(record("a", camera_id="c2", start_time=at(5), end_time=at(9)))
+    gallery.add(record("b", camera_id="c2", end_time=at(3)))
+    gallery.add(record("c", camera_id="c2"))
+    gallery.add(record("d", camera_id="c1"))
+    gallery.add(record("e", camera_id=None, start_time=at(1)))
+    gallery.add(record("gone", camera_id="c9", start_time=at(1)))
+    gallery.delete("gone")
+    assert gallery.cameras() == [
+        CameraSummary("c1", 1, None, None),
+        CameraSummary("c2", 3, at(3), at(9)),
+        CameraSummary(None, 1, at(1), at(1)),
+    ]
 
 
 def test_filters_by_metadata(gallery: Gallery) -> None:
@@ -202,7 +289,7 @@ def test_pages_are_stable_while_the_gallery_changes(gallery: Gallery) -> None:
             break
         cursor = page.next_cursor
     assert seen == names
-    odd = gallery.list(camera_id="odd", limit=100)
+    odd = gallery.list(Filter(camera_ids=("odd",)), limit=100)
     assert [item.id for item in odd.items] == [
         name for name in names if int(name[1:]) % 2 and name != "r05" and gallery.get(name) is not None
     ]
@@ -312,3 +399,107 @@ def test_of_many_records_an_invalid_one_is_named_and_none_is_enrolled(gallery: G
         with pytest.raises(InvalidArgument, match="duplicate id 'a'"):
             gallery.enrol([record("a"), record("b"), record("a")], on_conflict)
     assert gallery.count() == 0
+
+
+def test_several_ids_are_read_at_once(gallery: Gallery) -> None:
+    records = [record(name, metadata={"name": name}) for name in ("a", "b", "c")]
+    enrol(gallery, records)
+    gallery.put(record("old", expires_at=datetime.now(UTC) + timedelta(milliseconds=1)))
+    time.sleep(0.01)
+    found = gallery.get_all(["c", "a", "absent", "old"])
+    assert set(found) == {"a", "c"}
+    for one in records[::2]:
+        assert_same(found[one.id], one)
+    assert gallery.get_all([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Filter(), {"gate", "hall", "none"}),
+        (Filter(camera_ids=("c1", "c2")), {"gate", "hall"}),
+        (Filter(exclude_camera_ids=("c1",)), {"hall", "none"}),
+        (Filter(after=at(5)), {"hall"}),
+        (Filter(before=at(5)), {"gate"}),
+        (Filter(without_time=True), {"none"}),
+        (Filter(metadata={"k": 1}), {"gate", "none"}),
+        (Filter(metadata_texts={"k": "2"}), {"hall"}),
+        (Filter(time_of_day=TimeOfDay(12 * 3600, 12 * 3600 + 60)), {"gate"}),
+        (Filter(exclude_ids=("gate",), created_before=at(0)), {"hall", "none"}),
+    ],
+)
+def test_ids_are_found_by_a_filter(gallery: Gallery, wanted: Filter, expected: set[str]) -> None:
+    gate = record("gate", camera_id="c1", start_time=at(0), metadata={"k": 1})
+    hall = record("hall", camera_id="c2", end_time=at(10), metadata={"k": 2})
+    enrol(gallery, [gate, hall, record("none", camera_id=None, metadata={"k": 1.0}), record("other")])
+    gallery.put(record("old", expires_at=datetime.now(UTC) + timedelta(milliseconds=1)))
+    time.sleep(0.01)
+    asked = ["hall", "gate", "absent", "old", "none"]
+    assert gallery.find_ids(asked, wanted) == expected
+    assert gallery.find_ids(asked, wanted, cameras=frozenset({"c2", "c3"})) == expected & {"hall"}
+    assert gallery.find_ids([], wanted) == set()
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 60])
+def test_the_best_score_with_any_query_ranks(gallery: Gallery, top_k: int) -> None:
+    names = [f"r{number:02}" for number in range(60)]
+    enrol(gallery, [record(name, camera_id=f"c{int(name[1:]) % 3}") for name in names])
+    gallery.add(record("twin", embedding=vector("r10"), camera_id="c1"))
+    queries = [(vector("one"), None), (vector("two"), "c1"), (vector("r10"), None)]
+    wanted = Filter(camera_ids=("c0", "c1"), exclude_ids=("r03",))
+    expected = {
+        name: max(float(vector("r10" if name == "twin" else name) @ query) for query, _ in queries)
+        for name in [*names, "twin"]
+        if name == "twin" or (int(name[1:]) % 3 < 2 and name != "r03")
+    }
+    order = sorted(expected, key=lambda name: (-round(expected[name], 5), name))
+    found = gallery.search_best(queries, top_k, wanted)
+    assert [hit.record.id for hit in found.hits] == order[:top_k]
+    assert [hit.score for hit in found.hits] == pytest.approx([expected[name] for name in order[:top_k]], abs=1e-6)
+    assert found.searched == len(expected)
+    above = gallery.search_best(queries, 60, wanted, min_score=0.5)
+    assert {hit.record.id for hit in above.hits} == {name for name, score in expected.items() if score >= 0.5}
+
+
+def test_a_record_is_changed_and_keeps_its_vector_and_pictures(gallery: Gallery) -> None:
+    pictures = tuple(JPEG + bytes([number]) for number in range(3))
+    gallery.add(replace(record("a", start_time=at(1), metadata={"k": 1}), thumbnails=pictures))
+    gallery.add(record("b"))
+    changed = gallery.update("a", lambda old: replace(old, camera_id="new", metadata={"k": 2}, end_time=at(5)))
+    expected = replace(
+        record("a", camera_id="new", start_time=at(1), end_time=at(5), metadata={"k": 2}), thumbnails=pictures
+    )
+    assert_same(changed, expected)
+    assert_same(gallery.get("a"), expected)
+    assert [gallery.thumbnail("a", frame) for frame in (0, 1, 2, 3)] == [*pictures, None]
+    assert gallery.thumbnail("a") == pictures[1]
+    assert found(gallery, Filter(camera_ids=("new",), metadata={"k": 2}, after=at(4))) == {"a"}
+    assert found(gallery, Filter(metadata={"k": 1})) == set()
+    assert gallery.search(vector("a"), 1).hits[0].record.id == "a"
+    assert gallery.update("absent", lambda old: old) is None
+    assert gallery.update("b", lambda _: None) is None
+    with pytest.raises(InvalidArgument, match="start_time is later"):
+        gallery.update("a", lambda old: replace(old, end_time=at(0)))
+    assert_same(gallery.get("a"), expected)
+    assert gallery.count() == 2
+
+
+def test_a_call_for_some_cameras_acts_as_if_no_other_records_existed(gallery: Gallery) -> None:
+    mine, other, none = record("mine", camera_id="c1"), record("other", camera_id="c2"), record("none", camera_id=None)
+    enrol(gallery, [mine, other, none])
+    own = frozenset({"c1", "c3"})
+    assert_same(gallery.get("mine", cameras=own), mine)
+    assert set(gallery.get_all(["mine", "other", "none", "absent"], cameras=own)) == {"mine"}
+    for id_ in ("other", "none", "absent"):
+        assert gallery.get(id_, cameras=own) is None
+        assert gallery.delete(id_, cameras=own) is False
+        assert gallery.update(id_, lambda _: pytest.fail("it was read"), cameras=own) is None
+    for conflict in get_args(OnConflict):
+        with pytest.raises(DuplicateId, match="'other'"):
+            gallery.enrol([record("new", camera_id="c1"), record("other", camera_id="c1")], conflict, cameras=own)
+    assert gallery.put(record("mine", camera_id="c3"), cameras=own) is False
+    assert gallery.put(record("new", camera_id="c1"), cameras=own) is True
+    assert gallery.delete("mine", cameras=own) is True
+    assert found(gallery) == {"new", "other", "none"}
+    assert_same(gallery.get("other"), other)
+    assert_same(gallery.get("none"), none)

@@ -7,6 +7,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.checks import DAY, DailyWindow
+from service.gallery.clock import to_datetime
+from service.gallery.records import CameraSummary
+
 S = TypeVar("S", bound=np.generic)
 
 # A record without times starts after every `before` and ends before every `after`.
@@ -27,6 +31,7 @@ class FilterValues:
     start_time: int | None
     end_time: int | None
     expires_at: int | None = None
+    created_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,10 @@ class RowFilter:
     before: int | None = None
     term_rows: tuple[NDArray[np.int64], ...] = ()
     exclude_rows: NDArray[np.int64] | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    without_time: bool = False
+    daily: DailyWindow | None = None
 
 
 class Columns:
@@ -62,6 +71,7 @@ class Columns:
         self._starts: NDArray[np.int64] = np.empty(0, np.int64)
         self._ends: NDArray[np.int64] = np.empty(0, np.int64)
         self._expiries: NDArray[np.int64] = np.empty(0, np.int64)
+        self._created: NDArray[np.int64] = np.empty(0, np.int64)
         self._first_expiry = _NEVER_EXPIRES
         self._alive: NDArray[np.bool_] = np.empty(0, np.bool_)
 
@@ -101,6 +111,7 @@ class Columns:
         expiries = [_NEVER_EXPIRES if row.expires_at is None else row.expires_at for row in rows]
         self._expiries[new] = expiries
         self._first_expiry = min(self._first_expiry, *expiries, _NEVER_EXPIRES)
+        self._created[new] = [row.created_at for row in rows]
         self._alive[new] = True
         self.size = end
         self.live += len(rows)
@@ -128,6 +139,7 @@ class Columns:
         columns._starts = self._starts[positions]
         columns._ends = self._ends[positions]
         columns._expiries = self._expiries[positions]
+        columns._created = self._created[positions]
         columns._alive = self._alive[positions]
         columns.size = len(numbers)
         columns._first_expiry = columns._earliest_expiry()
@@ -141,6 +153,27 @@ class Columns:
         if now < self._first_expiry:
             return self.live
         return int(np.count_nonzero(self.alive & (self._expiries[: self.size] > now)))
+
+    def summarise_cameras(self, now: int) -> list[CameraSummary]:
+        """Return each camera of the rows that have not expired, by its id; rows without a camera come last."""
+        counted = self.alive & (self._expiries[: self.size] > now)
+        codes = self.cameras[counted]
+        starts, ends = self._starts[: self.size][counted], self._ends[: self.size][counted]
+        slots = len(self._camera_codes) + 1  # the last one is for _NO_CAMERA
+        counts = np.bincount(codes % slots, minlength=slots)
+        first, last = np.full(slots, _NEVER_STARTS), np.full(slots, _NEVER_ENDS)
+        np.minimum.at(first, codes, starts)
+        np.maximum.at(last, codes, ends)
+        return [
+            CameraSummary(
+                name,
+                int(counts[code]),
+                None if first[code] == _NEVER_STARTS else to_datetime(int(first[code])),
+                None if last[code] == _NEVER_ENDS else to_datetime(int(last[code])),
+            )
+            for name, code in [*sorted(self._camera_codes.items()), (None, _NO_CAMERA)]
+            if counts[code]
+        ]
 
     def mask(self, row_filter: RowFilter) -> NDArray[np.bool_] | None:
         """Return which positions pass `[size]`, or `None` if all pass."""
@@ -168,10 +201,26 @@ class Columns:
             yield self._ends[: self.size] >= row_filter.after
         if row_filter.before is not None:
             yield self._starts[: self.size] <= row_filter.before
+        if row_filter.without_time:
+            yield self._starts[: self.size] == _NEVER_STARTS
+        if row_filter.daily is not None:
+            yield self._touches(row_filter.daily)
+        if row_filter.created_after is not None:
+            yield self._created[: self.size] >= row_filter.created_after
+        if row_filter.created_before is not None:
+            yield self._created[: self.size] <= row_filter.created_before
         for numbers in row_filter.term_rows:
             yield self._has_number(numbers)
         if row_filter.exclude_rows is not None and len(row_filter.exclude_rows):
             yield ~self._has_number(row_filter.exclude_rows)
+
+    def _touches(self, window: DailyWindow) -> NDArray[np.bool_]:
+        starts, ends = self._starts[: self.size], self._ends[: self.size]
+        timed = starts != _NEVER_STARTS
+        since = (np.where(timed, starts, 0) - window.start) % DAY
+        lasts = np.where(timed, ends - np.where(timed, starts, 0), 0)
+        passing: NDArray[np.bool_] = timed & ((since <= window.length) | (since + lasts >= DAY))
+        return passing
 
     def _has_camera(self, camera_ids: Iterable[str]) -> NDArray[np.bool_]:
         codes = [self._camera_codes[name] for name in camera_ids if name in self._camera_codes]
@@ -209,6 +258,7 @@ class Columns:
         self._starts = enlarged(self._starts, capacity)
         self._ends = enlarged(self._ends, capacity)
         self._expiries = enlarged(self._expiries, capacity)
+        self._created = enlarged(self._created, capacity)
         self._alive = enlarged(self._alive, capacity)
 
 

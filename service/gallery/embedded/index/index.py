@@ -12,7 +12,7 @@ from service.gallery.embedded.index.centring import CameraSums, Centring, Means
 from service.gallery.embedded.index.columns import Columns, FilterValues, RowFilter
 from service.gallery.embedded.index.flat import Neighbours, Vectors, unit_rows
 from service.gallery.embedded.index.gpu import GpuMirror
-from service.gallery.records import GalleryBroken, GalleryError
+from service.gallery.records import CameraSummary, GalleryBroken, GalleryError
 
 ReadVectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Returns the vectors `[n, D]` of rows `[n]` from the snapshot that is searched."""
@@ -86,6 +86,11 @@ class Index:
         """Count the rows that have not expired at this time, in microseconds."""
         with self.read_lock():
             return self._columns.count_unexpired(now)
+
+    def cameras(self, now: int) -> list[CameraSummary]:
+        """Return each camera of the rows that have not expired at this time, in microseconds."""
+        with self.read_lock():
+            return self._columns.summarise_cameras(now)
 
     def check(self) -> None:
         """Raise `GalleryBroken` if a change was lost, so that the index differs from the database."""
@@ -184,8 +189,12 @@ class Index:
         version: int,
         read_vectors: ReadVectors,
         camera_id: str | None = None,
+        *,
+        plain: bool = False,
     ) -> Candidates | None:
         """Find the best `top_k` rows for a query `[D]` of a camera, which only centred scores use.
+
+        With `plain`, scores are not centred.
 
         Scores are cosines, computed row by row in double precision, so equal vectors have equal scores. Single
         precision, or less, only picks the candidates.
@@ -202,7 +211,7 @@ class Index:
             if not searched:
                 return Candidates(np.empty(0, np.int64), np.empty(0, np.float64), 0, exact=True)
             wanted = min(top_k, searched)
-            if self._centring is None:
+            if self._centring is None or plain:
                 centred = None
                 found = self._nearest(query, wanted, searched, mask)
             else:

@@ -3,15 +3,14 @@
 This module also returns freed memory to the operating system, because its many growing lists leave gaps.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from service.allocator import map_large_blocks
 from service.gallery.embedded.index.columns import enlarged
 from service.gallery.embedded.index.flat import (
     Neighbours,
@@ -49,14 +48,6 @@ _LOWER_RANKS, _LOWER_RECALL = (20, 40), 0.99
 _PROBES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 _BAD_SIZES = "its number of rows does not match its vectors"
-
-_libc = ctypes.CDLL(None)
-# glibc has both functions; musl and others do not.
-_malloc_trim = getattr(_libc, "malloc_trim", None)
-_mallopt = getattr(_libc, "mallopt", None)
-_M_MMAP_THRESHOLD = -3
-"""The option's number in glibc's malloc.h."""
-_MMAP_THRESHOLD_BYTES = 256 * 1024
 
 
 class BuildCancelled(Exception):
@@ -366,20 +357,3 @@ def _empty_index(centres: NDArray[np.float32]) -> Any:
     return faiss.IndexIVFScalarQuantizer(
         quantiser, dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, True
     )
-
-
-def trim_memory() -> None:
-    """Return free pages to the operating system, also those between pages in use."""
-    if _malloc_trim is not None:
-        _malloc_trim(0)
-
-
-@cache
-def map_large_blocks() -> None:
-    """Let malloc get each block of 256 KiB or more from the system, and return it as soon as it is freed.
-
-    By default glibc keeps blocks of up to 32 MiB after the first of them is freed. A thousand lists that grow together
-    leave gaps that no list fits into: 600 MB of codes took 1,000 MB, and take 700 MB with this setting.
-    """
-    if _mallopt is not None:
-        _mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from service.allocator import trim_memory
 from service.gallery.embedded.database import Readers
 from service.gallery.embedded.index.flat import FlatVectors, Vectors, faiss
 from service.gallery.embedded.index.index import Index
-from service.gallery.embedded.index.ivf import BuildCancelled, IvfVectors, list_count, sample_size, trim_memory
+from service.gallery.embedded.index.ivf import BuildCancelled, IvfVectors, list_count, sample_size
 from service.gallery.embedded.rows import vectors_after, vectors_of
 from service.gallery.embedded.writer import Writer
 from service.gallery.records import GalleryError

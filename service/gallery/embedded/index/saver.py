@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service.allocator import trim_memory
 from service.gallery.embedded.database import Stamp
 from service.gallery.embedded.index import file as index_file
 from service.gallery.embedded.index.centring import CameraSums, Centring
@@ -21,7 +22,6 @@ from service.gallery.embedded.index.file import Header, IndexFileError
 from service.gallery.embedded.index.flat import FlatVectors, Vectors, unit_rows
 from service.gallery.embedded.index.gpu import GpuMirror, open_mirror
 from service.gallery.embedded.index.index import Index
-from service.gallery.embedded.index.ivf import trim_memory
 from service.gallery.embedded.index.rebuild import (
     ROWS_AT_ONCE,
     chunks,
@@ -139,7 +139,7 @@ def _load_saved(
 def _read_columns(connection: sqlite3.Connection) -> Columns:
     columns = Columns()
     found = connection.execute(
-        "SELECT number, camera_id, start_time, end_time, expires_at FROM tracklets ORDER BY number"
+        "SELECT number, camera_id, start_time, end_time, expires_at, created_at FROM tracklets ORDER BY number"
     )
     while chunk := found.fetchmany(ROWS_AT_ONCE):
         columns.append([FilterValues(*row) for row in chunk])
@@ -309,6 +309,7 @@ class IndexSaver:
                 self._unsaved += unsaved
                 self._removed += removed
             try:
+                self._writer.storage.check_identity()  # the file of another gallery must stay
                 index_file.remove(self._directory)
-            except OSError as remove_error:
+            except (GalleryError, OSError) as remove_error:
                 log.warning("the old index file could not be removed either: %s", remove_error)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,12 @@ SOON = datetime.now(UTC).replace(microsecond=123457) + timedelta(days=1)
 RECORDS = [
     record("a.b:c_d-1", camera_id="käse", start_time=at(0), end_time=at(0.000001), thumbnail=JPEG, expires_at=SOON),
     record("bare", camera_id=None),
-    record("odd", metadata={"nested": {"x": [1, 2.5, None, True]}, "": "\ud83d", "big": 2**70, "1.0": 1.0, "f": 0.1}),
+    replace(
+        record(
+            "odd", metadata={"nested": {"x": [1, 2.5, None, True]}, "": "\ud83d", "big": 2**70, "1.0": 1.0, "f": 0.1}
+        ),
+        thumbnails=(JPEG + b"first", JPEG + b"second", JPEG + b"third"),
+    ),
     record("old", start_time=datetime(1, 1, 1, tzinfo=UTC), end_time=datetime(9999, 12, 31, 23, 59, tzinfo=UTC)),
     # Close to unit length, and with zeros of both signs and a subnormal number: nothing is made unit length again.
     record("bits", embedding=np.array([0.9999, -0.0, 0.0, 1e-44, 0.01, 0, 0, 0], np.float32)),
@@ -66,7 +72,9 @@ def check(gallery: EmbeddedGallery, expected: list[Record]) -> None:
         assert_same(found := gallery.get(one.id), one)
         assert found is not None
         assert found.embedding.tobytes() == one.embedding.tobytes()  # zeros of both signs are equal as numbers
-        assert gallery.thumbnail(one.id) == one.thumbnail
+        kept = [gallery.thumbnail(one.id, frame) for frame in range(len(one.thumbnails) + 1)]
+        assert kept == [*one.thumbnails, None]  # all of them, in their order
+        assert gallery.thumbnail(one.id) == (one.thumbnails[len(one.thumbnails) // 2] if one.thumbnails else None)
 
 
 def rewrite(path: Path, table: Any) -> Path:
@@ -123,6 +131,7 @@ def test_other_programs_read_it(exported: Path) -> None:
         "frames": "int32",
         "clips": "int32",
         "thumbnail": "binary",
+        "thumbnails": "list<element: binary>",
     }
     facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert facts == {
@@ -133,6 +142,7 @@ def test_other_programs_read_it(exported: Path) -> None:
     }
     rows = {row["id"]: row for row in table.to_pylist()}
     assert rows["a.b:c_d-1"]["thumbnail"] == JPEG
+    assert rows["odd"]["thumbnail"] == JPEG + b"second"  # the one that is shown alone
     assert rows["a.b:c_d-1"]["expires_at"] == SOON
     assert json.loads(rows["odd"]["metadata"])["big"] == 2**70
     np.testing.assert_array_equal(np.array(rows["r007"]["embedding"], np.float32), vector("r007"))

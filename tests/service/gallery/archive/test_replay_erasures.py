@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery import AuditEntry, Filter, GalleryError
+from service.gallery import AuditEntry, Filter, GalleryError, TimeOfDay
 from service.gallery.archive.replay_erasures import read_audit_log, replay_erasures, to_json
 from service.gallery.archive.snapshot import restore, take_snapshot
 from service.gallery.checks import audit_condition
-from tests.service.gallery.samples import at, enrol, open_gallery, record
+from tests.service.gallery.samples import NOON, at, enrol, open_gallery, record
 
 
 @pytest.mark.parametrize("kept_as", ["directory", "lines"])
@@ -24,6 +24,8 @@ def test_every_erasure_after_the_snapshot_is_repeated(tmp_path: Path, kept_as: s
     gallery.erase(Filter(camera_ids=("camera-2", "camera-3"), exclude_ids=("c3",)), dry_run=False)
     gallery.erase(Filter(after=at(4), before=at(10)), dry_run=False)
     gallery.erase(Filter(metadata={"n": 1}), dry_run=False)
+    gallery.erase(Filter(time_of_day=TimeOfDay(43_320, 43_320 + 60, 0), created_before=NOON), dry_run=False)
+    gallery.erase(Filter(time_of_day=TimeOfDay(5400, 5400 + 179, -37_980), created_after=NOON), dry_run=False)
     gallery.add(record("later"))
     expected = sorted({item.id for item in gallery.list().items} - {"later"})
     source = tmp_path / "data"
@@ -36,7 +38,7 @@ def test_every_erasure_after_the_snapshot_is_repeated(tmp_path: Path, kept_as: s
     restore(tmp_path / "snapshot", tmp_path / "again")
     gallery = open_gallery(tmp_path / "again")
     assert gallery.count() == 12
-    assert replay_erasures(gallery, entries) == 5
+    assert replay_erasures(gallery, entries) == 7
     assert [item.id for item in gallery.list().items] == expected
     assert [entry.by for entry in gallery.audit()[:4]] == ["restore"] * 4
     assert replay_erasures(gallery, entries) == 0

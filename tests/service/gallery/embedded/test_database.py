@@ -51,7 +51,7 @@ def test_a_model_of_another_space_is_refused(directory: Path) -> None:
     for dimension, space in ((8, "f" * 16), (16, SPACE)):
         with pytest.raises(SpaceMismatch) as caught:
             open_gallery(directory, dimension=dimension, embedding_space=space)
-        for part in (str(directory), SPACE, space, f"dimension {dimension}", "bundle", "--data-dir", "enrol"):
+        for part in (str(directory), SPACE, space, f"dimension {dimension}", "model that made", "--data-dir", "enrol"):
             assert part in str(caught.value)
     gallery = open_gallery(directory)  # nothing was changed or left locked
     assert gallery.count() == 1
@@ -65,8 +65,8 @@ def test_a_row_of_another_space_is_refused(directory: Path) -> None:
 
 
 def test_a_later_schema_is_refused(directory: Path) -> None:
-    change(directory, "PRAGMA user_version = 3")
-    with pytest.raises(GalleryError, match="schema version 3"):
+    change(directory, f"PRAGMA user_version = {database.SCHEMA_VERSION + 1}")
+    with pytest.raises(GalleryError, match=f"schema version {database.SCHEMA_VERSION + 1}"):
         open_gallery(directory)
 
 
@@ -403,3 +403,20 @@ def test_a_second_gallery_in_one_process_is_refused(tmp_path: Path) -> None:
         open_gallery(tmp_path)
     gallery.close()
     open_gallery(tmp_path).close()
+
+
+def test_the_thumbnail_of_the_second_version_is_kept(directory: Path) -> None:
+    change(
+        directory,
+        "DROP TABLE deliveries; DROP TABLE alert_verdicts; DROP TABLE alerts; DROP TABLE alert_clock;"
+        "DROP TABLE watchlist_vectors; DROP TABLE watchlists; DROP TABLE thumbnails;"
+        "CREATE TABLE thumbnails (number INTEGER PRIMARY KEY REFERENCES tracklets (number) ON DELETE CASCADE,"
+        " jpeg BLOB NOT NULL) STRICT;"
+        f"INSERT INTO thumbnails SELECT number, x'{JPEG.hex()}' FROM tracklets;"
+        "PRAGMA user_version = 2",
+    )
+    gallery = open_gallery(directory)
+    (kept,) = gallery.list(limit=1).items
+    assert (kept.thumbnail_count, gallery.thumbnail(kept.id)) == (1, JPEG)
+    assert gallery.thumbnail(kept.id, 1) is None
+    gallery.close()

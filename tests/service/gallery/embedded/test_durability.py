@@ -96,9 +96,14 @@ def fill_the_disk(disk: Path, bundle: Path) -> None:
         assert live.client.get("/readyz").status_code == 200
         assert [live.client.get(f"/gallery/{name}").status_code for name in enrolled] == [200] * len(enrolled)
         assert live.client.get(f"/gallery/{refused}").status_code == 404
-        found = live.client.post("/search", json={"id": enrolled[0], "top_k": 1000}).json()
-        assert found["searched"] == len(enrolled) - 1
+        # A search that cannot be recorded is not answered.
+        query = {"id": enrolled[0], "top_k": 1000}
+        unrecorded = live.client.post("/search", json=query)
+        assert (unrecorded.status_code, unrecorded.json()["type"].rpartition(":")[2]) == (507, "disk-full"), (
+            unrecorded.text
+        )
         ballast.unlink()
+        assert live.client.post("/search", json=query).json()["searched"] == len(enrolled) - 1
         assert enrol(live, refused).status_code == 201
         enrolled.append(refused)
         # A removal first needs some space for the log.

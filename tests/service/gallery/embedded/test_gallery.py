@@ -98,11 +98,11 @@ def test_a_search_ends_even_if_commits_are_faster(gallery: EmbeddedGallery, monk
     search, commits = type(gallery._index).search, 0
     with ThreadPoolExecutor(1) as pool:
 
-        def overtaken(index: Index, *arguments: Any) -> Any:
+        def overtaken(index: Index, *arguments: Any, plain: bool) -> Any:
             nonlocal commits
             commits += 1
             wait([pool.submit(gallery.put, record(f"w{commits}"))], timeout=0.5)
-            return search(index, *arguments)
+            return search(index, *arguments, plain=plain)
 
         monkeypatch.setattr(type(gallery._index), "search", overtaken)
         found = gallery.search(vector("r"), 100)

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from numpy.typing import NDArray
 
-from service.gallery import JSON, DuplicateId, Filter, Record, clock
+from service.gallery import JSON, DuplicateId, Filter, Record, TimeOfDay, clock
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index import file as index_file
 from service.gallery.embedded.index.rebuild import EXACT_BYTES
@@ -27,6 +27,9 @@ embeddings = st.sampled_from([vector(f"direction {number}") for number in range(
 json_values: st.SearchStrategy[JSON] = st.sampled_from([1, 1.0, True, "1", None, [1], [True], {"x": 1}])
 pictures = st.none() | st.sampled_from([JPEG, JPEG + b"of another"])
 expiries = st.none() | st.integers(0, 20).map(at)
+times_of_day = st.sampled_from(
+    [TimeOfDay(43_200 + 60, 43_200 + 120), TimeOfDay(79_200, 43_380), TimeOfDay(0, 3 * 3600, -9 * 3600)]
+)
 metadata = st.dictionaries(st.sampled_from(["k", "l"]), json_values, max_size=2)
 
 
@@ -43,6 +46,7 @@ def records(draw: st.DrawFn) -> Record:
         end_time=end,
         metadata=draw(metadata),
         expires_at=draw(expiries),
+        created_at=draw(st.integers(0, 6).map(at)),
         thumbnail=draw(pictures),
     )
 
@@ -59,12 +63,27 @@ def filters(draw: st.DrawFn) -> Filter:
         before=before,
         metadata=draw(st.just({}) | metadata),
         exclude_ids=draw(st.just(()) | st.lists(ids, max_size=3).map(tuple)),
+        created_after=draw(moments),
+        without_time=draw(st.sampled_from([False, False, False, True])),
+        time_of_day=draw(st.none() | times_of_day),
     )
 
 
 def strict(value: JSON) -> str:
     """Return a text that differs if the JSON differs, for the few values drawn here."""
     return repr(value).replace("1.0", "1")
+
+
+def touches(start: datetime, end: datetime, daily: TimeOfDay) -> bool:
+    """Return whether the interval overlaps the part of yesterday, today or tomorrow; all times are near noon."""
+    shift = timedelta(seconds=daily.utc_offset)
+    midnight = (start + shift).replace(hour=0, minute=0, second=0, microsecond=0) - shift
+    for days in (-1, 0, 1):
+        begins = midnight + timedelta(days=days, seconds=daily.start)
+        ends = midnight + timedelta(days=days + (daily.end < daily.start), seconds=daily.end)
+        if start <= ends and end >= begins:
+            return True
+    return False
 
 
 def passes(one: Record, wanted: Filter) -> bool:
@@ -76,6 +95,12 @@ def passes(one: Record, wanted: Filter) -> bool:
     if wanted.after is not None and (not times or times[-1] < wanted.after):
         return False
     if wanted.before is not None and (not times or times[0] > wanted.before):
+        return False
+    if wanted.without_time and times:
+        return False
+    if wanted.created_after is not None and one.created_at < wanted.created_after:
+        return False
+    if wanted.time_of_day is not None and not (times and touches(times[0], times[-1], wanted.time_of_day)):
         return False
     return all(
         key in one.metadata and strict(one.metadata[key]) == strict(value) for key, value in wanted.metadata.items()
@@ -229,16 +254,12 @@ class GalleryAgainstModel(RuleBasedStateMachine):
             assert hit.score == pytest.approx(scores[hit.record.id], abs=1e-4)
             assert_same(hit.record, self.model[hit.record.id])
 
-    @rule(camera_id=st.none() | cameras, times=st.tuples(moments, moments), limit=st.integers(1, 5))
-    def list_pages(self, camera_id: str | None, times: tuple[datetime | None, datetime | None], limit: int) -> None:
-        after, before = times
-        if after is not None and before is not None and after > before:
-            after, before = before, after
-        wanted = Filter(camera_ids=None if camera_id is None else (camera_id,), after=after, before=before)
+    @rule(wanted=filters(), limit=st.integers(1, 5))
+    def list_pages(self, wanted: Filter, limit: int) -> None:
         names: list[str] = []
         cursor = None
         while True:
-            page = self.gallery.list(camera_id=camera_id, after=after, before=before, limit=limit, cursor=cursor)
+            page = self.gallery.list(wanted, limit=limit, cursor=cursor)
             names += [item.id for item in page.items]
             cursor = page.next_cursor
             if cursor is None:
@@ -275,7 +296,7 @@ class GalleryAgainstModel(RuleBasedStateMachine):
         for name, one in self.model.items():
             if name in enrolled:
                 assert_same(self.gallery.get(name), one)
-                assert self.gallery.thumbnail(name) == one.thumbnail
+                assert self.gallery.thumbnail(name) == (one.thumbnails or (None,))[0]
             else:
                 assert self.gallery.get(name) is None
                 assert self.gallery.thumbnail(name) is None

@@ -1,11 +1,13 @@
 """Errors of Milvus as a caller sees them, and how long a caller waits for a server that is gone."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 pymilvus = pytest.importorskip("pymilvus")
+grpc = pytest.importorskip("grpc")
 
 from service.gallery import DiskFull, GalleryError, GalleryUnavailable  # noqa: E402
 from service.gallery.address import MilvusAddress  # noqa: E402
@@ -44,6 +46,24 @@ def test_a_server_that_does_not_run_is_unavailable_quickly() -> None:
     with pytest.raises(GalleryUnavailable):
         Connection(MilvusAddress(f"http://127.0.0.1:{free_port()}"))
     assert time.monotonic() - began < 15
+
+
+def test_a_server_that_denies_access_is_named_and_not_waited_for() -> None:
+    """The library reports a failed connection, and the reason only in an error below that one."""
+
+    class Deny(grpc.GenericRpcHandler):
+        def service(self, _: Any) -> Any:
+            reason = (grpc.StatusCode.UNAUTHENTICATED, "auth check failure")
+            return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(*reason))
+
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, [Deny()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with pytest.raises(GalleryError, match="denies access: check the user and password") as error:
+            Connection(MilvusAddress(f"http://127.0.0.1:{port}", "root", "wrong"))
+        server.stop(None).wait()
+    assert type(error.value) is GalleryError
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The approximate index finds what comparing all rows would find, also in a subset and a file."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.gallery.embedded.index import ivf
 from service.gallery.embedded.index.flat import unit_rows
 from service.gallery.embedded.index.ivf import BuildCancelled, IvfVectors, list_count, sample_size
 
@@ -183,39 +180,3 @@ class Reader:
             raise ValueError("its number of rows does not match its vectors")
         part, self._left = bytes(self._left[:size]), self._left[size:]
         return part
-
-
-GROW = """
-import numpy as np
-from pathlib import Path
-from service.gallery.embedded.index.ivf import trim_memory, map_large_blocks
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-map_large_blocks()
-blocks = [np.ones(512 * 1024, np.uint8) for _ in range(200)]
-full = resident()
-del blocks[::2]
-half = resident()
-small = [bytearray(100_000) for _ in range(1000)]
-kept = small[::50]
-del small
-trim_memory()
-print(full - half, resident() - half)
-"""
-
-
-@pytest.mark.skipif(ivf._malloc_trim is None or sys.platform != "linux", reason="needs glibc")
-def test_freed_memory_is_returned_to_the_system() -> None:
-    done = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, check=True)
-    large, rest = map(int, done.stdout.split())
-    assert large > 45 * 2**20  # of 50 MiB between blocks in use
-    assert rest < 20 * 2**20  # of 100 MB, of which 2 MB are in use
-
-
-def test_memory_functions_do_nothing_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ivf, "_malloc_trim", None)
-    monkeypatch.setattr(ivf, "_mallopt", None)
-    ivf.trim_memory()
-    ivf.map_large_blocks.__wrapped__()
