@@ -1,0 +1,1 @@
+"""Where alerts go: to listeners of the stream, and to webhooks."""
