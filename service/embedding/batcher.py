@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.engines import Engine
 from model.engines.protocol import batch_sizes
+from service.progress import Progress
 from service.telemetry.metrics import Metrics, RequestCost, current_cost
 
 Clips = NDArray[np.uint8]
@@ -47,6 +48,7 @@ class Batcher:
         self._engine = engine
         self._sizes = batch_sizes(max_batch)
         self._metrics = metrics
+        self.progress = Progress()
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._closed = False
@@ -67,6 +69,8 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
+            self.progress.begin()
+            job.future.add_done_callback(lambda _: self.progress.end())
             self._jobs.append(job)
             self._count(len(clips))
             self._changed.notify_all()
@@ -82,17 +86,18 @@ class Batcher:
 
     def _run(self) -> None:
         while shares := self._next_batch():
-            batch = shares[0].clips if len(shares) == 1 else np.concatenate([share.clips for share in shares])
-            self._metrics.batches.observe(len(batch))
-            start = time.perf_counter()
             try:
-                rows = self._engine.embed(batch)
-            except Exception as error:  # noqa: BLE001 - passed to the waiting requests; this thread must go on
-                self._observe(shares, time.perf_counter() - start)
-                self._fail(shares, error)
-            else:
-                self._observe(shares, time.perf_counter() - start)
+                batch = shares[0].clips if len(shares) == 1 else np.concatenate([share.clips for share in shares])
+                self._metrics.batches.observe(len(batch))
+                start = time.perf_counter()
+                try:
+                    rows = self._engine.embed(batch)
+                finally:
+                    self._observe(shares, time.perf_counter() - start)
+                self.progress.step()
                 self._hand_out(shares, rows)
+            except Exception as error:  # noqa: BLE001 - passed to the waiting requests; this thread must go on
+                self._fail(shares, error)
 
     def _observe(self, shares: list[_Share], seconds: float) -> None:
         """Record the time of one call. Each request in the batch is charged the full time."""
@@ -161,16 +166,14 @@ class Batcher:
 
     def _hand_out(self, shares: list[_Share], rows: Embeddings) -> None:
         at = 0
-        finished = []
         with self._changed:
             for share in shares:
                 job = share.job
                 job.rows[share.start] = rows[at : at + len(share.clips)]
                 at += len(share.clips)
-                if sum(map(len, job.rows.values())) == len(job.clips):
-                    finished.append(job)
-        for job in finished:
-            job.future.set_result(np.concatenate([job.rows[start] for start in sorted(job.rows)]))
+                # Another call of the same job may have failed.
+                if sum(map(len, job.rows.values())) == len(job.clips) and not job.future.done():
+                    job.future.set_result(np.concatenate([job.rows[start] for start in sorted(job.rows)]))
 
     def _count(self, clips: int) -> None:
         self._waiting += clips

@@ -1,7 +1,8 @@
 """A limit for the number of decoded clips in memory."""
 
 import asyncio
-from collections import deque
+
+from service.progress import Progress
 
 
 class FrameBudget:
@@ -13,29 +14,33 @@ class FrameBudget:
 
     def __init__(self, clips: int) -> None:
         self._free = clips
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self.progress = Progress()
+        # The lock keeps the order, the event reports released clips. Both are right if a waiter is cancelled, also
+        # in the same turn of the event loop in which it would go on. Clips are counted without waiting in between.
+        self._turn = asyncio.Lock()
+        self._released = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        """The clips that may be decoded now."""
+        return self._free
 
     async def acquire(self, clips: int) -> None:
         """Wait, first come first served, until `clips` more may be decoded; at most the size of the budget."""
-        if not self._waiting and clips <= self._free:
-            self._free -= clips
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((clips, turn))
+        self.progress.begin()
         try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # acquired just before the cancellation
-                self.release(clips)
-            else:
-                self._waiting.remove((clips, turn))
-                self.release(0)  # the next waiter may need less
-            raise
+            async with self._turn:
+                while clips > self._free:
+                    self._released.clear()
+                    await self._released.wait()
+                self._free -= clips
+        finally:
+            self.progress.end()
+        self.progress.step()
 
     def release(self, clips: int) -> None:
-        """Return `clips` to the budget, and wake the waiters that fit now."""
+        """Return `clips` to the budget."""
         self._free += clips
-        while self._waiting and self._waiting[0][0] <= self._free:
-            wanted, turn = self._waiting.popleft()
-            self._free -= wanted
-            turn.set_result(None)
+        if clips:
+            self.progress.step()
+        self._released.set()

@@ -1,4 +1,4 @@
-"""The small JPEG that is stored with a record if the operator asks for it."""
+"""The small JPEGs that are stored with a record if the operator asks for them."""
 
 import cv2
 import numpy as np
@@ -12,13 +12,15 @@ QUALITY = 80
 MAX_HELD = 16
 
 
-class MiddleFrame:
-    """Finds the middle one of a sequence of frames whose length is unknown.
+class EvenFrames:
+    """Finds some evenly spaced frames of a sequence whose length is unknown.
 
-    It is exact for at most 16 frames and near the middle for more: at most 16 frames are held, evenly spaced.
+    They are exact for at most 16 frames and nearly evenly spaced for more: at most 16 frames are held.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: int) -> None:
+        """`wanted` is their number, at most 8; it is the middle frame if it is 1."""
+        self._wanted = wanted
         self._held: list[Frame] = []
         self._step = 1
         self._count = 0
@@ -32,9 +34,10 @@ class MiddleFrame:
                 self._step *= 2
         self._count += 1
 
-    def choose(self) -> Frame:
-        """Return the middle one of the frames so far, of which there must be at least one."""
-        return self._held[self._count // 2 // self._step]
+    def choose(self) -> list[Frame]:
+        """Return the wanted number of the frames so far in their order; fewer if there are fewer."""
+        places = [(2 * part + 1) * self._count // (2 * self._wanted) // self._step for part in range(self._wanted)]
+        return [self._held[place] for place in dict.fromkeys(places) if place < len(self._held)]
 
 
 def encode_thumbnail(frame: Frame) -> bytes:

@@ -1,7 +1,9 @@
+import random
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -165,3 +167,61 @@ def test_request_whose_calls_both_fail_gets_one_error() -> None:
         batcher.submit(clips(255, 255)).result(5)
     assert batcher.submit(clips(2, 3)).result(5).ravel().tolist() == [6, 9]
     batcher.close()
+
+
+class TwoStreams(Sums):
+    """Two streams; the engine fails on clips of 255s, and takes a moment for each call."""
+
+    streams = 2
+
+    def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(0.0002)
+        return super().embed(clips)
+
+
+def test_no_order_of_cancellations_and_errors_leaves_clips_or_stops_the_threads() -> None:
+    """Cancelled before, while and after the clips are taken, from the thread that submits, as the event loop does."""
+    chance = random.Random(14)
+    engine, metrics = TwoStreams(), Metrics()
+    batcher = Batcher(engine, 4, metrics)  # type: ignore[arg-type]
+    futures, values = [], []
+    for _ in range(1000):
+        wanted = [chance.randrange(200) if chance.random() < 0.98 else 255 for _ in range(chance.randint(1, 6))]
+        futures.append(batcher.submit(clips(*wanted)))
+        values.append(wanted)
+        if chance.random() < 0.5:
+            futures[chance.randrange(max(0, len(futures) - 10), len(futures))].cancel()
+        if chance.random() < 0.05:
+            time.sleep(0.001)
+    for future, wanted in zip(futures, values, strict=True):
+        with suppress(CancelledError, EngineError):
+            future.result(10)
+        if not future.cancelled() and not future.exception():
+            assert future.result().ravel().tolist() == [3 * value for value in wanted]
+    assert batcher.submit(clips(1, 2)).result(5).ravel().tolist() == [3, 6]
+    assert metrics.registry.get_sample_value("not3d_queued_clips") == 0
+    batcher.close()
+
+
+def test_a_batch_for_which_memory_is_short_fails_and_later_ones_do_not(
+    batcher: Batcher, engine: Sums, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.may_run.clear()
+    first = batcher.submit(clips(1))
+    assert engine.running.wait(5)
+    second, third = batcher.submit(clips(2)), batcher.submit(clips(3))  # one batch, which is copied together
+    concatenate = np.concatenate
+    failures = iter([MemoryError()])
+
+    def short_once(arrays: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        if len(arrays) == 2 and (error := next(failures, None)):
+            raise error
+        return concatenate(arrays)
+
+    monkeypatch.setattr("service.embedding.batcher.np.concatenate", short_once)
+    engine.may_run.set()
+    assert first.result(5).tolist() == [[3]]
+    for future in (second, third):
+        with pytest.raises(MemoryError):
+            future.result(5)
+    assert batcher.submit(clips(2)).result(5).tolist() == [[6]]

@@ -1,7 +1,10 @@
 import asyncio
+import gc
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 import service.embedding.footage
 from model.bundle import Bundle
 from model.engines import Engine, EngineError, open_engine
+from model.frames import SizedFrame, read_sized_frame
 from service.embedding.embedder import Embedder
 from service.embedding.footage import Footage, FootageError
 from service.settings import Settings
@@ -57,6 +61,14 @@ async def test_rejected_frames_are_not_in_the_embedding(parts: Parts) -> None:
     whole = await parts.embedder.embed(Footage(good))
     assert [index for index, _ in embedded.rejected] == [3, 9]
     np.testing.assert_allclose(embedded.embedding, whole.embedding, atol=1e-6)
+
+
+async def test_rejected_frames_are_nothing_for_the_garbage_collector(parts: Parts) -> None:
+    """It stopped all threads for 0.1 s when sixteen requests had thousands of errors with their stacks."""
+    embedded = await parts.embedder.embed(Footage([*tracklet(1, 9), *[b"text", b"\xff\xd8\xff", b""] * 3]))
+    gc.collect()
+    assert len(embedded.rejected) == 9
+    assert not any(map(gc.is_tracked, embedded.rejected))
 
 
 async def test_tracklet_with_too_few_usable_frames_costs_no_engine_time(parts: Parts) -> None:
@@ -110,14 +122,13 @@ async def test_cancelled_tracklet_leaves_the_queue_empty(parts: Parts) -> None:
 async def test_cancelled_request_decodes_no_further_frame(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, may_go_on = 0, threading.Event()
 
-    def counted(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> object:
+    def counted(*arguments: Any, **named: Any) -> SizedFrame:
         nonlocal decoded
         decoded += 1
         assert may_go_on.wait(20)
-        return decode(data, settings, size)
+        return read_sized_frame(*arguments, **named)
 
-    decode = service.embedding.footage._decode
-    monkeypatch.setattr(service.embedding.footage, "_decode", counted)
+    monkeypatch.setattr(service.embedding.footage, "read_sized_frame", counted)
     task = asyncio.create_task(parts.embedder.embed(Footage(tracklet(1, 8))))
     while not decoded:
         await asyncio.sleep(0.01)
@@ -132,18 +143,18 @@ async def test_cancelled_request_decodes_no_further_frame(parts: Parts, monkeypa
 async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of decoded frames is limited, for any number and length of tracklets."""
     decoded, may_go_on = 0, threading.Event()
-    embed, decode = type(parts.engine).embed, service.embedding.footage._decode
+    embed = type(parts.engine).embed
 
-    def counted(data: bytes, settings: Settings, size: tuple[int, int] | None = None) -> object:
+    def counted(*arguments: Any, **named: Any) -> SizedFrame:
         nonlocal decoded
         decoded += 1
-        return decode(data, settings, size)
+        return read_sized_frame(*arguments, **named)
 
     def held(engine: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert may_go_on.wait(20)
         return embed(engine, clips)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service.embedding.footage, "_decode", counted)
+    monkeypatch.setattr(service.embedding.footage, "read_sized_frame", counted)
     monkeypatch.setattr(type(parts.engine), "embed", held)
     tracklets = [Footage(tracklet(person, 6) * 20) for person in range(6)]
     tasks = [asyncio.create_task(parts.embedder.embed(footage)) for footage in tracklets]
@@ -156,3 +167,69 @@ async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.M
     assert 0 < before <= 4 * most < decoded == 720
     assert {answer.clips for answer in answers} == {30}
     assert parts.embedder._budget._free == most
+
+
+async def test_large_pictures_keep_no_crop_waiting(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+
+    def held(data: bytes, *arguments: Any, **named: Any) -> SizedFrame:
+        if len(data) == len(large):
+            assert may_go_on.wait(20)
+        return read_sized_frame(data, *arguments, **named)
+
+    large = encode(np.zeros((2000, 2000, 3), np.uint8), ".png")
+    monkeypatch.setattr(service.embedding.footage, "read_sized_frame", held)
+    waiting = [asyncio.create_task(parts.embedder.embed(Footage([large] * 4))) for _ in range(12)]
+    await asyncio.sleep(0.1)
+    assert (await parts.embedder.embed(Footage(tracklet(1, 4)))).frames == 4
+    assert not any(task.done() for task in waiting)
+    may_go_on.set()
+    assert {answer.frames for answer in await asyncio.gather(*waiting)} == {4}
+
+
+async def test_a_cancellation_at_any_moment_returns_everything(parts: Parts) -> None:
+    """After each number of turns of the event loop, alone and beside others that are cancelled or go on."""
+    chance = random.Random(14)
+    footage = Footage(tracklet(1, 24))
+    free = parts.embedder._budget.free
+    for turns in [*range(0, 40, 2), *(chance.randrange(400) for _ in range(20))]:
+        tasks = [asyncio.create_task(parts.embedder.embed(footage, thumbnails=1)) for _ in range(8)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in chance.sample(tasks, chance.randint(1, 8)):
+            task.cancel()
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+                task.cancel()  # twice, as when the service stops while a client leaves
+        done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        assert not [each for each in done if isinstance(each, Exception)]
+    assert (await asyncio.wait_for(parts.embedder.embed(footage), 5)).frames == 24
+    while parts.embedder._budget.free < free or parts.count("not3d_queued_clips"):
+        await asyncio.sleep(0.01)  # the engine still computes what a cancelled request had begun
+    assert parts.embedder._budget.free == free
+
+
+async def test_a_second_cancellation_does_not_abandon_a_decoder_that_still_reads(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller closes and removes its files as soon as `embed` has ended."""
+    begun, may_go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def held(*arguments: Any, **named: Any) -> SizedFrame:
+        begun.set()
+        assert may_go_on.wait(20)
+        ended.set()
+        return read_sized_frame(*arguments, **named)
+
+    monkeypatch.setattr(service.embedding.footage, "read_sized_frame", held)
+    task = asyncio.create_task(parts.embedder.embed(Footage(tracklet(1, 8))))
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    assert not task.done()
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.engines import Engine, open_engine
 from model.frames import read_frame
-from model.tracklet import choose_frames, split_into_clips, video_feature
+from model.tracklet import choose_frames, split_into_clips, video_feature, weigh_clips
 from service.embedding.embedder import Embedder, TrackletEmbedding
 from service.embedding.footage import Box, Footage, FootageError, check_footage, read_samples
 from service.settings import Settings
@@ -63,6 +63,24 @@ def test_embedding_is_the_mean_of_the_chosen_clips_and_no_other_frame_is_decoded
     assert (embedded.frames, embedded.clips) == (len(chosen), len(split_into_clips(count, LENGTH, most)))
     assert embedded.rejected == ()
     np.testing.assert_allclose(embedded.embedding, mean_of_clips(parts, resized(frames), most), atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "most"), [(3, None), (5, None), (8, None), (11, 2), (23, 3)])
+def test_clips_are_weighted_by_their_frames_if_the_bundle_says_so(
+    parts: tuple[Embedder, Engine], count: int, most: int | None
+) -> None:
+    embedder, engine = parts
+    spec = embedder._spec.model_copy(update={"clip_weights": "frames"})
+    weighing = Embedder(engine, spec, Settings(max_batch=2), Metrics())
+    try:
+        found = embed((weighing, engine), Footage(FRAMES[:count]), most).embedding
+    finally:
+        weighing.close()
+    indices = split_into_clips(count, LENGTH, most)
+    rows = engine.embed(resized(FRAMES[:count])[indices])
+    np.testing.assert_allclose(found, video_feature(rows, weigh_clips(indices, "frames")), atol=1e-6)
+    if count == 5:
+        assert np.abs(found - video_feature(rows)).max() > 1e-3
 
 
 def test_max_clips_of_at_least_all_clips_changes_nothing(parts: tuple[Embedder, Engine]) -> None:
@@ -154,6 +172,18 @@ def test_setting_limits_the_clips_that_are_embedded(video: tuple[Path, NDArray[n
             check_footage(footage, limits, LENGTH, 3)
         assert (error.value.kind, error.value.faults[0].field) == ("too_large", name)
     assert check_footage(Footage(FRAMES[:8]), limits, LENGTH, 1000) == list(range(8))
+
+
+def test_a_track_of_any_length_is_accepted_with_max_clips(video: tuple[Path, NDArray[np.uint8]]) -> None:
+    limits = Settings(max_frames=8, max_video_frames=23)
+    path, _ = video
+    boxes: list[Box] = [(frame, 0, 0, 64, 128) for frame in range(23)]
+    for footage in (Footage(FRAMES[:23]), Footage(video=path), Footage(video=path, boxes=boxes)):
+        assert check_footage(footage, limits, LENGTH, 2) == choose_frames(23, LENGTH, 2).tolist()
+        with pytest.raises(FootageError, match="12 frames, at most 8"):
+            check_footage(footage, limits, LENGTH, 3)
+    with pytest.raises(FootageError, match="22"):
+        check_footage(Footage(video=path), Settings(max_frames=8, max_video_frames=22), LENGTH, 2)
 
 
 def test_limits_do_not_apply_to_frames_that_are_not_chosen() -> None:

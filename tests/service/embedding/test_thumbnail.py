@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from service.embedding.thumbnail import MiddleFrame, encode_thumbnail
+from service.embedding.thumbnail import EvenFrames, encode_thumbnail
 
 
 def frame(height: int, width: int, colour: tuple[int, int, int]) -> "np.typing.NDArray[np.uint8]":
@@ -29,10 +29,11 @@ def test_colours_keep_their_order() -> None:
 
 @pytest.mark.parametrize("count", [*range(1, 40), 100, 1000, 1999])
 def test_middle_of_any_number_of_frames(count: int) -> None:
-    middle = MiddleFrame()
+    middle = EvenFrames(1)
     for number in range(count):
         middle.add(np.full((1, 1, 3), (number // 256, number % 256, 0), np.uint8))
         assert len(middle._held) <= 16
-    high, low, _ = middle.choose()[0, 0].tolist()
+    (chosen_frame,) = middle.choose()
+    high, low, _ = chosen_frame[0, 0].tolist()
     chosen = 256 * high + low
     assert chosen == count // 2 if count <= 16 else abs(chosen - count // 2) <= count / 8
