@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from model.bundle import Bundle
 from model.calibration import Calibration, CalibrationError
-from service.gallery.records import Hit
+from model.space import EmbeddingSpace
+from service.gallery.clock import format_timestamp
+from service.gallery.records import JSON, Hit
 from service.settings import Settings, variable_name
 
 
@@ -47,18 +48,39 @@ class ActiveCalibration:
         values: list[float] = self.calibration.probability(scores, prior).tolist()
         return {hit.record.id: value for hit, value in zip(hits, values, strict=True)}
 
+    @property
+    def facts(self) -> dict[str, JSON]:
+        """What an alert says about the calibration, as JSON."""
+        fitted = self.calibration
+        return {
+            "id": fitted.id,
+            "source": self.source,
+            "fitted_people": fitted.people,
+            "fitted_cameras": fitted.cameras,
+            "fitted_at": format_timestamp(self.fitted_at),
+        }
 
-def load_calibration(settings: Settings, bundle: Bundle) -> ActiveCalibration | None:
-    """Return the site's calibration if the settings name one, otherwise the bundle's; `None` if it has none.
+
+def cosine_calibration(active: ActiveCalibration | None, space: EmbeddingSpace) -> Calibration | None:
+    """Return the calibration in force if it is of cosines in this space, otherwise `None`."""
+    if active is None or active.calibration.mode != "cosine":
+        return None
+    return active.calibration if active.calibration.embedding_space == space.name else None
+
+
+def load_calibration(
+    settings: Settings, space: EmbeddingSpace, bundled: Calibration | None
+) -> ActiveCalibration | None:
+    """Return the site's calibration if the settings name one, otherwise the `bundled` one; `None` if there is none.
 
     Raises:
         CalibrationError: the site's file is missing, damaged, or was fitted in another embedding space.
     """
     if settings.calibration is None:
-        return _activate(bundle.calibration, "bundle", settings) if bundle.calibration else None
+        return _activate(bundled, "bundle", settings) if bundled else None
     try:
         site = Calibration.load(settings.calibration)
-        site.check_space(bundle.embedding_space)
+        site.check_space(space.name)
     except CalibrationError as error:
         raise CalibrationError(f"{variable_name('calibration')}: {error}") from error
     return _activate(site, "site", settings)

@@ -8,6 +8,8 @@ from uuid import UUID
 from pydantic import AfterValidator, Field
 
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+SOURCES = frozenset({"axis", "deepstream", "frigate", "mqtt", "onvif"})
+"""The bridges. Ids of their records are `SOURCE:CAMERA:NAME`."""
 
 
 def _refuse_dots(value: str) -> str:
@@ -28,14 +30,15 @@ TrackletId = Annotated[
 ]
 
 
-def record_path(tracklet: str) -> str:
-    """Return the path of a record."""
-    return f"/gallery/{tracklet}"
+def camera_named_by(id: str) -> str | None:
+    """Return the camera that an id names, `CAMERA:NAME` or `SOURCE:CAMERA:NAME`, or `None` if it names none.
 
-
-def thumbnail_path(tracklet: str) -> str:
-    """Return the path of a record's thumbnail."""
-    return f"{record_path(tracklet)}/thumbnail"
+    An id names at most one camera: after a source that bridges know, it is always the second part.
+    """
+    first, *others = id.split(":", 2)
+    if not others:
+        return None
+    return others[0] if first in SOURCES and len(others) == 2 else first
 
 
 def new_id() -> str:

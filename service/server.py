@@ -3,15 +3,18 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 from types import FrameType
 
-import uvicorn
-
+from service.allocator import limit_heaps, map_large_blocks
 from service.app import create_app
+from service.http.listener import HttpServer
 from service.lifecycle import Lifecycle, ServiceState
-from service.settings import Settings, find_unknown_variables
+from service.settings import Settings
 from service.telemetry.logs import configure_logs
+from service.telemetry.stderr import captured_stderr
+from service.variables import find_unknown_variables
 
 log = logging.getLogger("not3d.service")
 
@@ -22,24 +25,27 @@ def serve(settings: Settings) -> None:
     While the model is loaded, the socket answers already, with `/readyz` 503.
 
     Raises:
-        SystemExit: with a message, for an environment variable that is not a setting, if the service cannot start or
-            the address cannot be used, or later if the gallery is broken, which a restart repairs.
+        SystemExit: with a message, for a misspelt environment variable, if the service cannot start or the address
+            cannot be used, or later if the gallery is broken, which a restart repairs.
     """
-    if unknown := find_unknown_variables(os.environ):
-        raise SystemExit(f"not3d: {'; '.join(unknown)}")
-    configure_logs(settings.log_level)
+    unknown = find_unknown_variables(os.environ)
+    if unknown.misspelt:
+        raise SystemExit(f"not3d: {'; '.join(unknown.misspelt)}")
+    # The memory of this process has footage and keys, which a crash must not write to a disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    limit_heaps()
+    map_large_blocks()
+    with captured_stderr() as stream:
+        configure_logs(settings.log_level, stream)
+        for name in unknown.ignored:
+            log.warning("variable ignored, because it is not a setting", extra={"facts": {"variable": name}})
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-    )
-    server = uvicorn.Server(config)
+    lifecycle: Lifecycle = app.state.lifecycle
+    server = HttpServer(app, settings, lifecycle.metrics, lifecycle.feed.close)
 
     def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
         server.should_exit = True
@@ -47,11 +53,10 @@ def serve(settings: Settings) -> None:
     # While the server runs it handles signals itself, and raises them again at its end, which would end the process as
     # if killed. A signal that arrives before the server runs must not be lost either.
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    lifecycle: Lifecycle = app.state.lifecycle
     lifecycle.on_end = stop
     try:
         asyncio.run(_run(server, lifecycle))
-    except SystemExit:  # the server cannot bind its socket; the reason is in the log
+    except SystemExit:  # the server cannot listen; the reason is in the log
         address = f"{settings.host}:{settings.port}"
         raise SystemExit(f"not3d: cannot listen at {address}; is another program using it?") from None
     finally:
@@ -61,7 +66,7 @@ def serve(settings: Settings) -> None:
         raise SystemExit(f"not3d: {lifecycle.reason}")
 
 
-async def _run(server: uvicorn.Server, lifecycle: Lifecycle) -> None:
+async def _run(server: HttpServer, lifecycle: Lifecycle) -> None:
     await server.serve()
     if lifecycle.state is ServiceState.STOPPING:
         # A normal exit would wait for the thread, however long its step takes. The gallery is closed: nothing is lost.

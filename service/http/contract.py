@@ -6,8 +6,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.http.alert_schemas import AlertAnswer, AlertVerdictBody, WatchlistBody
+from service.http.case_schemas import CaseBody, CasePatchBody, VerdictBody
 from service.http.problems import MEDIA_TYPE, ProblemDocument
-from service.http.schemas import EmbedBody, EraseBody, FootageBody, PutBody, SearchBody
+from service.http.schemas import EmbedBody, EraseBody, FootageBody, PatchBody, PutBody, SearchBody, SessionBody
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
@@ -16,10 +18,15 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 """The answer to any call that fails."""
+_FORM: Final = "multipart/form-data"
+_OF_FOOTAGE: Final = ("frames", "boxes", "max_clips")
 
 
-def describe(app: FastAPI) -> None:
-    """Add the schemas of bodies and problem documents to the OpenAPI document of an application."""
+def describe(app: FastAPI, *, vectors_only: bool) -> None:
+    """Add the schemas of bodies and problem documents to the OpenAPI document of an application.
+
+    The document of a service of vectors only has no `POST /embed` and no forms, which only footage needs.
+    """
     generate = app.openapi
 
     def document() -> dict[str, Any]:
@@ -31,13 +38,31 @@ def describe(app: FastAPI) -> None:
                 ref_template="#/components/schemas/{model}",
             )
             made["components"]["schemas"] |= definitions["$defs"]
+            if vectors_only:
+                _remove_footage(made)
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # as the framework documents it
 
 
-SCHEMAS: tuple[type[BaseModel], ...] = (EmbedBody, PutBody, SearchBody, EraseBody)
+def _remove_footage(document: dict[str, Any]) -> None:
+    del document["paths"]["/embed"]
+    for calls in document["paths"].values():
+        for call in calls.values():
+            call.get("requestBody", {}).get("content", {}).pop(_FORM, None)
+    schemas = document["components"]["schemas"]
+    del schemas["EmbedBody"]
+    for name in ("PutBody", "SearchBody"):
+        for field in _OF_FOOTAGE:
+            schemas[name]["properties"].pop(field, None)
+
+
+SCHEMAS: tuple[type[BaseModel], ...] = (
+    *(EmbedBody, PutBody, PatchBody, SearchBody, EraseBody),
+    *(CaseBody, CasePatchBody, VerdictBody, SessionBody),
+    *(WatchlistBody, AlertVerdictBody, AlertAnswer),
+)
 """Request bodies whose schemas are components of the document."""
 
 
@@ -53,9 +78,9 @@ def tracklet_body(schema: type[FootageBody]) -> dict[str, Any]:
         "frames": {
             "type": "array",
             "items": binary,
-            "description": "JPEG, PNG or WebP files in time order; not with `video`",
+            "description": "JPEG, PNG, WebP or BMP files in time order; not with `video`",
         },
-        "video": binary | {"description": "MP4, Matroska or AVI file"},
+        "video": binary | {"description": "MP4, QuickTime, Matroska, AVI or MPEG transport stream"},
     }
     for name in schema.model_fields:
         if name not in schema.NOT_IN_FORMS:
@@ -64,7 +89,7 @@ def tracklet_body(schema: type[FootageBody]) -> dict[str, Any]:
             )
             properties[name] = {"type": "string", "description": text}
     form = {"type": "object", "properties": properties, "additionalProperties": False}
-    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": _reference(schema)}}
+    content = {_FORM: {"schema": form}, "application/json": {"schema": _reference(schema)}}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -1,13 +1,20 @@
 """What routes ask of FastAPI: the service once it is ready, its lifecycle, and a request without query parameters."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-from service.http.problems import Fault, Problem
+from service.gallery.visible import VisibleGallery
+from service.http.access import CurrentCaller
+from service.http.problems import MAX_UNKNOWN, Fault, Problem, no_model
+from service.keys import Keys
 from service.lifecycle import Lifecycle, Service, ServiceState
 
+if TYPE_CHECKING:
+    from service.loaded_model import LoadedModel
+
 STARTING_RETRY_SECONDS = 2
+LASTING_STALL = 5
 
 
 async def get_lifecycle(request: Request) -> Lifecycle:
@@ -50,9 +57,62 @@ async def require_ready(lifecycle: CurrentLifecycle) -> Service:
 Ready = Annotated[Service, Depends(require_ready)]
 
 
+def require_model(service: Service) -> "LoadedModel":
+    """Return the model of the service.
+
+    Raises:
+        Problem: 409 if it is a service of vectors only.
+    """
+    if service.model is None:
+        raise no_model("frames")
+    return service.model
+
+
+async def get_gallery(request: Request, service: Ready, caller: CurrentCaller) -> VisibleGallery:
+    """Return the gallery as the caller sees it."""
+    keys: Keys = request.app.state.keys
+    return VisibleGallery(service.gallery, caller, service.removals, service.cases, keys.limited_cameras)
+
+
+CallersGallery = Annotated[VisibleGallery, Depends(get_gallery)]
+
+
+async def require_progress(lifecycle: CurrentLifecycle) -> None:
+    """Check that requests with footage are answered.
+
+    Raises:
+        Problem: 503 with `Retry-After` if such requests wait and none of their work is done.
+    """
+    if lifecycle.state is ServiceState.STALLED:
+        raise Problem("not-ready", f"the service {lifecycle.reason}", retry_after=STARTING_RETRY_SECONDS)
+
+
+async def require_no_lasting_stall(lifecycle: CurrentLifecycle) -> None:
+    """Check that a restart is not the only hope, for an orchestrator that restarts the process.
+
+    Raises:
+        Problem: 503 if requests wait and none of their work was done for `LASTING_STALL` times the limit of readiness.
+    """
+    model = lifecycle.service.model if lifecycle.service else None
+    if model and lifecycle.state is ServiceState.STALLED:
+        limit = LASTING_STALL * lifecycle.settings.stall_seconds
+        if stall := model.embedder.find_stall(limit):
+            raise Problem("not-ready", f"the service does not embed: {stall}; restart it")
+
+
+async def require_storage(lifecycle: CurrentLifecycle) -> None:
+    """Check that the gallery can be changed.
+
+    Raises:
+        Problem: 503 if its data directory is missing, is another one, is full, or cannot be written.
+    """
+    if lifecycle.storage_fault is not None:
+        raise Problem("gallery-unavailable", lifecycle.storage_fault, retry_after=STARTING_RETRY_SECONDS)
+
+
 async def _refuse_query(request: Request) -> None:
     if names := list(request.query_params):
-        faults = [Fault(field=name[:100], reason="unknown query parameter") for name in names[:10]]
+        faults = [Fault(field=name, reason="unknown query parameter") for name in names[:MAX_UNKNOWN]]
         raise Problem("malformed", f"{faults[0].field}: {faults[0].reason}", errors=faults)
 
 

@@ -4,15 +4,34 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from model.spec import BundleSpec
-from service.gallery.records import Filter, ScoreMode
-from service.http.fields import MAX_ITEMS, Answer, Body, Box, CameraId, Embedding, Metadata, Parameters, Timestamp
+from model.feedback import Combine
+from service.audit.chain import Kind
+from service.callers import Scope
+from service.gallery.records import Filter, InvalidArgument, ScoreMode, TimeOfDay
+from service.http.fields import (
+    MAX_ITEMS,
+    Answer,
+    Body,
+    Box,
+    CameraId,
+    ClockTime,
+    Embedding,
+    Integer,
+    Metadata,
+    Parameters,
+    Timestamp,
+    UtcOffset,
+    check_stated,
+)
+from service.http.problems import MAX_NAME, clip
 from service.ids import TrackletId
 
-EncodedFrame = Annotated[str, Field(description="A JPEG, PNG or WebP file in base64")]
+Purpose = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(check_stated)]
+EncodedFrame = Annotated[str, Field(description="A JPEG, PNG, WebP or BMP file in base64")]
+CaseId = Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$", description="The `id` of a case")]
 SpaceName = Annotated[str, Field(min_length=1, max_length=64)]
 
 FrameCount = Annotated[int, Field(description="Frames that were used; 0 if an embedding was sent")]
@@ -25,6 +44,18 @@ ClipCount = Annotated[
 ]
 
 
+Warnings = Annotated[
+    list[str],
+    Field(
+        description="What is probably wrong with the footage, one sentence each: frames with the shape or size of full "
+        "frames, boxes of frames that do not exist. Empty if nothing was noticed"
+    ),
+]
+
+
+ThumbnailCount = Annotated[
+    int, Field(description="Number of pictures that are kept of the record: `frame` of a thumbnail is less than it")
+]
 ThumbnailUrl = Annotated[
     str | SkipJsonSchema[None],
     Field(description="Path of the record's picture; absent if it has none", examples=["/gallery/gate-3/thumbnail"]),
@@ -51,6 +82,23 @@ def _not_before(name: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _not_past(expires_at: datetime | None) -> datetime | None:
+    if expires_at and expires_at <= datetime.now(UTC):
+        raise ValueError("is in the past, so the record would never be found")
+    return expires_at
+
+
+def _check_without_time(value: bool, info: ValidationInfo) -> bool:
+    for name in ("after", "before", "time_of_day"):
+        if value and info.data.get(name) is not None:
+            raise ValueError(f"cannot be true together with {name}, which only records with a time can pass")
+    return value
+
+
+MAX_EXAMPLES = 100
+"""Maximum examples of a search, and maximum rejected ones."""
+
+
 class FootageBody(Body):
     """The footage of a tracklet and its camera."""
 
@@ -66,16 +114,18 @@ class FootageBody(Body):
         min_length=1,
         max_length=MAX_ITEMS,
         description="For full frames or a full video: one `[frame, x, y, w, h]` for each frame of the tracklet. "
-        "`frame` is the 0-based index of the full frame; the others are pixels. Used in the order of `frame`",
+        "`frame` is the 0-based index of the full frame; the others are pixels. Used in the order of `frame`. "
+        "A box that cannot be cut out (outside its frame, empty, not finite, of a missing frame) is a rejected frame",
     )
     frames: list[EncodedFrame] | None = Field(
         None, fail_fast=True, max_length=MAX_ITEMS, description="The tracklet's frames in time order"
     )
-    max_clips: int | None = Field(
+    max_clips: Integer | None = Field(
         None,
         ge=1,
         description="Embed at most this many clips, evenly spaced over the tracklet: faster and less exact. "
-        "Default: all. Other frames are not decoded and do not count as unusable. Allowed only with footage",
+        "Default: all. Other frames are not decoded, do not count as unusable, and do not count for `max_frames`; in a "
+        "form of more frames than that, send it before them. Allowed only with footage",
     )
 
 
@@ -87,18 +137,11 @@ class TrackletBody(FootageBody):
     start_time: Timestamp | None = None
     end_time: Annotated[Timestamp | None, _not_before("start_time")] = None
     metadata: Metadata | None = None
-    expires_at: Timestamp | None = Field(
+    expires_at: Annotated[Timestamp | None, AfterValidator(_not_past)] = Field(
         None,
         description="From this time on the record is not found any more, and it is erased. Default: after the "
         "service's `retention_days`, if set",
     )
-
-    @field_validator("expires_at")
-    @classmethod
-    def _check_expiry(cls, expires_at: datetime | None) -> datetime | None:
-        if expires_at and expires_at <= datetime.now(UTC):
-            raise ValueError("is in the past, so the record would never be found")
-        return expires_at
 
 
 class EmbedBody(TrackletBody):
@@ -112,6 +155,33 @@ class PutBody(TrackletBody):
     embedding_space: SpaceName | None = None
 
 
+class TimeOfDayBody(Body):
+    """A part of each day in local time, ends included; over midnight if `to` is earlier than `from`."""
+
+    start: ClockTime = Field(alias="from")
+    end: ClockTime = Field(alias="to")
+    utc_offset: UtcOffset = Field(0, description="Local time minus UTC")
+
+    @field_validator("end")
+    @classmethod
+    def _check_end(cls, end: int, info: ValidationInfo) -> int:
+        if end == info.data.get("start"):
+            raise ValueError("must differ from from; leave time_of_day out for the whole day")
+        return end
+
+
+class PatchBody(Body):
+    """`PATCH /gallery/{id}`: fields that are sent replace those of the record. The embedding stays what it is."""
+
+    camera_id: CameraId | None = Field(None, description="null: of no camera")
+    start_time: Timestamp | None = Field(None, description="null: unknown")
+    end_time: Annotated[Timestamp | None, _not_before("start_time")] = Field(None, description="null: unknown")
+    metadata: Metadata | None = Field(None, description="Replaces all metadata; null: none")
+    expires_at: Annotated[Timestamp | None, AfterValidator(_not_past)] = Field(
+        None, description="null: after the service's `retention_days` since the enrolment, if set, otherwise never"
+    )
+
+
 class FilterBody(Body):
     """All conditions must hold. The time of a record must overlap the interval from `after` to `before`."""
 
@@ -119,6 +189,16 @@ class FilterBody(Body):
     exclude_camera_ids: list[CameraId] = Field(default_factory=list, max_length=1000)
     after: Timestamp | None = None
     before: Annotated[Timestamp | None, _not_before("after")] = None
+    time_of_day: TimeOfDayBody | None = Field(
+        None, description="The time of a record must overlap this part of some day. Records without times never pass"
+    )
+    without_time: Annotated[bool, AfterValidator(_check_without_time)] = Field(
+        False, description="true: only records that have neither start_time nor end_time"
+    )
+    created_after: Timestamp | None = Field(None, description="The record was enrolled at this time or later")
+    created_before: Annotated[Timestamp | None, _not_before("created_after")] = Field(
+        None, description="The record was enrolled at this time or earlier"
+    )
     metadata: Metadata = Field(
         default_factory=dict, max_length=100, description="All these keys must have equal values in the record"
     )
@@ -132,14 +212,22 @@ class FilterBody(Body):
             before=self.before,
             metadata=self.metadata,
             exclude_ids=exclude_ids,
+            created_after=self.created_after,
+            created_before=self.created_before,
+            without_time=self.without_time,
+            time_of_day=None
+            if self.time_of_day is None
+            else TimeOfDay(self.time_of_day.start, self.time_of_day.end, self.time_of_day.utc_offset),
         )
 
 
 class SearchBody(FootageBody):
-    """`POST /search`: footage, an embedding, or the id of an enrolled tracklet, and how to search."""
+    """`POST /search`: footage, an embedding, or the id of an enrolled tracklet, more examples, and how to search."""
 
     FORM_JSON: ClassVar[frozenset[str]] = FootageBody.FORM_JSON | {
-        *("filter", "top_k", "min_score", "prior", "min_probability", "exclude_same_camera", "rerank")
+        *("filter", "top_k", "min_score", "prior", "min_probability", "exclude_same_camera", "rerank"),
+        "paged",
+        *("ids", "embeddings", "reject_ids"),
     }
 
     ELSEWHERE: ClassVar[Mapping[str, str]] = {
@@ -150,7 +238,37 @@ class SearchBody(FootageBody):
 
     embedding: Embedding | None = None
     embedding_space: SpaceName | None = None
-    top_k: int = Field(10, ge=1)
+    ids: list[TrackletId] = Field(
+        default_factory=list,
+        fail_fast=True,
+        max_length=MAX_EXAMPLES,
+        description="Enrolled tracklets that show the same person: further examples, or the only ones. At most 100 "
+        "together with `embeddings`",
+    )
+    embeddings: list[Embedding] = Field(
+        default_factory=list,
+        fail_fast=True,
+        max_length=MAX_EXAMPLES,
+        description="Embeddings of the same person: further examples, or the only ones",
+    )
+    reject_ids: list[TrackletId] = Field(
+        default_factory=list,
+        fail_fast=True,
+        max_length=MAX_EXAMPLES,
+        description="Enrolled tracklets that show other people; the results move away from them. All examples and "
+        "rejected tracklets are left out of the results",
+    )
+    case: CaseId | None = Field(
+        None,
+        description="A case: its query, if none is sent, and its verdicts are examples and rejected ones. The query of "
+        "the first search with it is kept with it",
+    )
+    combine: Combine = Field(
+        "mean",
+        description="How several examples are combined. `mean`: a score is that with the mean of the examples (of each "
+        "camera first, then over cameras). `max`: the best score with any of the examples",
+    )
+    top_k: Integer = Field(10, ge=1)
     min_score: float | None = Field(None, ge=-1, le=1)
     prior: float | None = Field(
         None,
@@ -166,9 +284,21 @@ class SearchBody(FootageBody):
         description="Leave out hits below this probability; with `min_score`, both must hold. 409 if hits have none",
     )
     filter: FilterBody = FilterBody()
+    purpose: Purpose | None = Field(
+        None, description="Why this search is made, such as a case number; for the audit log. Some services require it"
+    )
     exclude_same_camera: bool = False
     rerank: bool = Field(
         False, description="Re-rank the best candidates (k-reciprocal); scores stay what they are without it"
+    )
+    paged: bool = Field(False, description="Answer with `next_cursor`; without effect on re-ranked answers")
+    cursor: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="`next_cursor` of an answer: return the next hits of that search. Only `top_k` and `purpose` may "
+        "be sent with it. 404 after ten minutes, after a restart, or if the service had to forget the search: search "
+        "again",
     )
 
 
@@ -177,6 +307,17 @@ class EraseBody(Body):
 
     filter: FilterBody
     dry_run: bool = False
+    expected: Integer | None = Field(
+        None,
+        ge=0,
+        description="How many records a dry run counted: if another number passes now, nothing is erased (409)",
+    )
+
+
+class SessionBody(Body):
+    """`POST /session`."""
+
+    key: SecretStr = Field(min_length=1, max_length=1000)
 
 
 class EmbedQuery(Parameters):
@@ -192,21 +333,59 @@ class RecordQuery(Parameters):
     include_embedding: bool = False
 
 
+class ThumbnailQuery(Parameters):
+    """Query parameters of `GET /gallery/{id}/thumbnail`."""
+
+    frame: Integer | None = Field(
+        None, ge=0, description="Which of the kept pictures, in time order from 0. Default: the middle one"
+    )
+
+
 class ListQuery(Parameters):
-    """Query parameters of `GET /gallery`."""
+    """Query parameters of `GET /gallery`; those that begin with `metadata.` are conditions on metadata."""
+
+    model_config = Parameters.model_config | {"extra": "allow"}
 
     camera_id: CameraId | None = None
     after: Timestamp | None = None
     before: Annotated[Timestamp | None, _not_before("after")] = None
-    limit: int = Field(100, ge=1)
+    without_time: Annotated[bool, AfterValidator(_check_without_time)] = False
+    created_after: Timestamp | None = None
+    created_before: Annotated[Timestamp | None, _not_before("created_after")] = None
+    limit: Integer = Field(100, ge=1)
     cursor: str | None = Field(None, min_length=1, max_length=512)
+
+    def to_filter(self) -> Filter:
+        """Return the filter for the gallery.
+
+        Raises:
+            InvalidArgument: a parameter is unknown, or a condition on metadata is sent twice.
+        """
+        texts: dict[str, str] = {}
+        for name, value in (self.model_extra or {}).items():
+            prefix, dot, key = name.partition(".")
+            if prefix != "metadata" or not dot:
+                raise InvalidArgument(f"{clip(name, MAX_NAME)} is an unknown query parameter")
+            if not isinstance(value, str):
+                raise InvalidArgument(f"{clip(name, MAX_NAME)} is there twice: send it once")
+            texts[key] = value
+        return Filter(
+            camera_ids=None if self.camera_id is None else (self.camera_id,),
+            after=self.after,
+            before=self.before,
+            created_after=self.created_after,
+            created_before=self.created_before,
+            without_time=self.without_time,
+            metadata_texts=texts,
+        )
 
 
 class AuditQuery(Parameters):
     """Query parameters of `GET /audit`."""
 
-    limit: int = Field(100, ge=1)
+    limit: Integer = Field(100, ge=1)
     before: str | None = Field(None, min_length=1, max_length=64, description="A `receipt_id`: list only older entries")
+    kind: list[Kind] = Field(default_factory=list, max_length=20, description="Only entries of these kinds")
 
 
 class RejectedFrame(Answer):
@@ -226,6 +405,7 @@ class EmbedAnswer(Answer):
     frames: FrameCount
     clips: ClipCount
     rejected_frames: list[RejectedFrame]
+    warnings: Warnings
     embedding: list[float] | SkipJsonSchema[None] = Field(None, description="Of unit length; absent unless requested")
 
 
@@ -259,6 +439,7 @@ class SearchHit(Answer):
     start_time: Timestamp | None
     end_time: Timestamp | None
     metadata: Metadata
+    thumbnails: ThumbnailCount
     thumbnail_url: ThumbnailUrl = None
 
 
@@ -269,11 +450,17 @@ class SearchAnswer(Answer):
     """
 
     results: list[SearchHit]
+    warnings: Warnings
     embedding_space: str
     score_mode: ScoreModeName
     searched: int
     exact: bool
     calibration: CalibrationUsed | SkipJsonSchema[None] = None
+    next_cursor: str | None = Field(
+        None,
+        description="Send it as `cursor` for the next hits. Null if there are no more, or as many were shown as one "
+        "search may return; absent unless `paged` or `cursor` was sent",
+    )
     took_ms: float
 
 
@@ -290,6 +477,7 @@ class RecordAnswer(Answer):
     embedding_space: str
     created_at: Timestamp
     expires_at: Timestamp | None
+    thumbnails: ThumbnailCount
     thumbnail_url: ThumbnailUrl = None
     embedding: list[float] | SkipJsonSchema[None] = Field(None, description="Of unit length; absent unless requested")
 
@@ -301,21 +489,81 @@ class PageAnswer(Answer):
     next_cursor: str | None
 
 
+class NamingCaseAnswer(Answer):
+    """A case that names records which are erased."""
+
+    id: str
+    name: str
+    status: Literal["open", "closed"]
+    query: Literal["record", "footage"] | None = Field(
+        description="`record`: the query is one of the records and is removed with it. `footage`: an operator said "
+        "that one of the records shows the person of the footage with which the case asks. **The case keeps this "
+        "footage**: look at it, and remove the case if it shows the person. Null: only verdicts name the records"
+    )
+    verdicts: int = Field(description="Verdicts on the records")
+
+
 class EraseAnswer(Answer):
     """`receipt_id` is the id of the entry in the audit log. In a dry run it is null and `erased` is 0."""
 
     matched: int
     erased: int
     receipt_id: str | None
+    without_time: int = Field(
+        description="Records that `after`, `before` or `time_of_day` left out only because they have no time. They are "
+        "not erased; the filter `without_time` finds them"
+    )
+    verdicts: int = Field(
+        description="Verdicts on erased records, with their notes, that were removed from cases; 0 in a dry run"
+    )
+    cases: list[NamingCaseAnswer] = Field(
+        description="Cases that name the records, newest first; those that a key which is limited to cameras does not "
+        "see are left out. In the audit log the entry of the erasure names those with `footage`, as `details.cases`"
+    )
+
+
+class CameraAnswer(Answer):
+    """A camera with records. `camera_id` is null for records without a camera, the times if no record has one."""
+
+    camera_id: str | None
+    records: int
+    first_time: Timestamp | None = Field(description="The earliest time of its records")
+    last_time: Timestamp | None = Field(description="The latest time of its records")
+
+
+SignedInBy = Literal["key", "session", "proxy", "nothing"]
+
+
+class SessionAnswer(Answer):
+    """Who the caller is. `cameras` is null for a caller who sees all records; `expires_at` is that of a session."""
+
+    name: str
+    scopes: list[Scope]
+    cameras: list[str] | None
+    signed_in_by: SignedInBy
+    expires_at: Timestamp | None
 
 
 class AuditEntryAnswer(Answer):
-    """A removal of records. `by` is the fingerprint of an API key, `anonymous`, or `expiry`."""
+    """An entry of the audit log: who did what, and when.
+
+    `by` is the name of a key or of a proxy's user, the fingerprint `key:...` of a key in `NOT3D_API_KEYS`, `anonymous`,
+    or `expiry`. `details` depends on `kind`. Of a search it has the purpose, the filter and what was asked with: the
+    SHA-256 of frames or of a vector. `records` has the records that the entry names, with the scores that were
+    returned; `erased_records` counts those that were erased since, of which nothing is left here.
+    """
 
     receipt_id: str
     time: Timestamp
-    action: Literal["delete", "erase", "expire"]
+    kind: Kind
     by: str
+    operator: str | None = Field(description="The person whom the client named in `X-Operator`; nothing proves it")
+    details: Metadata
+    records: list[Metadata]
+    erased_records: int
+    position: int
+    hash: str = Field(description="Of this entry and the one before it; `not3d audit verify` checks all")
+    action: Kind = Field(description="The same as `kind`", deprecated=True)
     filter: Metadata = Field(description='Which records: a filter as in `POST /gallery/erase`, or `{"id": ...}`')
     erased: int = Field(description="Number of records that were removed")
 
@@ -324,92 +572,3 @@ class AuditAnswer(Answer):
     """Entries of the audit log, newest first. For older ones, send the last `receipt_id` as `before`."""
 
     entries: list[AuditEntryAnswer]
-
-
-class StatusAnswer(Answer):
-    """Whether the service is alive or ready."""
-
-    status: Literal["alive", "ready"]
-
-
-class EngineFacts(Answer):
-    """The engine in use. `provider` is its backend; `warning` says what was requested and is not in use."""
-
-    name: str
-    version: str
-    device: Literal["cpu", "cuda"]
-    precision: str
-    threads: int
-    provider: str
-    warning: str | None
-    self_test_min_cosine: float
-
-
-class GalleryFacts(Answer):
-    """The gallery."""
-
-    engine: str
-    records: int
-    score_mode: ScoreModeName
-    retention_days: float | None = Field(description="Lifetime of a record without `expires_at`; null: unlimited")
-    thumbnails: bool = Field(description="Whether a small picture of each new tracklet is kept")
-
-
-class LimitFacts(Answer):
-    """Limits of requests; what exceeds them is refused."""
-
-    max_frames: int
-    max_clips: int
-    max_video_frames: int
-    max_frame_bytes: int
-    max_pixels: int
-    max_request_pixels: int
-    max_side: int
-    min_side: int
-    min_usable_share: float
-    max_request_bytes: int
-    max_metadata_bytes: int
-    max_pending_requests: int
-    max_pending_bytes: int
-    max_top_k: int
-    max_page: int
-    rerank_candidates: int
-
-
-class CalibrationFacts(Answer):
-    """The calibration in force; as in the answer of a search."""
-
-    id: str
-    source: Literal["bundle", "site"]
-    mode: str = Field(description="The scores that have a probability: `cosine` of searches that are not re-ranked")
-    prior: float | None = Field(description="The prior of requests that name none; null: 1 / (searched records + 1)")
-    fitted_people: int
-    fitted_cameras: int
-    fitted_at: Timestamp
-
-
-class ThresholdFacts(Answer):
-    """A score that can serve as `min_score`, and the errors that were measured at it when the calibration was fitted.
-
-    `fmr` is the share of pairs of two people that score at least `score`, `fnmr` the share of pairs of one person that
-    score less; `fnmr_low` and `fnmr_high` are its 95% interval over people.
-    """
-
-    fmr: float
-    score: float
-    fnmr: float
-    fnmr_low: float
-    fnmr_high: float
-
-
-class InfoAnswer(Answer):
-    """`GET /info`."""
-
-    version: str
-    model: BundleSpec
-    embedding_space: str
-    calibration: CalibrationFacts | None = Field(description="null: answers have no probabilities")
-    thresholds: list[ThresholdFacts] = Field(description="Those that the calibration's data support")
-    engine: EngineFacts
-    gallery: GalleryFacts
-    limits: LimitFacts

@@ -5,7 +5,7 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that the current task answers."""
@@ -30,12 +30,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure_logs(level: str) -> None:
-    """Write the records of all loggers from this level ("debug" to "error") up to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure_logs(level: str, stream: TextIO | None = None) -> None:
+    """Write the records of all loggers from this level ("debug" to "error") up, to `stream` or to standard error."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    # Libraries log each call that they make with its URL, which may hold a secret, and at debug level cookies too.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # The form parser logs each malformed form as a warning and each chunk at debug level. The access log has refusals.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

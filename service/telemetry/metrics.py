@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,7 +22,9 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from model.cgroups import memory_limit
-from model.engines import EngineInfo
+
+if TYPE_CHECKING:
+    from model.engines import EngineInfo
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that is of no use
@@ -31,8 +34,10 @@ STAGES = ("read", "parse", "decode", "queue", "infer", "index", "rerank")
 waiting for the engine; one call of the engine; one call of the gallery; re-ranking."""
 OUTCOMES = ("used", "rejected")
 """Outcomes of a frame."""
-REASONS = ("readers", "requests", "bytes")
-"""Limits that refuse a request: bodies being read, requests being answered, bytes held."""
+REASONS = ("readers", "requests", "bytes", "gallery")
+"""Limits that refuse a request: bodies being read, requests with footage being answered, bytes held, and requests
+without footage to the gallery being answered."""
+KEY_REASONS = ("missing", "wrong", "expired")
 
 _REQUEST_SECONDS = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
@@ -91,6 +96,10 @@ class Metrics:
         )
         # Looking a child up takes as long as observing it.
         self._stage = {name: self.stages.labels(name) for name in STAGES}
+        self.connections = Gauge("not3d_connections", "Open connections", registry=registry)
+        self.connections_limit = Gauge(
+            "not3d_connections_limit", "Limit of not3d_connections; more wait until one is closed", registry=registry
+        )
         self.open_requests = Gauge(
             "not3d_open_requests", "Requests whose body is being read or that are being answered", registry=registry
         )
@@ -104,9 +113,23 @@ class Metrics:
         self.pending_bytes_limit = Gauge(
             "not3d_pending_bytes_limit", "Limit of not3d_pending_bytes; more are refused", registry=registry
         )
+        self.gallery_calls = Gauge(
+            "not3d_pending_gallery_calls",
+            "Requests without footage to the gallery that are being answered",
+            registry=registry,
+        )
+        self.answer_bytes = Gauge("not3d_answer_bytes", "Bytes of large answers that are being sent", registry=registry)
         self.refused = Counter("not3d_refused", "Requests refused because of a limit", ["reason"], registry=registry)
         for reason in REASONS:
             self.refused.labels(reason)
+        self.refused_keys = Counter(
+            "not3d_refused_keys",
+            "Requests refused because their API key is missing, wrong or expired",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in KEY_REASONS:
+            self.refused_keys.labels(reason)
         self.queued_clips = Gauge("not3d_queued_clips", "Clips that wait for the engine", registry=registry)
         self.batches = Histogram(
             "not3d_batch_clips",
@@ -120,6 +143,29 @@ class Metrics:
         self.gallery_records = Gauge("not3d_gallery_records", "Records in the gallery", registry=registry)
         self.expired_records = Counter(
             "not3d_expired_records", "Records erased because they had expired", registry=registry
+        )
+        self.alerts = Counter("not3d_alerts", "Alerts raised by this process", ["watchlist"], registry=registry)
+        self.suppressed_alerts = Counter(
+            "not3d_suppressed_alerts", "Alerts that a cool-down kept back", ["watchlist"], registry=registry
+        )
+        self.alert_listeners = Gauge("not3d_alert_listeners", "Open streams of alerts", registry=registry)
+        self.watchlists = Gauge(
+            "not3d_watchlists", "Watchlists, by whether they can raise alerts", ["active"], registry=registry
+        )
+        self.watched_examples = Gauge(
+            "not3d_watched_examples", "Examples with which each new record is compared", registry=registry
+        )
+        self.deliveries = Counter(
+            "not3d_webhook_deliveries",
+            "Attempts to deliver an alert; dead: the last one failed",
+            ["webhook", "outcome"],
+            registry=registry,
+        )
+        self.outbox = Gauge(
+            "not3d_webhook_outbox",
+            "Alerts that wait for a webhook, or were given up",
+            ["webhook", "state"],
+            registry=registry,
         )
         self.ready = Gauge("not3d_ready", "1 if the service is ready, otherwise 0", registry=registry)
         self.engine = Gauge(
@@ -138,12 +184,18 @@ class Metrics:
         if limit := memory_limit():
             Gauge("not3d_memory_limit_bytes", "Memory limit of the container", registry=registry).set(limit)
 
-    def describe_engine(self, info: EngineInfo, embedding_space: str) -> None:
+    def describe_engine(self, info: "EngineInfo", embedding_space: str) -> None:
         """Set the series that describe the engine in use."""
         self.engine.labels(
             info.name, info.version, info.device, info.precision, str(info.threads), embedding_space, info.provider
         ).set(1)
         self.engine_degraded.set(info.warning is not None)
+
+    def describe_watchlists(self, count: int, inactive: int, examples: int) -> None:
+        """Set the number of watchlists, of those that raise no alert, and of the examples that are compared."""
+        self.watchlists.labels("true").set(count - inactive)
+        self.watchlists.labels("false").set(inactive)
+        self.watched_examples.set(examples)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

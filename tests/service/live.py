@@ -1,5 +1,6 @@
 """Run the real application under the real server in a thread, on a free port of the loopback interface."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.http.listener import HttpServer
 from service.lifecycle import Lifecycle, Service
+from service.loaded_model import LoadedModel
 from service.settings import Settings
 
 TIMEOUT = 30.0
@@ -40,19 +42,28 @@ class Live:
         assert service
         return service
 
+    @property
+    def model(self) -> LoadedModel:
+        """The model that the service runs; it must have one."""
+        assert self.service.model
+        return self.service.model
+
 
 @contextmanager
-def run_service(bundle: Path, data_dir: Path, *, wait_until_ready: bool = True, **settings: Any) -> Iterator[Live]:
-    """Run the service until the context ends, with these `service.settings.Settings`."""
-    values: dict[str, Any] = {"engine": "onnxruntime", "device": "cpu", "threads": 1} | settings
-    app = create_app(Settings(bundle=bundle, data_dir=data_dir, **values))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
-    thread = threading.Thread(target=server.run)
+def run_service(
+    bundle: Path | None, data_dir: Path, *, wait_until_ready: bool = True, **settings: Any
+) -> Iterator[Live]:
+    """Run the service until the context ends, with these `Settings`; without a bundle, they name a space."""
+    values: dict[str, Any] = {"engine": "onnxruntime", "device": "cpu", "threads": 1, "port": 0} | settings
+    values |= {"vectors_only": True} if bundle is None else {"bundle": bundle}
+    chosen = Settings(data_dir=data_dir, **values)
+    app = create_app(chosen)
+    server = HttpServer(app, chosen, app.state.lifecycle.metrics, app.state.lifecycle.feed.close)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
         wait_for(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{server.port}"
         with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
             if wait_until_ready:
                 wait_for(lambda: client.get("/readyz").status_code == 200)

@@ -20,7 +20,7 @@ def loaded(bundle: Path) -> Bundle:
 
 
 def test_a_bundle_without_calibration_has_none_in_force(loaded: Bundle) -> None:
-    assert load_calibration(Settings(), loaded) is None
+    assert load_calibration(Settings(), loaded.space, loaded.calibration) is None
 
 
 @pytest.mark.parametrize(("people", "source"), [(7, "site"), (None, "bundle")])
@@ -36,7 +36,7 @@ def test_the_sites_file_overrides_the_bundles(
     )
     path = tmp_path / CALIBRATION_FILE
     path.write_text(make_calibration(embedding_space=loaded.embedding_space, people=7).to_json())
-    active = load_calibration(Settings(calibration=path if people else None), calibrated)
+    active = load_calibration(Settings(calibration=path if people else None), calibrated.space, calibrated.calibration)
     assert active
     assert (active.source, active.calibration.people) == (source, people or 50)
     assert active.fitted_at.isoformat() == "2026-11-28T12:00:00+00:00"
@@ -45,8 +45,8 @@ def test_the_sites_file_overrides_the_bundles(
 def test_the_prior_is_the_requests_then_the_settings_then_one_expected_match(loaded: Bundle, tmp_path: Path) -> None:
     path = tmp_path / CALIBRATION_FILE
     path.write_text(make_calibration(embedding_space=loaded.embedding_space).to_json())
-    follows = load_calibration(Settings(calibration=path), loaded)
-    fixed = load_calibration(Settings(calibration=path, prior=0.2), loaded)
+    follows = load_calibration(Settings(calibration=path), loaded.space, None)
+    fixed = load_calibration(Settings(calibration=path, prior=0.2), loaded.space, None)
     assert follows
     assert fixed
     assert [follows.prior_of(None, searched) for searched in (0, 1, 99, 999_999)] == [0.5, 0.5, 0.01, 1e-6]
@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_used_is_an_error_at_start(
     path = tmp_path / "site.json"
     write(path)
     with pytest.raises(CalibrationError, match=rf"^NOT3D_CALIBRATION: .*{reason}.*not3d calibrate"):
-        load_calibration(Settings(calibration=path), loaded)
+        load_calibration(Settings(calibration=path), loaded.space, None)
     with run_service(bundle, tmp_path / "data", wait_until_ready=False, calibration=path) as live:
         wait_for(lambda: live.lifecycle.state is ServiceState.FAILED)
         assert "cannot start: NOT3D_CALIBRATION: " in (live.lifecycle.reason or "")

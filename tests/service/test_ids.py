@@ -4,7 +4,7 @@ from uuid import UUID
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from service.ids import TrackletId, new_id
+from service.ids import TrackletId, camera_named_by, new_id
 
 ADAPTER: TypeAdapter[str] = TypeAdapter(TrackletId)
 
@@ -25,7 +25,11 @@ def test_new_ids_differ_and_sort_by_age() -> None:
     assert first < new_id()
 
 
-@pytest.mark.parametrize("value", ["a", "gate-3:0042", "A_b.c", "x" * 128, "...", new_id()])
+@pytest.mark.parametrize(
+    "value",
+    ["a", "gate-3:0042", "A_b.c", "x" * 128, "...", new_id()],
+    ids=["letter", "separators", "mixed", "longest", "dots", "new"],
+)
 def test_well_formed_ids_are_accepted(value: str) -> None:
     assert ADAPTER.validate_python(value) == value
 
@@ -34,3 +38,23 @@ def test_well_formed_ids_are_accepted(value: str) -> None:
 def test_other_ids_are_refused(value: str) -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "camera"),
+    [
+        ("gate:1", "gate"),
+        ("gate:1:2", "gate"),
+        ("frigate:gate:1777887000.5-abc", "gate"),
+        ("mqtt:gate:17:1777887000.000", "gate"),
+        ("axis:gate:", "gate"),
+        ("frigate:gate", "frigate"),  # of a camera with this name
+        ("frigate:frigate:1", "frigate"),
+        ("Frigate:gate:1", "Frigate"),
+        ("::", ""),
+        ("gate", None),
+        ("01a226ca-9d65-7661-8b1d-a3080c14001c", None),
+    ],
+)
+def test_an_id_names_one_camera(value: str, camera: str | None) -> None:
+    assert camera_named_by(value) == camera

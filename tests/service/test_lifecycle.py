@@ -4,20 +4,26 @@ import logging
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.engines import Engine, EngineError
+from model.engines import Engine, EngineError, self_test
 from model.engines.self_test import SelfTest, run_self_test
 from model.frames import read_frame
-from service import lifecycle
+from service import lifecycle, loaded_model
 from service.gallery import GalleryError, GalleryUnavailable
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.lifecycle import Lifecycle, ServiceState
+from service.routes import health
 from service.settings import Settings
 from tests.bundles import make_bundle
 from tests.service.gallery.engines import HAS_LITE
@@ -48,7 +54,7 @@ def test_not_ready_until_the_self_test_has_passed(
         assert may_pass.wait(20)
         return run_self_test(engine, bundle)
 
-    monkeypatch.setattr(lifecycle, "run_self_test", held)
+    monkeypatch.setattr(self_test, "run_self_test", held)
     with run_service(bundle, tmp_path, wait_until_ready=False) as live:
         wait_for(lambda: live.lifecycle.pending == ["self_test", "gallery"])
         answer = live.client.get("/readyz")
@@ -126,7 +132,7 @@ def test_an_unexpected_error_is_reported_too(bundle: Path, tmp_path: Path, monke
     def broken(*_arguments: object, **_more: object) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr(lifecycle, "open_engine", broken)
+    monkeypatch.setattr(loaded_model, "open_engine", broken)
     with run_service(bundle, tmp_path / "data", wait_until_ready=False) as live:
         assert "of all things" in failed(live)
 
@@ -137,7 +143,7 @@ def test_an_expected_error_is_reported_without_its_type(
     def broken(*_arguments: object, **_more: object) -> None:
         raise EngineError("install the engine")
 
-    monkeypatch.setattr(lifecycle, "open_engine", broken)
+    monkeypatch.setattr(loaded_model, "open_engine", broken)
     with run_service(bundle, tmp_path / "data", wait_until_ready=False) as live:
         assert failed(live) == "the service cannot start: install the engine"
 
@@ -153,7 +159,7 @@ def test_an_int8_bundle_that_ranks_alike_goes_on_with_the_float_bundle_s_gallery
         live.client.post("/embed", files=form(tracklet(1, 5)), data={"id": "one"})
     with run_service(int8, tmp_path / "data", engine="auto", wait_until_ready=False) as live:
         wait_for(lambda: live.lifecycle.state is ServiceState.FAILED)
-        assert "this bundle is of space" in (live.lifecycle.reason or "")
+        assert "this service is of space" in (live.lifecycle.reason or "")
     spec = json.loads((int8 / "model.json").read_text())
     alike = {"float_map": 50, "map": 50, "map_in_float_gallery": 50, "map_of_float_queries": 50, "mean_cosine": 0.999}
     spec["quantisation"] |= alike
@@ -197,7 +203,7 @@ def test_expired_records_are_erased(bundle: Path, tmp_path: Path, caplog: pytest
     caplog.set_level(logging.INFO, "not3d.service")
     with run_service(bundle, tmp_path, sweep_seconds=0.05) as live:
         put(live, "ever")
-        put(live, "soon", in_seconds(0.4))
+        put(live, "soon", in_seconds(2))
         assert live.client.get("/gallery/soon").status_code == 200
         wait_for(lambda: removed(live) == [("expire", "expiry", 1)])
         assert live.client.get("/gallery/soon").status_code == 404
@@ -208,8 +214,8 @@ def test_expired_records_are_erased(bundle: Path, tmp_path: Path, caplog: pytest
 
 def test_records_that_expired_while_the_service_was_down_are_erased_at_its_start(bundle: Path, tmp_path: Path) -> None:
     with run_service(bundle, tmp_path) as live:
-        put(live, "soon", in_seconds(0.3))
-    time.sleep(0.4)
+        put(live, "soon", in_seconds(2))
+    time.sleep(2)
     with run_service(bundle, tmp_path) as live:
         wait_for(lambda: removed(live) == [("expire", "expiry", 1)])
 
@@ -255,6 +261,101 @@ def test_a_broken_gallery_ends_the_service(live: Live, monkeypatch: pytest.Monke
     assert live.lifecycle.state is ServiceState.BROKEN
     assert ended == [live.lifecycle.reason]
     assert "not3d_ready 0.0" in live.client.get("/metrics").text
+
+
+def test_readiness_ends_while_requests_wait_and_nothing_is_done_and_returns(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine hangs. Clients give up and others come, which must not hide it."""
+    caplog.set_level(logging.INFO, "not3d.service")
+    with run_service(bundle, tmp_path, stall_seconds=0.4) as live:
+        engine, may_run = live.model.engine, threading.Event()
+        embed = type(engine).embed
+
+        def held(self: Any, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+            assert may_run.wait(30)
+            return embed(self, clips)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(engine), "embed", held)
+            while live.client.get("/readyz").status_code == 200:
+                with suppress(httpx.ReadTimeout):
+                    live.client.post("/embed", files=form(tracklet(1, 2)), timeout=0.1)
+            document = check_problem(live.client.get("/readyz"), 503, "not-ready")
+            assert "the engine has computed no batch" in document["detail"]
+            assert live.client.get("/livez").status_code == 200
+            assert live.client.get("/gallery").status_code == 200
+            assert "not3d_ready 0.0" in live.client.get("/metrics").text
+            may_run.set()
+        wait_for(lambda: live.client.get("/readyz").status_code == 200)
+        assert live.client.post("/embed", files=form(tracklet(1, 2))).status_code == 201
+    assert {"stalled", "no longer stalled"} <= {record.message for record in caplog.records}
+
+
+def test_readiness_ends_while_gallery_calls_wait_and_none_ends_and_returns(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gallery hangs, for example on a network disk. Clients give up and others come, which must not hide it."""
+    may_run = threading.Event()
+    search = EmbeddedGallery.search
+
+    def held(self: EmbeddedGallery, *arguments: Any, **options: Any) -> Any:
+        assert may_run.wait(30)
+        return search(self, *arguments, **options)
+
+    with run_service(bundle, tmp_path, stall_seconds=0.4) as live:
+        with monkeypatch.context() as patch:
+            patch.setattr(EmbeddedGallery, "search", held)
+            while live.client.get("/readyz").status_code == 200:
+                with suppress(httpx.ReadTimeout):
+                    live.client.post("/search", json={"embedding": EMBEDDING}, timeout=0.1)
+            document = check_problem(live.client.get("/readyz"), 503, "not-ready")
+            assert "the gallery has finished no call" in document["detail"]
+            assert live.client.get("/livez").status_code == 200
+            assert "not3d_ready 0.0" in live.client.get("/metrics").text
+            may_run.set()
+        wait_for(lambda: live.client.get("/readyz").status_code == 200)
+        assert live.client.post("/search", json={"embedding": EMBEDDING}).status_code == 200
+
+
+def test_metrics_do_not_wait_for_a_gallery_that_hangs(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_run = threading.Event()
+    monkeypatch.setattr(health, "COUNT_SECONDS", 0.1)
+    monkeypatch.setattr(EmbeddedGallery, "count", lambda _: 7 if may_run.wait(20) else 0)
+    assert "not3d_gallery_records 0.0" in live.client.get("/metrics", timeout=5).text
+    may_run.set()
+    assert "not3d_gallery_records 7.0" in live.client.get("/metrics").text
+
+
+def test_slow_work_that_goes_on_is_no_stall(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch takes less than the limit, all together far more."""
+    with run_service(bundle, tmp_path, stall_seconds=0.6, max_batch=1) as live:
+        engine = live.model.engine
+        embed = type(engine).embed
+
+        def slow(self: Any, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+            time.sleep(0.15)
+            return embed(self, clips)
+
+        monkeypatch.setattr(type(engine), "embed", slow)
+        with ThreadPoolExecutor() as pool:
+            job = pool.submit(live.client.post, "/embed", files=form(tracklet(1, 40)))
+            states = set()
+            while not job.done():
+                states.add(live.client.get("/readyz").status_code)
+                time.sleep(0.05)
+        assert job.result().status_code == 201
+        assert states == {200}
+
+
+def test_clips_that_are_lost_end_readiness(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = live.model.embedder
+    asyncio.run(embedder._budget.acquire(embedder._budget.free))
+    with pytest.raises(httpx.ReadTimeout):
+        live.client.post("/embed", files=form(tracklet(1, 2)), timeout=0.3)
+    wait_for(lambda: embedder.find_stall(0.2))
+    assert "no decoded clip has left the queue" in str(embedder.find_stall(0.2))
+    assert embedder.find_stall(60) is None
 
 
 def test_transitions_that_are_not_in_the_table_are_refused() -> None:
@@ -328,3 +429,19 @@ def test_stopping_while_a_stage_runs_loads_no_further(
     monkeypatch.undo()
     with run_service(bundle, tmp_path / "data") as again:
         assert again.client.get("/readyz").status_code == 200
+
+
+def test_a_lasting_stall_ends_the_liveness(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness ends first; an orchestrator restarts the process only if that does not help."""
+    stalled = 0.0
+    with run_service(bundle, tmp_path, stall_seconds=1) as live:
+        embedder = live.model.embedder
+        monkeypatch.setattr(embedder, "find_stall", lambda seconds: "no work is done" if stalled >= seconds else None)
+        stalled = 1.0
+        wait_for(lambda: live.client.get("/readyz").status_code == 503)
+        assert live.client.get("/livez").status_code == 200
+        stalled = 5.0
+        assert "restart it" in check_problem(live.client.get("/livez"), 503, "not-ready")["detail"]
+        stalled = 0.0
+        wait_for(lambda: live.client.get("/readyz").status_code == 200)
+        assert live.client.get("/livez").status_code == 200

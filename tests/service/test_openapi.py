@@ -1,4 +1,7 @@
+import asyncio
 import json
+
+import httpx
 
 from service.app import create_app
 from service.openapi import DOCUMENT, render
@@ -26,8 +29,32 @@ def test_every_call_of_the_contract_is_described() -> None:
         "POST /gallery/erase",
         "GET /gallery/{id}",
         "PUT /gallery/{id}",
+        "PATCH /gallery/{id}",
         "DELETE /gallery/{id}",
         "GET /gallery/{id}/thumbnail",
+        "GET /gallery/{id}/track",
+        "GET /cameras",
+        "POST /cases",
+        "GET /cases",
+        "GET /cases/{case}",
+        "PATCH /cases/{case}",
+        "DELETE /cases/{case}",
+        "PUT /cases/{case}/verdicts/{id}",
+        "DELETE /cases/{case}/verdicts/{id}",
+        "GET /cases/{case}/picture",
+        "GET /cases/{case}/export",
+        "GET /watchlists",
+        "GET /watchlists/{name}",
+        "PUT /watchlists/{name}",
+        "DELETE /watchlists/{name}",
+        "GET /alerts",
+        "GET /alerts/stream",
+        "GET /alerts/{id}",
+        "PUT /alerts/{id}/verdict",
+        "DELETE /alerts/{id}/verdict",
+        "POST /session",
+        "GET /session",
+        "DELETE /session",
         "GET /audit",
         "GET /info",
         "GET /livez",
@@ -46,3 +73,17 @@ def test_every_reference_has_a_schema() -> None:
     names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert names
     assert names <= schemas.keys()
+
+
+def test_the_first_requests_for_the_document_may_come_together() -> None:
+    app = create_app(Settings())
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+            return await asyncio.gather(*(client.get("/openapi.json") for _ in range(16)))
+
+    answers = asyncio.run(ask())
+    assert {answer.status_code for answer in answers} == {200}
+    committed = json.loads(DOCUMENT.read_text(encoding="utf-8"))
+    assert all(answer.json() == committed for answer in answers)

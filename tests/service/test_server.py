@@ -1,7 +1,9 @@
 """The real process: start, refusal to start, end, and what is left after it is killed."""
 
+import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -17,7 +19,7 @@ import httpx
 from service.lifecycle import CLOSE_SECONDS
 from tests.bundles import make_bundle
 from tests.service.live import TIMEOUT, wait_for
-from tests.service.pictures import form, tracklet
+from tests.service.pictures import draw, encode, form, tracklet, write_video
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = "from service.server import serve; from service.settings import Settings; serve(Settings())"
@@ -55,8 +57,10 @@ def is_ready(url: str) -> bool:
 
 
 @contextmanager
-def running(bundle: Path, data_dir: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process, url = start(bundle, data_dir, **settings)
+def running(
+    bundle: Path, data_dir: Path, command: str = COMMAND, **settings: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process, url = start(bundle, data_dir, command, **settings)
     try:
         wait_for(lambda: process.poll() is not None or is_ready(url), 60)
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
@@ -163,7 +167,8 @@ def refused(bundle: Path, data_dir: Path, **settings: str) -> str:
 def test_a_service_that_cannot_start_says_why_and_exits_with_1(bundle: Path, tmp_path: Path) -> None:
     missing = refused(tmp_path / "nowhere", tmp_path / "data")
     assert re.fullmatch(r"not3d: cannot start: .*nowhere.*", missing)
-    assert "NOT3D_MAX_FRAME is not a setting" in refused(bundle, tmp_path / "data", MAX_FRAME="3")
+    misspelt = refused(bundle, tmp_path / "data", PURPOSE_REQUIRED="true")
+    assert "did you mean NOT3D_REQUIRE_PURPOSE?" in misspelt
 
 
 def test_a_gallery_of_another_model_is_not_opened(bundle: Path, tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_an_address_in_use_is_reported(bundle: Path, tmp_path: Path) -> None:
         status, errors = end_of(process)
     assert status == 1
     assert errors.strip().splitlines()[-1].startswith("not3d: cannot listen at 127.0.0.1:")
-    assert "address already in use" in errors
+    assert "Address already in use" in errors
 
 
 STUCK_COMMAND = """
@@ -192,13 +197,69 @@ import service.embedding.footage
 from service.server import serve
 from service.settings import Settings
 
-def stuck(data, settings, size=None):
+def stuck(*_, **__):
     print("decoding", flush=True)
     time.sleep(600)
 
-service.embedding.footage._decode = stuck
+service.embedding.footage.read_sized_frame = stuck
 serve(Settings())
 """
+
+
+NOISY_COMMAND = f"""
+import logging, os, threading, time, warnings
+def write():
+    while not logging.getLogger().handlers:  # the service has not begun yet
+        time.sleep(0.05)
+    os.write(2, b"libpng warning: iCCP: known incorrect sRGB profile\\nno end of line")
+    os.write(2, b" yet\\n\\xff is not UTF-8\\n")
+    for number in range(100_000):  # more than the pipe holds; a library must not wait for the log
+        try:
+            os.write(2, b"message %d of a library\\n" % number)
+        except BlockingIOError:
+            pass
+    time.sleep(3)
+    warnings.warn("a warning of Python")
+    os.system("echo of a child process >&2")
+    print("done", flush=True)
+threading.Thread(target=write).start()
+{COMMAND}"""
+
+
+def test_every_line_on_standard_error_is_json(bundle: Path, tmp_path: Path) -> None:
+    """Also what libraries write there, damaged footage, and a flood of it."""
+    process, url = start(bundle, tmp_path / "data", NOISY_COMMAND)
+    try:
+        wait_for(lambda: is_ready(url), 60)
+        whole, [picture] = write_video(tmp_path / "v.mp4", [draw(1, seed) for seed in range(20)]), tracklet(1, 1)
+        files = [picture[: len(picture) // 2], encode(draw(1), ".png")[:-200], whole[:-500], whole[:500] + whole[600:]]
+        for data in files:
+            httpx.post(f"{url}/embed", files={"video" if data[:8] == whole[:8] else "frames": data})
+        assert process.stdout
+        assert process.stdout.readline() == "done\n"
+        process.send_signal(signal.SIGTERM)
+        status, errors = end_of(process)
+    finally:
+        process.kill()
+    assert status == 0, errors
+    lines = [json.loads(line) for line in errors.splitlines()]
+    said = [line["message"] for line in lines if line["logger"] == "not3d.stderr"]
+    assert {"libpng warning: iCCP: known incorrect sRGB profile", "no end of line yet", "of a child process"} <= {*said}
+    assert 20 < len(said) < 200
+    assert any("more messages of libraries were left out" in message for message in said)
+    assert any("a warning of Python" in line["message"] for line in lines)
+
+
+def test_no_core_is_dumped_and_a_crash_shows_where(bundle: Path, tmp_path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+    with running(bundle, tmp_path / "data") as (process, _):
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 ", limits)
+        process.send_signal(signal.SIGABRT)
+        status, errors = end_of(process)
+    # faulthandler reads the frames of threads that run, and may itself end with a segmentation fault.
+    assert -status in {signal.SIGABRT, signal.SIGSEGV}
+    assert "Fatal Python error: Aborted" in errors
 
 
 def test_a_decoder_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path: Path) -> None:

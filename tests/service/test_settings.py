@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import SERVE_OPTIONS, Settings, find_unknown_variables, variable_name
+from service.settings import SERVE_OPTIONS, Settings, variable_name
 
 
 def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,9 +24,57 @@ def test_arguments_override_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(port=1234).port == 1234
 
 
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOT3D_THREADS", "")
-    assert Settings().threads is None
+@pytest.mark.parametrize("value", ["", " ", "\t\n"])
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_a_variable_that_is_set_but_empty_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable_name(name), value)
+    with pytest.raises(ValidationError, match=f"set but empty: {variable_name(name)}.*unset it"):
+        Settings()
+
+
+@pytest.mark.parametrize("value", [",", " , ,", ",\t"])
+def test_keys_of_commas_only_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOT3D_API_KEYS", value)
+    with pytest.raises(ValidationError, match="has no key: give at least one, or unset it"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"host": "0.0.0.0"},
+        {"host": "::"},
+        {"host": "192.0.2.1"},
+        {"host": "gallery.example.org"},
+        {"host": "127.0.0.1.example.org"},
+        {"host": "127.0.0.1", "published": "0.0.0.0:8000"},
+        {"host": "0.0.0.0", "published": "8000"},
+        {"host": "0.0.0.0", "published": ":8000"},
+        {"host": "0.0.0.0", "published": "[::]:8000"},
+    ],
+)
+def test_without_a_key_only_a_loopback_address_is_allowed(address: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"NOT3D_API_KEYS.*NOT3D_ALLOW_ANONYMOUS=true"):
+        Settings(**address)
+    assert Settings(**address, api_keys="0123456789abcdef").keys
+    assert not Settings(**address, allow_anonymous=True).keys
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"host": "127.0.0.1"},
+        {"host": "127.9.8.7"},
+        {"host": "::1"},
+        {"host": "localhost"},
+        {"host": "::ffff:127.0.0.1"},
+        {"host": "0.0.0.0", "published": "127.0.0.1:8000"},
+        {"host": "0.0.0.0", "published": "127.0.0.1:"},
+        {"host": "0.0.0.0", "published": "[::1]:8000"},
+    ],
+)
+def test_on_a_loopback_address_no_key_is_needed(address: dict[str, str]) -> None:
+    assert Settings(**address).keys == ()
 
 
 @pytest.mark.parametrize(
@@ -68,14 +116,6 @@ def test_an_unknown_argument_is_refused() -> None:
 
 def test_keys_are_not_shown() -> None:
     assert "0123456789abcdef" not in repr(Settings(api_keys="0123456789abcdef"))
-
-
-def test_unknown_variables_are_reported_with_the_closest_name() -> None:
-    environment = {"NOT3D_MAX_FRAME": "3", "NOT3D_XYZZY": "1", "NOT3D_URL": "u", "NOT3D_PORT": "1", "HOME": "/"}
-    assert find_unknown_variables(environment) == [
-        "NOT3D_MAX_FRAME is not a setting; did you mean NOT3D_MAX_FRAMES?",
-        "NOT3D_XYZZY is not a setting",
-    ]
 
 
 def test_every_setting_is_described_and_serve_has_options_of_settings_only() -> None:

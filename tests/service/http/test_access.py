@@ -1,10 +1,18 @@
+import asyncio
 import hashlib
+import statistics
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
-from service.http.access import check_key
+from service.http import access
+from service.http.access import WrongKeys
+from service.telemetry.metrics import Metrics
 from tests.service.live import Live, run_service
 from tests.service.problem import check_problem
 
@@ -27,6 +35,7 @@ GUARDED = [
     ("DELETE", "/gallery/a"),
     ("POST", "/gallery/erase"),
     ("GET", "/gallery/a/thumbnail"),
+    ("GET", "/gallery/a/track"),
     ("GET", "/audit"),
     ("GET", "/info"),
     ("GET", "/metrics"),
@@ -34,7 +43,8 @@ GUARDED = [
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-def test_a_key_is_needed(locked: Live, method: str, path: str) -> None:
+def test_a_key_is_needed(locked: Live, method: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "FIRST_DELAY", 0)
     answer = locked.client.request(method, path)
     check_problem(answer, 401, "key-missing")
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -72,8 +82,74 @@ def test_the_audit_log_has_the_fingerprint_of_the_key_and_not_the_key(locked: Li
         assert KEY not in log
 
 
-def test_keys_are_compared_completely() -> None:
-    assert check_key(KEY, (OTHER, KEY))
-    assert not check_key(KEY + "0", (OTHER, KEY))
-    assert not check_key("", (OTHER, KEY))
-    assert not check_key("ключ", (OTHER, KEY))
+def test_wrong_keys_are_slowed_down_and_correct_ones_are_not(bundle: Path, tmp_path: Path) -> None:
+    """Twenty clients behind one address try keys as fast as they can, beside one with a correct key."""
+    with run_service(bundle, tmp_path / "data", wait_until_ready=False, api_keys=KEY) as live:
+
+        def guess(number: int) -> list[int]:
+            with httpx.Client(base_url=live.url) as client:
+                keys = (f"wrong-key-{number:02}-{attempt:04}" for attempt in range(10))
+                return [client.get("/metrics", headers={"x-api-key": key}).status_code for key in keys]
+
+        begin = time.monotonic()
+        with ThreadPoolExecutor(20) as pool:
+            guesses = [pool.submit(guess, number) for number in range(20)]
+            correct: list[float] = []
+            while not all(each.done() for each in guesses):
+                start = time.monotonic()
+                assert live.client.get("/metrics", headers={"x-api-key": KEY}).status_code == 200
+                correct.append(time.monotonic() - start)
+        statuses = [status for each in guesses for status in each.result()]
+        text = live.client.get("/metrics", headers={"x-api-key": KEY}).text
+    assert set(statuses) == {403, 429}
+    assert 0 < statuses.count(403) <= access.FREE_TRIES + access.MAX_DELAYED_OF_ADDRESS * 10
+    assert time.monotonic() - begin > 1
+    assert statistics.median(correct) < 0.5
+    assert 'not3d_refused_keys_total{reason="wrong"} 200.0' in text
+
+
+def test_delays_grow_up_to_a_limit_and_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if threading.current_thread() is threading.main_thread():
+            slept.append(seconds)
+        else:  # a service of another test
+            await real(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    wrong_keys = WrongKeys(Metrics())
+
+    async def refuse(times: int) -> None:
+        for _ in range(times):
+            problem = await wrong_keys.refuse("192.0.2.1")
+            assert problem.status == 403
+
+    asyncio.run(refuse(access.FREE_TRIES))
+    assert slept == []
+    asyncio.run(refuse(8))
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+    monkeypatch.setattr(access, "FORGET_SECONDS", 0)
+    asyncio.run(refuse(1))
+    assert len(slept) == 8
+
+
+def test_wrong_keys_of_many_addresses_take_bounded_memory() -> None:
+    wrong_keys = WrongKeys(Metrics())
+
+    async def refuse() -> None:
+        for number in range(10 * access.MAX_ADDRESSES):
+            await wrong_keys.refuse(f"10.0.{number // 256}.{number % 256}")
+
+    asyncio.run(refuse())
+    assert len(wrong_keys._addresses) == access.MAX_ADDRESSES
+
+
+def test_a_missing_key_is_counted_but_not_delayed(locked: Live) -> None:
+    begin = time.monotonic()
+    for _ in range(2 * access.FREE_TRIES):
+        check_problem(locked.client.get("/info"), 401, "key-missing")
+    assert time.monotonic() - begin < 1
+    text = locked.client.get("/metrics", headers={"x-api-key": KEY}).text
+    assert 'not3d_refused_keys_total{reason="missing"}' in text

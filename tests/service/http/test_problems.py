@@ -1,6 +1,8 @@
 import errno
+import json
 import logging
 import os
+import re
 from typing import Any
 
 import pytest
@@ -60,7 +62,7 @@ def test_a_failing_engine_is_a_500_without_its_details(
 ) -> None:
     """The request is not at fault, so 500 is right; the details are in the log and not in the answer."""
     caplog.set_level(logging.ERROR)
-    engine = live.service.engine
+    engine = live.model.engine
 
     def fail(clips: Any) -> None:
         raise RuntimeError("device lost at 0xdead")
@@ -81,7 +83,7 @@ def test_a_full_disk_is_a_507_and_nothing_is_enrolled(live: Live, monkeypatch: p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("tempfile.mkstemp", full)
+        patch.setattr("tempfile.TemporaryFile", full)
         answer = live.client.post("/embed", files={"video": ("v.mp4", b"data")})
     check_problem(answer, 507, "disk-full")
     assert live.client.get("/gallery").json()["items"] == []
@@ -149,3 +151,62 @@ def test_a_gallery_that_fails_is_a_503_without_retry_after(
     assert failure.facts == {"reason": "the disk is read-only"}  # type: ignore[attr-defined]
     assert live.client.get("/livez").status_code == live.client.get("/readyz").status_code == 200
     put(live, "a")
+
+
+LONG = 20_000
+"""Characters of what is sent; more would be refused earlier."""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("PUT", "/gallery/a", json.dumps({"x" * LONG: 1})),
+        ("PUT", "/gallery/a", json.dumps({f"{number:0>400}": 1 for number in range(150)})),
+        ("PUT", "/gallery/a", json.dumps({"id": "a" * LONG})),
+        ("PUT", "/gallery/a", json.dumps({"camera_id": "a" * LONG})),
+        ("PUT", "/gallery/a", json.dumps({"embedding_space": "a" * LONG})),
+        ("PUT", "/gallery/a", json.dumps({"start_time": "2024-01-01" + "1" * LONG})),
+        ("PUT", "/gallery/a", json.dumps({"expires_at": "2024-01-01T" + "1" * LONG})),
+        ("PUT", "/gallery/a", json.dumps({"metadata": {"a" * LONG: 2**70}})),
+        ("PUT", "/gallery/a", json.dumps({"metadata": "a" * LONG})),
+        ("PUT", "/gallery/a", '{"embedding":' + "1" * 4000 + "}"),
+        ("POST", "/search", json.dumps({"id": "a" * LONG})),
+        ("POST", "/search", '{"id":"a","top_k":' + "9" * 4000 + "}"),
+        ("POST", "/search", '{"id":"a","top_k":' + "9" * LONG + "}"),
+        ("POST", "/search", json.dumps({"filter": {"a" * LONG: 1}})),
+        ("POST", "/search", json.dumps({"filter": {"camera_ids": ["b" * 400] * 200}})),
+        ("POST", "/search", json.dumps({"filter": {"metadata": {"k": "b" * LONG}}, "id": "a"})),
+        ("POST", "/embed", json.dumps({"frames": ["é" * LONG]})),
+        ("POST", "/embed", json.dumps({"max_clips": "a" * LONG})),
+        ("POST", "/gallery/erase", json.dumps({"a" * LONG: 1})),
+        ("POST", "/gallery/erase", "a" * LONG),
+        ("GET", "/gallery?limit=" + "9" * 4000, ""),
+        ("GET", "/gallery?limit=" + "a" * LONG, ""),
+        ("GET", "/gallery?cursor=" + "a" * LONG, ""),
+        ("GET", "/gallery?" + "a" * LONG + "=1", ""),
+        ("GET", "/gallery?" + "&".join(f"{number:0>300}=1" for number in range(60)), ""),
+        ("GET", "/livez?" + "&".join(f"{number:0>300}=1" for number in range(60)), ""),
+        ("GET", "/audit?before=" + "a" * LONG, ""),
+        ("GET", "/gallery/" + "a" * LONG, ""),
+        ("GET", "/" + "a" * LONG, ""),
+    ],
+)
+def test_an_error_repeats_little_of_what_was_sent(
+    shared: Live, method: str, path: str, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "not3d")
+    answer = shared.client.request(method, path, content=content, headers={"Content-Type": "application/json"})
+    assert 400 <= answer.status_code < 500
+    document = answer.json()
+    assert all(len(fault.get("field") or "") <= 100 for fault in document.get("errors", []))
+    assert len(document["detail"]) <= 600
+    repeated = re.findall(r"a+|b+|[019]+|x+|é+|(?:0+\d+)", answer.text)
+    assert sum(map(len, (run for run in repeated if len(run) > 20))) <= 600
+    assert all(len(str(vars(record))) < 4000 for record in caplog.records if record.name.startswith("not3d"))
+
+
+@pytest.mark.parametrize("name", ["content-type", "x-request-id", "authorization", "content-encoding"])
+def test_an_error_repeats_little_of_a_header(shared: Live, name: str) -> None:
+    answer = shared.client.post("/embed", content=b"a", headers={name: "a/" + "b" * LONG})
+    assert 400 <= answer.status_code < 500
+    assert len(answer.text) < 1000

@@ -3,6 +3,7 @@ import base64
 import json
 import logging
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -29,36 +30,63 @@ def test_a_well_formed_request_id_of_the_client_is_used(shared: Live) -> None:
     assert UUID(given).version == 7
 
 
-def test_the_access_log_has_the_route_and_no_content(shared: Live, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def own_entries(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., list[logging.LogRecord]]]:
+    """A function that returns the entries about requests with these ids, which are written after their answers.
+
+    Those of earlier tests of the shared service may come late.
+    """
     caplog.set_level(logging.DEBUG)
+
+    def keep_id(record: logging.LogRecord) -> bool:
+        record.request_id = request_id.get()
+        return True
+
+    def wait(*ids: str) -> list[logging.LogRecord]:
+        def find() -> list[logging.LogRecord]:
+            answered = [record for record in caplog.records if record.getMessage() == "answered"]
+            found = {record.request_id: record for record in answered}  # type: ignore[attr-defined]
+            return [found[each] for each in ids if each in found]
+
+        wait_for(lambda: len(find()) == len(ids))
+        return find()
+
+    caplog.handler.addFilter(keep_id)
+    yield wait
+    caplog.handler.removeFilter(keep_id)
+
+
+def test_the_access_log_has_the_route_and_no_content(
+    shared: Live, caplog: pytest.LogCaptureFixture, own_entries: Callable[..., list[logging.LogRecord]]
+) -> None:
     data = {"id": "secret-name", "camera_id": "secret-camera", "metadata": '{"secret": "person"}'}
-    shared.client.post("/embed?include_embedding=true", files=form(tracklet(1, 2)), data=data)
-    shared.client.get("/gallery/secret-name")
-    # The entry is written after the answer is sent.
-    wait_for(lambda: [record.getMessage() for record in caplog.records].count("answered") >= 2)
-    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("not3d")]
-    answered = [json.loads(line) for line in lines if '"answered"' in line]
+    frames, headers = form(tracklet(1, 2)), {"x-request-id": "log-embed"}
+    shared.client.post("/embed?include_embedding=true", files=frames, data=data, headers=headers)
+    shared.client.get("/gallery/secret-name", headers={"x-request-id": "log-read"})
+    answered = [json.loads(JsonFormatter().format(each)) for each in own_entries("log-embed", "log-read")]
     assert [(line["method"], line["route"], line["status"]) for line in answered] == [
         ("POST", "/embed", 201),
         ("GET", "/gallery/{id}", 200),
     ]
     assert all(line["ms"] >= 0 and line["level"] == "info" for line in answered)
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("not3d")]
     assert "secret" not in "".join(lines)
 
 
-def test_the_access_log_has_the_cost_of_the_request(shared: Live, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_access_log_has_the_cost_of_the_request(
+    shared: Live, own_entries: Callable[..., list[logging.LogRecord]]
+) -> None:
     """A tracklet that takes two calls of the engine and has one bad frame; a search; a call without a body."""
-    caplog.set_level(logging.INFO)
     frames = [*tracklet(2, 9), b"text"]
-    request = shared.client.build_request("POST", "/embed", files=form(frames), data={"id": "costly"})
+    headers = {"x-request-id": "cost-embed"}
+    request = shared.client.build_request("POST", "/embed", files=form(frames), data={"id": "costly"}, headers=headers)
     size = len(request.read())
     assert shared.client.send(request).status_code == 201
-    assert shared.client.post("/search", json={"id": "costly"}).status_code == 200
-    assert shared.client.get("/info").status_code == 200
-    wait_for(lambda: [record.getMessage() for record in caplog.records].count("answered") >= 3)
-    answered = [record.facts for record in caplog.records if record.getMessage() == "answered"]  # type: ignore[attr-defined]
-    embed, search, info = answered
-    clip_length = shared.service.bundle.spec.clip_length
+    searched = shared.client.post("/search", json={"id": "costly"}, headers={"x-request-id": "cost-search"})
+    assert searched.status_code == 200
+    assert shared.client.get("/info", headers={"x-request-id": "cost-info"}).status_code == 200
+    embed, search, info = (each.facts for each in own_entries("cost-embed", "cost-search", "cost-info"))  # type: ignore[attr-defined]
+    clip_length = shared.model.bundle.spec.clip_length
     assert (embed["bytes"], embed["frames"], embed["clips"]) == (size, 9, -(-9 // clip_length))
     assert set(embed["stages"]) == {"read", "parse", "decode", "queue", "infer", "index"}
     assert all(0 < embed["stages"][name] < embed["ms"] for name in ("decode", "infer"))

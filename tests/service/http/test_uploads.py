@@ -108,6 +108,18 @@ def test_a_video_is_stored_under_a_name_of_the_server_and_removed(small: Live, t
     assert not list(tmp_path.parent.rglob("evil*"))
 
 
+def test_without_its_temporary_folder_the_service_refuses_videos_only(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    with run_service(bundle, tmp_path / "data", temp_dir=folder) as live:
+        folder.rmdir()
+        answer = live.client.post("/embed", content=part("video", b"video") + b"--x--\r\n", headers=BOUNDARY)
+        problem = check_problem(answer, 503, "busy")
+        assert "cannot be stored" in problem["detail"]
+        assert answer.headers["retry-after"] == "5"
+        assert live.client.post("/embed", files=form(tracklet(1, 2))).status_code == 201
+
+
 def connect(live: Live, body: bytes, length: int) -> socket.socket:
     """Connect a client that sends the beginning of a form and then nothing."""
     port = int(live.url.rpartition(":")[2])

@@ -1,5 +1,5 @@
 import hashlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.http.responses import INLINE_RECORDS
+from service.http.schemas import CameraAnswer
+from tests.service.gallery.samples import record, vector
 from tests.service.live import Live, run_service
 from tests.service.pictures import encode, form, tracklet
 from tests.service.problem import check_problem
+from tests.service.threads import note_threads
 
 KEY, OTHER_KEY = "0123456789abcdef", "fedcba9876543210"
 EMBEDDING = [1.0] * 32
@@ -44,7 +48,7 @@ def test_a_malformed_id_is_named(shared: Live, method: str) -> None:
 def test_put_enrols_and_replaces(shared: Live) -> None:
     first = shared.client.put("/gallery/put", files=form(tracklet(1, 3)), data={"camera_id": "a"})
     assert first.status_code == 201
-    assert first.headers["location"] == "/gallery/put"
+    assert first.headers["location"] == "../gallery/put"
     again = shared.client.put("/gallery/put", files=form(tracklet(1, 3)), data={"camera_id": "a"})
     assert again.status_code == 200
     assert again.json() == first.json()
@@ -69,7 +73,7 @@ def test_put_enrols_an_embedding(shared: Live) -> None:
     ("body", "status", "kind", "field"),
     [
         ({}, 400, "malformed", "frames"),
-        ({"embedding": [1.0] * 31}, 400, "malformed", "embedding"),
+        ({"embedding": [1.0] * 31}, 409, "other-embedding-space", "embedding"),
         ({"embedding": [0.0] * 32}, 400, "malformed", "embedding"),
         ({"embedding": [1.0] * 32, "frames": ["AAAA"]}, 400, "malformed", "embedding"),
         ({"embedding": [1.0] * 32, "embedding_space": "no"}, 409, "other-embedding-space", "embedding_space"),
@@ -132,12 +136,21 @@ def test_erase_removes_what_the_filter_matches_unless_it_is_a_dry_run(live: Live
         enrol(live, name, camera_id=camera)
     body = {"filter": {"camera_ids": ["1"]}, "dry_run": True}
     dry = live.client.post("/gallery/erase", json=body).json()
-    assert dry == {"matched": 2, "erased": 0, "receipt_id": None}
+    assert dry == {"matched": 2, "erased": 0, "receipt_id": None, "without_time": 0, "verdicts": 0, "cases": []}
     assert live.client.get("/gallery/a").status_code == 200
     done = live.client.post("/gallery/erase", json=body | {"dry_run": False}).json()
-    assert done == {"matched": 2, "erased": 2, "receipt_id": done["receipt_id"]}
+    assert done == dry | {"erased": 2, "receipt_id": done["receipt_id"]}
     assert done["receipt_id"]
     assert [item["id"] for item in live.client.get("/gallery").json()["items"]] == ["c"]
+
+
+def test_an_erasure_of_another_number_than_expected_erases_nothing(live: Live) -> None:
+    for name in ("a", "b"):
+        enrol(live, name, camera_id="1")
+    body = {"filter": {"camera_ids": ["1"]}, "expected": 1}
+    assert live.client.post("/gallery/erase", json=body | {"dry_run": True}).json()["matched"] == 2
+    check_problem(live.client.post("/gallery/erase", json=body), 409, "other-count", field="expected")
+    assert live.client.post("/gallery/erase", json=body | {"expected": 2}).json()["erased"] == 2
 
 
 @pytest.mark.parametrize(
@@ -149,6 +162,7 @@ def test_erase_removes_what_the_filter_matches_unless_it_is_a_dry_run(live: Live
         ('{"filter": {"metadata": {}}}', "filter"),
         ('{"filter": {"camera_ids": ["a"]}, "dry_run": "False"}', "dry_run"),
         ('{"filter": {"camera_ids": ["a"]}, "dryrun": true}', "dryrun"),
+        ('{"filter": {"camera_ids": ["a"]}, "expected": -1}', "expected"),
         ('{"filter": {"camera_ids": ["a"]}', "body"),
         ("[]", "body"),
     ],
@@ -229,7 +243,7 @@ def test_a_thumbnail_is_kept_if_set_and_removed_with_its_record(bundle: Path, tm
         np.testing.assert_allclose(picture_of(live, "/gallery/b/thumbnail").mean(axis=(0, 1)), colours[0], atol=6)
         hits = live.client.post("/search", json={"id": "b"}).json()["results"]
         assert {hit["id"]: hit.get("thumbnail_url") for hit in hits} == {"a:1": url, "none": None}
-        assert live.client.get("/info").json()["gallery"]["thumbnails"] is True
+        assert live.client.get("/info").json()["gallery"]["thumbnails"] == 1
         live.client.put("/gallery/b", json={"embedding": [1.0] * 32, "camera_id": "c"})
         check_problem(live.client.get("/gallery/b/thumbnail"), 404, "not-found", field="id")
         live.client.post("/gallery/erase", json={"filter": {"camera_ids": ["c"]}})
@@ -241,7 +255,7 @@ def fingerprint(key: str) -> str:
 
 
 def test_the_audit_log_says_who_removed_what(bundle: Path, tmp_path: Path) -> None:
-    """With two keys; a replacement, a dry run and a deletion of a missing record leave no entry."""
+    """With two keys; a dry run and a deletion of a missing record leave no entry."""
     with run_service(bundle, tmp_path, api_keys=f"{KEY},{OTHER_KEY}") as live:
         live.client.headers["authorization"] = f"Bearer {KEY}"
         for name in ("a", "b", "c", "b"):
@@ -252,24 +266,34 @@ def test_the_audit_log_says_who_removed_what(bundle: Path, tmp_path: Path) -> No
         live.client.post("/gallery/erase", json={"filter": chosen, "dry_run": True})
         header = {"authorization": "", "x-api-key": OTHER_KEY}
         erasure = live.client.post("/gallery/erase", json={"filter": chosen}, headers=header).json()
-        newest, oldest = live.client.get("/audit").json()["entries"]
+        newest, oldest, replaced = live.client.get("/audit").json()["entries"]
     assert oldest["time"] <= newest["time"]
-    assert oldest == {
+    shared = {"operator": None, "records": [], "erased_records": 0}
+    assert oldest == shared | {
         "receipt_id": oldest["receipt_id"],
         "time": oldest["time"],
+        "kind": "delete",
         "action": "delete",
         "by": fingerprint(KEY),
+        "details": {"filter": {"id": "a"}, "erased": 1},
         "filter": {"id": "a"},
         "erased": 1,
+        "position": 2,
+        "hash": oldest["hash"],
     }
-    assert newest == {
+    assert newest == shared | {
         "receipt_id": erasure["receipt_id"],
         "time": newest["time"],
+        "kind": "erase",
         "action": "erase",
         "by": fingerprint(OTHER_KEY),
+        "details": {"filter": {"camera_ids": ["gate"]}, "erased": 2},
         "filter": {"camera_ids": ["gate"]},
         "erased": 2,
+        "position": 3,
+        "hash": newest["hash"],
     }
+    assert (replaced["kind"], replaced["records"], replaced["erased_records"]) == ("replace", [], 1)
 
 
 def test_the_audit_log_is_read_page_by_page(live: Live) -> None:
@@ -308,3 +332,93 @@ def test_bad_parameters_of_the_audit_log_are_refused(shared: Live, query: str, f
 def test_entries_of_the_audit_log_cannot_be_changed(shared: Live) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         check_problem(shared.client.request(method, "/audit"), 405, "method-not-allowed")
+
+
+def test_a_list_of_cameras_is_written_outside_the_event_loop(shared: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(INLINE_RECORDS + 1):
+        body = {"embedding": EMBEDDING, "camera_id": f"many-{number}", "start_time": "2026-05-01T12:00:00.5Z"}
+        assert shared.client.put(f"/gallery/many-{number}", json=body).status_code == 201
+    written = note_threads(monkeypatch, CameraAnswer, "__init__")
+    cameras = shared.client.get("/cameras").json()
+    assert len(written) == len(cameras) > INLINE_RECORDS
+    assert not any(written)
+    time = "2026-05-01T12:00:00.500000Z"
+    assert {"camera_id": "many-0", "records": 1, "first_time": time, "last_time": time} in cameras
+
+
+def test_a_record_is_patched(shared: Live) -> None:
+    body = {"embedding": [1.0] + [0.0] * 31, "camera_id": "old", "metadata": {"a": 1, "b": 2}}
+    times = {"start_time": "2026-05-01T12:00:00Z", "expires_at": "2100-01-01T00:00:00Z"}
+    assert shared.client.put("/gallery/patched", json=body | times).status_code == 201
+    before = shared.client.get("/gallery/patched?include_embedding=true").json()
+
+    def patch(**fields: Any) -> dict[str, Any]:
+        answer = shared.client.patch("/gallery/patched", json=fields)
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == shared.client.get("/gallery/patched").json()
+        changed: dict[str, Any] = answer.json()
+        return changed
+
+    assert patch(camera_id="new")["camera_id"] == "new"
+    assert patch(metadata={"c": 3})["metadata"] == {"c": 3}
+    assert patch(end_time="2026-05-01T13:00:00+01:00")["end_time"] == "2026-05-01T12:00:00Z"
+    last = patch(camera_id=None, start_time=None, end_time=None, expires_at=None, metadata=None)
+    assert (last["camera_id"], last["start_time"], last["expires_at"], last["metadata"]) == (None, None, None, {})
+    after = shared.client.get("/gallery/patched?include_embedding=true").json()
+    assert after == before | last | {"embedding": before["embedding"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "body"),
+        ({"embedding": [1.0]}, "embedding"),
+        ({"id": "x"}, "id"),
+        ({"frames": 3}, "frames"),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
+        ({"end_time": "2026-05-01T11:00:00Z"}, "start_time"),
+        ({"start_time": "2026-05-01T12:00:00Z", "end_time": "2026-05-01T11:00:00Z"}, "end_time"),
+        ({"metadata": {"a": "x" * 20_000}}, "metadata"),
+    ],
+)
+def test_a_wrong_patch_is_refused(shared: Live, body: dict[str, Any], field: str) -> None:
+    record = {"embedding": [1.0] + [0.0] * 31, "start_time": "2026-05-01T12:00:00Z"}
+    shared.client.put("/gallery/unpatched", json=record)
+    before = shared.client.get("/gallery/unpatched").json()
+    answer = shared.client.patch("/gallery/unpatched", json=body)
+    check_problem(
+        answer, 413 if field == "metadata" else 400, "too-large" if field == "metadata" else "malformed", field=field
+    )
+    assert shared.client.get("/gallery/unpatched").json() == before
+
+
+def test_a_patch_of_an_absent_record_is_404(shared: Live) -> None:
+    check_problem(shared.client.patch("/gallery/absent", json={"camera_id": "x"}), 404, "not-found", field="id")
+
+
+def test_several_pictures_of_a_record(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, thumbnails=3) as live:
+        assert live.client.post("/embed", files=form(tracklet(1, 8)), data={"id": "many"}).status_code == 201
+        assert live.client.post("/embed", files=form(tracklet(1, 2)), data={"id": "few"}).status_code == 201
+        record = live.client.get("/gallery/many").json()
+        assert (record["thumbnails"], record["thumbnail_url"]) == (3, "/gallery/many/thumbnail")
+        assert live.client.get("/gallery/few").json()["thumbnails"] == 2
+        pictures = [live.client.get(f"/gallery/many/thumbnail?frame={frame}").content for frame in range(3)]
+        assert len(set(pictures)) == 3
+        assert all(picture.startswith(b"\xff\xd8\xff") for picture in pictures)
+        assert live.client.get("/gallery/many/thumbnail").content == pictures[1]
+        check_problem(live.client.get("/gallery/many/thumbnail?frame=3"), 404, "not-found", field="frame")
+        check_problem(live.client.get("/gallery/many/thumbnail?frame=-1"), 400, "malformed", field="frame")
+        check_problem(live.client.get("/gallery/many/thumbnail?page=1"), 400, "malformed", field="page")
+        assert live.client.post("/search", json={"id": "few"}).json()["results"][0]["thumbnails"] == 3
+        assert live.client.get("/info").json()["gallery"]["thumbnails"] == 3
+
+
+def test_a_record_that_was_enrolled_at_the_end_of_time_expires_there_by_default(bundle: Path, tmp_path: Path) -> None:
+    """An imported record has the time of enrolment that its file names."""
+    with run_service(bundle, tmp_path, retention_days=30) as live:
+        late = record("late", embedding=vector("late", len(EMBEDDING)), created_at=datetime(9999, 12, 20, tzinfo=UTC))
+        live.service.gallery._gallery.enrol([late], "error")
+        answer = live.client.patch("/gallery/late", json={"expires_at": None})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["expires_at"] == "9999-12-31T23:59:59.999999Z"

@@ -182,7 +182,6 @@ def test_another_embedding_space_is_refused(filled: Live) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"embedding": [1, 2, 3]}',
         '{"embedding": []}',
         '{"embedding": [NaN' + ", 0.5" * 31 + "]}",
         '{"embedding": [Infinity' + ", 0.5" * 31 + "]}",
@@ -198,6 +197,11 @@ def test_a_bad_embedding_is_named(filled: Live, text: str) -> None:
     answer = filled.client.post("/search", content=text, headers={"content-type": "application/json"})
     document = check_problem(answer, 400, "malformed")
     assert document["errors"][0]["field"].startswith("embedding")
+
+
+def test_an_embedding_of_another_length_is_of_another_space(filled: Live) -> None:
+    answer = filled.client.post("/search", json={"embedding": [1, 2, 3]})
+    check_problem(answer, 409, "other-embedding-space", field="embedding")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ from model.bundle import Bundle
 from model.calibration import CALIBRATION_FILE, Calibration
 from service import lifecycle
 from service.gallery import Gallery
-from service.gallery.address import MilvusAddress
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.opening import open_gallery
 from tests.calibrations import make_calibration
-from tests.service.gallery.engines import HAS_LITE
+from tests.service.gallery.engines import MILVUS, milvus_database
 from tests.service.gallery.samples import record
 from tests.service.live import Live, run_service
 from tests.service.pictures import form, tracklet
@@ -29,7 +29,6 @@ from tests.service.problem import check_problem
 DIMENSION = 32
 RECORDS = 600
 QUERY = np.eye(DIMENSION, dtype=np.float32)[0]
-LITE = pytest.param("lite", marks=pytest.mark.skipif(not HAS_LITE, reason="milvus-lite is not installed"))
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,24 @@ def write_calibration(path: Path, bundle: Path, **facts: Any) -> Path:
     return path
 
 
-def open_filled(engine: str, folder: Path, bundle: Bundle, cosines: NDArray[np.float64]) -> Gallery:
+@contextmanager
+def open_filled(engine: str, folder: Path, bundle: Bundle, cosines: NDArray[np.float64]) -> Iterator[Gallery]:
     facts: dict[str, Any] = {"embedding_space": bundle.embedding_space, "dimension": DIMENSION, "model_name": "sample"}
-    if engine == "lite":
-        from service.gallery.milvus import MilvusGallery
-
-        gallery: Gallery = MilvusGallery.open(MilvusAddress(str(folder / "lite.db")), **facts)
-    else:
+    if engine in {"embedded", "approximate"}:
         exact_bytes = 2**30 if engine == "embedded" else 4 * DIMENSION * 100
         gallery = EmbeddedGallery.open(folder / "gallery", exact_bytes=exact_bytes, **facts)
+        fill(gallery, cosines)
+        assert gallery._rebuilder.wait(60)
+        assert ("approximate" in gallery.engine) == (engine == "approximate")
+        yield gallery
+    else:
+        with milvus_database(engine, bundle.embedding_space, DIMENSION) as database:
+            opened = database.open()
+            fill(opened, cosines)
+            yield opened
+
+
+def fill(gallery: Gallery, cosines: NDArray[np.float64]) -> None:
     rng = np.random.default_rng(1)
     sideways = rng.standard_normal((RECORDS, DIMENSION))
     sideways[:, 0] = 0
@@ -70,13 +78,9 @@ def open_filled(engine: str, folder: Path, bundle: Bundle, cosines: NDArray[np.f
     vectors = (cosines[:, None] * QUERY + np.sqrt(1 - cosines[:, None] ** 2) * sideways).astype(np.float32)
     enrolled = [record(f"r{n:03}", embedding=vector, camera_id=f"c{n % 5}") for n, vector in enumerate(vectors)]
     gallery.enrol(enrolled, "error")
-    if isinstance(gallery, EmbeddedGallery):
-        assert gallery._rebuilder.wait(60)
-        assert ("approximate" in gallery.engine) == (engine == "approximate")
-    return gallery
 
 
-@pytest.fixture(scope="module", params=["embedded", "approximate", LITE])
+@pytest.fixture(scope="module", params=["embedded", "approximate", *MILVUS])
 def calibrated(
     request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Calibrated]:
@@ -84,8 +88,7 @@ def calibrated(
     own = Bundle.load(calibrate(bundle, folder / "bundle"))
     assert own.calibration
     cosines = np.linspace(-0.99, 0.99, RECORDS)[np.random.default_rng(2).permutation(RECORDS)]
-    gallery = open_filled(request.param, folder, own, cosines)
-    with pytest.MonkeyPatch.context() as patch:
+    with open_filled(request.param, folder, own, cosines) as gallery, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             lifecycle,
             "open_gallery",

@@ -16,7 +16,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 def test_every_series_of_a_known_label_exists_from_the_start() -> None:
     metrics = Metrics()
     assert [value(metrics, "not3d_stage_seconds_count", stage=stage) for stage in STAGES] == [0] * 7
-    assert [value(metrics, "not3d_refused_total", reason=reason) for reason in REASONS] == [0] * 3
+    assert [value(metrics, "not3d_refused_total", reason=reason) for reason in REASONS] == [0] * 4
     assert [value(metrics, "not3d_frames_total", outcome=outcome) for outcome in OUTCOMES] == [0] * 2
     assert value(metrics, "not3d_build", version=read_version()) == 1
 

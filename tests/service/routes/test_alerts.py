@@ -1,0 +1,543 @@
+"""Watchlists and alerts over HTTP: thresholds, cool-down, erasure, verdicts, limits of keys, and streams."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from model.bundle import Bundle
+from service.gallery import Record
+from service.http.alert_schemas import AlertAnswer, WatchlistAnswer
+from service.http.responses import INLINE_RECORDS
+from service.routes import watchlists
+from tests.calibrations import make_calibration
+from tests.service.http.test_scopes import add_key
+from tests.service.live import Live, run_service, wait_for
+from tests.service.problem import check_problem
+from tests.service.threads import note_threads
+
+DIMENSION = 32
+NUMBERS = count()
+ALL, GATE = {"x-api-key": "secret-of-all"}, {"x-api-key": "secret-of-gate"}
+
+
+def person(number: int) -> np.ndarray[Any, Any]:
+    """A direction that is orthogonal to those of other people."""
+    vector = np.zeros(DIMENSION)
+    vector[number] = 1
+    return vector
+
+
+def near(number: int, cosine: float, other: int = DIMENSION - 1) -> list[float]:
+    """A vector with this cosine to a person; the rest is of another one."""
+    return [float(value) for value in cosine * person(number) + np.sqrt(1 - cosine**2) * person(other)]
+
+
+def enrol(live: Live, id: str, vector: list[float], camera: str | None = "gate", **fields: Any) -> None:
+    body = {"embedding": vector, **({} if camera is None else {"camera_id": camera}), **fields}
+    answer = live.client.put(f"/gallery/{id}", json=body)
+    assert answer.status_code in {200, 201}, answer.text
+
+
+def watch(live: Live, name: str, **fields: Any) -> Any:
+    answer = live.client.put(f"/watchlists/{name}", json={"min_score": 0.5, "cooldown": 0} | fields)
+    assert answer.status_code in {200, 201}, answer.text
+    return answer.json()
+
+
+def alerts_of(live: Live, name: str, **query: Any) -> list[Any]:
+    answer = live.client.get("/alerts", params={"watchlist": name, **query})
+    assert answer.status_code == 200, answer.text
+    items: list[Any] = answer.json()["items"]
+    return items
+
+
+@pytest.fixture(scope="module")
+def calibrated(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("calibrated")
+    path = folder / "site.json"
+    path.write_text(make_calibration(embedding_space=Bundle.load(bundle).embedding_space).to_json())
+    with run_service(bundle, folder / "data", calibration=path) as live:
+        yield live
+
+
+def test_an_alert_names_record_example_and_score_and_no_vector(shared: Live) -> None:
+    enrol(shared, "a-example", near(0, 1.0), "door")
+    made = watch(shared, "a", ids=["a-example"])
+    assert made["active"]
+    assert made["threshold"] == 0.5
+    assert made["reason"] is None
+    assert made["examples"] == [{"id": "a-example", "camera_id": "door", "source": "request"}]
+    enrol(shared, "a-new", near(0, 0.8), "gate", start_time="2026-05-01T12:00:00Z", end_time="2026-05-01T12:00:05Z")
+    enrol(shared, "a-other", near(0, 0.4), "gate")
+    (alert,) = alerts_of(shared, "a")
+    assert alert["score"] == pytest.approx(0.8, abs=1e-6)
+    facts = {"watchlist": "a", "record_id": "a-new", "camera_id": "gate", "example_id": "a-example"}
+    facts |= {"start_time": "2026-05-01T12:00:00Z", "end_time": "2026-05-01T12:00:05Z", "probability": None}
+    assert alert | facts == alert
+    assert "embedding" not in json.dumps(alert)
+    assert shared.client.get(f"/alerts/{alert['id']}").json() == alert
+    assert AlertAnswer.model_validate_json(json.dumps(alert)).record_id == "a-new"
+
+
+def test_a_list_of_watchlists_is_written_outside_the_event_loop(shared: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter can name thousands of cameras, and there can be a thousand watchlists."""
+    for number in range(INLINE_RECORDS + 1):
+        watch(shared, f"many-{number}", embeddings=[near(0, 1.0)], filter={"camera_ids": ["elsewhere"]})
+    one = shared.client.get("/watchlists/many-0").json()
+    written = note_threads(monkeypatch, WatchlistAnswer, "__init__")
+    listed = shared.client.get("/watchlists").json()["items"]
+    assert len(listed) == len(written) > INLINE_RECORDS
+    assert not any(written)
+    assert one in listed
+    for number in range(INLINE_RECORDS + 1):
+        assert shared.client.delete(f"/watchlists/many-{number}").status_code == 204
+
+
+def test_a_tracklet_raises_one_alert_also_if_it_is_replaced(shared: Live) -> None:
+    watch(shared, "b", embeddings=[near(1, 1.0)])
+    enrol(shared, "b-1", near(1, 0.3))
+    assert alerts_of(shared, "b") == []
+    enrol(shared, "b-1", near(1, 0.9))
+    (first,) = alerts_of(shared, "b")
+    enrol(shared, "b-1", near(1, 0.95), "door")
+    (again,) = alerts_of(shared, "b")
+    assert again == first | {"camera_id": "door"}
+
+
+def test_a_cool_down_is_of_one_watchlist_and_camera(shared: Live) -> None:
+    watch(shared, "c", embeddings=[near(2, 1.0)], cooldown=60)
+    for id_, camera, at in (("c-1", "gate", "12:00:00"), ("c-2", "gate", "12:00:59"), ("c-3", "door", "12:00:30"),
+                            ("c-4", "gate", "12:01:00"), ("c-5", "gate", "11:59:30")):  # fmt: skip
+        enrol(shared, id_, near(2, 0.9), camera, start_time=f"2026-05-01T{at}Z")
+    assert [alert["record_id"] for alert in alerts_of(shared, "c")] == ["c-4", "c-3", "c-1"]
+
+
+def test_a_filter_limits_what_is_compared(shared: Live) -> None:
+    watch(shared, "d", embeddings=[near(3, 1.0)], filter={"camera_ids": ["gate"], "metadata": {"zone": "in"}})
+    enrol(shared, "d-1", near(3, 0.9), "door", metadata={"zone": "in"})
+    enrol(shared, "d-2", near(3, 0.9), "gate", metadata={"zone": "out"})
+    enrol(shared, "d-3", near(3, 0.9), "gate", metadata={"zone": "in"})
+    assert [alert["record_id"] for alert in alerts_of(shared, "d")] == ["d-3"]
+
+
+def test_the_best_example_counts(shared: Live) -> None:
+    enrol(shared, "e-far", near(4, 0.8), "door")
+    enrol(shared, "e-near", near(4, 1.0), "yard")
+    watch(shared, "e", ids=["e-far", "e-near"])
+    enrol(shared, "e-new", near(4, 0.95, other=30))
+    (alert,) = alerts_of(shared, "e")
+    assert alert["example_id"] == "e-near"
+
+
+def test_an_erased_example_leaves_its_watchlist_and_alerts(shared: Live) -> None:
+    enrol(shared, "f-example", near(5, 1.0), "f-camera")
+    watch(shared, "f", ids=["f-example"])
+    enrol(shared, "f-1", near(5, 0.9))
+    assert shared.client.delete("/gallery/f-example").status_code == 204
+    (alert,) = alerts_of(shared, "f")
+    assert alert["example_id"] is None
+    found = shared.client.get("/watchlists/f").json()
+    assert not found["active"]
+    assert found["examples"] == []
+    assert "erased" in found["reason"]
+    enrol(shared, "f-2", near(5, 0.9))
+    assert len(alerts_of(shared, "f")) == 1
+    entries = shared.client.get("/audit", params={"kind": "watchlist", "limit": 1000}).json()["entries"]
+    assert "f-example" not in json.dumps(entries)
+
+
+def test_an_example_that_is_erased_while_its_watchlist_is_put_is_not_kept(
+    shared: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, cosine in (("fe-kept", 0.9), ("fe-erased", 1.0)):
+        enrol(shared, name, near(16, cosine))
+    check = watchlists._check_threshold
+
+    def erase_first(*arguments: Any) -> None:
+        shared.service.gallery._gallery.delete("fe-erased")
+        check(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watchlists, "_check_threshold", erase_first)
+        made = watch(shared, "fe", ids=["fe-kept", "fe-erased"])
+    assert [each["id"] for each in made["examples"]] == ["fe-kept"]
+    vectors = shared.service.gallery._gallery.matcher().watchlists
+    assert [[each.record for each in one.vectors] for one in vectors if one.name == "fe"] == [["fe-kept"]]
+
+
+def test_an_alert_is_raised_at_exactly_the_threshold(shared: Live) -> None:
+    seen = near(17, 0.6137)
+    watch(shared, "ex", embeddings=[near(17, 1.0)])
+    enrol(shared, "ex-1", seen)
+    (alert,) = alerts_of(shared, "ex")
+    score = alert["score"]
+    for name, least in (("ex-at", score), ("ex-above", float(np.nextafter(score, 2)))):
+        watch(shared, name, embeddings=[near(17, 1.0)], min_score=least)
+    enrol(shared, "ex-2", seen)
+    assert [one["score"] for one in alerts_of(shared, "ex-at")] == [score]
+    assert alerts_of(shared, "ex-above") == []
+
+
+def test_erasing_a_person_removes_their_alerts(shared: Live) -> None:
+    watch(shared, "g", embeddings=[near(6, 1.0)])
+    for id_ in ("g-1", "g-2", "g-3"):
+        enrol(shared, id_, near(6, 0.9), "g-camera" if id_ != "g-1" else "g-other")
+    cursor = shared.client.get("/alerts").json()["cursor"]
+    assert shared.client.delete("/gallery/g-1").status_code == 204
+    answer = shared.client.post("/gallery/erase", json={"filter": {"camera_ids": ["g-camera"]}, "dry_run": False})
+    assert answer.json()["erased"] == 2
+    assert alerts_of(shared, "g") == []
+    enrol(shared, "g-1", near(6, 0.9))
+    assert [alert["record_id"] for alert in alerts_of(shared, "g", after=cursor)] == ["g-1"]
+
+
+def test_pages_of_alerts_join_without_gap(shared: Live) -> None:
+    watch(shared, "h", embeddings=[near(7, 1.0)])
+    for number in range(5):
+        enrol(shared, f"h-{number}", near(7, 0.9))
+    newest = shared.client.get("/alerts", params={"watchlist": "h", "limit": 2}).json()
+    assert [item["record_id"] for item in newest["items"]] == ["h-4", "h-3"]
+    assert newest["more"]
+    assert newest["cursor"] == newest["items"][0]["id"]
+    older = alerts_of(shared, "h", before=newest["items"][-1]["id"])
+    assert [item["record_id"] for item in older] == ["h-2", "h-1", "h-0"]
+    after = shared.client.get("/alerts", params={"watchlist": "h", "after": older[-1]["id"], "limit": 3}).json()
+    assert [item["record_id"] for item in after["items"]] == ["h-1", "h-2", "h-3"]
+    assert after["more"]
+    assert after["cursor"] == after["items"][-1]["id"]
+    assert shared.client.get("/alerts", params={"after": newest["cursor"]}).json()["cursor"] >= newest["cursor"]
+
+
+def test_verdicts_become_examples_and_rejects(shared: Live) -> None:
+    watch(shared, "i", embeddings=[near(8, 1.0)], min_score=0.6)
+    enrol(shared, "i-1", near(8, 0.7, other=9))
+    enrol(shared, "i-2", near(8, 0.65, other=10))
+    first, second = reversed(alerts_of(shared, "i"))
+    for alert, verdict in ((first, "same"), (second, "different")):
+        answer = shared.client.put(f"/alerts/{alert['id']}/verdict", json={"verdict": verdict})
+        assert answer.json()["verdict"] == verdict, answer.text
+    found = shared.client.get("/watchlists/i").json()
+    assert [each["id"] for each in found["examples"]] == [None, "i-1"]
+    assert found["rejects"] == [{"id": "i-2", "camera_id": "gate", "source": "verdict"}]
+    enrol(shared, "i-3", near(9, 0.95))  # like the confirmed one, and unlike the first example
+    enrol(shared, "i-4", near(8, 0.65, other=10))  # like the rejected one
+    assert [alert["record_id"] for alert in alerts_of(shared, "i", after=second["id"])] == ["i-3"]
+    # Thresholds can be changed without losing what verdicts brought.
+    assert len(watch(shared, "i", min_score=0.5)["rejects"]) == 1
+    answer = shared.client.delete(f"/alerts/{second['id']}/verdict")
+    assert answer.json()["verdict"] is None
+    assert answer.json()["verdicts"] == []
+    assert shared.client.get("/watchlists/i").json()["rejects"] == []
+    kinds = {entry["kind"] for entry in shared.client.get("/audit", params={"limit": 20}).json()["entries"]}
+    assert {"verdict", "watchlist"} <= kinds
+
+
+def test_two_operators_must_agree_if_the_setting_says_so(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, confirmations=2, trust_operator=True) as live:
+        watch(live, "two", embeddings=[near(0, 1.0)])
+        enrol(live, "two-1", near(0, 0.9))
+        (alert,) = alerts_of(live, "two")
+        for operator, counts in (("ann", None), ("ann", None), ("ben", "same")):
+            answer = live.client.put(
+                f"/alerts/{alert['id']}/verdict", json={"verdict": "same"}, headers={"X-Operator": operator}
+            )
+            assert answer.json()["verdict"] == counts
+        assert len(live.client.get("/watchlists/two").json()["examples"]) == 2
+
+
+def test_a_case_becomes_a_watchlist(shared: Live) -> None:
+    for id_, cosine, other in (("j-query", 1.0, 31), ("j-same", 0.8, 12), ("j-other", 0.7, 13)):
+        enrol(shared, id_, near(11, cosine, other))
+    case = shared.client.post("/cases", json={"name": "j", "purpose": "test", "query": {"id": "j-query"}}).json()["id"]
+    for id_, verdict in (("j-same", "same"), ("j-other", "different")):
+        assert shared.client.put(f"/cases/{case}/verdicts/{id_}", json={"verdict": verdict}).status_code == 200
+    made = watch(shared, "j", case=case)
+    assert {each["id"] for each in made["examples"]} == {"j-query", "j-same"}
+    assert [each["id"] for each in made["rejects"]] == ["j-other"]
+    enrol(shared, "j-new", near(11, 0.9, 12))
+    assert [alert["record_id"] for alert in alerts_of(shared, "j")] == ["j-new"]
+
+
+def test_a_probability_needs_a_calibration(shared: Live) -> None:
+    body = {"embeddings": [near(14, 1.0)], "min_probability": 0.5}
+    detail = check_problem(shared.client.put("/watchlists/p", json=body), 409, "not-calibrated")
+    assert "not3d calibrate" in str(detail)
+
+
+def test_a_probability_is_the_calibrations_with_the_odds_shared_by_the_examples(calibrated: Live) -> None:
+    calibration = make_calibration()
+    watch(calibrated, "p", embeddings=[near(0, 1.0)], min_score=None, min_probability=0.6, prior=0.2)
+    watch(calibrated, "q", embeddings=[near(0, 1.0), near(1, 1.0)], prior=0.2)
+    enrol(calibrated, "p-1", near(0, 0.7))
+    ((first,), (second,)) = alerts_of(calibrated, "p"), alerts_of(calibrated, "q")
+    assert first["probability"] == pytest.approx(calibration.probability([0.7], 0.2)[0], abs=1e-4)
+    shared_odds = 0.2 / 0.8 / 2
+    expected = calibration.probability([0.7], shared_odds / (1 + shared_odds))[0]
+    assert second["probability"] == pytest.approx(expected, abs=1e-4)
+    assert first["calibration"]["prior"] == 0.2
+    assert first["calibration"]["source"] == "site"
+    enrol(calibrated, "p-2", near(0, 0.6))
+    assert len(alerts_of(calibrated, "p")) == 1
+    assert len(alerts_of(calibrated, "q")) == 2
+
+
+def test_a_probability_that_no_score_reaches_is_refused(calibrated: Live) -> None:
+    body = {"embeddings": [near(0, 1.0)], "min_probability": 0.99, "prior": 0.001}
+    detail = check_problem(calibrated.client.put("/watchlists/r", json=body), 409, "not-calibrated")
+    assert "larger prior" in str(detail)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"embeddings": [near(0, 1.0)]}, 400, "min_score"),
+        ({"min_score": 0.5}, 400, "ids"),
+        ({"min_score": 0.5, "min_probability": 0.5, "embeddings": [near(0, 1.0)]}, 400, "min_score"),
+        ({"min_score": 0.5, "embeddings": [[1.0, 2.0]]}, 409, "embeddings[0]"),
+        ({"min_score": 0.5, "embeddings": [near(0, 1.0)], "embedding_space": "other"}, 409, "embedding_space"),
+        ({"min_score": 0.5, "ids": ["missing"]}, 404, "ids[0]"),
+        ({"min_score": 0.5, "embeddings": [near(0, 1.0)], "expires_at": "2020-01-01T00:00:00Z"}, 400, "expires_at"),
+        ({"min_score": 1.5, "embeddings": [near(0, 1.0)]}, 400, "min_score"),
+        ({"min_score": 0.5, "embeddings": [near(0, 1.0)], "extra": 1}, 400, "extra"),
+    ],
+)
+def test_a_watchlist_that_cannot_work_is_refused(shared: Live, body: Any, status: int, field: str) -> None:
+    answer = shared.client.put("/watchlists/refused", json=body)
+    assert answer.status_code == status, answer.text
+    assert field in [error["field"] for error in answer.json()["errors"]]
+    assert shared.client.get("/watchlists/refused").status_code == 404
+
+
+def test_a_watchlist_ends_at_its_time(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, sweep_seconds=0.2) as live:
+        ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
+        watch(live, "short", embeddings=[near(0, 1.0)], expires_at=ends)
+        wait_for(lambda: live.client.get("/watchlists/short").status_code == 404)
+        enrol(live, "late", near(0, 0.9))
+        assert alerts_of(live, "short") == []
+
+
+def test_a_deleted_watchlist_raises_no_alert_and_keeps_its_old_ones(shared: Live) -> None:
+    watch(shared, "k", embeddings=[near(15, 1.0)])
+    enrol(shared, "k-1", near(15, 0.9))
+    for _ in range(2):
+        assert shared.client.delete("/watchlists/k").status_code == 204
+    enrol(shared, "k-2", near(15, 0.9))
+    (alert,) = alerts_of(shared, "k")
+    assert shared.client.put(f"/alerts/{alert['id']}/verdict", json={"verdict": "same"}).status_code == 200
+
+
+def test_watchlists_and_alerts_survive_a_restart(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path) as live:
+        watch(live, "w", embeddings=[near(0, 1.0)], cooldown=60)
+        enrol(live, "w-1", near(0, 0.9), start_time="2026-05-01T12:00:00Z")
+        before = live.client.get("/watchlists").json(), alerts_of(live, "w")
+    with run_service(bundle, tmp_path) as live:
+        assert (live.client.get("/watchlists").json(), alerts_of(live, "w")) == before
+        for number, seconds in ((2, 59), (3, 0)):  # the cool-down goes on too
+            enrol(live, f"w-{number}", near(0, 0.9), start_time=f"2026-05-01T12:0{number - 2}:{seconds:02}Z")
+        assert [alert["record_id"] for alert in alerts_of(live, "w")] == ["w-3", "w-1"]
+
+
+class Listener:
+    """Reads the stream of alerts in a thread."""
+
+    def __init__(self, live: Live, headers: dict[str, str] | None = None, **query: Any) -> None:
+        self.events: list[dict[str, str]] = []
+        self.lines: list[str] = []
+        self.status = 0
+        self._stop = threading.Event()
+        self._live, self._headers, self._query = live, headers or {}, query
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+
+    def _read(self) -> None:
+        with (
+            httpx.Client(base_url=self._live.url, timeout=20) as client,
+            client.stream("GET", "/alerts/stream", headers=self._headers, params=self._query) as answer,
+        ):
+            self.headers, self.status = answer.headers, answer.status_code
+            event: dict[str, str] = {}
+            for line in answer.iter_lines():
+                self.lines.append(line)
+                name, _, value = line.partition(": ")
+                if line == "" and "data" in event:
+                    self.events.append(event)
+                    event = {}
+                elif name in {"id", "event", "data"}:
+                    event[name] = value
+                if self._stop.is_set():
+                    return
+
+    @property
+    def records(self) -> list[str]:
+        return [json.loads(event["data"])["record_id"] for event in self.events]
+
+
+@contextmanager
+def listening(live: Live, **options: Any) -> Iterator[Listener]:
+    listener = Listener(live, **options)
+    try:
+        wait_for(lambda: listener.lines or not listener.thread.is_alive())
+        yield listener
+    finally:
+        listener._stop.set()
+        enrol(live, f"wake-{next(NUMBERS)}", near(29, 1.0))
+        listener.thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def streaming(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with run_service(bundle, tmp_path_factory.mktemp("stream"), max_alert_listeners=3, request_seconds=1.5) as live:
+        watch(live, "wake", embeddings=[near(29, 1.0)], min_score=0.99)
+        watch(live, "s", embeddings=[near(0, 1.0)], filter={"exclude_camera_ids": ["nowhere"]})
+        yield live
+
+
+def test_a_stream_sends_alerts_and_goes_on_after_a_break(streaming: Live) -> None:
+    with listening(streaming, watchlist="s") as first:
+        enrol(streaming, "s-1", near(0, 0.9))
+        wait_for(lambda: first.records == ["s-1"])
+    assert first.headers["content-type"].startswith("text/event-stream")
+    assert first.headers["x-accel-buffering"] == "no"
+    assert first.events[0]["event"] == "alert"
+    assert first.lines[0] == "retry: 3000"
+    (listed,) = alerts_of(streaming, "s")
+    assert json.loads(first.events[0]["data"]) == listed
+    assert first.events[0]["id"] == listed["id"]
+    for number in (2, 3):
+        enrol(streaming, f"s-{number}", near(0, 0.9))
+    with listening(streaming, headers={"Last-Event-ID": listed["id"]}, watchlist="s") as second:
+        wait_for(lambda: second.records == ["s-2", "s-3"])
+
+
+def test_a_stream_is_not_ended_by_the_time_of_a_request(streaming: Live) -> None:
+    with listening(streaming, watchlist="s") as listener:
+        time.sleep(2.0)  # more than request_seconds
+        enrol(streaming, "long-1", near(0, 0.9))
+        wait_for(lambda: listener.records == ["long-1"])
+
+
+def test_the_number_of_streams_is_bounded(streaming: Live) -> None:
+    with listening(streaming), listening(streaming), listening(streaming):
+        answer = streaming.client.get("/alerts/stream")
+        assert answer.headers["retry-after"] == "10"
+        check_problem(answer, 503, "busy")
+        assert streaming.client.head("/alerts/stream").status_code == 200
+
+
+def test_a_stream_refuses_what_is_not_its_id(streaming: Live) -> None:
+    check_problem(streaming.client.get("/alerts/stream", headers={"Last-Event-ID": "x"}), 400, "malformed")
+
+
+def test_a_listener_that_does_not_read_is_dropped(bundle: Path, tmp_path: Path) -> None:
+    """Takes some seconds: the system's buffers hold thousands of alerts."""
+    with run_service(bundle, tmp_path, read_seconds=1.0) as live, socket.socket() as deaf:
+        watch(live, "w", embeddings=[near(0, 1.0)])
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", int(live.url.rpartition(":")[2])))
+        deaf.sendall(b"GET /alerts/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        listeners = live.lifecycle.metrics.alert_listeners
+        wait_for(lambda: listeners._value.get() == 1)
+        vector, number = np.array(near(0, 0.9), np.float32), count()
+        end = time.monotonic() + 20
+        while listeners._value.get() and time.monotonic() < end:  # until the buffers of both sockets are full
+            names = [f"deaf-{next(number)}" for _ in range(500)]
+            records = [Record(name, vector, "gate", None, None, {}, 1, 1, datetime.now(UTC)) for name in names]
+            live.service.gallery._gallery.enrol(records, "error")
+        assert listeners._value.get() == 0
+        assert live.client.get("/alerts", params={"limit": 1}).status_code == 200
+
+
+def test_a_stream_ends_when_the_service_stops(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, drain_seconds=20.0) as live:
+        listener = Listener(live)
+        wait_for(lambda: listener.lines)
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    listener.thread.join(10)
+    assert not listener.thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def limited(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Alerts of gate and door, of watchlists whose examples are of the door."""
+    data = tmp_path_factory.mktemp("limited")
+    add_key(data / "keys.json", "all", ALL["x-api-key"], scopes=("admin",))
+    add_key(data / "keys.json", "gate", GATE["x-api-key"], scopes=("search", "enroll"), cameras=("gate",))
+    with run_service(bundle, data) as live:
+        live.client.headers.update(ALL)
+        enrol(live, "example", near(0, 1.0), "door")
+        watch(live, "both", ids=["example"])
+        watch(live, "door-only", embeddings=[near(0, 1.0)], filter={"camera_ids": ["door"]})
+        enrol(live, "d1", near(0, 0.9), "door")
+        enrol(live, "g1", near(0, 0.9), "gate")
+        enrol(live, "d2", near(0, 0.9), "door")
+        yield live
+
+
+def test_a_limited_key_sees_what_concerns_its_cameras(limited: Live) -> None:
+    listed = limited.client.get("/alerts", headers=GATE).json()
+    assert [item["record_id"] for item in listed["items"]] == ["g1"]
+    (alert,) = listed["items"]
+    assert alert["example_id"] is None
+    assert listed["cursor"] == alert["id"]
+    assert not listed["more"]
+    (found,) = limited.client.get("/watchlists", headers=GATE).json()["items"]
+    assert found["name"] == "both"
+    assert found["examples"] == []
+    assert found["filter"] == {"camera_ids": ["gate"]}
+    assert limited.client.get("/watchlists/door-only", headers=GATE).status_code == 404
+    hidden = next(item for item in limited.client.get("/alerts").json()["items"] if item["camera_id"] == "door")
+    missing = hidden["id"][:-4] + "0000"
+    for method, path, body in (("GET", "/alerts/{}", None), ("PUT", "/alerts/{}/verdict", {"verdict": "same"})):
+        answers = [
+            limited.client.request(method, path.format(id_), headers=GATE, json=body) for id_ in (hidden["id"], missing)
+        ]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        texts = {
+            answers[0].json()["detail"].replace(hidden["id"], "ID"),
+            answers[1].json()["detail"].replace(missing, "ID"),
+        }
+        assert len(texts) == 1
+    check_problem(
+        limited.client.put("/watchlists/x", headers=GATE, json={"min_score": 0.5, "ids": ["g1"]}), 403, "scope-missing"
+    )
+
+
+def test_a_stream_of_a_limited_key_has_its_cameras_only(limited: Live) -> None:
+    with listening(limited, headers=GATE | {"Last-Event-ID": f"{0:016x}-{0:016x}"}) as listener:
+        wait_for(lambda: listener.records == ["g1"])
+        enrol(limited, "d3", near(0, 0.9), "door")
+        enrol(limited, "g2", near(0, 0.9), "gate")
+        wait_for(lambda: len(listener.records) > 1)
+        assert listener.records == ["g1", "g2"]
+
+
+def test_a_stream_ends_with_its_key(bundle: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    add_key(keys, "all", ALL["x-api-key"], scopes=("admin",))
+    add_key(keys, "gate", GATE["x-api-key"], scopes=("search",), cameras=("gate",))
+    with run_service(bundle, tmp_path) as live:
+        live.client.headers.update(ALL)
+        watch(live, "w", embeddings=[near(0, 1.0)])
+        listener = Listener(live, headers=GATE)
+        wait_for(lambda: listener.lines)
+        file = json.loads(keys.read_text())
+        file["keys"] = [key for key in file["keys"] if key["name"] == "all"]
+        keys.write_text(json.dumps(file))
+        enrol(live, "after", near(0, 0.9), "gate")
+        listener.thread.join(20)
+        assert not listener.thread.is_alive()
+        assert listener.records == []
