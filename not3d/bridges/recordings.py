@@ -1,0 +1,213 @@
+"""Frames of recordings in a shared folder, found by camera and time.
+
+A camera's recordings are in a folder of its name. The path of a file below it says when its first frame was taken:
+`2026-05-04T09-30-00Z.mp4`, `20260504_093000.mkv`, `2026-05-04/09-30-00.mp4` or Unix seconds such as `1777887000.5.jpg`;
+in UTC if it has no offset, such as `+0200` or `+02-00`. If a name has two times, the first one counts.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import Not3dError
+from model.frames import FrameError, decode_frame
+from model.video import VideoEnd, VideoError, open_video
+from not3d.bridges.tracklet import RelativeBox, cut_pixels
+
+TOLERANCE = 0.1
+"""Largest difference in seconds between the time of a box and that of the frame that it is cut out of."""
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts"})
+
+_CALENDAR = re.compile(
+    r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)[T _/-]?(\d\d)[-:.]?(\d\d)[-:.]?(\d\d)(?:[.,](\d{1,6})\d*)?"
+    # Offsets that exist. `-2026-05-04` or `-093100` after a time is the end of the recording, and `-01` a number.
+    r"(?:[ _]?(?:([+-])(0\d|1[0-4])[:-]?(00|15|30|45)|(\+)(0\d|1[0-4]))(?![-:.]?\d))?"
+)
+_UNIX = re.compile(r"(?<!\d)(\d{10})(?:\.(\d{1,6}))?(?!\d)")
+
+Image = NDArray[np.uint8]
+
+
+class RecordingsError(Not3dError):
+    """The folder of recordings cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedCrop:
+    """A box at a time."""
+
+    time: datetime
+    box: RelativeBox
+
+
+class Recordings:
+    """Recordings of all cameras.
+
+    Args:
+        folder: has a folder for each camera; or one recording, for every camera.
+        offset: seconds that are added to the time of a box before its frame is looked for.
+
+    Raises:
+        RecordingsError: it does not exist.
+    """
+
+    def __init__(self, folder: Path, offset: float = 0.0) -> None:
+        if not folder.exists():
+            raise RecordingsError(f"the footage {folder} does not exist; give the folder of recordings, or one of them")
+        if folder.is_file() and start_of(folder.name) is None:
+            raise RecordingsError(
+                f"the name of {folder.name} does not say when it began; rename it, such as 2026-05-04T09-30-00Z.mp4"
+            )
+        self._folder = folder
+        self._offset = timedelta(seconds=offset)
+
+    def cut(self, camera: str, wanted: Sequence[WantedCrop]) -> list[bytes | None]:
+        """Return the crops of one person, `None` for each whose frame is not there (yet).
+
+        Args:
+            camera: the camera; characters that are not in file names count as `-`.
+            wanted: boxes, in any order.
+        """
+        crops: list[bytes | None] = [None] * len(wanted)
+        by_file: dict[tuple[datetime, Path], list[int]] = {}
+        files = self._list(camera)
+        for number, each in enumerate(wanted):
+            at = each.time + self._offset
+            before = [entry for entry in files if entry[0] <= at + timedelta(seconds=TOLERANCE)]
+            if before:
+                by_file.setdefault(max(before), []).append(number)
+        for (start, path), numbers in by_file.items():
+            times = {number: (wanted[number].time + self._offset - start).total_seconds() for number in numbers}
+            for number, frame in _read_frames(path, times).items():
+                crops[number] = _cut(frame, wanted[number].box)
+        return crops
+
+    def explain(self, camera: str, time: datetime) -> str:
+        """Return a sentence that helps to find out why no recording of a camera has a frame at a time."""
+        folder = self._folder_of(camera)
+        if folder is None:
+            return f"the folder {self._folder / _folder_name(camera)} is missing"
+        files = self._list(camera)
+        if not files:
+            unnamed = next(_media(folder), None)
+            if unnamed is None:
+                return f"{folder} has no videos or pictures"
+            example = "2026-05-04T09-30-00Z.mp4"
+            return f"no file in {folder} has a name that says when it began, such as {example} (found {unnamed.name})"
+        at = time + self._offset
+        before = [entry for entry in files if entry[0] <= at]
+        start, path = max(before) if before else min(files)
+        which = "the last one before begins" if before else "the first one begins"
+        return f"{which} at {start.isoformat()} ({path.name}), by its name"
+
+    def _folder_of(self, camera: str) -> Path | None:
+        """Return the folder of a camera's recordings, or the one recording; `None` if it is missing."""
+        if self._folder.is_file():
+            return self._folder
+        folder = self._folder / _folder_name(camera)
+        return None if folder.name in {".", ".."} or not folder.is_dir() else folder
+
+    def _list(self, camera: str) -> list[tuple[datetime, Path]]:
+        """Return the recordings of a camera with the times of their first frames."""
+        folder = self._folder_of(camera)
+        if folder is None:
+            return []
+        if folder.is_file():
+            start = start_of(folder.name)
+            return [(start, folder)] if start else []
+        starts = ((start_of(str(path.relative_to(folder))), path) for path in _media(folder))
+        return [(start, path) for start, path in starts if start is not None]
+
+
+def _folder_name(camera: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", camera)
+
+
+def _media(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES | VIDEOS)
+
+
+def start_of(name: str) -> datetime | None:
+    """Return the time in a path; `None` if there is none, or it is not possible."""
+    # The file's name first: of `2026-05-04/2026-05-04_09-30-00.mp4`, the path would give 20:26:05.
+    return _read_time(PurePath(name).name) or _read_time(name)
+
+
+def _read_time(text: str) -> datetime | None:
+    for calendar in _CALENDAR.finditer(text):
+        *parts, fraction, sign, hours, minutes, sign_alone, hours_alone = calendar.groups()
+        year, month, day, hour, minute, second = map(int, parts)
+        microsecond = int((fraction or "0").ljust(6, "0"))
+        offset = timedelta(hours=int(hours or hours_alone or 0), minutes=int(minutes or 0))
+        zone = timezone(-offset if (sign or sign_alone) == "-" else offset)
+        try:
+            return datetime(year, month, day, hour, minute, second, microsecond, zone).astimezone(UTC)
+        except (ValueError, OverflowError):
+            continue
+    if unix := _UNIX.search(text):
+        return datetime.fromtimestamp(float(f"{unix[1]}.{unix[2] or 0}"), UTC)
+    return None
+
+
+def _read_frames(path: Path, times: dict[int, float]) -> dict[int, Image]:
+    """Return the frames at times in seconds from the first one, by key; those that are missing are left out."""
+    if path.suffix.lower() in PICTURES:
+        near = [key for key, time in times.items() if abs(time) <= TOLERANCE]
+        try:
+            pixels = decode_frame(path.read_bytes()) if near else None
+        except (FrameError, OSError):
+            return {}
+        return dict.fromkeys(near, pixels) if pixels is not None else {}
+    try:
+        return _read_by_rate(path, times) or _read_by_time(path, times)
+    except (VideoError, OSError):  # it is still being written, for example
+        return {}
+
+
+def _read_by_rate(path: Path, times: dict[int, float]) -> dict[int, Image]:
+    """Read the frames that a constant rate gives; nothing if one of them has another time."""
+    with open_video(path) as video:
+        rate = video.frame_rate
+        if rate <= 0:
+            return {}
+        index_of = {key: max(0, round(time * rate)) for key, time in times.items()}
+        found: dict[int, Image] = {}
+        try:
+            for frame in video.read(sorted(set(index_of.values()))):
+                if abs(frame.time - frame.index / rate) > min(0.5 / rate, TOLERANCE):
+                    return {}
+                for key, index in index_of.items():
+                    near = abs(frame.time - times[key]) <= TOLERANCE
+                    if index == frame.index and near and not isinstance(frame.pixels, FrameError):
+                        found[key] = frame.pixels
+        except VideoEnd:  # the later ones are in a file that does not exist yet
+            pass
+        return found
+
+
+def _read_by_time(path: Path, times: dict[int, float]) -> dict[int, Image]:
+    """Read all frames up to the last time, and return the nearest one for each time."""
+    nearest: dict[int, tuple[float, Image]] = {}
+    last = max(times.values()) + TOLERANCE
+    with open_video(path) as video:
+        for frame in video.read_all():
+            if frame.time > last:
+                break
+            for key, time in times.items():
+                away = abs(frame.time - time)
+                if away <= nearest.get(key, (TOLERANCE,))[0] and not isinstance(frame.pixels, FrameError):
+                    nearest[key] = away, frame.pixels
+    return {key: pixels for key, (_, pixels) in nearest.items()}
+
+
+def _cut(frame: Image, box: RelativeBox) -> bytes | None:
+    try:
+        return cut_pixels(frame, box)
+    except FrameError:  # almost nothing of the box is inside the frame
+        return None
