@@ -5,9 +5,11 @@ output, progress and messages to standard error.
 """
 
 import importlib.util
+import io
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 _HOME = Path(__file__).resolve().parents[1]
 """The folder that holds the packages of this project."""
@@ -16,6 +18,8 @@ _HOME = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Run the command line and end the process."""
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may have characters that a terminal has not
+            sys.stdout.reconfigure(errors="backslashreplace")
         _refuse_shadowed_packages()
         # These imports take a moment. They are in here so that Ctrl-C prints no traceback meanwhile.
         from model.errors import Not3dError
@@ -32,10 +36,21 @@ def main() -> None:
             # Requests in progress are still waited for. A second Ctrl-C ends the process at once.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             print_message("; ".join(filter(None, ("Interrupted", str(interrupted)))))
-            sys.exit(130)
+            _exit_interrupted()
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted\n")
-        sys.exit(130)
+        _exit_interrupted()
+
+
+def _exit_interrupted() -> NoReturn:
+    """End the process with status 130.
+
+    If Ctrl-C came while Python ran code from a string, as it does to make a dataclass, `python -m` remembers that and
+    ends the process as if killed by the signal, although the exception was handled. It forgets it with the next such
+    code (`run_eval_code_obj` in CPython's pythonrun.c).
+    """
+    exec("")  # noqa: S102 - nothing from outside
+    sys.exit(130)
 
 
 def _refuse_shadowed_packages() -> None:

@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -25,8 +27,9 @@ from not3d.client import Client
 from not3d.client.responses import SearchResult
 from not3d.commands import Failure, messages, results, show_progress
 from not3d.commands.search import describe_calibration, make_table
-from not3d.enrol.discovery import FootageError, LocalTracklet, as_footage, is_same_person, read_footage
+from not3d.enrol.discovery import as_footage, read_footage
 from not3d.enrol.enrolment import Outcome, Result, enroll_all
+from not3d.enrol.tracklets import FootageError, LocalTracklet, is_same_person
 from training.datasets.mars import is_mars, read_mars
 
 PEOPLE, CAMERAS, FRAMES = 8, 3, 8
@@ -82,7 +85,9 @@ def split_tracklets(folder: Path) -> Split:
 
 
 @contextmanager
-def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) -> Iterator[Client]:
+def running_service(
+    bundle: Path, data_dir: Path, *options: str, port: int = 0, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Client]:
     """Run the service in a process of its own until the block ends, on a free port or the given one.
 
     Args:
@@ -90,6 +95,7 @@ def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) 
         data_dir: an empty folder.
         options: more options of `not3d serve`.
         port: 0 for any free port.
+        variables: settings of the service, as variables.
 
     Raises:
         Failure: the service ended or was not ready in time; with its own messages.
@@ -102,11 +108,13 @@ def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) 
     command = [sys.executable, "-m", "not3d", "serve", "--bundle", str(bundle), "--data-dir", str(data_dir / "gallery")]
     # Variables in this shell are meant for another service.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NOT3D_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - not from outside
-            [*command, "--port", str(port), *options], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
+    environment |= variables
+    process = None
     try:
+        with log.open("wb") as output, late_interrupt():
+            process = subprocess.Popen(  # noqa: S603 - not from outside
+                [*command, "--port", str(port), *options], stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
         with Client(f"http://127.0.0.1:{port}") as client:
             until = time.monotonic() + READY_SECONDS
             while not client.is_ready():
@@ -115,12 +123,34 @@ def running_service(bundle: Path, data_dir: Path, *options: str, port: int = 0) 
                 time.sleep(0.1)
             yield client
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            end_process(process)
+
+
+@contextmanager
+def late_interrupt() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block: one that comes while a process starts would leave it behind."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
+        yield
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: came.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came.is_set():
+        signal.raise_signal(signal.SIGINT)
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and end it if it does not."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _find_cause(log: Path) -> str:

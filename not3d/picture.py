@@ -3,17 +3,20 @@
 A probability is drawn as that of a probable appearance. Nothing in the picture says that a person was identified.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from model.frames import FrameError, decode_frame
+from not3d.client import Client, ProblemError
 from not3d.client.responses import SearchResult, format_probability
-from not3d.enrol.discovery import is_same_person
 from not3d.enrol.footage import PICTURES, Image, pick_evenly
 from not3d.enrol.local_frames import find_local_frames
+from not3d.enrol.tracklets import is_same_person
 
 Colour = tuple[int, int, int]
 
@@ -61,15 +64,18 @@ def draw_ranked(
     title: str = "Where else was this person seen?",
     subtitle: str = "",
     basis: str = "",
+    warnings: Sequence[str] = (),
 ) -> Image:
     """Draw the query at the left and the hits in their order at the right, RGB `[h, w, 3]`.
 
-    `basis` says what the probabilities are based on; it is drawn only if hits have one.
+    `basis` says what the probabilities are based on; it is drawn only if hits have one. `warnings` are sentences about
+    the query, drawn above the legend.
     """
     columns = max(len(hits), 1)
     width = 2 * _MARGIN + _PANEL_WIDTH + _QUERY_GAP + columns * (_PANEL_WIDTH + _GAP) - _GAP
     extra = _LINE_HEIGHT if any(hit.probability is not None for hit in hits) else 0
-    height = _TOP + _PANEL_HEIGHT + _CAPTION + _LEGEND + 2 * extra
+    lines = [line for warning in warnings for line in _wrap(f"Warning: {warning}", 15, width - 2 * _MARGIN)]
+    height = _TOP + _PANEL_HEIGHT + _CAPTION + _LEGEND + 2 * extra + _LINE_HEIGHT * len(lines)
     canvas: Image = np.full((height, width, 3), 255, dtype=np.uint8)
     _write(canvas, title, (_MARGIN, 52), size=26, bold=True, limit=width - 2 * _MARGIN)
     _write(canvas, subtitle, (_MARGIN, 82), size=16, colour=_GREY, limit=width - 2 * _MARGIN)
@@ -85,6 +91,9 @@ def draw_ranked(
     if extra and basis:
         at = (_MARGIN, height - 26 - _LINE_HEIGHT)
         _write(canvas, f"probable appearance: {basis}", at, size=15, colour=_GREY, limit=width - 2 * _MARGIN)
+    bottom = height - 26 - _LINE_HEIGHT * (1 + bool(extra and basis))
+    for number, line in enumerate(reversed(lines)):
+        _write(canvas, line, (_MARGIN, bottom - _LINE_HEIGHT * number), size=15, colour=_OTHER)
     _draw_legend(canvas, hits)
     return canvas
 
@@ -102,11 +111,27 @@ def write_picture(path: Path, image: Image) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def make_panels(result: SearchResult, person: str, folders: Sequence[Path], *, count: int = 5) -> list[Panel]:
-    """Return the best hits for `draw_ranked`, with the frames that are found below the folders."""
+def read_thumbnails(client: Client, id: str, count: int) -> list[Image]:
+    """Return the pictures, RGB, that the service keeps of a record; fewer if it was removed meanwhile."""
+    pictures = []
+    for frame in range(count):
+        with suppress(ProblemError, FrameError):
+            pictures.append(decode_frame(client.thumbnail(id, frame)))
+    return pictures
+
+
+def make_panels(
+    result: SearchResult,
+    person: str,
+    folders: Sequence[Path],
+    kept: Mapping[str, list[Image]] | None = None,
+    *,
+    count: int = 5,
+) -> list[Panel]:
+    """Return the best hits for `draw_ranked`, with the frames that are found below the folders, or those `kept`."""
     return [
         Panel(
-            find_local_frames(hit.metadata, folders),
+            find_local_frames(hit.metadata, folders) or (kept or {}).get(hit.id, []),
             hit.id,
             hit.camera_id,
             hit.score,
@@ -184,6 +209,17 @@ def _font(size: int, *, bold: bool) -> tuple[int, float, int]:
 def _text_width(text: str, size: int, *, bold: bool = False) -> int:
     (width, _), _ = cv2.getTextSize(text, *_font(size, bold=bold))
     return int(width)
+
+
+def _wrap(text: str, size: int, limit: int) -> list[str]:
+    """Divide a sentence into lines of at most `limit` pixels."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _text_width(f"{lines[-1]} {word}", size) <= limit:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(_shorten(word, size, limit))
+    return lines
 
 
 def _shorten(text: str, size: int, limit: int, *, bold: bool = False) -> str:

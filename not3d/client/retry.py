@@ -70,6 +70,7 @@ class RetryPolicy:
                 if error.status not in (_TEMPORARY if self._idempotent else _BUSY):
                     raise
                 failure: ProblemError | UnreachableError = error
+                aborts += error.status == HTTPStatus.GATEWAY_TIMEOUT  # it may need more time than one call may take
             except UnreachableError as error:
                 if not self._idempotent:
                     raise

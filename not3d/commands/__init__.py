@@ -2,14 +2,31 @@
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
 from model.errors import Not3dError
 
-results = Console()
+UNLIMITED = 1_000_000
+"""Columns of an output that is not a terminal."""
+
+
+class Results(Console):
+    """Standard output. Only on a terminal tables are as wide as the window: other programs get each cell as it is."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The number of columns and lines."""
+        return super().size if self.is_terminal else ConsoleDimensions(UNLIMITED, 25)
+
+    @size.setter
+    def size(self, new: tuple[int, int]) -> None:
+        self._width, self._height = new
+
+
+results = Results()
 """Standard output: what was asked for."""
 messages = Console(stderr=True)
 """Standard error: progress and remarks."""

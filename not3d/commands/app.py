@@ -7,17 +7,27 @@ import typer
 
 from model.errors import extra
 from not3d.commands import Interruptible, results
+from not3d.commands.audit import app as audit_log
+from not3d.commands.bridge_sources import app as bridge
 from not3d.commands.calibrate import calibrate
+from not3d.commands.case import app as case
 from not3d.commands.datasets import app as datasets
 from not3d.commands.enroll import enroll
 from not3d.commands.gallery import app as archive
 from not3d.commands.import_model import import_model
+from not3d.commands.keys import app as keys
 from not3d.commands.quantize import quantize
+from not3d.commands.records import cameras, delete, erase, list_records
 from not3d.commands.reproduce import reproduce
 from not3d.commands.search import info, search
-from not3d.commands.training import evaluate, export, train
+from not3d.commands.track import track
+from not3d.commands.training import adapt_teacher, evaluate, export, train
 from not3d.commands.tune import tune
+from not3d.commands.vectors import vectors
+from not3d.commands.watchlist import alerts
+from not3d.commands.watchlist import app as watchlist
 from not3d.demo import demo
+from not3d.demo_site import demo_site
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -51,11 +61,25 @@ def serve(ctx: typer.Context) -> None:
 
 
 app.command(rich_help_panel="Search")(enroll)
+app.command(rich_help_panel="Search")(vectors)
 app.command(rich_help_panel="Search")(search)
+app.command(rich_help_panel="Search")(track)
 app.command(rich_help_panel="Search")(info)
+app.command("list", rich_help_panel="Search")(list_records)
+app.command(rich_help_panel="Search")(cameras)
+app.command(rich_help_panel="Search")(delete)
+app.command(rich_help_panel="Search")(erase)
+app.add_typer(bridge, name="bridge", rich_help_panel="Search")
+app.add_typer(case, name="case", rich_help_panel="Search")
+app.add_typer(watchlist, name="watchlist", rich_help_panel="Search")
+app.command(rich_help_panel="Search")(alerts)
 app.command(rich_help_panel="Search")(demo)
+app.command("demo-site", rich_help_panel="Search")(demo_site)
 app.add_typer(archive, name="gallery", rich_help_panel="Search")
+app.add_typer(keys, name="keys", rich_help_panel="Search")
+app.add_typer(audit_log, name="audit", rich_help_panel="Search")
 app.command(rich_help_panel="Models")(train)
+app.command(rich_help_panel="Models")(adapt_teacher)
 app.command(rich_help_panel="Models")(evaluate)
 app.command(rich_help_panel="Models")(export)
 app.command(rich_help_panel="Models")(calibrate)

@@ -1,7 +1,7 @@
 """`not3d calibrate`: from scores to probabilities, and which threshold to use."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -13,7 +13,7 @@ from rich.table import Table
 from model.errors import extra
 from not3d.client import Client
 from not3d.commands import Failure, messages, print_message, print_result, show_progress
-from not3d.commands.search import DEFAULT_URL, ApiKey, Timeout
+from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Timeout
 from not3d.commands.thresholds import threshold_table
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def calibrate(
         ),
     ] = None,
     api_key: ApiKey = None,
+    ca_file: CaFile = None,
     timeout: Timeout = 30.0,
     mode: Annotated[
         str,
@@ -125,7 +126,13 @@ def calibrate(
     if pairs is None:
         found, space, described = _embed(loaded, data or [], aside=aside, seed=seed)
     else:
-        found, space, described = _judge(loaded, pairs, chosen, url, api_key, timeout)
+        found, space, described = _judge(
+            loaded,
+            pairs,
+            chosen,
+            lambda: Client(url or DEFAULT_URL, api_key, timeout, ca_file=ca_file),
+            has_url=bool(url),
+        )
     with messages.status("Fitting"):
         calibration = fit(found, embedding_space=space, source=source or described, mode=chosen, seed=seed)
     _show(calibration, found)
@@ -169,7 +176,7 @@ def _embed(bundle: "Bundle", data: Sequence[Path], *, aside: bool, seed: int) ->
 
 
 def _judge(
-    bundle: "Bundle", path: Path, mode: "Mode", url: str | None, api_key: str | None, timeout: float
+    bundle: "Bundle", path: Path, mode: "Mode", connect: Callable[[], Client], *, has_url: bool
 ) -> tuple["Pairs", str, str]:
     from training.evaluation.calibration_data import pairs_of_judged, read_judged_pairs
 
@@ -178,13 +185,13 @@ def _judge(
     if judged.scores is not None:
         found, left_out = pairs_of_judged(judged)
         space = bundle.embedding_space
-        if url is not None:
-            with Client(url, api_key, timeout) as client:
+        if has_url:
+            with connect() as client:
                 space = client.info().embedding_space
     else:
         if mode != "cosine":
             raise Failure(f"ids give cosine scores (got --mode {mode}); give scores of another mode in the CSV")
-        with Client(url or DEFAULT_URL, api_key, timeout) as client:
+        with connect() as client:
             judged, space = _ask_service(client, judged)
         found, left_out = pairs_of_judged(judged)
     if left_out:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results, show_progress
+from not3d.commands.audit import check_chain
 
 if TYPE_CHECKING:
     from service.gallery import Gallery, OnConflict, Record
@@ -257,8 +258,13 @@ def audit(
         int | None, typer.Option(min=1, metavar="N", help="The newest N. [dim]Default: 20, all with --json[/]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each entry, newest first.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the hash chain instead, as [bold]not3d audit verify[/].")
+    ] = False,
 ) -> None:
     """Show the removals of a data directory: deletions, erasures, expired records.
+
+    [bold]not3d audit show[/] lists searches and all other entries too.
 
     An entry has the time, the fingerprint of the API key, the condition and
     the number of records. Entries are never changed. Keep a copy elsewhere
@@ -266,6 +272,9 @@ def audit(
 
     Example: [bold]not3d gallery audit --data-dir data --json > audit.jsonl[/]
     """
+    if verify:
+        check_chain(data_dir)
+        return
     with extra("cpu"):
         from service.gallery.archive.replay_erasures import read_audit_log, to_json
     entries = read_audit_log(data_dir)[: limit or (None if as_json else 20)]
@@ -275,7 +284,7 @@ def audit(
         return
     table = Table("time", "action", "by", "records", "condition", "receipt", box=box.SIMPLE_HEAD, pad_edge=False)
     for entry in entries:
-        condition = json.dumps(entry.filter, ensure_ascii=False)
+        condition = json.dumps(dict(entry.filter), ensure_ascii=False)
         cells = (_format_time(entry.time), entry.action, entry.by, f"{entry.erased:,}", condition, entry.receipt)
         table.add_row(*map(escape, cells))
     results.print(table)
@@ -321,9 +330,9 @@ def _on_server(address: str, bundle: Path | None) -> "tuple[AbstractContextManag
         settings = Settings(gallery=address, bundle=bundle) if bundle else Settings(gallery=address)
     except ValidationError as error:
         raise Failure(f"--gallery: {error.errors(include_url=False)[0]['msg']}") from error
-    model = Bundle.load(settings.bundle)
-    gallery = opening.open_gallery(settings, model)
-    return closing(gallery), Stamp(model.embedding_space, model.spec.dimension, model.spec.name)
+    space = settings.named_space or Bundle.load(settings.bundle).space
+    gallery = opening.open_gallery(settings, space)
+    return closing(gallery), Stamp(space.name, space.dimension, space.model)
 
 
 def _report_table(folder: Path, report: "VerificationReport") -> Table:

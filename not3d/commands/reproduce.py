@@ -13,7 +13,7 @@ from rich.table import Table
 
 from model.errors import extra
 from not3d.commands import Failure, Interrupted, messages, results
-from not3d.commands.training import Changes, Device, parse_changes
+from not3d.commands.training import AsPublished, Changes, Device, parse_changes
 
 if TYPE_CHECKING:
     from training.reproduction.report import Comparison
@@ -30,7 +30,10 @@ def reproduce(
         str | None,
         typer.Option(metavar="NAME", help="[bold]not3d[/], [bold]fantastic[/] or [bold]aas-rfu[/]."),
     ] = None,
-    table: Annotated[str | None, typer.Option(metavar="NUMBER|NAME", help="[dim]Default: all of the paper[/]")] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER|NAME", help="As the paper prints it, such as IV, or 4. [dim]Default: all[/]"),
+    ] = None,
     row: Annotated[str | None, typer.Option(metavar="NAME", help="One row, or a pattern such as '*-mars'.")] = None,
     data: Annotated[
         list[Path] | None,
@@ -61,6 +64,17 @@ def reproduce(
             help="ImageNet weights instead of a download; [bold]BACKBONE=FILE[/] for one backbone; may be repeated.",
         ),
     ] = None,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            metavar="SHARE",
+            help="Choose the epoch on this share of the training people, who then do not train. [dim]Default: 0, all "
+            "train and the last epoch is kept.[/]",
+        ),
+    ] = 0.0,
+    as_published: AsPublished = False,
     changes: Changes = None,
     smoke: Annotated[
         bool,
@@ -98,6 +112,8 @@ def reproduce(
         weights=files,
         device=device,
         smoke=smoke,
+        held_out=held_out,
+        as_published=as_published,
         console=Console(quiet=True) if smoke else messages,
     )
     skipped = _run(selected, settings, _parse_split(split))
@@ -120,7 +136,7 @@ def _run(selected: Sequence["Selected"], settings: "ReproductionSettings", split
             found += comparisons
             files = write_report(found, settings.out, smoke=settings.smoke)
             outcome = comparisons[0].skipped or f"{time.perf_counter() - begun:.1f} s"
-            meaning = "; smoke, its figures mean nothing" if settings.smoke else ""
+            meaning = "; smoke, its figures mean nothing" if settings.smoke and item[2].data else ""
             messages.print(
                 f"{number}/{len(selected)} {comparisons[0].name}: {outcome}{meaning}", soft_wrap=True, highlight=False
             )
@@ -143,29 +159,23 @@ def _run(selected: Sequence["Selected"], settings: "ReproductionSettings", split
 
 
 def _show(found: Sequence["Comparison"], *, smoke: bool) -> None:
-    """Print figures and conditions, and what differs from the paper."""
+    """Print the figures of each row, and below them its conditions and what differs from the paper."""
     from training.reproduction import report
 
-    figures = _table(*report.HEADINGS, title="Paper's figures and own, in percent")
+    results.print("Paper's figures and own, in percent; memory in MB", highlight=False)
     for comparison in found:
-        for number, (name, *cells) in enumerate(report.figure_lines(comparison, smoke)):
-            figures.add_row(escape("" if number else name), *map(escape, cells))
-    results.print(figures)
-    results.print("Conditions, paper | own:")
-    for comparison in found:
-        name, *cells = report.condition_line(comparison)
-        named = zip(report.CONDITIONS[1:], cells, strict=True)
-        line = "; ".join(f"{heading} {cell}" for heading, cell in named if cell)
-        results.print(f"- {name}: {line}", soft_wrap=True, highlight=False, markup=False)
-    results.print("Different from the paper, or unknown:")
-    remarks: dict[str, list[str]] = {}
-    for comparison in found:
+        figures = _table(*report.HEADINGS[1:], title=escape(comparison.name))
+        for _, *cells in report.figure_lines(comparison, smoke):
+            figures.add_row(*map(escape, cells))
+        results.print(figures)
+        if comparison.row.data is not None:
+            _, *cells = report.condition_line(comparison)
+            named = zip(report.CONDITIONS[1:], cells, strict=True)
+            line = "; ".join(f"{heading} {cell}" for heading, cell in named if cell)
+            results.print(f"Conditions, paper | own: {line}", soft_wrap=True, highlight=False, markup=False)
         for remark in [comparison.skipped] if comparison.skipped else comparison.unlike:
-            remarks.setdefault(remark, []).append(comparison.row.name)
-    for remark, rows in remarks.items():
-        where = ", ".join(dict.fromkeys(rows))
-        results.print(f"- {remark} ({where})", soft_wrap=True, highlight=False, markup=False)
-    if smoke:
+            results.print(f"- {remark}", soft_wrap=True, highlight=False, markup=False)
+    if smoke and any(comparison.row.data for comparison in found):
         results.print(report.MEANINGLESS, style="bold", soft_wrap=True)
 
 
@@ -173,14 +183,15 @@ def _list(selected: Sequence["Selected"]) -> None:
     """Print papers, tables and rows."""
     tables = {(paper.name, table.name): (paper, table) for paper, table, _ in selected}
     for (paper_name, table_name), (paper, table) in tables.items():
-        number = "" if table.number is None else f"{table.number} or "
         results.print(f"\n{paper.title}", style="dim", highlight=False)
         results.print(
-            f"[bold]--paper {paper_name} --table {number}{table_name}[/]  {escape(table.title)}", highlight=False
+            f"[bold]--paper {paper_name} --table {paper.printed(table)} or {table_name}[/]  {escape(table.title)}",
+            highlight=False,
         )
         shown = _table("row", "data", "recipe", "paper's figures")
         for _, _, row in (item for item in selected if item[0] is paper and item[1] is table):
-            kinds = row.data if row.source is None else f"{row.data}, after {' + '.join(row.source.data)}"
+            before = ", then ".join(reversed(row.kinds_before))
+            kinds = f"{row.data or 'none'}, after {before}" if before else row.data or "none"
             figures = ", ".join(f"{measure} {value:g}" for measure, value in row.figures.items())
             shown.add_row(row.name, kinds, row.recipe, figures)
         results.print(shown)

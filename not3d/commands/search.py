@@ -1,7 +1,8 @@
 """`not3d search` and `info`: questions to a running service."""
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,21 +16,25 @@ from model.errors import extra
 from not3d.client import Client
 from not3d.client.responses import Calibration, Info, Json, SearchResult, format_probability
 from not3d.commands import messages, print_message, results
-from not3d.enrol.discovery import LocalTracklet, is_same_person, is_video, read_footage
+from not3d.commands.footage import (
+    BoxOption,
+    Classes,
+    FrameBase,
+    Layout,
+    Tracks,
+    TracksFormatOption,
+    check_tracks,
+    parse_time_option,
+    print_remarks,
+    track_options,
+)
+from not3d.enrol.discovery import AUTO, list_tracklets
+from not3d.enrol.ids import printable
+from not3d.enrol.readers.tracks import TrackOptions, TracksFormat
+from not3d.enrol.tracklets import FootageError, Item, LocalTracklet, is_same_person
 
 if TYPE_CHECKING:
     from not3d.enrol.footage import Image
-
-
-def parse_time(text: str) -> datetime:
-    """Parse an RFC 3339 time. It needs an offset, because otherwise the instant is unknown."""
-    try:
-        value = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not an RFC 3339 time such as 2026-05-01T12:00:00Z") from None
-    if value.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} has no time zone; add Z or an offset such as +02:00")
-    return value
 
 
 Url = Annotated[str, typer.Option("--url", envvar="NOT3D_URL", help="Address of the service.", metavar="URL")]
@@ -37,15 +42,17 @@ ApiKey = Annotated[
     str | None,
     typer.Option("--api-key", envvar="NOT3D_API_KEY", help="API key, if the service requires one.", metavar="KEY"),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for one answer.", metavar="SECONDS")]
-Tracks = Annotated[
+CaFile = Annotated[
     Path | None,
     typer.Option(
-        "--tracks",
-        metavar="CSV",
-        help="The tracks of a full video in MOT's format: frame,track,x,y,w,h,confidence, frames counted from 1.",
+        "--ca-file",
+        envvar="NOT3D_CA_FILE",
+        metavar="FILE",
+        help="Certificate of the authority that signed the service's certificate, in PEM format. "
+        "[dim]Default: the authorities that the system trusts.[/]",
     ),
 ]
+Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for one answer.", metavar="SECONDS")]
 MaxClips = Annotated[
     int | None,
     typer.Option(
@@ -55,20 +62,45 @@ MaxClips = Annotated[
         help="Compute at most N evenly spaced clips of a tracklet: faster, less exact.",
     ),
 ]
+SHOWN = 5
+"""Hits on a picture."""
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def search(
     footage: Annotated[
         Path | None,
-        typer.Argument(metavar="FOLDER_OR_VIDEO", help="The query: a folder of one tracklet's images, or a video."),
+        typer.Argument(
+            metavar="FOLDER_OR_FILE", help="The query: a folder of one tracklet's images, a video, or a picture."
+        ),
     ] = None,
     *,
     enrolled: Annotated[
-        str | None,
-        typer.Option("--id", metavar="ID", help="Use this enrolled tracklet as the query instead of footage."),
+        list[str] | None,
+        typer.Option(
+            "--id",
+            metavar="ID",
+            help="Use this enrolled tracklet as the query instead of footage. Further ones, also beside footage, are "
+            "examples of the same person.",
+        ),
     ] = None,
+    reject: Annotated[
+        list[str] | None,
+        typer.Option("--reject", metavar="ID", help="An enrolled tracklet of another person; may be repeated."),
+    ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="mean or max: how several examples are combined. [dim]Default: mean.[/]"),
+    ] = None,
+    case: Annotated[
+        str | None, typer.Option(metavar="CASE", help="Add the query and the verdicts of this case.")
+    ] = None,
+    layout: Layout = AUTO,
     tracks: Tracks = None,
+    tracks_format: TracksFormatOption = TracksFormat.AUTO,
+    frame_base: FrameBase = None,
+    classes: Classes = None,
+    person_box: BoxOption = None,
     tracklet: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which tracklet, if the folder or the tracks hold several.")
     ] = None,
@@ -102,10 +134,10 @@ def search(
         list[str] | None, typer.Option("--camera-ids", metavar="ID", help="Search these cameras only; may be repeated.")
     ] = None,
     after: Annotated[
-        datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or after (RFC 3339).")
+        datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Seen at or after (RFC 3339).")
     ] = None,
     before: Annotated[
-        datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Seen at or before (RFC 3339).")
+        datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Seen at or before (RFC 3339).")
     ] = None,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out hits below this score.")] = None,
     prior: Annotated[
@@ -124,39 +156,59 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
+    ca_file: CaFile = None,
     timeout: Timeout = 120.0,
 ) -> None:
     """Find where else a person was seen.
 
     Ranks the gallery of a running service by similarity to a query: footage, as
     in [cyan]not3d search FOLDER --top-k 5[/], or a tracklet that is enrolled,
-    as in [cyan]not3d search --id ID[/].
+    as in [cyan]not3d search --id ID[/]. Further examples of the person, and
+    tracklets of other people, refine it: [cyan]--id A --id B --reject C[/].
 
     [cyan]--picture ranked.png[/] draws the query and its first five hits;
     green is the same person and red another, if that is known. The frames of
-    hits are looked for below [cyan]--pictures[/].
+    hits are looked for below [cyan]--pictures[/]; if there are none, the small
+    pictures that the service keeps are drawn.
 
     If the service has a calibration, each hit has a probability. It is that of
     a probable appearance that a person has to look at, not an identification.
     """
-    if (footage is None) == (enrolled is None):
-        raise typer.BadParameter("give a folder, a video, or --id", param_hint="query")
+    examples = enrolled or []
+    if footage is None and not examples and case is None:
+        raise typer.BadParameter("give a folder, a video, a picture, --id, or --case", param_hint="query")
+    if combine not in (None, "mean", "max"):
+        raise typer.BadParameter(f"must be mean or max (got {combine})", param_hint="--combine")
+    tracks_read_as = track_options(tracks, tracks_format, frame_base, classes)
+    if footage is None and (tracks or person_box):
+        raise typer.BadParameter("needs footage", param_hint="--tracks" if tracks else "--box")
     if max_clips is not None and footage is None:
         raise typer.BadParameter("needs footage: an enrolled tracklet is not computed again", param_hint="--max-clips")
     if picture is not None:
         with extra("video"):
             from not3d.enrol.footage import read_pictures
             from not3d.enrol.local_frames import find_local_frames
+            from not3d.picture import read_thumbnails
     folders = pictures or [Path()]
-    with Client(url, api_key, timeout) as client:
-        if enrolled is not None:
-            record = client.get(enrolled)
+    with Client(url, api_key, timeout, ca_file=ca_file) as client:
+        if footage is None and examples:
+            record = client.get(examples[0])
             query = LocalTracklet(
                 record.id, person=str(record.metadata.get("person", "")), camera=record.camera_id or ""
             )
             frames = find_local_frames(record.metadata, folders) if picture else []
+            if picture and not frames:
+                frames = read_thumbnails(client, record.id, record.thumbnails)
+        elif footage is None:
+            query, frames = LocalTracklet(f"case {case}"), []
         else:
-            query = _choose(footage or Path(), tracks, tracklet)
+            path = footage or Path()
+            if tracks is None:
+                listing = list_tracklets(path, layout=layout, box=person_box)
+                print_remarks("", listing.remarks)
+                query = _choose(listing.items, tracklet, path).open()
+            else:
+                query = _cut_track(client, path, tracks, tracks_read_as, tracklet, max_clips)
             frames = read_pictures(query) if picture else []
         query = replace(query, camera=camera or query.camera, person=person or query.person)
         if exclude_same_camera and not query.camera:
@@ -165,7 +217,12 @@ def search(
             result = client.search(
                 query.frames or None,
                 video=query.video,
-                id=enrolled,
+                boxes=query.boxes or None,
+                id=examples[0] if footage is None and examples else None,
+                ids=examples if footage is not None else examples[1:],
+                reject_ids=reject or (),
+                combine=combine,  # type: ignore[arg-type]
+                case=case,
                 camera_id=query.camera or None,
                 max_clips=max_clips,
                 top_k=max(top_k, 5) if picture else top_k,
@@ -178,16 +235,23 @@ def search(
                 exclude_same_camera=exclude_same_camera,
                 rerank=rerank,
             )
+        kept = {
+            hit.id: read_thumbnails(client, hit.id, hit.thumbnails)
+            for hit in (result.hits[:SHOWN] if picture else ())
+            if not find_local_frames(hit.metadata, folders)
+        }
     shown = replace(result, hits=result.hits[:top_k])
     if as_json:
-        results.print_json(json.dumps(asdict(shown), default=_as_json))
+        results.print_json(json.dumps({**result.answer, "results": result.answer["results"][:top_k]}))
     else:
         results.print(make_table(shown, query.person, reranked=rerank))
         results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
+        for warning in result.warnings:
+            print_message(f"Warning: {warning}")
         if result.calibration:
             results.print(f"probability: {describe_calibration(result.calibration)}", style="dim", highlight=False)
     if picture:
-        _draw(picture, result, query, frames, folders, rerank=rerank)
+        _draw(picture, result, query, frames, folders, kept, rerank=rerank)
 
 
 def _draw(
@@ -196,6 +260,7 @@ def _draw(
     query: LocalTracklet,
     frames: "list[Image]",
     folders: list[Path],
+    kept: dict[str, "list[Image]"],
     *,
     rerank: bool,
 ) -> None:
@@ -203,11 +268,12 @@ def _draw(
 
     at = f" at camera {query.camera}" if query.camera else ""
     order = "; ordered by re-ranking" if rerank else ""
-    panels = [Panel(frames, query.id, query.camera or None), *make_panels(result, query.person, folders)]
+    panels = [Panel(frames, query.id, query.camera or None), *make_panels(result, query.person, folders, kept)]
     subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
     basis = describe_calibration(result.calibration) if result.calibration else ""
     try:
-        write_picture(picture, draw_ranked(panels[0], panels[1:], subtitle=subtitle, basis=basis))
+        image = draw_ranked(panels[0], panels[1:], subtitle=subtitle, basis=basis, warnings=result.warnings)
+        write_picture(picture, image)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--picture") from error
     messages.print(f"Picture: {picture.resolve()}", style="dim", soft_wrap=True, markup=False)
@@ -232,6 +298,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
+    ca_file: CaFile = None,
     timeout: Timeout = 30.0,
 ) -> None:
     """Show model, calibration, engine, gallery and limits of a running service, or what a bundle is."""
@@ -240,21 +307,26 @@ def info(
 
         show_bundle(bundle, as_json=as_json)
         return
-    with Client(url, api_key, timeout) as client:
+    with Client(url, api_key, timeout, ca_file=ca_file) as client:
         facts = client.info()
     if as_json:
-        results.print_json(json.dumps(asdict(facts), default=_as_json))
+        results.print_json(json.dumps(facts.answer))
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
     table.add_row("service", Text(f"{client.url}, version {facts.version}"))
     model = facts.model
-    table.add_row("model", Text(f"{model['name']}, {model['dimension']} dimensions, clips of {model['clip_length']}"))
-    for measured in model["accuracy"]:
+    if model:
+        words = f"{model['name']}, {model['dimension']} dimensions, clips of {model['clip_length']}"
+    else:
+        words = f"none: it stores vectors of another system, {facts.dimension} dimensions"
+    table.add_row("model", Text(words))
+    for measured in model.get("accuracy", ()):
         table.add_row("", Text(f"{measured['dataset']}: rank-1 {measured['rank1']:.2f}, mAP {measured['map']:.2f}"))
     table.add_row("embedding space", Text(facts.embedding_space))
     calibration = describe_calibration(facts.calibration) if facts.calibration else "none, so hits have no probability"
     table.add_row("calibration", Text(calibration))
-    table.add_row("engine", Text(_listed(facts.engine)))
+    if facts.engine:
+        table.add_row("engine", Text(_listed(facts.engine)))
     table.add_row("gallery", Text(_listed(facts.gallery)))
     table.add_row("limits", Text(_listed(facts.limits, separator="\n")))
     results.print(table)
@@ -321,35 +393,44 @@ def make_table(result: SearchResult, person: str = "", *, reranked: bool = False
     return table
 
 
-def _choose(footage: Path, tracks: Path | None, wanted: str | None) -> LocalTracklet:
+def _choose(items: Sequence[Item], wanted: str | None, footage: Path) -> Item:
     """Return the only tracklet of the footage, or the wanted one, by its name, its track or its id."""
-    if tracks is None:
-        found = read_footage(footage)
-        count, items = len(found), iter(found)
-    elif is_video(footage):
-        with extra("video"):
-            from not3d.enrol.footage import cut_tracks, read_tracks
-        count, items = len(read_tracks(tracks)), cut_tracks(footage, tracks)
-    else:
-        raise typer.BadParameter(f"needs a video (got {footage})", param_hint="--tracks")
-    names = []
-    for item in items:
-        aliases = (item.id, item.origin.get("tracklet"), item.origin.get("track"))
-        if count == 1 if wanted is None else wanted in aliases:
-            return item
-        names.append(item.id)
-        if wanted is None and len(names) == 8:
-            break
-    some = ", ".join(names[:8]) + (", ..." if count > 8 else "")
+    matches = [
+        item
+        for item in items
+        if wanted is None or wanted in {item.id, item.origin.get("tracklet"), item.origin.get("track")}
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    some = ", ".join(item.id for item in items[:8]) + (", ..." if len(items) > 8 else "")
+    shown = printable(str(footage))
     if wanted is None:
-        raise typer.BadParameter(f"choose one of the {count} tracklets ({some}) in {footage}", param_hint="--tracklet")
-    raise typer.BadParameter(f"no tracklet {wanted}, only {some}, in {footage}", param_hint="--tracklet")
+        raise typer.BadParameter(
+            f"choose one of the {len(items)} tracklets ({some}) in {shown}", param_hint="--tracklet"
+        )
+    if matches:
+        ids = ", ".join(item.id for item in matches[:8])
+        raise typer.BadParameter(
+            f"{len(matches)} tracklets in {shown} are called {wanted}: {ids}", param_hint="--tracklet"
+        )
+    raise typer.BadParameter(f"no tracklet {wanted}, only {some}, in {shown}", param_hint="--tracklet")
+
+
+def _cut_track(
+    client: Client, video: Path, tracks: Path, options: TrackOptions, wanted: str | None, max_clips: int | None
+) -> LocalTracklet:
+    """Return the only or the wanted track of a full video, cut out of it."""
+    check_tracks(video)
+    from not3d.enrol.footage import cut_tracks, list_tracks
+
+    items, read = list_tracks(video, tracks, options)
+    print_remarks(f"Tracks: {read.description}", read.remarks)
+    chosen = _choose(items, wanted, video).open()
+    (cut,) = cut_tracks([chosen], clip_length=client.info().clip_length, max_clips=max_clips)
+    if cut.problem:
+        raise FootageError(f"{cut.id}: {cut.problem}")
+    return cut
 
 
 def _listed(facts: Json, separator: str = ", ") -> str:
     return separator.join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
-
-
-def _as_json(value: object) -> str:
-    assert isinstance(value, datetime)  # noqa: S101 - the only type here that json does not know
-    return value.isoformat()

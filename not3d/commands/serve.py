@@ -14,7 +14,7 @@ from model.errors import extra
 from not3d.commands import results
 from service.settings import SERVE_OPTIONS, Settings, variable_name
 
-_TYPES: dict[str, type] = {"integer": int, "number": float, "string": str, "path": Path}
+_TYPES: dict[str, type] = {"integer": int, "number": float, "string": str, "path": Path, "boolean": bool}
 
 
 def make_serve() -> Any:
@@ -77,18 +77,18 @@ def _validate(given: dict[str, Any]) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         faults = [
-            f"{_origin(fault['loc'], given)}: {fault['msg'].removeprefix('Value error, ')}"
+            f"{_origin(fault['loc'], given)}{fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_url=False)
         ]
         raise typer.BadParameter("; ".join(faults), param_hint="settings") from error
 
 
 def _origin(location: tuple[int | str, ...], given: dict[str, Any]) -> str:
-    """Return the option or the variable that an invalid setting came from."""
+    """Return the option or the variable that an invalid setting came from, with a colon; "" for several settings."""
     if not location:
-        return "settings"
+        return ""
     name = str(location[0])
-    return f"--{name.replace('_', '-')}" if name in given else variable_name(name)
+    return f"--{name.replace('_', '-')}: " if name in given else f"{variable_name(name)}: "
 
 
 def _settings_table() -> Table:

@@ -35,7 +35,14 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; may be repeated."),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
+AsPublished = Annotated[
+    bool,
+    typer.Option(
+        "--as-published",
+        help="Do what the program of the paper does where the recipe follows the paper or our choice.",
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda (never run on a GPU).")]
 
 
 def train(
@@ -75,6 +82,7 @@ def train(
             help="The model whose features a recipe with distillation losses learns from.",
         ),
     ] = None,
+    as_published: AsPublished = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network (torch.compile): a slow start, then faster.")
     ] = False,
@@ -108,12 +116,58 @@ def train(
             compile=compiled,
             teacher=teacher,
             start=start,
+            as_published=as_published,
         )
     except KeyboardInterrupt:
         left = (out / LAST).is_file()
         raise Interrupted(f"continue with --resume ({out})" if left else "no checkpoint was written yet") from None
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, only the first prints
         print_result(str(checkpoint))
+
+
+def adapt_teacher(
+    teacher: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE",
+            exists=True,
+            file_okay=False,
+            help="An ONNX model of single frames, as `import` writes it.",
+        ),
+    ],
+    data: Data,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Folder of the new bundle.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="RECIPE", help="The file of a recipe, or the name of one in the package.")
+    ] = "adapted-teacher",
+    share: Annotated[
+        float, typer.Option(min=0, max=1, metavar="SHARE", help="Of the fine-tuned weights in the mean with the old.")
+    ] = 0.5,
+    changes: Changes = None,
+    device: Device = "auto",
+) -> None:
+    """Fine-tune a teacher on the training people, so that a network can learn from it with `train --teacher`.
+
+    The new bundle has the mean of the weights before and after, because fine-tuning alone makes a teacher forget people
+    of other sites. Accuracy is printed for both and for the mean, on people set aside as `train` does.
+
+    Example: [bold]not3d adapt-teacher models/teacher -d market1501 -d mars --out models/adapted[/]
+    """
+    with extra("train"):
+        from training.loop.teacher_adaptation import adapt_teacher as adapt
+        from training.recipe import find_recipe
+    written = adapt(
+        find_recipe(recipe),
+        teacher,
+        data,
+        out,
+        share=share,
+        overrides=parse_changes(changes),
+        device=device,
+        console=messages,
+    )
+    print_result(str(written.bundle.path))
 
 
 def evaluate(
@@ -146,8 +200,16 @@ def evaluate(
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="cosine or euclidean.")] = None,
     feature: Annotated[str | None, typer.Option(metavar="NAME", help="For a checkpoint: batch_normed or raw.")] = None,
     max_clips: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Use at most N evenly spaced clips of a tracklet.")
+        int | None, typer.Option(min=1, metavar="N", help="Use at most N clips of a tracklet.")
     ] = None,
+    clip_choice: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which N clips: [bold]even[/]ly spaced, the [bold]first[/], or [bold]random[/] ones without overlap.",
+        ),
+    ] = None,
+    clip_seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed of random clips.")] = None,
     against: Annotated[
         list[Path] | None,
         typer.Option(
@@ -157,6 +219,14 @@ def evaluate(
         ),
     ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Re-rank by k-reciprocal neighbours.")] = False,
+    rerank_form: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What is re-ranked: [bold]unit[/] vectors, or, as the program of fantastic does ([bold]published[/]), "
+            "the features as they are, in half precision.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the confidence intervals and the open set.")] = 1,
 ) -> None:
     """Measure a checkpoint or a bundle on a dataset: ranking, verification, open set, with confidence intervals.
@@ -165,7 +235,15 @@ def evaluate(
 
     Example: [bold]not3d evaluate runs/mine/best.pt -d mars --protocol mars-official --out report[/]
     """
-    options = {"protocol": protocol, "metric": metric, "feature": feature, "max_clips": max_clips}
+    options = {
+        "protocol": protocol,
+        "metric": metric,
+        "feature": feature,
+        "max_clips": max_clips,
+        "clip_choice": clip_choice,
+        "clip_seed": clip_seed,
+        "rerank_form": rerank_form,
+    }
     given = {name: value for name, value in options.items() if value is not None}
     given |= {"rerank": True} if rerank else {}
     if split is not None and split != "all" and not split.isdecimal():

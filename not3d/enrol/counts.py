@@ -32,6 +32,8 @@ class EnrolmentCounts:
     skipped: int = 0
     by_result: Counter[Result] = field(default_factory=Counter)
     left_out: int = 0
+    warned: int = 0
+    first_warned: Outcome | None = None
     refused: dict[str, Refusal] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,9 @@ class EnrolmentCounts:
         """Count one more outcome."""
         self.by_result[outcome.result] += 1
         self.left_out += outcome.left_out
+        if outcome.warnings:
+            self.warned += 1
+            self.first_warned = self.first_warned or outcome
         self._sent += 1
         if outcome.result is Result.REFUSED:
             # Without numbers, id and path, equal reasons have equal texts.

@@ -10,14 +10,16 @@ import pickle
 import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from model.errors import extra
 from not3d.client import Client, ClientError
-from not3d.enrol.discovery import Item
 from not3d.enrol.enrolment import EnrolOptions, Outcome, enroll_all
+from not3d.enrol.tracklets import Item
 
 BLOCK = 32
 """Tracklets of one task, unless there would be too many tasks."""
@@ -57,6 +59,7 @@ def enroll_on_ray(
     api_key: str | None,
     timeout: float,
     *,
+    ca_file: Path | None = None,
     options: EnrolOptions,
     workers: int,
     report: Callable[[Outcome], None],
@@ -70,6 +73,7 @@ def enroll_on_ray(
         urls: of the services, which share a gallery; tasks start with different ones.
         api_key: of the services.
         timeout: seconds to wait for one answer.
+        ca_file: as for `Client`; it must have the same path on all machines.
         options: how the tracklets are enrolled.
         workers: tracklets that one task sends at a time.
         report: called with the outcome of each tracklet.
@@ -100,6 +104,7 @@ def enroll_on_ray(
                     "urls": tuple(urls),
                     "api_key": api_key,
                     "timeout": timeout,
+                    "ca_file": ca_file and ca_file.absolute(),
                     "options": options,
                     "workers": workers,
                 },
@@ -125,12 +130,15 @@ def _cluster(address: str) -> Iterator[None]:
             "object_store_memory": LOCAL_STORE_BYTES,
             "_node_ip_address": "127.0.0.1",
         }
-    try:
-        _check_port(address)
-        ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RayClusterError(f"no Ray cluster answers at {address}: {error}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            _check_port(address)
+            if address == "local":
+                stack.enter_context(_own_home())
+            ray.init(**options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RayClusterError(f"no Ray cluster answers at {address}: {error}") from error
+        stack.callback(ray.shutdown)
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):  # the console; a file keeps everything
                 handler.setLevel(logging.ERROR)
@@ -138,8 +146,25 @@ def _cluster(address: str) -> Iterator[None]:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         yield
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def _own_home() -> Iterator[None]:
+    """Give Ray's processes a home folder with an empty cluster configuration.
+
+    Without this file Ray asks the metadata services of three clouds where it runs, also if it reports nothing.
+    """
+    before = os.environ.get("HOME")
+    with TemporaryDirectory(prefix="not3d-ray-", ignore_cleanup_errors=True) as home:
+        Path(home, "ray_bootstrap_config.yaml").write_text("{}\n")
+        os.environ["HOME"] = home
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["HOME"]
+            else:
+                os.environ["HOME"] = before
 
 
 def _check_port(address: str) -> None:
@@ -154,6 +179,7 @@ def _enroll_block(
     urls: Sequence[str],
     api_key: str | None,
     timeout: float,
+    ca_file: Path | None,
     options: EnrolOptions,
     workers: int,
 ) -> dict[str, list[bytes]]:
@@ -163,7 +189,7 @@ def _enroll_block(
         The column `outcome`: pickles of each `Outcome`, then of the text of the error if the run cannot continue.
     """
     items = [pickle.loads(tracklet) for tracklet in batch["tracklet"]]  # noqa: S301 - the driver made them
-    clients = [_client(url, api_key, timeout) for url in urls]
+    clients = [_client(url, api_key, timeout, ca_file) for url in urls]
     first = hash(items[0].id) % len(clients)
     outcomes: list[Outcome | str] = []
     try:
@@ -177,6 +203,6 @@ def _enroll_block(
 
 
 @lru_cache(maxsize=8)
-def _client(url: str, api_key: str | None, timeout: float) -> Client:
+def _client(url: str, api_key: str | None, timeout: float, ca_file: Path | None) -> Client:
     """Return one client for all tasks of a worker process, so that connections are reused."""
-    return Client(url, api_key, timeout, attempts=1)
+    return Client(url, api_key, timeout, attempts=1, ca_file=ca_file)

@@ -12,23 +12,40 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from not3d.client import Client
-from service.settings import CLIENT_VARIABLES
+from service.variables import CLIENT_VARIABLES
 from tests.not3d.conftest import Run
 from tests.not3d.pictures import shows_frames
 from tests.not3d.videos import write_video
+
+COMMANDS = (
+    "serve",
+    "enroll",
+    "search",
+    "list",
+    "cameras",
+    "delete",
+    "erase",
+    "case",
+    "info",
+    "demo",
+    "train",
+    "evaluate",
+    "export",
+)
 
 
 def test_help_lists_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("serve", "enroll", "search", "info", "demo", "train", "evaluate", "export"):
+    for command in COMMANDS:
         assert f" {command} " in out
 
 
-@pytest.mark.parametrize("command", ["serve", "enroll", "search", "info", "demo", "train", "evaluate", "export"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(run: Run, command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
@@ -47,7 +64,12 @@ def test_version(run: Run) -> None:
         ("nonsense",),
         ("enroll",),
         ("search",),
-        ("search", "folder", "--id", "x"),
+        ("search", "--reject", "x"),
+        ("search", "--id", "x", "--combine", "median"),
+        ("erase",),
+        ("erase", "--metadata", "x"),
+        ("delete",),
+        ("case", "judge", "case", "id", "maybe"),
         ("search", "--id", "x", "--after", "yesterday"),
         ("search", "--id", "x", "--max-clips", "1"),
         ("enroll", "folder", "--max-clips", "0"),
@@ -91,6 +113,10 @@ def test_no_service_is_one_message(run: Run, people: Path, command: tuple[str, .
     assert err.strip().startswith("Error: no service answers at http://127.0.0.1:9")
 
 
+def tracklets(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*/*"))
+
+
 def test_info_shows_engine_and_embedding_space(run: Run, client: Client) -> None:
     status, out, _ = run("info", "--url", client.url)
     assert status == 0
@@ -115,6 +141,26 @@ def test_enroll_then_search(run: Run, client: Client, people: Path, tmp_path: Pa
     assert str(picture) in err
 
 
+def test_full_frames_are_warned_of(run: Run, client: Client, tmp_path: Path) -> None:
+    for name, size in (("full", (90, 160)), ("crop", (160, 90))):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "1.png"), np.full((*size, 3), 90, np.uint8))
+    status, out, err = run("enroll", tmp_path, "--url", client.url)
+    assert (status, out.strip()) == (0, "2 of 2 tracklets enrolled")
+    assert "Warning: doubtful tracklets: 1; the first, full: 1 of 1 frames have the shape" in err
+    picture = tmp_path / "ranked.png"
+    status, _, err = run("search", tmp_path / "full", "--picture", picture, "--url", client.url)
+    assert status == 0
+    assert "Warning: 1 of 1 frames have the shape or size of a full frame (160x90 pixels)" in err
+    heights = [cv2.imread(str(picture)).shape[0]]
+    status, _, err = run("search", tmp_path / "crop", "--picture", picture, "--url", client.url)
+    assert "Warning" not in err
+    heights.append(cv2.imread(str(picture)).shape[0])
+    assert heights[0] > heights[1]  # the picture has the warning too
+    _, out, _ = run("search", tmp_path / "full", "--json", "--url", client.url)
+    assert len(json.loads(out)["warnings"]) == 1
+
+
 def test_max_clips_limits_the_clips_of_enrolment_and_search(run: Run, client: Client, people: Path) -> None:
     status, out, _ = run("enroll", people, "--max-clips", 1, "--url", client.url)
     assert (status, out.strip()) == (0, "6 of 6 tracklets enrolled")
@@ -123,7 +169,7 @@ def test_max_clips_limits_the_clips_of_enrolment_and_search(run: Run, client: Cl
 
     def score(*options: object) -> float:
         _, out, _ = run("search", query, *options, "--json", "--url", client.url)
-        scores: dict[str, float] = {hit["id"]: hit["score"] for hit in json.loads(out)["hits"]}
+        scores: dict[str, float] = {hit["id"]: hit["score"] for hit in json.loads(out)["results"]}
         return scores["0001-c1-t1"]
 
     assert score("--max-clips", 1) == pytest.approx(1, abs=1e-5)
@@ -184,15 +230,19 @@ def test_the_table_says_when_it_is_ordered_by_reranking(run: Run, client: Client
 
 
 def test_search_prints_json(run: Run, client: Client, people: Path) -> None:
-    run("enroll", people, "--url", client.url, "--start", "2026-05-01T12:00:00+02:00")
+    rows = [f"{t.relative_to(people)},{t.parts[-2]},2026-05-01T12:00:00+02:00,{t.parts[-3]}" for t in tracklets(people)]
+    manifest = people / "list.csv"
+    manifest.write_text("\n".join(["path,camera,start,person", *rows]))
+    assert run("enroll", "--manifest", manifest, "--url", client.url)[0] == 0
+    manifest.unlink()
     status, out, _ = run(
         *("search", "--id", "0001-c1-t1", "--exclude-same-camera", "-k", 2, "--json", "--url", client.url),
         *("--after", "2026-05-01T09:00:00Z", "--before", "2026-05-01T11:00:00Z", "--camera-ids", "c2", "--rerank"),
     )
     assert status == 0
     answer = json.loads(out)
-    assert [hit["camera_id"] for hit in answer["hits"]] == ["c2", "c2"]
-    assert answer["hits"][0]["start_time"].startswith("2026-05-01T10:00:00")
+    assert [hit["camera_id"] for hit in answer["results"]] == ["c2", "c2"]
+    assert answer["results"][0]["start_time"].startswith("2026-05-01T10:00:00")
     assert answer["searched"] == 3
 
 
@@ -211,10 +261,10 @@ def test_search_shows_probabilities_and_what_they_are_based_on(
     _, out, _ = run(*query, "--prior", 0.01, "--json")
     answer = json.loads(out)
     assert answer["calibration"]["prior"] == 0.01
-    assert answer["calibration"]["fitted_at"] == "2026-11-28T12:00:00+00:00"
-    least = sorted(hit["probability"] for hit in answer["hits"])[2]
+    assert answer["calibration"]["fitted_at"] == "2026-11-28T12:00:00Z"
+    least = sorted(hit["probability"] for hit in answer["results"])[2]
     _, out, _ = run(*query, "--prior", 0.01, "--min-probability", least, "--json")
-    assert [hit["probability"] >= least for hit in json.loads(out)["hits"]] == [True] * 3
+    assert [hit["probability"] >= least for hit in json.loads(out)["results"]] == [True] * 3
     _, out, _ = run(*query, "--rerank")
     assert "probability" not in out
 
@@ -242,9 +292,13 @@ def test_min_probability_without_a_calibration_is_one_message(run: Run, client: 
 
 def test_what_is_enrolled_is_skipped_unless_replaced(run: Run, client: Client, people: Path) -> None:
     run("enroll", people / "0001" / "c1" / "t1", "--url", client.url)
-    status, out, _ = run("enroll", people / "0001" / "c1" / "t1", "--url", client.url, "--camera", "y")
+    status, out, err = run("enroll", people / "0001" / "c1" / "t1", "--url", client.url)
     assert status == 0
-    assert out.strip() == "0 of 1 tracklets enrolled, 1 skipped: their ids are enrolled already"
+    assert out.strip() == "0 of 1 tracklets enrolled, 1 skipped: the same footage is enrolled already"
+    assert "Skipped: t1" in err
+    status, out, err = run("enroll", people / "0001" / "c1" / "t1", "--url", client.url, "--camera", "y")
+    assert (status, out.strip()) == (1, "0 of 1 tracklets enrolled")
+    assert "enrolled without a camera" in err
     assert client.get("t1").camera_id is None
     status, _, _ = run("enroll", people / "0001" / "c1" / "t1", "--replace", "--camera", "x", "--url", client.url)
     assert status == 0
@@ -274,7 +328,7 @@ def test_the_same_command_continues_an_interrupted_enrolment(
     status, out, _ = run("enroll", tmp_path, "--url", client.url)
     assert status == 0
     assert out.strip() == (
-        f"{count - enrolled} of {count} tracklets enrolled, {enrolled} skipped: their ids are enrolled already"
+        f"{count - enrolled} of {count} tracklets enrolled, {enrolled} skipped: the same footage is enrolled already"
     )
     assert client.info().gallery["records"] == count
 
@@ -420,6 +474,15 @@ main()
 def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED_IMPORT, module]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted\n")
+
+
+def test_ctrl_c_during_code_from_a_string_ends_with_130(tmp_path: Path) -> None:
+    program = INTERRUPTED_IMPORT.replace("os.kill(os.getpid(), signal.SIGINT)", 'exec("signal.raise_signal(2)")')
+    (tmp_path / "interrupted.py").write_text(program)
+    command = [sys.executable, "-m", "interrupted", "typer"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted\n")
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from not3d.client import Client
 from not3d.commands import Failure
 from not3d.demo import DRAWN, _find_cause, running_service, split_tracklets
-from not3d.enrol.discovery import FootageError
+from not3d.enrol.tracklets import FootageError
 from tests.not3d.pictures import shows_frames
 from training.datasets.synthetic.dataset import write_synthetic
 
@@ -43,10 +44,9 @@ def test_drawn_people_are_not_mixed_with_those_of_an_earlier_demo(bundle: Path, 
     write_synthetic(tmp_path / "demo-data", people=9, cameras=2, frames=2, seed=7, size=(32, 16))
     other = DRAWN.with_name(DRAWN.name.replace("seed-", "seed-1"))
     write_synthetic(tmp_path / other, people=9, cameras=2, frames=2, seed=7, size=(32, 16))
-    for _ in range(2):
-        ended = run_demo(tmp_path, "--bundle", bundle)
-        assert ended.returncode == 0, ended.stderr
-        assert "of 8 queries (16 tracklets enrolled" in ended.stdout.replace("\n", " ")
+    ended = run_demo(tmp_path, "--bundle", bundle)
+    assert ended.returncode == 0, ended.stderr
+    assert "of 8 queries (16 tracklets enrolled" in ended.stdout.replace("\n", " ")
 
 
 def test_an_interrupted_demo_is_one_line_and_leaves_nothing_behind(people: Path, bundle: Path, tmp_path: Path) -> None:
@@ -66,6 +66,21 @@ def test_an_interrupted_demo_is_one_line_and_leaves_nothing_behind(people: Path,
     assert (process.wait(60), rest.splitlines()[-1]) == (130, "Interrupted")
     assert "Traceback" not in rest
     assert list(scratch.iterdir()) == []
+
+
+def test_ctrl_c_while_the_service_starts_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt), running_service(tmp_path / "none", tmp_path):
+        pass
+    assert [process.poll() is not None for process in started] == [True]
 
 
 def test_mars_is_split_by_its_own_lists(shared_data: Path) -> None:

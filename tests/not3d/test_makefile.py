@@ -40,7 +40,17 @@ def checkout(tmp_path: Path) -> Path:
 
 def make(folder: Path, *arguments: str) -> list[str]:
     """Run make as from a shell: variables of a make that runs these tests would override those of the Makefile."""
-    inherited = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "TRACKLETS", "PYTEST_ARGS")
+    inherited = (
+        "MAKEFLAGS",
+        "MAKEOVERRIDES",
+        "MFLAGS",
+        "MAKELEVEL",
+        "VENV",
+        "PYTHON",
+        "TRACKLETS",
+        "PYTEST_ARGS",
+        "WORKERS",
+    )
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     command = ["make", "--silent", f"PYTHON={folder / 'python'}", *arguments]
     ended = subprocess.run(
@@ -55,7 +65,11 @@ def make(folder: Path, *arguments: str) -> list[str]:
 def test_the_environment_is_made_once(checkout: Path, place: str) -> None:
     assert make(checkout, "demo", f"VENV={place}") == [f"<-m><venv><{place}>", *SERVE, "<-m><not3d><demo>"]
     assert make(checkout, "demo", f"VENV={place}") == ["<-m><not3d><demo>"]
-    assert make(checkout, "test", f"VENV={place}", "PYTEST_ARGS=-k 'a b'") == [*DEVELOP, "<-m><pytest><-k><a b>"]
+    assert make(checkout, "demo-site", f"VENV={place}") == ["<-m><not3d><demo-site>"]
+    *installed, tests = make(checkout, "test", f"VENV={place}", "PYTEST_ARGS=-k 'a b'")
+    assert installed == DEVELOP
+    assert tests.startswith("<-m><pytest><--numprocesses><2>")
+    assert tests.endswith("<-k><a b>")
     assert make(checkout, "lint", f"VENV={place}")[0] == "<-m><ruff><check><.>"
 
 
@@ -123,7 +137,9 @@ def test_locks_hold_what_the_project_asks_for() -> None:
 
     def names(*wanted: str) -> set[str]:
         found = {re.split(r"[<>=]", requirement)[0] for extra in wanted for requirement in extras[extra]}
-        inner = {extra for name in found if (match := re.fullmatch(r"not3d\[(.+)\]", name)) for extra in [match[1]]}
+        inner = {
+            extra for name in found if (match := re.fullmatch(r"not3d\[(.+)\]", name)) for extra in match[1].split(",")
+        }
         plain = {name.partition("[")[0] for name in found if not name.startswith("not3d[")}
         return plain | (names(*inner) if inner else set())
 

@@ -127,3 +127,18 @@ def test_a_picture_is_written_as_its_suffix_says(tmp_path: Path, suffix: str) ->
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be \.png, \.jpg or \.webp \(got .*a\.gif\)"):
         write_picture(tmp_path / "a.gif", np.zeros((2, 2, 3), dtype=np.uint8))
+
+
+def test_warnings_are_drawn_above_the_legend() -> None:
+    query, hits = Panel(frames(1), "query"), [Panel(frames(1), "hit", None, 0.5, None, 0.5)]
+    plain = draw_ranked(query, hits, basis="prior 0.1")
+    warning = "4 of 4 frames have the shape or size of a full frame (1920x1080 pixels): send crops of one person"
+    warned = draw_ranked(query, hits, basis="prior 0.1", warnings=[warning, "and another"])
+    lines = (warned.shape[0] - plain.shape[0]) // picture._LINE_HEIGHT
+    assert lines >= 3
+    added = warned.shape[0] - plain.shape[0]
+    np.testing.assert_array_equal(warned[-60:], plain[-60:])
+    strip = warned[picture._TOP + picture._PANEL_HEIGHT : -60]
+    assert (strip == RED).all(axis=2).sum() > 100
+    assert not (plain[picture._TOP + picture._PANEL_HEIGHT : -60] == RED).all(axis=2).any()
+    assert added == lines * picture._LINE_HEIGHT

@@ -8,11 +8,16 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
+import httpx
 import numpy as np
 import pytest
 
+from model.tracklet import choose_frames as chosen_by_the_model
 from not3d.client import Client, ClientError, ProblemError, UnreachableError, retry
+from not3d.client.clips import choose_frames
 from not3d.client.responses import format_probability
+from not3d.client.transport import problem_of
 from tests.not3d.videos import write_video
 from tests.service.live import run_service
 from training.datasets.tracklet import Tracklet
@@ -57,8 +62,8 @@ def test_fewer_clips_may_be_computed(client: Client, tracklet: Tracklet) -> None
     answer = client.embed(frames, id="fewer", max_clips=1, include_embedding=True)
     assert (answer.frames, answer.clips) == (4, 1)
     assert answer.embedding == pytest.approx(alone.embedding, abs=1e-6)
-    client.put("all", frames)
-    put = client.put("put", frames, max_clips=1)
+    client.put(frames, id="all")
+    put = client.put(frames, id="put", max_clips=1)
     assert (put.frames, put.clips) == (4, 1)
     assert (client.get("put").clips, client.get("all").clips) == (1, 2)
     best = client.search(frames, max_clips=1, top_k=3).hits
@@ -68,6 +73,40 @@ def test_fewer_clips_may_be_computed(client: Client, tracklet: Tracklet) -> None
     with pytest.raises(ProblemError) as refused:
         client.search(id="all", max_clips=1)
     assert (refused.value.status, refused.value.errors[0]["field"]) == (400, "max_clips")
+
+
+def test_a_tracklet_of_any_length_is_sent_with_max_clips(client: Client, tracklet: Tracklet, tmp_path: Path) -> None:
+    limit = client.info().limits["max_frames"]
+    frames = [*tracklet.frames] * (limit // 5 + 3)
+    frames[8] = tmp_path / "unread.jpg"
+    with pytest.raises(ProblemError, match="max_clips"):
+        client.embed([frames[0]] * len(frames), enroll=False)
+    answer = client.embed(frames, enroll=False, max_clips=2, include_embedding=True)
+    assert (answer.frames, answer.clips) == (8, 2)
+    assert len(client.search(frames, max_clips=1).hits) == 0
+    client.put(frames, id="long", max_clips=1)
+    chosen = choose_frames(len(frames), 4, 2)
+    frames[chosen[5]] = b"no image"
+    assert [frame.index for frame in client.embed(frames, enroll=False, max_clips=2).rejected_frames] == [chosen[5]]
+
+
+def test_boxes_and_their_frames_are_chosen_together(client: Client, tracklet: Tracklet) -> None:
+    frames, order = tracklet.frames, [4, 0, 3, 1, 2]
+    boxes = [(number, 2.0 * number, 0.0, 40.0, 100.0) for number in order]
+    ours = client.embed(frames, boxes=boxes, max_clips=1, enroll=False, include_embedding=True)
+    alone = client.embed(frames, boxes=sorted(boxes)[:4], enroll=False, include_embedding=True)
+    assert (ours.frames, ours.embedding) == (4, pytest.approx(alone.embedding, abs=1e-6))
+    boxes[1] = (0, 500.0, 0.0, 40.0, 100.0)
+    answer = client.embed(frames, boxes=boxes, max_clips=1, enroll=False)
+    assert [frame.index for frame in answer.rejected_frames] == [1]
+
+
+def test_the_client_chooses_the_frames_that_the_service_would_choose() -> None:
+    for count in range(1, 60):
+        for clip_length in (1, 3, 4, 8):
+            for max_clips in (None, 1, 2, 5):
+                theirs = chosen_by_the_model(count, clip_length, max_clips)
+                assert choose_frames(count, clip_length, max_clips) == theirs.tolist()
 
 
 def test_searches_by_id_and_by_embedding(client: Client, people: Path, tracklet: Tracklet) -> None:
@@ -100,7 +139,9 @@ def test_filters_reach_the_service(client: Client, tracklet: Tracklet) -> None:
 
 
 def test_probabilities_and_thresholds_of_a_calibrated_service(calibrated: Client, tracklet: Tracklet) -> None:
-    calibrated.put("gate-1", tracklet.frames)
+    for record in list(calibrated.records()):  # of other tests in this process
+        calibrated.delete(record.id)
+    calibrated.put(tracklet.frames, id="gate-1")
     (hit,) = calibrated.search(tracklet.frames).hits
     result = calibrated.search(tracklet.frames, prior=0.05)
     assert result.calibration
@@ -149,12 +190,27 @@ def test_a_probability_never_reads_as_certain(probability: float, text: str) -> 
 
 
 def test_put_replaces_with_footage_or_an_embedding(client: Client, tracklet: Tracklet) -> None:
-    client.put("x", tracklet.frames, camera_id="a")
-    client.put("x", tracklet.frames, camera_id="b")
+    client.put(tracklet.frames, id="x", camera_id="a")
+    client.put(tracklet.frames, id="x", camera_id="b")
     assert client.get("x").camera_id == "b"
     vector = [1.0, *([0.0] * 31)]
-    client.put("x", embedding=vector, embedding_space=client.info().embedding_space)
+    client.put(id="x", embedding=vector, embedding_space=client.info().embedding_space)
     assert client.get("x", include_embedding=True).embedding == pytest.approx(vector)
+
+
+def test_a_paged_search_is_continued(client: Client) -> None:
+    dimension = client.info().model["dimension"]
+    for number in range(5):
+        client.put(embedding=[1.0 + number * place for place in range(dimension)], id=f"paged-{number}", camera_id="p")
+    query = {"id": "paged-0", "camera_ids": ["p"]}
+    first = client.search(**query, top_k=3, paged=True)  # type: ignore[arg-type]
+    second = client.more(first)
+    assert [hit.rank for hit in second.hits] == [4]
+    assert (*first.hits, *second.hits) == client.search(**query, top_k=9).hits  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no next_cursor"):
+        client.more(second)
+    for number in range(5):
+        client.delete(f"paged-{number}")
 
 
 def test_lists_page_by_page_deletes_and_erases(client: Client, tracklet: Tracklet) -> None:
@@ -189,9 +245,9 @@ def test_a_record_says_when_it_expires(client: Client, tracklet: Tracklet) -> No
     soon, late = (datetime.now(UTC) + timedelta(days=days) for days in (1, 2))
     client.embed(tracklet.frames[:1], id="x", expires_at=soon)
     assert client.get("x").expires_at == soon
-    client.put("x", tracklet.frames[:1], expires_at=late)
+    client.put(tracklet.frames[:1], id="x", expires_at=late)
     assert client.get("x").expires_at == late
-    client.put("x", tracklet.frames[:1])
+    client.put(tracklet.frames[:1], id="x")
     record = client.get("x")
     assert (record.expires_at, record.thumbnail_url) == (None, None)
     with pytest.raises(ProblemError) as refused:
@@ -240,6 +296,15 @@ def test_ids_cannot_lead_to_other_paths(client: Client, tracklet: Tracklet) -> N
 def test_rejected_frames_are_returned(client: Client, tracklet: Tracklet) -> None:
     answer = client.embed([*tracklet.frames, b"no image"], id="x")
     assert [frame.index for frame in answer.rejected_frames] == [5]
+
+
+def test_warnings_are_returned(client: Client, tracklet: Tracklet) -> None:
+    full = cv2.imencode(".png", np.zeros((90, 160, 3), np.uint8))[1].tobytes()
+    answer = client.embed([full], id="full")
+    assert "160x90 pixels" in answer.warnings[0]
+    assert client.search([full]).warnings == answer.warnings
+    assert client.put(tracklet.frames, id="full").warnings == ()
+    assert client.search(id="full").warnings == ()
 
 
 def test_invalid_calls_are_refused_before_anything_is_sent() -> None:
@@ -331,9 +396,53 @@ def test_a_service_that_stays_busy_fails_after_all_attempts(pauses: list[float])
     assert max(pauses) == retry.MAX_PAUSE_SECONDS
 
 
+@pytest.mark.parametrize(("asked", "waited"), [("1", 3), ("10", 10), ("9" * 400, 60)])
+def test_a_stream_waits_as_long_as_it_is_asked_to_and_at_most_a_minute(
+    monkeypatch: pytest.MonkeyPatch, asked: str, waited: float
+) -> None:
+    taken: list[float] = []
+
+    class EnoughError(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        taken.append(seconds)
+        raise EnoughError
+
+    answer = httpx.Response(503, headers={"Retry-After": asked})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise problem_of(answer)
+
+    monkeypatch.setattr("time.sleep", sleep)
+    with Client("http://127.0.0.1:9") as client:
+        monkeypatch.setattr(client, "_stream", refuse)
+        with pytest.raises(EnoughError):
+            next(iter(client.follow_alerts(after="0")))
+    assert taken == [waited]
+
+
 def test_each_attempt_sends_the_complete_video(pauses: list[float], tmp_path: Path) -> None:
     video = tmp_path / "a.mp4"
     video.write_bytes(b"video" * 1000)
     with busy_server(1, "0") as (url, bodies), Client(url) as client, pytest.raises(ClientError, match="not Embedded"):
         client.embed(video=video)  # this server does not answer uploads
     assert [b"video" * 1000 in body for body in bodies] == [True, True]
+
+
+def test_a_file_of_certificates_that_is_none_is_named(tmp_path: Path) -> None:
+    for name in ("missing.pem", "text.pem"):
+        (tmp_path / "text.pem").write_text("no certificate")
+        with pytest.raises(ClientError, match=f"{name} is not a file of certificates"):
+            Client("https://127.0.0.1:1", ca_file=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ann:pass/w@rd@127.0.0.1:1", "http://ann:pass%40w0rd@127.0.0.1:1", "ann:passw0rd@host"]
+)
+def test_no_message_repeats_a_password_of_the_url(url: str) -> None:
+    with pytest.raises(ClientError) as refused, Client(url, attempts=1) as client:
+        client.info()
+    shown = str(refused.value)
+    assert "ann" not in shown
+    assert "pass" not in shown

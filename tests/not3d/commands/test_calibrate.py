@@ -98,7 +98,7 @@ class Records:
 
     score_mode = "cosine"
 
-    def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
+    def __init__(self, url: str, api_key: str | None, timeout: float, ca_file: Path | None) -> None:
         self.random = np.random.default_rng(3)
         self.people = self.random.standard_normal((30, 16))
 
@@ -177,3 +177,11 @@ def test_options_that_do_not_fit_are_one_message(tmp_path: Path, arguments: tupl
 
     with pytest.raises(Not3dError, match=message):
         run(*arguments)
+
+
+def test_the_authority_of_the_service_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "judged.csv").write_text("id_a,id_b,same\na,b,1\n")
+    (tmp_path / "text.pem").write_text("no certificate")
+    command = ["calibrate", "--pairs", "judged.csv", "--url", "https://127.0.0.1:9", "--ca-file", "text.pem"]
+    result = CliRunner().invoke(app, command)
+    assert "text.pem is not a file of certificates" in str(result.exception), result.output

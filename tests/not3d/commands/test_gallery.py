@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from model.bundle import Bundle
 from model.errors import Not3dError
+from model.space import EmbeddingSpace
 from not3d.commands.app import app
 from service.gallery import Filter
 from service.gallery.embedded.gallery import EmbeddedGallery
@@ -133,8 +134,8 @@ def test_a_gallery_on_a_server_is_reached_by_its_address(
     stamp = {"dimension": bundle.spec.dimension, "embedding_space": bundle.embedding_space}
     asked = []
 
-    def open_server(settings: Settings, model: Bundle) -> EmbeddedGallery:
-        asked.append((settings.gallery, model.embedding_space))
+    def open_server(settings: Settings, space: EmbeddingSpace) -> EmbeddedGallery:
+        asked.append((settings.gallery, space.name))
         return open_gallery(tmp_path / "server", **stamp)
 
     monkeypatch.setattr("service.gallery.opening.open_gallery", open_server)

@@ -75,14 +75,17 @@ def test_a_published_checkpoint_becomes_one_of_ours(tmp_path):
     out = tmp_path / "runs" / "imported.pt"
     result = RUN.invoke(app, ["import", str(tmp_path / "published.pth.tar"), "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert load_checkpoint(out).network_spec == spec
+    # Such weights were trained on Pillow's pixels, which the bundle then gives them.
+    assert load_checkpoint(out).network_spec == spec.model_copy(update={"resampling": "pil-bicubic"})
     again = RUN.invoke(app, ["import", str(tmp_path / "published.pth.tar"), "--out", str(out)])
     assert "exists" in str(again.exception)
     ours = RUN.invoke(app, ["import", str(out), "--out", str(tmp_path / "ours.pt")])
     assert "is already a checkpoint of this project" in str(ours.exception)
     bundle = RUN.invoke(app, ["export", str(out), "--out", str(tmp_path / "bundle")])
     assert bundle.exit_code == 0, bundle.output
-    assert Bundle.load(tmp_path / "bundle").spec.recipe == {}
+    exported = Bundle.load(tmp_path / "bundle").spec
+    assert (exported.recipe, exported.preprocessing.resampling) == ({}, "pil-bicubic")
+    assert "resized with the pixels of Pillow's bicubic filter" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
 def test_a_file_is_known_by_its_content(model, tmp_path):

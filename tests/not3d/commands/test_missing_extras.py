@@ -30,10 +30,13 @@ for arguments in json.loads(sys.argv[2]):
     print("--- end", file=sys.stderr, flush=True)
 """
 HIDDEN = {
+    "aiokafka",
+    "aiomqtt",
     "ax",
     "cv2",
     "faiss",
     "fastapi",
+    "faststream",
     "h5py",
     "httptools",
     "jinja2",
@@ -44,12 +47,14 @@ HIDDEN = {
     "onnxruntime",
     "onnxscript",
     "openvino",
+    "paho",
     "prometheus_client",
     "pyarrow",
     "pydantic_settings",
     "pymilvus",
     "python_multipart",
     "ray",
+    "redis",
     "scipy",
     "simplejpeg",
     "starlette",
@@ -101,9 +106,15 @@ EXTRAS = {
     ("enroll", "video.mp4", "--tracks", "tracks.csv", *NOWHERE): "video",
     ("search", "data", "--picture", "ranked.png", *NOWHERE): "video",
     ("info", "data"): "video",
+    ("bridge", "frigate", "--mqtt", "mqtt://broker", "--frigate", "http://frigate:5000"): "bridge",
+    ("bridge", "axis", "--mqtt", "mqtt://broker"): "bridge",
+    ("bridge", "onvif", "--mqtt", "mqtt://broker"): "bridge",
+    ("bridge", "deepstream", "--redis", "redis://broker", "--space", "s"): "bridge",
+    ("bridge", "deepstream", "--kafka", "broker:9092", "--space", "s"): "kafka",
     ("serve",): "cpu",
     ("serve", "--help"): "cpu",
     ("demo",): "cpu",
+    ("demo-site",): "cpu",
 }
 
 

@@ -12,31 +12,15 @@ from not3d.commands import Interrupted
 from not3d.commands.app import app
 from tests.bundles import make_bundle
 from tests.training.datasets.layouts import write_prid2011
+from tests.training.recipes import TINY_RECIPE
 from training.datasets.synthetic.dataset import write_synthetic
-
-RECIPE = """
-name = "tiny"
-validation_share = 0.3
-precision = "fp32"
-[network]
-backbone = "resnet18_ibn_a_x0_75"
-attention = "pooled"
-attention_bias = 1.0
-frame_height = 64
-frame_width = 32
-[batch]
-people = 4
-tracklets = 2
-[schedule]
-epochs = 1
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     write_synthetic(folder / "people", people=10, cameras=2, frames=4, seed=2, size=(64, 32))
-    (folder / "tiny.toml").write_text(RECIPE)
+    (folder / "tiny.toml").write_text(TINY_RECIPE)
     return folder
 
 

@@ -19,9 +19,11 @@ def test_equal_reasons_are_counted_together() -> None:
     for number in range(3):
         tally.add(refuse(f"t{number}", f"frame {number} of /footage/t{number}: no image"))
     tally.add(refuse("t9", "too large"))
-    tally.add(Outcome("t8", "", Result.ENROLLED, left_out=3))
+    tally.add(Outcome("t8", "", Result.ENROLLED, left_out=3, warnings=("full frames",)))
     assert [(reason.first.id, reason.count) for reason in tally.refused.values()] == [("t0", 3), ("t9", 1)]
     assert (tally.done, tally.left_out) == (7, 3)
+    assert tally.first_warned
+    assert (tally.warned, tally.first_warned.id) == (1, "t8")
     assert tally.describe() == "1 enrolled, 2 skipped, 4 refused"
 
 

@@ -1,5 +1,6 @@
 """Enrolling many tracklets at a time."""
 
+import json
 import socket
 import threading
 import time
@@ -13,8 +14,10 @@ import pytest
 
 from not3d.client import Client, ProblemError, UnreachableError
 from not3d.demo import running_service
-from not3d.enrol.discovery import LocalTracklet, list_tracklets, read_footage
-from not3d.enrol.enrolment import EnrolOptions, Outcome, Result, enroll_all, find_enrolled
+from not3d.enrol.comparison import DIGEST, digest_of, find_enrolled
+from not3d.enrol.discovery import list_tracklets, read_footage
+from not3d.enrol.enrolment import EnrolOptions, Outcome, Result, enroll_all
+from not3d.enrol.tracklets import LocalTracklet
 
 ENROLLED, SKIPPED, REFUSED = Result
 
@@ -32,7 +35,7 @@ def collect(client: Client, items: object, **options: object) -> dict[str, Outco
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_everything_is_enrolled_and_reported_once(client: Client, people: Path, workers: int) -> None:
-    items = list_tracklets(people)
+    items = list_tracklets(people).items
     outcomes = collect(client, items, workers=workers)
     assert set(outcomes) == {item.id for item in items} == {record.id for record in client.records()}
     assert {outcome.result for outcome in outcomes.values()} == {ENROLLED}
@@ -41,16 +44,16 @@ def test_everything_is_enrolled_and_reported_once(client: Client, people: Path, 
 
 
 def test_a_refused_tracklet_does_not_stop_the_others(client: Client, people: Path, tmp_path: Path) -> None:
-    good, bad, gone, empty = (*read_footage(people)[:3], LocalTracklet("empty"))
+    good, bad, gone, empty = (*read_footage(people)[:3], LocalTracklet("empty", problem="no boxes"))
     bad, gone = replace(bad, frames=(b"text",)), replace(gone, frames=(tmp_path / "1.jpg",))
     outcomes = collect(client, [bad, empty, gone, good])
     assert outcomes[good.id].result is ENROLLED
     assert {outcomes[item.id].result for item in (bad, gone, empty)} == {REFUSED}
     assert outcomes[bad.id].status in {415, 422}
     assert "not" in outcomes[bad.id].reason
-    assert outcomes["empty"].reason == "none of its boxes lies inside the video's frames"
+    assert outcomes["empty"].reason == "no boxes"
     assert outcomes[gone.id].reason.startswith("cannot be read: ")
-    assert outcomes[gone.id].source == str(tmp_path)
+    assert outcomes[gone.id].source == str(tmp_path / "1.jpg")
     assert [record.id for record in client.records()] == [good.id]
 
 
@@ -59,7 +62,7 @@ def test_an_enrolled_id_is_skipped_unless_replaced(client: Client, people: Path)
     collect(client, [item])
     outcome = collect(client, [item])[item.id]
     assert (outcome.result, outcome.status) == (SKIPPED, 409)
-    changed = collect(client, [item], options=EnrolOptions(replace=True, camera="other"))
+    changed = collect(client, [replace(item, camera="other")], options=EnrolOptions(replace=True))
     assert changed[item.id].result is ENROLLED
     assert client.get(item.id).camera_id == "other"
 
@@ -67,13 +70,13 @@ def test_an_enrolled_id_is_skipped_unless_replaced(client: Client, people: Path)
 def test_enrolled_ids_are_found_by_listing_and_by_lookup(
     client: Client, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second, third, *_ = list_tracklets(people)
+    first, second, third, *_ = list_tracklets(people).items
     collect(client, [first, third])
     ids = [item.id for item in (first, second, third)]
     for each in (1, 0):  # each asked for, all listed
-        monkeypatch.setattr("not3d.enrol.enrolment.LISTED_PER_LOOKUP", 0 if each else 200)
+        monkeypatch.setattr("not3d.enrol.comparison.LISTED_PER_LOOKUP", 0 if each else 200)
         counts: list[int] = []
-        assert find_enrolled(client, ids, counts.append) == {first.id, third.id}
+        assert set(find_enrolled(client, ids, counts.append)) == {first.id, third.id}
         assert counts[-1] == 2
 
 
@@ -99,7 +102,7 @@ def test_footage_is_read_only_a_little_ahead(client: Client, people: Path) -> No
 
 def test_an_unreachable_service_ends_the_enrolment(people: Path) -> None:
     with Client("http://127.0.0.1:9") as nowhere, pytest.raises(UnreachableError, match=r"for 0\.3 seconds"):
-        collect(nowhere, list_tracklets(people), options=EnrolOptions(retry_seconds=0.3))
+        collect(nowhere, list_tracklets(people).items, options=EnrolOptions(retry_seconds=0.3))
 
 
 def test_a_restart_of_the_service_does_not_end_the_enrolment(bundle: Path, people: Path, tmp_path: Path) -> None:
@@ -136,9 +139,10 @@ class Scripted(BaseHTTPRequestHandler):
     """Answers each upload with the next of the statuses; none at all for 0. It is always ready."""
 
     statuses: Iterator[int]
+    record: bytes
 
     def do_GET(self) -> None:
-        self._answer(200)
+        self._answer(200, self.record if self.path.startswith("/gallery") else b"")
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -146,11 +150,12 @@ class Scripted(BaseHTTPRequestHandler):
         if status:
             self._answer(status)
 
-    def _answer(self, status: int) -> None:
+    def _answer(self, status: int, body: bytes = b"") -> None:
         self.send_response(status)
-        self.send_header("content-length", "0")
+        self.send_header("content-length", str(len(body)))
         self.send_header("retry-after", "0")
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -159,7 +164,18 @@ class Scripted(BaseHTTPRequestHandler):
 def serve(statuses: list[int], people: Path) -> dict[str, Outcome]:
     """What becomes of one tracklet, and of another one after it where there are statuses left."""
     (item, *_) = read_footage(people)
-    handler = type("Handler", (Scripted,), {"statuses": iter(statuses)})
+    record = {
+        "id": item.id,
+        "camera_id": item.camera,
+        "start_time": None,
+        "end_time": None,
+        "frames": 1,
+        "clips": 1,
+        "embedding_space": "x",
+        "created_at": "2026-05-01T12:00:00Z",
+        "metadata": item.metadata | {DIGEST: digest_of(item)},
+    }
+    handler = type("Handler", (Scripted,), {"statuses": iter(statuses), "record": json.dumps(record).encode()})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -176,10 +192,11 @@ def test_calls_to_a_busy_service_are_repeated(people: Path) -> None:
     assert outcome.result is SKIPPED
 
 
-def test_a_tracklet_whose_call_is_aborted_repeatedly_is_refused(people: Path) -> None:
-    (outcome,) = serve([0, 0, 0], people).values()
+@pytest.mark.parametrize(("status", "reason"), [(0, ", 3 times"), (504, "Gateway Timeout (504), 3 times")])
+def test_a_tracklet_whose_call_is_aborted_repeatedly_is_refused(status: int, reason: str, people: Path) -> None:
+    (outcome,) = serve([status] * 3, people).values()
     assert outcome.result is REFUSED
-    assert outcome.reason.endswith(", 3 times")
+    assert outcome.reason.endswith(reason)
 
 
 @pytest.mark.parametrize("status", [401, 507])
@@ -201,3 +218,16 @@ def test_giving_up_does_not_wait_for_the_retries_of_other_tracklets(people: Path
     with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(KeyboardInterrupt):
         collect(client, read(), options=EnrolOptions(retry_seconds=600))
     assert time.monotonic() - begun < 30
+
+
+def test_an_id_that_another_process_gave_away_meanwhile_is_not_shared(client: Client, people: Path) -> None:
+    first, second, *_ = read_footage(people)
+    collect(client, [first])
+    other = replace(second, id=first.id)  # other footage whose name gives the same id
+    outcome = collect(client, [other])[second.fallback_id]
+    assert outcome.result is ENROLLED
+    assert {record.id for record in client.records()} == {first.id, second.fallback_id}
+    changed = replace(first, frames=first.frames[:3])
+    outcome = collect(client, [changed])[first.id]
+    assert (outcome.result, outcome.status) == (REFUSED, 409)
+    assert "other frames" in outcome.reason

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from not3d.enrol.discovery import LocalTracklet, read_footage
-from not3d.enrol.footage import cut_tracks, read_pictures
+from not3d.enrol.discovery import read_footage
+from not3d.enrol.footage import cut_tracks, list_tracks, read_pictures
 from not3d.enrol.local_frames import find_local_frames
+from not3d.enrol.tracklets import LocalTracklet
 from tests.not3d.videos import write_video
 
 TRACKS = "3,7,8,10,32,64,0.9\n2,7,4,10,32,64,0.9\n5,9,40,10,40,70,0.8\n6,9,40,10,40,70,0.8\n"
@@ -51,7 +52,7 @@ def test_the_frames_found_for_videos_are_the_enrolled_ones(tmp_path: Path) -> No
     tables = tmp_path / "tables"
     tables.mkdir()
     (tables / "a.csv").write_text(TRACKS)
-    for item in cut_tracks(video, tables / "a.csv"):
+    for item in cut_tracks(list_tracks(video, tables / "a.csv")[0]):
         np.testing.assert_array_equal(find_local_frames(item.metadata, [video.parent, tables]), read_pictures(item))
         assert find_local_frames(item.metadata, [video.parent]) == []
     (whole,) = read_footage(video)
@@ -61,7 +62,7 @@ def test_the_frames_found_for_videos_are_the_enrolled_ones(tmp_path: Path) -> No
 def test_one_of_several_tracklets_in_a_folder_is_found(tmp_path: Path) -> None:
     for name, grey in (("0022C1T0001F001", 50), ("0022C2T0004F001", 200)):
         draw(tmp_path / f"{name}.jpg", grey)
-    assert [greys(item.metadata, tmp_path) for item in read_footage(tmp_path)] == [[50], [200]]
+    assert [greys(item.metadata, tmp_path) for item in read_footage(tmp_path, "mars")] == [[50], [200]]
     (tmp_path / "0022C1T0001F001.jpg").unlink()
     assert greys({"source": tmp_path.name, "tracklet": "0022C1T0001"}, tmp_path) == []
 

@@ -29,7 +29,9 @@ def ray_enrolment(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         monkeypatch.setattr(
             module,
             "_client",
-            lambda url, key, timeout: clients.enter_context(Client(url, key, timeout, attempts=1)),
+            lambda url, key, timeout, ca_file: clients.enter_context(
+                Client(url, key, timeout, attempts=1, ca_file=ca_file)
+            ),
         )
         yield module
 
@@ -41,8 +43,8 @@ def run_block(module: ModuleType, *arguments: object) -> list[Any]:
 
 
 def enroll(module: ModuleType, url: str, folder: Path, patience: float = 5) -> list[Outcome]:
-    batch = {"tracklet": np.array([pickle.dumps(item) for item in list_tracklets(folder)], dtype=object)}
-    return run_block(module, batch, [url, url], None, 30.0, EnrolOptions(retry_seconds=patience), 2)
+    batch = {"tracklet": np.array([pickle.dumps(item) for item in list_tracklets(folder).items], dtype=object)}
+    return run_block(module, batch, [url, url], None, 30.0, None, EnrolOptions(retry_seconds=patience), 2)
 
 
 def test_a_repeated_block_is_skipped(ray_enrolment: ModuleType, client: Client, people: Path) -> None:
@@ -54,10 +56,20 @@ def test_a_repeated_block_is_skipped(ray_enrolment: ModuleType, client: Client, 
 
 
 def test_an_unreachable_service_is_returned_as_an_error_text(ray_enrolment: ModuleType, people: Path) -> None:
-    batch = {"tracklet": [pickle.dumps(item) for item in list_tracklets(people)]}
-    (error,) = run_block(ray_enrolment, batch, ["http://127.0.0.1:9"], None, 5.0, EnrolOptions(retry_seconds=0.1), 1)
+    batch = {"tracklet": [pickle.dumps(item) for item in list_tracklets(people).items]}
+    options = EnrolOptions(retry_seconds=0.1)
+    (error,) = run_block(ray_enrolment, batch, ["http://127.0.0.1:9"], None, 5.0, None, options, 1)
     assert isinstance(error, str)
     assert "no service answers" in error
+
+
+def test_workers_trust_the_authority_that_the_command_names(
+    ray_enrolment: ModuleType, people: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.pem").write_text("no certificate")
+    batch = {"tracklet": [pickle.dumps(item) for item in list_tracklets(people).items]}
+    with pytest.raises(ClientError, match=r"text\.pem is not a file of certificates"):
+        run_block(ray_enrolment, batch, ["https://127.0.0.1:9"], None, 5.0, tmp_path / "text.pem", EnrolOptions(), 1)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +81,7 @@ def test_a_cluster_that_cannot_be_used_is_named(
     with pytest.raises(ClientError, match=message):
         ray_enrolment.enroll_on_ray(
             address,
-            list_tracklets(people),
+            list_tracklets(people).items,
             ["http://127.0.0.1:9"],
             None,
             5.0,

@@ -1,0 +1,45 @@
+"""How the client checks certificates, and what an answer that refuses means."""
+
+import ssl
+from pathlib import Path
+
+import httpx
+
+from not3d.client.responses import ClientError, ProblemError
+
+
+def trust(ca_file: Path | None) -> ssl.SSLContext:
+    """Return how certificates are checked. httpx alone would trust its own list, which has no company's authority."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # also `ssl.SSLError`, for a file without a certificate
+        reason = error.strerror or error
+        raise ClientError(f"{ca_file} is not a file of certificates in PEM format: {reason}") from error
+
+
+def problem_of(response: httpx.Response) -> ProblemError:
+    """Return the error of an answer that is no success: of the service, or of a proxy in front of it."""
+    after = response.headers.get("retry-after", "")
+    retry_after = float(after) if after.isdecimal() else None
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        document = response.json()
+        return ProblemError(
+            response.status_code,
+            document["title"],
+            document.get("detail", ""),
+            document.get("errors") or (),
+            retry_after,
+        )
+    # A proxy answered instead of the service.
+    return ProblemError(
+        response.status_code,
+        response.reason_phrase or "Error",
+        response.text[:200].strip(),
+        retry_after=retry_after,
+    )
+
+
+def without_login(url: str) -> str:
+    """Return a URL without user and password, for messages."""
+    scheme, slashes, rest = url.partition("//")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}" if slashes else url.rpartition("@")[2]
