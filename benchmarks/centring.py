@@ -103,6 +103,7 @@ def load_site(bundle: Bundle, path: Path, unseen: bool, cache: Path) -> Site:
             pieces,
             frame_size=(spec.frame_height, spec.frame_width),
             clip_length=spec.clip_length,
+            clip_weights=spec.clip_weights,
             max_clips=1 if spec.clip_length > 1 else FRAMES,
         )
         cache.mkdir(parents=True, exist_ok=True)

@@ -85,6 +85,7 @@ def _measure_accuracy(
         tracklets,
         frame_size=(spec.frame_height, spec.frame_width),
         clip_length=spec.clip_length,
+        clip_weights=spec.clip_weights,
         max_clips=choice,
     )
     rows = {tracklet: row for row, tracklet in enumerate(tracklets)}

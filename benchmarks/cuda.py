@@ -55,7 +55,7 @@ def main() -> None:
     errors = []
     with tempfile.TemporaryDirectory(prefix="not3d-cuda-") as name:
         folder = Path(name)
-        crops = read_crops(None, folder / "people")
+        crops = read_crops(options.data, folder / "people")
         for bundle in _bundles(options, folder):
             errors += _measure(report, options, bundle, crops, folder / bundle.spec.name, peak)
     if errors:
@@ -244,6 +244,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", type=_numbers, default=(1, 16, 64), help="empty: without the service")
     parser.add_argument("--networks", default="light,full", help="light: --bundle; full: the paper's, fresh weights")
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="the light network (default: the bundled one)")
+    parser.add_argument("--data", type=Path, help="a dataset or folder of tracklets (default: drawn people)")
     parser.add_argument("--tensorrt", action="store_true", help="also measure TensorRT, which takes minutes to build")
     return parser.parse_args()
 

@@ -98,9 +98,11 @@ class Server:
 
 
 @contextmanager
-def running(arguments: Sequence[str], *, ready: str, log: Path) -> Iterator[Server]:
+def running(
+    arguments: Sequence[str], *, ready: str, log: Path, variables: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Run a server until the block ends."""
-    server = Server(arguments, ready=ready, log=log)
+    server = Server(arguments, ready=ready, log=log, variables=variables)
     server.start()
     try:
         server.wait()
@@ -178,7 +180,7 @@ def _serve_object(pipe: Connection, make: Callable[..., Any], arguments: tuple[A
             pipe.send((getattr(served, method)(*given), ""))
     except EOFError:
         return
-    except Exception:  # noqa: BLE001 - any error is sent to the caller
+    except Exception:  # noqa: BLE001 - any: sent to the other process, which raises it
         pipe.send((None, traceback.format_exc()))
 
 

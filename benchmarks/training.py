@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.peak import measure_peak
 from model.frames import read_frame
 from model.network import build_network
-from training.batches.clips import ClipSource
+from training.batches.clips import BatchPlan
 from training.batches.sampling import CLIP_SAMPLING
 from training.datasets.catalog import read_training
 from training.datasets.synthetic.dataset import write_synthetic
@@ -91,7 +91,7 @@ class Clips(Dataset[tuple[Tensor, int, Tensor]]):
 
 
 class PlainLoop:
-    def __init__(self, source: ClipSource, recipe: Recipe, weights: dict[str, Tensor], objective: Objective) -> None:
+    def __init__(self, source: BatchPlan, recipe: Recipe, weights: dict[str, Tensor], objective: Objective) -> None:
         self.device = next(iter(weights.values())).device
         self.network = build_network(recipe.network.model_copy(update={"classes": len(source.labels)})).to(self.device)
         self.network.load_state_dict(weights)
@@ -223,7 +223,7 @@ def _measure(arguments: argparse.Namespace, tracklets: Sequence[Tracklet], devic
     if not arguments.one_seed:
         torch.manual_seed(2)
         other_recipe = _recipe(arguments.network, 2)
-        source = ClipSource(tracklets, other_recipe)
+        source = BatchPlan(tracklets, other_recipe)
         fresh = build_network(run.spec).to(device).state_dict()
         other = Course()
         other.take_turn(
@@ -283,7 +283,7 @@ def _share_of_peak(network: torch.nn.Module, run: Run, rate_: float, device: tor
     )
 
 
-def epoch_of_each_step(source: ClipSource, recipe: Recipe) -> Iterator[tuple[int, float]]:
+def epoch_of_each_step(source: BatchPlan, recipe: Recipe) -> Iterator[tuple[int, float]]:
     """Yield the epoch and the share of it that is complete after each step."""
     for epoch in range(1, recipe.schedule.epochs + 1):
         steps = len(source.plan(epoch))

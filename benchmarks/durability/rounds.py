@@ -18,6 +18,7 @@ from benchmarks.durability.writer import (
     IDS_OF_A_THREAD,
     PASSING,
     THREADS,
+    WEBHOOK,
     make_record,
     open_gallery,
     thumbnail,
@@ -26,6 +27,7 @@ from benchmarks.durability.writer import (
 from service.gallery import AuditEntry, Filter
 from service.gallery.archive.verify import verify
 from service.gallery.embedded.gallery import EmbeddedGallery
+from service.gallery.watch.records import FIRST_CURSOR, AlertQuery, OutboxCount
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 120.0
@@ -96,6 +98,7 @@ class Outcome:
     records: int
     index: str
     log_bytes: int
+    alerts: int
     seconds: float
 
 
@@ -109,6 +112,7 @@ class Rounds:
         self._copy = directory / "copy"
         self._known: dict[str, str] = {}
         self._newest: str | None = None
+        self._alerts: dict[str, str] = {}
 
     def run(self, plan: Plan) -> Outcome:
         """Kill a writer and check its files. Raises `Lost`."""
@@ -128,6 +132,7 @@ class Rounds:
             sum(state != ABSENT for state in self._known.values()),
             "being written" if "index.faiss.part" in files else "there" if "index.faiss" in files else "none",
             files.get("gallery.sqlite-wal", 0),
+            len(self._alerts),
             time.monotonic() - begin,
         )
 
@@ -143,6 +148,7 @@ class Rounds:
         try:
             found, kept = _find_states(gallery, report)
             _check_search(gallery, found)
+            self._check_alerts(gallery, found)
             newest = _check_audit(gallery, report, self._newest)
         finally:
             gallery.close()
@@ -152,6 +158,18 @@ class Rounds:
         self._exists = self._exists or plan.reopen
         self._known, self._newest = found, newest if plan.reopen else self._newest
         return kept
+
+    def _check_alerts(self, gallery: EmbeddedGallery, found: dict[str, str]) -> None:
+        """Check that each record has its one alert and each alert its delivery, and that no id stands for two."""
+        alerts = gallery.alerts(AlertQuery(10_000, after=FIRST_CURSOR))
+        records = Counter(alert.record for alert in alerts)
+        expected = Counter(name for name, state in found.items() if state != ABSENT)
+        expect(records == expected, f"alerts are lost or raised twice: {records - expected}, {expected - records}")
+        for alert in alerts:
+            known = self._alerts.setdefault(alert.id, alert.record)
+            expect(known == alert.record, f"the alert {alert.id} is of {known} and of {alert.record}")
+        waiting = gallery.count_deliveries().get(WEBHOOK, OutboxCount()).waiting
+        expect(waiting == len(alerts), f"{waiting} deliveries wait, and there are {len(alerts)} alerts")
 
     def _write(self, plan: Plan) -> WriterReport:
         given = {

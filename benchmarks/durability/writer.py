@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from service.gallery import JSON, Filter, Record
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.embedded.index import rebuild, saver
+from service.gallery.watch.records import AlertRules, Watchlist, WatchVector
 
 
 def tell(**facts: Any) -> None:
@@ -149,6 +150,7 @@ GROUPS = 6
 DIMENSION = 32
 SPACE = "0123456789abcdef"
 ABSENT = "absent"
+WEBHOOK = "target"
 PASSING = "passing"
 """Camera of the records that `pass_by` enrols and erases."""
 _NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
@@ -181,7 +183,7 @@ def make_record(name: str, state: str) -> Record:
         frames=len(state),
         clips=1,
         created_at=_NOON,
-        thumbnail=thumbnail(state),
+        thumbnails=(picture,) if (picture := thumbnail(state)) else (),
     )
 
 
@@ -200,14 +202,36 @@ def make_passing(number: int) -> Record:
 
 
 def open_gallery(directory: Path, *, approximate: bool) -> EmbeddedGallery:
-    """Open the gallery; with `approximate`, the index is approximate from some dozens of records on."""
-    return EmbeddedGallery.open(
+    """Open the gallery; with `approximate`, the index is approximate from some dozens of records on.
+
+    A watchlist raises an alert for each record, except those of `pass_by`, and each alert has a delivery.
+    """
+    gallery = EmbeddedGallery.open(
         directory,
         embedding_space=SPACE,
         dimension=DIMENSION,
         model_name="durability",
         exact_bytes=4 * DIMENSION * (_ROWS_OF_EXACT_INDEX if approximate else 10**6),
     )
+    gallery.start_alerts(AlertRules(webhooks={WEBHOOK: None}))
+    if not gallery.matcher().watchlists:
+        gallery.put_watchlist(
+            Watchlist(
+                name="all",
+                uid="all",
+                min_score=-1.0,
+                min_probability=None,
+                prior=None,
+                filter=Filter(exclude_camera_ids=(PASSING,)),
+                cooldown=0.0,
+                expires_at=None,
+                created_at=_NOON,
+                updated_at=_NOON,
+                created_by="durability",
+                vectors=(WatchVector(vector("watched")),),
+            )
+        )
+    return gallery
 
 
 if __name__ == "__main__":

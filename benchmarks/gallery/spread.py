@@ -129,6 +129,7 @@ def _embed(bundle: Bundle, tracklets: list[Tracklet]) -> Rows:
         tracklets,
         frame_size=(spec.frame_height, spec.frame_width),
         clip_length=spec.clip_length,
+        clip_weights=spec.clip_weights,
         max_clips=MAX_CLIPS,
     )
     return normalise(features).astype(np.float64)

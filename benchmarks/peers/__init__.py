@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from model.frames import read_frame
 from model.spec import BundleSpec
-from model.tracklet import split_into_clips, video_feature
+from model.tracklet import split_into_clips, video_feature, weigh_clips
 
 __all__ = ["answer_of", "clips_of", "weights_of"]
 
@@ -19,9 +19,10 @@ def clips_of(images: Sequence[bytes], spec: BundleSpec) -> NDArray[np.uint8]:
     return frames[split_into_clips(len(frames), spec.clip_length)]
 
 
-def answer_of(frames: int, rows: NDArray[np.float32]) -> dict[str, object]:
+def answer_of(frames: int, rows: NDArray[np.float32], spec: BundleSpec) -> dict[str, object]:
     """Return the answer to a tracklet from its clip embeddings `[C, D]`."""
-    return {"frames": frames, "clips": len(rows), "embedding": video_feature(rows).tolist()}
+    weights = weigh_clips(split_into_clips(frames, spec.clip_length), spec.clip_weights)
+    return {"frames": frames, "clips": len(rows), "embedding": video_feature(rows, weights).tolist()}
 
 
 def weights_of(folder: Path) -> Path:

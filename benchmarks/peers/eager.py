@@ -24,7 +24,7 @@ def create_app(bundle: Bundle) -> FastAPI:
     @app.post("/embed")
     def embed_tracklet(frames: Annotated[list[UploadFile], File()]) -> dict[str, object]:
         clips = clips_of([upload.file.read() for upload in frames], bundle.spec)
-        return answer_of(len(frames), embed(clips))
+        return answer_of(len(frames), embed(clips), bundle.spec)
 
     @app.get("/health")
     def health() -> str:

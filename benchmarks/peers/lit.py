@@ -38,7 +38,7 @@ class TrackletAPI(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, tracklet: Tracklet) -> dict[str, object]:
         frames, clips = tracklet
-        return answer_of(frames, self._engine.embed(clips))
+        return answer_of(frames, self._engine.embed(clips), self._bundle.spec)
 
     def encode_response(self, output: dict[str, object]) -> dict[str, object]:
         return output

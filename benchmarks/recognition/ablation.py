@@ -32,6 +32,7 @@ from benchmarks.recognition.common import (
 from benchmarks.recognition.short_runs import Training, length, samples_of, train_once
 from benchmarks.report import markdown_table
 from training.datasets.catalog import DatasetKind, kind_of
+from training.loop.checkpoint import load_checkpoint
 from training.recipe import find_recipe, load_recipe
 
 
@@ -49,6 +50,8 @@ _ALL_TRAINED = {"freeze.blocks": "0", "freeze.statistics": "false", "freeze.dept
 
 LEVERS = (
     Lever("complete", "nothing: the complete recipe"),
+    Lever("noise", "nothing; other batches (`batch.seed`): the noise of this table", {"batch.seed": "101"}),
+    Lever("noise-again", "the same, once more", {"batch.seed": "102"}),
     Lever("cuhk03", "CUHK03", dataset="cuhk03"),
     Lever(
         "imagenet",
@@ -133,9 +136,19 @@ def _train_and_measure(training: Training, out: Path, measures: Sequence[Ruler])
     trained = train_once(training, out)
     found = {}
     for ruler in measures:
+        if ruler.protocol == "validation" and ruler.data == training.data:
+            found[ruler.name] = _validated(trained.checkpoint)
+            continue
         key = [digest(trained.checkpoint), ruler.protocol, [path.name for path in ruler.data]]
         found[ruler.name] = kept(out / f"{ruler.protocol}.json", key, measure, ruler, trained.checkpoint)
     return {"wall": trained.wall, "processor": trained.processor, "rulers": found}
+
+
+def _validated(checkpoint: Path) -> dict[str, Any]:
+    """Return the figures of the people set aside, on whom the trainer measured the last step."""
+    accuracy = load_checkpoint(checkpoint).accuracy[0]
+    counts = {name: accuracy[name] for name in ("people", "queries", "gallery")}
+    return {**counts, "rank-1": [accuracy["rank1"]], "mAP": [accuracy["map"]]}
 
 
 def _minutes(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -25,12 +25,12 @@ from benchmarks.recognition.common import (
     console,
     digest,
     existing,
-    figures,
     kept,
+    measure,
     open_model,
     spread,
 )
-from benchmarks.recognition.short_runs import Trained, Training, length, samples_of, train_once
+from benchmarks.recognition.short_runs import Training, length, samples_of, train_once
 from benchmarks.report import markdown_table
 from training.datasets.catalog import read_training
 from training.datasets.tracklet import Tracklet
@@ -87,7 +87,10 @@ def run(arguments: argparse.Namespace) -> None:
             )
             out = place / f"run-{count}"
             trained = train_once(training, out)
-            rows[count].append(_measure(start, trained, ruler, out))
+            before = kept(place / "start.json", digest(start), measure, ruler, start)
+            after = kept(out / "figures.json", digest(trained.checkpoint), measure, ruler, trained.checkpoint)
+            spent = {"wall": trained.wall, "processor": trained.processor}
+            rows[count].append({"before": before, "after": after, **spent})
             console.print(f"{count} people, draw {draw}: {trained.wall / 60:.1f} minutes", highlight=False)
     conclude(arguments, _section(arguments, rows, origin_of_start, tuning))
 
@@ -133,17 +136,6 @@ def _write(people: dict[str, list[Tracklet]], chosen: Sequence[str], folder: Pat
                 shutil.copyfile(frame, target / f"{number:04d}{frame.suffix}")
     scratch.replace(folder)
     return folder
-
-
-def _measure(start: Path, trained: Trained, ruler: Ruler, out: Path) -> dict[str, Any]:
-    """Return the figures of the start and of the fine-tuned model on the same crops, and the time of the tuning."""
-    models = [start, trained.checkpoint]
-    before, after = kept(out / "figures.json", [digest(model) for model in models], _figures_of, ruler, models)
-    return {"before": before, "after": after, "wall": trained.wall, "processor": trained.processor}
-
-
-def _figures_of(ruler: Ruler, models: Sequence[Path]) -> list[dict[str, Any]]:
-    return [figures(result) for result in ruler.measure(models)]
 
 
 def _section(

@@ -213,7 +213,11 @@ def _rank(embed: EmbedClips, checkpoint: Checkpoint, people: EvaluationSet) -> F
     spec = checkpoint.network_spec
     tracklets = list(dict.fromkeys(people.gallery))
     features = embed_tracklets(
-        embed, tracklets, frame_size=(spec.frame_height, spec.frame_width), clip_length=spec.clip_length
+        embed,
+        tracklets,
+        frame_size=(spec.frame_height, spec.frame_width),
+        clip_length=spec.clip_length,
+        clip_weights=spec.clip_weights,
     )
     row_of = {tracklet: row for row, tracklet in enumerate(tracklets)}
     query, gallery = (features[[row_of[t] for t in part]] for part in (people.query, people.gallery))

@@ -63,9 +63,12 @@ def open_site(bundle: Bundle, text: str, cache: Path) -> Site:
         features = np.load(kept)
     else:
         cache.mkdir(parents=True, exist_ok=True)
-        size = (bundle.spec.frame_height, bundle.spec.frame_width)
+        spec = bundle.spec
+        size = (spec.frame_height, spec.frame_width)
         embed = embed_in_parallel(open_engine(bundle))
-        features = embed_tracklets(embed, tracklets, frame_size=size, clip_length=bundle.spec.clip_length)
+        features = embed_tracklets(
+            embed, tracklets, frame_size=size, clip_length=spec.clip_length, clip_weights=spec.clip_weights
+        )
         np.save(kept, features)
     return Site(name, part, features, people, cameras)
 

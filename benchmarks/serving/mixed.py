@@ -124,7 +124,7 @@ class MixedClient:
 
     def _replace(self) -> None:
         if self._enrolled:
-            self._client.put(self._random.choice(self._enrolled), self._frames(), camera_id="f")
+            self._client.put(self._frames(), id=self._random.choice(self._enrolled), camera_id="f")
 
     def _send_bad_input(self) -> None:
         frames = self._frames()

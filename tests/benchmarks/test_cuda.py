@@ -31,12 +31,12 @@ def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_script_rehearses_on_the_cpu(tmp_path: Path) -> None:
+def test_script_rehearses_on_the_cpu(people: Path, tmp_path: Path) -> None:
     bundle = make_convolutional(tmp_path / "bundle")
 
     done = script(
         *("--device", "cpu", "--networks", "light", "--bundle", str(bundle.path)),
-        *("--seconds", "0.2", "--batches", "1,4", "--clients", "1,2"),
+        *("--data", str(people), "--seconds", "0.2", "--batches", "1,4", "--clients", "1,2"),
         VENV=str(Path(sys.prefix)),
         SKIP_INSTALL="1",
     )
@@ -62,13 +62,13 @@ def test_script_rehearses_on_the_cpu(tmp_path: Path) -> None:
     assert "figures mean nothing" in done.stdout
 
 
-def test_embeddings_that_differ_too_much_are_an_error(tmp_path: Path) -> None:
+def test_embeddings_that_differ_too_much_are_an_error(people: Path, tmp_path: Path) -> None:
     bundle = make_convolutional(tmp_path / "detour", detour=3000.0)
 
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.cuda", "--device", "cpu", "--networks", "light"),
-            *("--bundle", bundle.path, "--seconds", "0.05", "--batches", "1", "--clients", ""),
+            *("--data", people, "--bundle", bundle.path, "--seconds", "0.05", "--batches", "1", "--clients", ""),
         ],
         cwd=ROOT,
         capture_output=True,

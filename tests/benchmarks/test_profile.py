@@ -28,10 +28,10 @@ def test_shares_come_from_threads_and_parsing_from_the_event_loop(tmp_path: Path
 
 
 @pytest.mark.skipif(find_sampler() is None, reason="py-spy is not installed (extra bench)")
-def test_real_service_is_profiled(tmp_path: Path) -> None:
+def test_real_service_is_profiled(people: Path, tmp_path: Path) -> None:
     settings = MeasurementSettings(rounds=1, seconds=1, engine_seconds=0.1, clients=2, lengths=(4, 9))
     loaded = Bundle.load(BUNDLED)
-    crops = read_crops(None, tmp_path / "people")
+    crops = read_crops(people, tmp_path)
     plans = Plans.write(crops, tmp_path / "plans", loaded.spec.clip_length, settings.lengths)
     text = profile(loaded, tmp_path / "service", plans, settings)
     for part in ("engine", "event loop", "decoders"):

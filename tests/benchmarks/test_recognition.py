@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.recognition import ablation, common, fine_tuning, questions, short_runs
+from benchmarks.recognition import ablation, common, feedback, fine_tuning, questions, short_runs, single_crop
 from benchmarks.recognition.__main__ import main
 from benchmarks.recognition.ablation import LEVERS
 from benchmarks.recognition.rulers import write_card
 from model.bundle import BUNDLED, CARD_FILE, SPEC_FILE, Bundle
 from tests.bundles import make_bundle
 from training.datasets.synthetic.dataset import write_synthetic
+from training.datasets.tracklet import Tracklet
 from training.export.export import export_bundle
 from training.loop.trainer import train
 from training.recipe import find_recipe, load_recipe
@@ -102,6 +103,28 @@ class TestRulers:
         assert str(tmp_path) not in page.read_text()
         assert page.read_text().startswith("# Accuracy\n\n<!-- begin rulers -->\n## ours, compared with peer")
         assert "| rank-1 / mAP, 12 people: other site |" in printed
+
+    def test_feedback_compares_the_methods_on_the_same_rest(self, folders, models, call):
+        ours = models[0].partition("=")[2]
+        printed = call("feedback", ours, *data(folders), "--quick")
+        for name in ("people set aside", "other site"):
+            assert f"| {name} | 1 | " in printed
+        lines = [line.split(" | ") for line in table(printed)]
+        first = next(row for row, line in enumerate(lines) if line[0] == "| people set aside")
+        assert [line[3] for line in lines[first : first + 5]] == ["no feedback", *feedback.METHODS]
+        assert table(call("feedback", ours, *data(folders), "--quick")) == table(printed)
+
+    def test_one_crop_is_compared_with_the_tracklet_in_query_and_gallery(self, folders, models, call):
+        ours = models[0].partition("=")[2]
+        lines = [line.strip("| ").split(" | ") for line in table(call("single-crop", ours, *data(folders), "--quick"))]
+        first = next(row for row, line in enumerate(lines) if line[0] == "people set aside")
+        compared = [tuple(line[-4:-2]) for line in lines[first : first + 4]]
+        assert compared == list(single_crop.COMPARED)
+        frames = tuple(Path(f"{number}.jpg") for number in range(9))
+        tracklet = Tracklet("1", "c1", frames, "t")
+        chosen = [single_crop.one_frame(tracklet, seed).frames for seed in range(20)]
+        assert all(len(one) == 1 and one[0] in frames for one in chosen)
+        assert len(set(chosen)) > 3
 
     def test_finished_measurements_are_kept(self, folders, models, call, monkeypatch):
         first = call("rulers", *models, *data(folders), "--quick")

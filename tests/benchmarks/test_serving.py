@@ -25,7 +25,6 @@ from model.bundle import Bundle
 from not3d.client import ProblemError
 from not3d.client.retry import MAX_ATTEMPTS
 from tests.bundles import make_bundle
-from training.datasets.synthetic.dataset import write_synthetic
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,13 +77,6 @@ def test_plan_is_reproducible_and_counts_computed_frames(tmp_path):
     assert bodies[0] == bodies[1]
     assert bodies[0].count(b'name="frames"') == one.frames[7]
     assert one.computed_per_sent == sum(4 * np.ceil(count / 4) for count in one.frames) / sum(one.frames) > 1
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
-    write_synthetic(folder, people=2, cameras=1, frames=10, seed=1)
-    return folder
 
 
 @pytest.fixture(scope="module")
