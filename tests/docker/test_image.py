@@ -1,12 +1,14 @@
 """The CPU image as an operator uses it: built and started by Compose, killed, restarted, stopped."""
 
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.docker.compose import IMAGE, Project, run
+from tests.videos import figure, write
 from training.datasets.synthetic.dataset import write_synthetic
 
 MEGABYTE = 1_000_000
@@ -42,6 +44,25 @@ def test_image_carries_the_model_but_no_torch_and_no_compiler(project: Project) 
     torch, compiler, space = run_in_image("python", "-c", program).split()
     assert (torch, compiler) == ("None", "None")
     assert len(space) == 16
+
+
+def test_image_decodes_all_codecs_without_the_encoders_x264_and_x265(project: Project, tmp_path: Path) -> None:
+    quick = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "12"}}
+    codecs = {"libx264": "h264", "libx265": "hevc", "libsvtav1": "libdav1d", "libvpx-vp9": "vp9", "mpeg4": "mpeg4"}
+    for codec in codecs:
+        write(tmp_path / f"{codec}.mkv", [figure()] * 3, codec, options=quick.get(codec))
+    program = (
+        "import sys; from pathlib import Path; from model.video import open_video; import av\n"
+        "for path in sorted(Path('/videos').iterdir()):\n"
+        "    with open_video(path, threads=1) as video:\n"
+        "        print(path.stem, video.codec, sum(hasattr(frame.pixels, 'shape') for frame in video.read_all()))\n"
+        "for path in Path(av.__file__).parents[1].rglob('libx26*'):\n"
+        "    print('bytes', path.name[:7], path.stat().st_size < 10_000)\n"
+    )
+    options = ["--rm", "--network", "none", "--user", "0:0", "--volume", f"{tmp_path}:/videos:ro"]
+    lines = run(["docker", "run", *options, "--entrypoint", "python", IMAGE, "-c", program]).splitlines()
+    decoded = [f"{codec} {decoder} 3" for codec, decoder in codecs.items()]
+    assert sorted(lines) == sorted([*decoded, "bytes libx264 True", "bytes libx265 True"])
 
 
 def test_image_runs_as_an_ordinary_user_who_owns_only_the_data(project: Project) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def test_each_alert_fires_only_when_expected() -> None:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     bundle = make_bundle(tmp_path_factory.mktemp("bundle"))
-    with run_service(bundle, tmp_path_factory.mktemp("data"), wait_until_ready=False, api_keys=KEY) as live:
+    webhooks = tmp_path_factory.mktemp("webhooks") / "webhooks.json"
+    webhook = {"name": "desk", "url": "https://hooks.example.org/", "secret": f"whsec_{b64encode(bytes(32)).decode()}"}
+    webhooks.write_text(json.dumps({"webhooks": [webhook]}))
+    options: dict[str, Any] = {"webhooks": webhooks, "webhook_hosts": "hooks.example.org", "api_keys": KEY}
+    with run_service(bundle, tmp_path_factory.mktemp("data"), wait_until_ready=False, **options) as live:
         live.client.headers["authorization"] = f"Bearer {KEY}"
         wait_for(lambda: live.client.get("/readyz").status_code == 200)
         yield live
