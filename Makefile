@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TRACKLETS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 # Stamps in the environment say that it was installed from the current pyproject.toml and locks, so a second run costs
 # nothing. They are inside the environment, which may be anywhere, so that both are removed together. In file names,
@@ -23,26 +24,32 @@ LOCK := $(TOOLS)/bin/python -m uv pip compile --quiet --upgrade --universal --ge
 export TRACKLETS
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint lock sbom clean
+.PHONY: help install demo demo-site test lint lock sbom clean
 
 help: ## Show this list
 	@echo "not3d: video person re-identification search"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
 		printf '  make %-9s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo "  VENV=$(VENV)          where the environment lives"
 	@echo "  PYTHON=$(PYTHON)      the Python (3.11 or later) that makes it"
 	@echo "  TRACKLETS=FOLDER    tracklets for the demo, instead of drawn ones"
 	@echo "  PYTEST_ARGS=...     more arguments for pytest"
+	@echo "  WORKERS=$(WORKERS)           processes that run the tests"
 
 install: $(INSTALLED) ## Build the environment that serves (without PyTorch)
 
 demo: $(INSTALLED) ## Start the service, enrol tracklets, search, write ranked.png
 	$(BIN)/python -m not3d demo $${TRACKLETS:+"$$TRACKLETS"}
 
+demo-site: $(INSTALLED) ## Draw a site with four cameras, follow people through it on the search page
+	$(BIN)/python -m not3d demo-site
+
+# One thread for each worker: more would only take CPU time from the other workers.
 test: $(DEVELOP) ## Build the environment with PyTorch and all tools, and run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		$(PYTEST_ARGS)
 
 lint: $(DEVELOP) ## ruff, formatting and mypy --strict
 	$(BIN)/python -m ruff check .
@@ -51,12 +58,13 @@ lint: $(DEVELOP) ## ruff, formatting and mypy --strict
 
 lock: $(TOOLS)/.installed ## Update requirements/*.txt to the newest versions that pyproject.toml allows
 	$(LOCK) pyproject.toml --extra cpu --extra train --extra tune --extra bench --extra quantize --extra milvus --extra parquet \
-		--extra ray --extra dev --output-file requirements/dev.txt
-	$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra cpu --output-file requirements/cpu.txt
-	$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra cpu --extra milvus --output-file requirements/milvus.txt
+		--extra ray --extra kafka --extra dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra cpu --extra bridge --output-file requirements/cpu.txt
+	$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra cpu --extra bridge --extra milvus --output-file requirements/milvus.txt
 	$(LOCK) pyproject.toml --constraints requirements/cpu.txt --extra gpu --output-file requirements/gpu.txt
 	$(LOCK) pyproject.toml --constraints requirements/cpu.txt --extra gpu13 --output-file requirements/gpu13.txt
 	$(LOCK) --constraints requirements/dev.txt --group build --output-file requirements/build.txt
+	$(LOCK) --group compiler --output-file requirements/compiler.txt
 	$(LOCK) --group tools --output-file requirements/tools.txt
 
 sbom: $(INSTALLED) $(TOOLS)/.installed ## Write dist/sbom.json: what the environment holds, in CycloneDX
