@@ -2,14 +2,51 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from tests.leftovers import end_with_this_process
+
+ROOT = Path(__file__).parent
+
+# Tables are as wide in a worker of pytest-xdist, which has no terminal, as in one.
+os.environ["COLUMNS"] = "120"
 
 # A shell ignores Ctrl-C for its background processes, and the programs that the tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+end_with_this_process()
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives all tests of a file, and all that share a Docker engine, to one worker, so that fixtures are made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "docker" if file.startswith("tests/docker/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Not xdist's `loadgroup`: its version 3.8 writes groups where pytest 9.2 does not look for them."""
+    return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def keeps_its_priority() -> Iterator[None]:
+    """A test must not leave a real-time priority behind (`tests.videos.write` says which library would)."""
+    before = os.sched_getscheduler(0)
+    yield
+    after = os.sched_getscheduler(0)
+    if after != before:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+    assert after == before
 
 
 @pytest.fixture
