@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -16,6 +17,14 @@ ROOT = Path(__file__).parent
 
 # Tables are as wide in a worker of pytest-xdist, which has no terminal, as in one.
 os.environ["COLUMNS"] = "120"
+
+# The same examples each time, so that a change is judged by its own faults, and no limit of time, which other work would
+# exceed. `HYPOTHESIS_PROFILE=explore` draws new ones.
+hypothesis.settings.register_profile(
+    "fixed", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("fixed"), derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 # A shell ignores Ctrl-C for its background processes, and the programs that the tests interrupt inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

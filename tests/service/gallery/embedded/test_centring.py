@@ -96,7 +96,7 @@ class LargeCentredGalleryAgainstModel(CentredGalleryAgainstModel):
 TestCentredGalleryAgainstModel = CentredGalleryAgainstModel.TestCase
 TestLargeCentredGalleryAgainstModel = LargeCentredGalleryAgainstModel.TestCase
 TestCentredGalleryAgainstModel.settings = TestLargeCentredGalleryAgainstModel.settings = settings(
-    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

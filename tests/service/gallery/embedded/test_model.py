@@ -312,5 +312,5 @@ class LargeGalleryAgainstModel(GalleryAgainstModel):
 TestGalleryAgainstModel = GalleryAgainstModel.TestCase
 TestLargeGalleryAgainstModel = LargeGalleryAgainstModel.TestCase
 TestGalleryAgainstModel.settings = TestLargeGalleryAgainstModel.settings = settings(
-    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
