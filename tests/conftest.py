@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent
 # Tables are as wide in a worker of pytest-xdist, which has no terminal, as in one.
 os.environ["COLUMNS"] = "120"
 
-# The same examples each time, so that a change is judged by its own faults, and no limit of time, which other work would
-# exceed. `HYPOTHESIS_PROFILE=explore` draws new ones.
+# The same examples each time, so that a change is judged by its own faults, and no limit of time, which other work
+# would exceed. `HYPOTHESIS_PROFILE=explore` draws new ones.
 hypothesis.settings.register_profile(
     "fixed", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
