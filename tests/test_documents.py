@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,23 @@ def test_module_paths_in_the_architecture_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:not3d|service|training|model|tests|benchmarks)/[\w/.*]+?)`", text))
     assert {name for name in named if not list(ROOT.glob(name))} == set()
+
+
+def folders_of_the_tree() -> Iterator[str]:
+    """Yield the folders in the first block of `docs/architecture.md`, with their parents."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    parents: list[str] = []
+    for spaces, name in re.findall(r"^( *)([\w/]+)/ ", text, re.MULTILINE):
+        parents = [*parents[: len(spaces) // 2], name]
+        yield "/".join(parents)
+
+
+def test_the_tree_of_the_architecture_has_every_package() -> None:
+    named = set(folders_of_the_tree())
+    assert {name for name in named if not (ROOT / name).is_dir()} == set()
+    packages = {
+        str(file.parent.relative_to(ROOT))
+        for top in ("not3d", "service", "training", "model")
+        for file in [*(ROOT / top).glob("*/__init__.py"), *(ROOT / "service/gallery").glob("*/__init__.py")]
+    }
+    assert packages - named == set()

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.service.pictures import form, tracklet
 from tests.service.problem import check_problem
 
 EMBEDDING = [1.0] * 32
+GUIDE = Path(__file__).parents[3] / "docs" / "integrate" / "http.md"
 
 
 def test_field_names_have_dots_and_indices() -> None:
@@ -48,6 +50,14 @@ def test_faults_use_the_words_of_json_and_not_of_python(shared: Live, body: dict
 
 def test_every_kind_has_an_error_status() -> None:
     assert all(400 <= status < 600 and title for status, title in KINDS.values())
+
+
+def test_the_guide_lists_every_kind_with_its_status() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \| ([^|]*) \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {kind: numbers for numbers, kinds in rows for kind in re.findall(r"`([\w-]+)`", kinds)}
+    assert set(listed) == set(KINDS)
+    for kind, numbers in listed.items():
+        assert str(KINDS[kind][0]) in numbers.split(", ")
 
 
 def test_the_problem_of_a_frame_names_its_index() -> None:
