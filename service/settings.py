@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     space: str | None = Field(
         None,
         pattern=SPACE_PATTERN,
-        description="With VECTORS_ONLY: the name of the embedding space, such as clipreid-market; change it with "
+        description="With VECTORS_ONLY: the name of the embedding space, such as my-reid; change it with "
         "the model that computes the vectors. Default: that of the bundle",
     )
     dimension: int | None = Field(

@@ -75,14 +75,14 @@ def frigate(
     ] = None,
     frigate_password_file: Annotated[
         Path | None,
-        typer.Option(envvar=variable("FRIGATE_PASSWORD_FILE"), metavar="FILE", help="File that holds it instead."),
+        typer.Option(envvar=variable("FRIGATE_PASSWORD_FILE"), metavar="FILE", help="File that holds the password."),
     ] = None,
     frigate_ca_file: Annotated[
         Path | None,
         typer.Option(
             envvar=variable("FRIGATE_CA_FILE"),
             metavar="FILE",
-            help="Certificate of Frigate, in PEM format; by default Frigate makes one itself, which no one trusts.",
+            help="Certificate of Frigate, in PEM format; needed for one that Frigate made itself.",
         ),
     ] = None,
     mqtt_user: MqttUser = None,
@@ -124,7 +124,7 @@ def frigate(
             min=0,
             envvar=variable("SETTLE_SECONDS"),
             metavar="SECONDS",
-            help="From the end of an event until its recording is read.",
+            help="Time from the end of an event until its recording is read.",
         ),
     ] = 60.0,
     open_seconds: Annotated[
@@ -142,7 +142,7 @@ def frigate(
             min=0,
             envvar=variable("GIVE_UP_SECONDS"),
             metavar="SECONDS",
-            help="For how long a recording that is missing is asked for again.",
+            help="How long to ask again for a recording that is missing.",
         ),
     ] = 120.0,
     backfill_hours: Annotated[
@@ -167,7 +167,7 @@ def frigate(
         typer.Option(
             envvar=variable("WRITE_BACK"),
             help="confirmed: name an event in Frigate after the watchlist, when an operator has confirmed the alert. "
-            "Frigate wants an admin for this.",
+            "Frigate requires an admin for this.",
         ),
     ] = "never",
     state_file: StateFile = None,

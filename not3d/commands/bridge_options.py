@@ -125,11 +125,13 @@ Matches = Annotated[
     typer.Option(envvar=variable("MATCHES"), help="Search with each new record, and publish where else it was seen."),
 ]
 TopK = Annotated[
-    int, typer.Option("--top-k", min=1, envvar=variable("TOP_K"), metavar="N", help="Largest number of its results.")
+    int, typer.Option("--top-k", min=1, envvar=variable("TOP_K"), metavar="N", help="Largest number of results.")
 ]
 MinScore = Annotated[
     float | None,
-    typer.Option(min=-1, max=1, envvar=variable("MIN_SCORE"), metavar="SCORE", help="Leave out results below it."),
+    typer.Option(
+        min=-1, max=1, envvar=variable("MIN_SCORE"), metavar="SCORE", help="Leave out results below this score."
+    ),
 ]
 MinProbability = Annotated[
     float | None,
@@ -138,7 +140,7 @@ MinProbability = Annotated[
         max=1,
         envvar=variable("MIN_PROBABILITY"),
         metavar="SHARE",
-        help="Leave out results below it; the service needs a calibration.",
+        help="Leave out results below this probability; the service needs a calibration.",
     ),
 ]
 SameCamera = Annotated[

@@ -359,7 +359,7 @@ def deepstream(
 ) -> None:
     """Enrol the people that NVIDIA DeepStream tracks: vectors in its messages, or boxes and recordings.
 
-    Example: [bold]not3d bridge deepstream --redis redis://localhost:6379/0 --topic metadata --space clip-market[/]
+    Example: [bold]not3d bridge deepstream --redis redis://localhost:6379/0 --topic metadata --space my-reid[/]
     """
     if (redis is None) == (kafka is None):
         raise typer.BadParameter("give either --redis or --kafka")

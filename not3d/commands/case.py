@@ -28,7 +28,7 @@ Operator = Annotated[
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the case.")],
     *,
     purpose: Annotated[str, typer.Option(metavar="TEXT", help="Why the person is searched for.")],
     enrolled: Annotated[str | None, typer.Option("--id", metavar="ID", help="The query: an enrolled tracklet.")] = None,

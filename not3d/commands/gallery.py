@@ -131,8 +131,8 @@ def compact(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     Without this command, vectors of removed records are overwritten by the
     next sweep and the next save of the index. Parts of their metadata and
-    thumbnails may stay in unused parts of the file until it runs. Stop the service first. The command needs the space
-    of a copy.
+    thumbnails may stay in unused parts of the file until it runs. Stop the
+    service first. The command needs the space of a copy.
 
     Example: [bold]not3d gallery compact --data-dir data[/]
     """

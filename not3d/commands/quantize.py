@@ -12,7 +12,7 @@ from not3d.commands import messages, print_message, print_result
 
 
 def quantize(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", exists=True, file_okay=False)],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", exists=True, file_okay=False, help="The float bundle.")],
     calibrate: Annotated[
         list[Path],
         typer.Option(

@@ -301,7 +301,7 @@ def info(
     ca_file: CaFile = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Show model, calibration, engine, gallery and limits of a running service, or what a bundle is."""
+    """Show model, calibration, engine, gallery and limits of a running service, or describe a bundle."""
     if bundle is not None:
         from not3d.commands.bundle_info import show_bundle
 

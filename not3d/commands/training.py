@@ -142,7 +142,7 @@ def adapt_teacher(
         str, typer.Option("--recipe", metavar="RECIPE", help="The file of a recipe, or the name of one in the package.")
     ] = "adapted-teacher",
     share: Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Of the fine-tuned weights in the mean with the old.")
+        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the fine-tuned weights in the mean.")
     ] = 0.5,
     changes: Changes = None,
     device: Device = "auto",
@@ -171,7 +171,7 @@ def adapt_teacher(
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT_OR_BUNDLE", exists=True)],
+    model: Annotated[Path, typer.Argument(metavar="CHECKPOINT_OR_BUNDLE", exists=True, help="The model to measure.")],
     data: Data,
     *,
     out: Annotated[
@@ -304,7 +304,9 @@ def _show_comparison(outcomes: "list[EvaluationResult]", out: Path | None) -> No
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", exists=True, dir_okay=False)],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", exists=True, dir_okay=False, help="What `train` or `import` wrote.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Folder of the bundle.")],
     crops: Annotated[
         Path | None,

@@ -41,7 +41,7 @@ def vectors(
     names as columns. A record replaces the one with its id, so the command can
     be repeated. Records that are refused are listed, and the status is 1.
 
-    Example: [bold]not3d vectors tracks.jsonl --space clipreid-market[/]
+    Example: [bold]not3d vectors tracks.jsonl --space my-reid[/]
     """
     refused: list[str] = []
     sent = 0

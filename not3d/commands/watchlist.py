@@ -40,7 +40,7 @@ def put(
         list[str] | None, typer.Option("--camera", metavar="ID", help="Compare only tracklets of this camera.")
     ] = None,
     cooldown: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time between two alerts on one camera. [dim]60[/]")
+        float | None, typer.Option(metavar="SECONDS", help="Time between two alerts on one camera. [dim]Default: 60[/]")
     ] = None,
     expires_at: Annotated[
         str | None, typer.Option("--expires", metavar="TIME", help="When it ends, such as 2026-12-01T00:00:00Z.")
