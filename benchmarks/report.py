@@ -18,7 +18,6 @@ class Report:
 
     def __init__(self) -> None:
         self._targets: list[str] = []
-        self._missed = 0
 
     def say(self, text: str = "") -> None:
         print(f"{text}\n", flush=True)
@@ -39,7 +38,6 @@ class Report:
         self.end_table()
 
     def target(self, wanted: str, measured: str, *, met: bool) -> None:
-        self._missed += not met
         self._targets.append(f"- {wanted}: {measured}: **{'met' if met else 'missed'}**")
 
     def conclude(self) -> None:

@@ -1,6 +1,6 @@
 """The bodies, query parameters and answers of the calls about watchlists and alerts, as in `docs/openapi.json`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -182,6 +182,3 @@ class AlertsAnswer(Answer):
         "the answer, otherwise what was sent, and never null"
     )
     more: bool = Field(description="Whether there are more in the order of this answer")
-
-
-EventName = Literal["alert"]

@@ -66,7 +66,7 @@ function parseMetadata(text) {
 export const metadataOf = (state) => Object.fromEntries(state.metadata.map(parseMetadata));
 
 /** The offset of the browser's time zone now, as `+02:00`. */
-export function utcOffset() {
+function utcOffset() {
   const minutes = -new Date().getTimezoneOffset();
   const two = (number) => String(Math.trunc(number)).padStart(2, "0");
   return `${minutes < 0 ? "-" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;

@@ -4,7 +4,7 @@
 const ROOT = new URL("../../", import.meta.url);
 
 /** An error of the service (RFC 9457), or of the way to it (`status` 0). */
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, document) {
     super(document.detail || document.title || `the service answered ${status}`);
     this.status = status;

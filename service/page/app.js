@@ -240,7 +240,7 @@ function App() {
       ${help && html`<${Dialog} title="Keys" onClose=${() => setHelp(false)}>
         <dl class="facts">${KEYS.map(([keys, text]) => html`<div key=${keys}><dt><kbd>${keys}</kbd></dt><dd>${text}</dd></div>`)}</dl></${Dialog}>`}
       ${leaving && html`<${Dialog} title="You are still signed in" onClose=${() => setLeaving(null)}><${ProblemNote} problem=${leaving} onRetry=${signOut} /></${Dialog}>`}
-      ${signIn && html`<${Dialog} title="Sign in again" class="sign-in"><p>Your session has ended. What you began is kept.</p><${SignIn} problem=${signIn} onDone=${signedIn} /></${Dialog}>`}
+      ${signIn && html`<${Dialog} title="Sign in again" class="sign-in"><p>Your session has ended. What you typed is kept.</p><${SignIn} problem=${signIn} onDone=${signedIn} /></${Dialog}>`}
     </${Shell}>`;
 }
 

@@ -38,7 +38,7 @@ export function ChangeRecord({ record, onClose, onChanged }) {
   const [problem, setProblem] = useState(null);
   const [isBusy, setBusy] = useState(false);
   const set = (name) => (event) => {
-    if (name === "metadata") event.target.setCustomValidity(isObject(event.target.value) ? "" : "This is no JSON object, such as {\"zone\": \"platform\"}.");
+    if (name === "metadata") event.target.setCustomValidity(isObject(event.target.value) ? "" : "Enter a JSON object such as {\"zone\": \"platform\"}.");
     setForm({ ...form, [name]: event.target.value });
   };
   const submit = async (event) => {

@@ -140,7 +140,7 @@ const Tile = memo(({ item, isStop, judged, part, calls }) => {
 });
 
 /** Whether anything of a list of items has a kept picture. */
-export const anyPicture = (items) => items.some((item) => item.thumbnail_url);
+const anyPicture = (items) => items.some((item) => item.thumbnail_url);
 
 /** Say how pictures are kept, if none of these items has one. */
 export function NoPictures({ items, info }) {

@@ -142,7 +142,7 @@ function useErasure({ status }) {
   return status === "busy";
 }
 
-export function Receipt({ receipt, text }) {
+function Receipt({ receipt, text }) {
   return html`
     <p role="status">${text}</p>
     ${receipt ? html`<p>Receipt <strong><bdi>${receipt}</bdi></strong>, in the audit log.</p>`
@@ -156,7 +156,7 @@ function NamingCases({ cases, isErased, onOpen }) {
   if (!cases?.length) return null;
   return html`
     <p>${plural(cases.length, "case")} ${cases.length === 1 ? "names" : "name"} ${isErased ? "erased records" : "these records"}:</p>
-    <ul class="naming">${cases.map((each) => html`<li key=${each.id}><a href=${`#/search?case=${encodeURIComponent(each.id)}`} onClick=${onOpen}><bdi>${each.name}</bdi></a> (${each.status}) ${TELLS[each.query]}.</li>`)}</ul>
+    <ul>${cases.map((each) => html`<li key=${each.id}><a href=${`#/search?case=${encodeURIComponent(each.id)}`} onClick=${onOpen}><bdi>${each.name}</bdi></a> (${each.status}) ${TELLS[each.query]}.</li>`)}</ul>
     ${cases.some((each) => each.query === "footage") && html`<p class="note">An operator said that this footage shows the person of one of the records. <strong>The case keeps it.</strong> Look at it, and remove the case if it does: <${Command} text="not3d case delete CASE" /> (scope <code>admin</code>)</p>`}`;
 }
 

@@ -102,7 +102,7 @@ function useSearch(state, uploads, info, details) {
 }
 
 /** Read the records that the tray shows; a map of id to record, `null` for a missing one. */
-export function useRecords(ids, known) {
+function useRecords(ids, known) {
   const [records, setRecords] = useState(() => new Map());
   useEffect(() => {
     for (const id of ids) {

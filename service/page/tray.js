@@ -134,7 +134,7 @@ export function Tray({ state, uploads, records, limits, embeds, verdicts, judge,
         <h2>Verdicts</h2>
         <${Verdicts} name="Same person" field="same" ids=${given("same")} records=${records} onRemove=${(name) => takeBack(name, "same")} onOpen=${onOpen} />
         <${Verdicts} name="Another person" field="different" ids=${given("different")} records=${records} onRemove=${(name) => takeBack(name, "different")} onOpen=${onOpen} />
-        <${Verdicts} name="Another person, in use" field="unlike" ids=${state.unlike} records=${records} onRemove=${(name) => without("unlike", name)} onOpen=${onOpen} />
+        <${Verdicts} name="Rejected in this search" field="unlike" ids=${state.unlike} records=${records} onRemove=${(name) => without("unlike", name)} onOpen=${onOpen} />
         <${Verdicts} name="Unsure" field="unsure" ids=${given("unsure")} records=${records} onRemove=${(name) => takeBack(name, "unsure")} onOpen=${onOpen} />
         ${pending > 0 && html`
           <button type="button" class="primary" onClick=${onSearchAgain} title="Search again (r)">Search again with ${isCase ? "the verdicts" : plural(pending, "verdict")}</button>`}`}

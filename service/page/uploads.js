@@ -5,7 +5,7 @@ let last = 0;
 const isVideo = (file) => file.type.startsWith("video/") || /\.(mp4|mov|mkv|avi|ts|m2ts|webm)$/i.test(file.name || "");
 
 /** Whether a picture of this size is probably no crop of one person: wider than tall, or large and wide. */
-export const looksFull = (width, height) => width > height || (width * height >= 500_000 && width >= 0.55 * height);
+const looksFull = (width, height) => width > height || (width * height >= 500_000 && width >= 0.55 * height);
 
 /** Return an item of the query for a file. An `Error` says why the file cannot be used. */
 export async function readFile(file) {

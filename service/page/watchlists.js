@@ -57,9 +57,9 @@ export function WatchDialog({ watchlist, examples, info, onClose, onDone }) {
         <label>Threshold by <select value=${by} onChange=${(event) => setBy(event.target.value)}>
           <option value="probability" disabled=${!calibrated}>probability${calibrated ? "" : " (needs a calibration)"}</option><option value="score">score</option></select></label>
         ${by === "probability"
-          ? [field("Least probability", "number", probability, setProbability, { min: 0, max: 1, step: 0.01 }),
+          ? [field("Minimum probability", "number", probability, setProbability, { min: 0, max: 1, step: 0.01 }),
             field("Prior (share of new tracklets that show the person)", "number", prior, setPrior, { min: 0, max: 1, step: "any" })]
-          : field("Least score", "number", score, setScore, { min: -1, max: 1, step: 0.01 })}
+          : field("Minimum score", "number", score, setScore, { min: -1, max: 1, step: 0.01 })}
         ${field("Seconds between two alerts on one camera", "number", cooldown, setCooldown, { min: 0, max: 604800, step: 1 })}
         ${field("Ends (optional)", "datetime-local", ends, setEnds)}
         ${isTaken && html`<p class="note" role="alert">The watchlist <bdi>${name}</bdi> exists, with ${plural(old.examples.length, "example")} and ${plural(old.rejects.length, "reject")}. Choose another name, or replace them and its filter.</p>`}
@@ -81,7 +81,7 @@ export function DeleteWatchlist({ watchlist, onClose, onDone }) {
   };
   return html`
     <${Dialog} title="Delete this watchlist?" onClose=${close}>
-      <p><bdi><strong>${watchlist.name}</strong></bdi> raises no more alerts, and its vectors are removed. Alerts that it raised stay until their time is over.</p>
+      <p><bdi><strong>${watchlist.name}</strong></bdi> raises no more alerts, and its vectors are removed. Alerts that it raised stay until they expire.</p>
       <${ProblemNote} problem=${problem} />
       <div class="actions">
         <button type="button" class="danger" disabled=${busy} onClick=${() => attempt(remove)}>Delete it</button>

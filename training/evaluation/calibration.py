@@ -25,8 +25,6 @@ MIN_NON_MATED = 300
 """Fewest pairs of two people: the rule of three for the false match rate 0.01."""
 FIT_PRIOR = 0.1
 """Share of mated pairs for which the fit is best. At 0.5 the many clear pairs decide, at 0.01 few doubtful ones."""
-EVEN = 0.5
-"""Prior of ECE, Brier score and reliability diagram."""
 
 _DRAWS = 1000
 _RIDGE = 0.0005
