@@ -42,6 +42,7 @@ class AlertCalls:
         filter: Mapping[str, Any] | None = None,
         cooldown: float | None = None,
         expires_at: datetime | None = None,
+        replaces: Watchlist | Literal["any", "none"] = "any",
     ) -> Watchlist:
         """Watch for a person in all tracklets that are enrolled from now on; needs a key with the scope `admin`.
 
@@ -57,6 +58,8 @@ class AlertCalls:
             filter: as in the HTTP API, such as `{"camera_ids": ["gate"]}`.
             cooldown: seconds between two alerts on one camera. Default: 60.
             expires_at: when the watchlist ends.
+            replaces: "none" to make a new one only, or the watchlist as it was read, so that no change of someone else
+                is lost. If another one is stored, `ProblemError` 412.
         """
         given = {
             "ids": list(ids) or None,
@@ -70,7 +73,12 @@ class AlertCalls:
             "expires_at": None if expires_at is None else expires_at.isoformat(),
         }
         body = {field: value for field, value in given.items() if value is not None}
-        return read(Watchlist, self._call("PUT", f"/watchlists/{name}", json=body).content)
+        headers = {}
+        if isinstance(replaces, Watchlist):
+            headers = {"If-Match": f'"{replaces.answer["updated_at"]}"'}
+        elif replaces == "none":
+            headers = {"If-None-Match": "*"}
+        return read(Watchlist, self._call("PUT", f"/watchlists/{name}", json=body, headers=headers).content)
 
     def watchlists(self) -> Sequence[Watchlist]:
         """Return all watchlists, by name."""

@@ -45,6 +45,7 @@ def put(
     expires_at: Annotated[
         str | None, typer.Option("--expires", metavar="TIME", help="When it ends, such as 2026-12-01T00:00:00Z.")
     ] = None,
+    new: Annotated[bool, typer.Option("--new", help="Replace none: refuse a name that exists.")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -63,6 +64,7 @@ def put(
             filter={"camera_ids": cameras} if cameras else None,
             cooldown=cooldown,
             expires_at=_time(expires_at),
+            replaces="none" if new else "any",
         )
     if as_json:
         _print_json(made.answer)

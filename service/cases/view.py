@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from service.cases.records import Case, Verdict, decide, newest_of
-from service.gallery.records import Filter, Record
+from service.gallery.records import Filter
 from service.gallery.visible import VisibleGallery
 from service.settings import Settings
 from service.verdicts import VerdictKind
 
 IDS_AT_ONCE = 500
-"""Records that one call to the gallery reads."""
+"""Ids that one call to the gallery looks for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +46,6 @@ class CaseOutline:
         return newest_of(self.decided, self.verdicts, kind)
 
 
-@dataclass(frozen=True, eq=False)
-class CaseView(CaseOutline):
-    """A case with its records by id: all on which there are verdicts, and the query's."""
-
-    records: Mapping[str, Record]
-
-
 async def outline_case(
     case: Case, verdicts: Sequence[Verdict], gallery: VisibleGallery, settings: Settings
 ) -> CaseOutline:
@@ -65,18 +58,6 @@ async def outline_case(
         case = replace(case, query=None)
     shown = [verdict for verdict in verdicts if verdict.record in seen]
     return CaseOutline(case, shown, settings.confirmations, settings.trust_operator)
-
-
-async def view_case(outline: CaseOutline, gallery: VisibleGallery) -> CaseView:
-    """Read the records of a case. All of them are held in memory."""
-    ids, records = outline.ids, dict[str, Record]()
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        records |= await gallery.get_all(ids[start : start + IDS_AT_ONCE])
-    case, query = outline.case, outline.case.query
-    if query and query.id is not None and query.id not in records:  # erased meanwhile
-        case = replace(case, query=None)
-    verdicts = [verdict for verdict in outline.verdicts if verdict.record in records]
-    return CaseView(case, verdicts, outline.confirmations, outline.trust_operator, records)
 
 
 def _named(case: Case, verdicts: Sequence[Verdict]) -> list[str]:

@@ -73,6 +73,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "without-time": (409, "The record has no time"),
     "no-model": (409, "The service has no model"),
     "not-calibrated": (409, "No probability can be given"),
+    "precondition-failed": (412, "Another state is stored than the request expects"),
     "too-large": (413, "The request exceeds a limit"),
     "target-too-long": (414, "The path with its query is too long"),
     "unsupported-content": (415, "The type of the content is not supported"),

@@ -61,10 +61,11 @@ function askForKey(problem, signal) {
 /**
  * Call the service and return the answer's JSON, or `null` without one.
  *
- * `query` is an object of query parameters, whose `null` values are left out; `json` or `form` is the body.
+ * `query` is an object of query parameters, whose `null` values are left out; `json` or `form` is the body, `condition` an
+ * object of conditional headers.
  */
-export async function call(path, { method = "GET", query = {}, json, form, signal } = {}) {
-  const response = await send(path, { method, query, json, form, signal });
+export async function call(path, { method = "GET", query = {}, json, form, condition, signal } = {}) {
+  const response = await send(path, { method, query, json, form, condition, signal });
   if (response.status === 204) return null;
   try {
     return await response.json();
@@ -75,12 +76,12 @@ export async function call(path, { method = "GET", query = {}, json, form, signa
 }
 
 /** Call the service and return the response; a `Problem` is thrown for any error. */
-export async function send(path, { method = "GET", query = {}, json, form, signal } = {}) {
+export async function send(path, { method = "GET", query = {}, json, form, condition = {}, signal } = {}) {
   const url = new URL(path, ROOT);
   for (const [name, value] of Object.entries(query)) {
     if (value !== null && value !== undefined && value !== "") url.searchParams.set(name, value);
   }
-  const headers = {};
+  const headers = { ...condition };
   if (operator) headers["X-Operator"] = encodeURIComponent(operator);
   if (json !== undefined) headers["Content-Type"] = "application/json";
   let response;
@@ -102,7 +103,7 @@ export async function send(path, { method = "GET", query = {}, json, form, signa
   const problem = new Problem(response.status, document);
   if (!problem.needsKey || (path === "session" && method === "POST")) throw problem;
   await askForKey(problem, signal);
-  return send(path, { method, query, json, form, signal });
+  return send(path, { method, query, json, form, condition, signal });
 }
 
 /** The path of a record. */

@@ -39,11 +39,15 @@ export function WatchDialog({ watchlist, examples, info, onClose, onDone }) {
     else body.min_score = Number(score);
     if (prior) body.prior = Number(prior);
     if (fromLocalInput(ends)) body.expires_at = fromLocalInput(ends);
-    const found = watchlist || isTaken ? null : await call(path(name)).catch((missing) => {
-      if (missing.status !== 404) throw missing;
-    });
-    if (found) return setOld(found);
-    await call(path(name), { method: "PUT", json: body });
+    // What was not shown is not replaced: another operator may have made or changed it since.
+    const shown = watchlist ?? (isTaken ? old : null);
+    const condition = shown ? { "If-Match": `"${shown.updated_at}"` } : { "If-None-Match": "*" };
+    try {
+      await call(path(name), { method: "PUT", json: body, condition });
+    } catch (problem) {
+      if (problem.status !== 412 || watchlist) throw problem;
+      return setOld(await call(path(name)));
+    }
     return onDone(name);
   };
   const field = (text, type, value, set, more) => html`

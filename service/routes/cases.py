@@ -14,7 +14,7 @@ from service.callers import Caller
 from service.cases.archive import write_archive
 from service.cases.export import ExportTooLarge, export_files
 from service.cases.records import Case, CaseQuery
-from service.cases.view import CaseOutline, CaseView, outline_case, view_case
+from service.cases.view import CaseOutline, outline_case
 from service.gallery.visible import VisibleGallery
 from service.http.access import check_scope, require_scope
 from service.http.admission import Admission
@@ -271,11 +271,6 @@ async def find_outline(case: str, service: Service, gallery: VisibleGallery, cal
     if found is None:
         raise Problem.of_field("case", f"there is no case {case}", "not-found")
     return await outline_case(found, await service.cases.verdicts(case), gallery, service.settings)
-
-
-async def find_case(case: str, service: Service, gallery: VisibleGallery, caller: Caller) -> CaseView:
-    """Return a case as the caller sees it, with its records. Raises as `find_outline`."""
-    return await view_case(await find_outline(case, service, gallery, caller), gallery)
 
 
 async def suits(case: Case, query: CaseQuery, caller: Caller, gallery: VisibleGallery) -> bool:

@@ -23,12 +23,14 @@ from service.gallery.watch.records import (
     AlertQuery,
     AlertRules,
     AlertVerdict,
+    AnyVersion,
     Delivery,
     OutboxCount,
     TooManyWatched,
     Watchlist,
     WatchVector,
     alert_id,
+    check_version,
 )
 from service.verdicts import VerdictKind
 
@@ -85,10 +87,13 @@ def read_watchlists(connection: sqlite3.Connection) -> list[Watchlist]:
     return [_decode_watchlist(row, tuple(vectors.get(row[0], ()))) for row in found]
 
 
-def put_watchlist(connection: sqlite3.Connection, watching: Watching, new: Watchlist) -> bool:
+def put_watchlist(
+    connection: sqlite3.Connection, watching: Watching, new: Watchlist, replaces: datetime | AnyVersion | None
+) -> bool:
     """Write a watchlist, as `AlertStore.put_watchlist`."""
+    found = connection.execute("SELECT uid, updated_at FROM watchlists WHERE name = ?", (new.name,)).fetchone()
+    check_version(new.name, clock.to_datetime(found[1]) if found else None, replaces)
     _check_room(connection, new)
-    found = connection.execute("SELECT uid FROM watchlists WHERE name = ?", (new.name,)).fetchone()
     values = (
         new.name,
         new.uid,

@@ -16,9 +16,11 @@ from service.gallery.embedded.writer import Change, Work
 from service.gallery.records import GalleryError
 from service.gallery.watch.matching import Matcher
 from service.gallery.watch.records import (
+    ANY_VERSION,
     Alert,
     AlertQuery,
     AlertRules,
+    AnyVersion,
     Delivery,
     OutboxCount,
     Watchlist,
@@ -56,9 +58,9 @@ class EmbeddedAlerts(AlertStore):
             log.warning("deliveries dropped: their webhook is not configured", extra={"facts": {"deliveries": dropped}})
 
     @override
-    def put_watchlist(self, watchlist: Watchlist) -> bool:
+    def put_watchlist(self, watchlist: Watchlist, *, replaces: datetime | AnyVersion | None = ANY_VERSION) -> bool:
         def work(connection: sqlite3.Connection, change: Change) -> bool:
-            is_new = alerts.put_watchlist(connection, _started(change), watchlist)
+            is_new = alerts.put_watchlist(connection, _started(change), watchlist, replaces)
             change.other = True
             return is_new
 

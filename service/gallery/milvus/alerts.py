@@ -49,6 +49,7 @@ from service.gallery.watch.records import (
     AlertQuery,
     AlertRules,
     AlertVerdict,
+    AnyVersion,
     Delivery,
     OutboxCount,
     TooManyWatched,
@@ -56,6 +57,7 @@ from service.gallery.watch.records import (
     WatchVector,
     alert_digest,
     alert_id,
+    check_version,
     time_of_id,
 )
 from service.verdicts import VerdictKind
@@ -126,11 +128,12 @@ class MilvusAlerts:
             self._stamps, self._matcher = {row["name"]: row["stamp"] for row in rows}, matcher
         return matcher
 
-    def put_watchlist(self, new: Watchlist) -> bool:
+    def put_watchlist(self, new: Watchlist, replaces: datetime | AnyVersion | None) -> bool:
         """As `AlertStore.put_watchlist`."""
         with self._locked("watchlists") as check_age:
             stored = {each.name: each for each in self.refresh().watchlists}
             old = stored.pop(new.name, None)
+            check_version(new.name, None if old is None else old.updated_at, replaces)
             if old is not None and old.uid == new.uid:
                 new = replace(new, vectors=old.vectors)
             entries = sum(len(each.of_role("example")) for each in stored.values())

@@ -52,7 +52,17 @@ from service.gallery.records import (
     SpaceMismatch,
 )
 from service.gallery.watch.matching import Matcher
-from service.gallery.watch.records import Alert, AlertQuery, AlertRules, Delivery, OutboxCount, Watchlist, WatchVector
+from service.gallery.watch.records import (
+    ANY_VERSION,
+    Alert,
+    AlertQuery,
+    AlertRules,
+    AnyVersion,
+    Delivery,
+    OutboxCount,
+    Watchlist,
+    WatchVector,
+)
 from service.verdicts import VerdictKind
 
 _EXTRA_HITS = 32
@@ -378,9 +388,9 @@ class MilvusGallery(Gallery):
         self._watch.start(rules)
 
     @override
-    def put_watchlist(self, watchlist: Watchlist) -> bool:
+    def put_watchlist(self, watchlist: Watchlist, *, replaces: datetime | AnyVersion | None = ANY_VERSION) -> bool:
         self._check_open()
-        return self._watch.put_watchlist(watchlist)
+        return self._watch.put_watchlist(watchlist, replaces)
 
     @override
     def matcher(self) -> Matcher:

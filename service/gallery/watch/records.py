@@ -1,5 +1,6 @@
 """What a watchlist, an alert and a delivery to a webhook are."""
 
+import enum
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,8 +30,22 @@ FIRST_CURSOR: Final = f"{0:016x}-{0:016x}"
 ALERT_ID_PATTERN: Final = r"^[0-9a-f]{16}-[0-9a-f]{16}$"
 
 
+class AnyVersion(enum.Enum):
+    """The type of `ANY_VERSION`."""
+
+    ANY_VERSION = enum.auto()
+
+
+ANY_VERSION: Final = AnyVersion.ANY_VERSION
+"""What is stored, or nothing."""
+
+
 class TooManyWatched(GalleryError):
     """The watchlists would have more examples than can be compared with each new tracklet."""
+
+
+class WatchlistChanged(GalleryError):
+    """Another request made, changed or removed the watchlist meanwhile."""
 
 
 # Compared by identity: an array has no single truth value.
@@ -67,7 +82,7 @@ class Watchlist:
         cooldown: seconds between two alerts on one camera.
         expires_at: when the watchlist ends, with its vectors.
         created_at: when it was made.
-        updated_at: when it was last changed, verdicts excepted.
+        updated_at: when it was last changed, verdicts and erasures excepted; each change has a later time.
         created_by: who changed it last.
         vectors: examples and rejects, oldest first.
     """
@@ -216,6 +231,16 @@ class AlertRules:
     def webhooks_for(self, watchlist: str) -> list[str]:
         """Return the names of the webhooks that want alerts of a watchlist."""
         return [name for name, wanted in self.webhooks.items() if wanted is None or watchlist in wanted]
+
+
+def check_version(name: str, stored: datetime | None, replaces: datetime | AnyVersion | None) -> None:
+    """Check that a watchlist is the one that may be replaced: its `updated_at`, or `None` if there is none.
+
+    Raises:
+        WatchlistChanged: it is another one.
+    """
+    if replaces is not ANY_VERSION and stored != replaces:
+        raise WatchlistChanged(f"the watchlist {name} was changed by another request")
 
 
 def alert_digest(watchlist_uid: str, record: str) -> str:

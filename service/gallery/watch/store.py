@@ -6,9 +6,11 @@ from typing import Protocol
 
 from service.gallery.watch.matching import Matcher
 from service.gallery.watch.records import (
+    ANY_VERSION,
     Alert,
     AlertQuery,
     AlertRules,
+    AnyVersion,
     Delivery,
     OutboxCount,
     Watchlist,
@@ -28,12 +30,17 @@ class AlertStore(Protocol):
         """Compare tracklets from now on."""
         ...
 
-    def put_watchlist(self, watchlist: Watchlist) -> bool:
+    def put_watchlist(self, watchlist: Watchlist, *, replaces: datetime | AnyVersion | None = ANY_VERSION) -> bool:
         """Add a watchlist, or replace the one with its name; return whether it is new.
 
         If the one with its name has the same `uid`, the stored vectors stay.
 
+        Args:
+            watchlist: what to store.
+            replaces: the `updated_at` that the one with its name must have, or `None` if there must be none.
+
         Raises:
+            WatchlistChanged: what is stored is not what `replaces` says. Nothing is changed.
             TooManyWatched: there would be more watchlists or examples than can be compared.
         """
         ...

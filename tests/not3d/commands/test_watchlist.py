@@ -41,6 +41,23 @@ def test_a_watchlist_is_put_listed_and_deleted(run: Run, client: Client, trackle
     assert list(client.watchlists()) == []
 
 
+def test_a_watchlist_is_made_or_changed_only_if_no_other_one_would_be_lost(
+    run: Run, client: Client, tracklet: Tracklet
+) -> None:
+    appear(client, tracklet, "example")
+    command = ("watchlist", "put", "new", "--id", "example", "--new", "--url", client.url, "--min-score")
+    assert run(*command, 0.9)[0] == 0
+    code, _, err = run(*command, 0.8)
+    assert code == 1
+    assert "the watchlist new exists" in err
+    read = client.watchlist("new")
+    assert client.put_watchlist("new", min_score=0.7, replaces=read).min_score == 0.7
+    with pytest.raises(ProblemError, match="412"):
+        client.put_watchlist("new", min_score=0.6, replaces=read)
+    assert client.put_watchlist("new", min_score=0.6).min_score == 0.6
+    client.delete_watchlist("new")
+
+
 def test_what_another_program_reads_is_not_cut(run: Run, client: Client, tracklet: Tracklet) -> None:
     names = [f"{letter * 60}-{number}" for number, letter in enumerate("wv")]
     appear(client, tracklet, "example", camera="c" * 120)

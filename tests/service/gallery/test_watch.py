@@ -23,6 +23,7 @@ from service.gallery.watch.records import (
     AlertRules,
     TooManyWatched,
     Watchlist,
+    WatchlistChanged,
     WatchVector,
 )
 from tests.calibrations import make_calibration
@@ -106,6 +107,19 @@ def test_the_same_tracklet_raises_one_alert(watched: Gallery) -> None:
     watched.put_watchlist(watchlist("w", uid="other"))  # about someone else now
     watched.put(record("a", embedding=unit(0, 0.8)))
     assert records_of(watched.alerts(ALL)) == ["a", "a"]
+
+
+def test_a_watchlist_replaces_only_the_one_that_it_names(watched: Gallery) -> None:
+    assert watched.put_watchlist(watchlist("w"), replaces=None)
+    with pytest.raises(WatchlistChanged):
+        watched.put_watchlist(watchlist("w", min_score=0.9), replaces=None)
+    with pytest.raises(WatchlistChanged):
+        watched.put_watchlist(watchlist("w", min_score=0.9), replaces=at(-1))
+    with pytest.raises(WatchlistChanged):
+        watched.put_watchlist(watchlist("v"), replaces=NOON)
+    assert [(each.name, each.min_score) for each in watched.matcher().watchlists] == [("w", 0.5)]
+    assert not watched.put_watchlist(watchlist("w", min_score=0.9, updated_at=at(1)), replaces=NOON)
+    assert [(each.min_score, each.updated_at) for each in watched.matcher().watchlists] == [(0.9, at(1))]
 
 
 def test_removed_records_take_their_alerts_along(watched: Gallery) -> None:

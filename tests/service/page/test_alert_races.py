@@ -319,10 +319,54 @@ def test_a_watchlist_is_replaced_only_by_a_second_choice(page: Page, watched: Si
     assert examples(watched, NAME) == ["hall-3"]
 
 
-def test_no_watchlist_is_made_if_the_service_cannot_say_whether_it_exists(page: Page, watched: Site) -> None:
+def test_a_watchlist_that_another_operator_made_meanwhile_is_not_replaced(page: Page, watched: Site) -> None:
+    dialog = open_watch(page, "hall-3", f"{NAME}-2")
+    dialog.get_by_label("Threshold by").select_option("score")
+    held: list[Route] = []
+    page.route(
+        f"**/watchlists/{NAME}-2",
+        lambda route: held.append(route) if route.request.method == "PUT" else route.continue_(),
+    )
+    dialog.get_by_role("button", name="Watch", exact=True).click()
+    await_held(page, held, 1)
+    watched.live.client.put(f"/watchlists/{NAME}-2", json={"ids": ["gate-1"], "min_score": 0.9}).raise_for_status()
+    held.pop().continue_()
+    expect(dialog.get_by_role("alert")).to_contain_text("exists, with 1 example")
+    assert examples(watched, f"{NAME}-2") == ["gate-1"]
+    page.unroute(f"**/watchlists/{NAME}-2")
+    dialog.get_by_role("button", name="Replace it").click()
+    expect(page).to_have_url(re.compile(f"alerts.*watchlist={NAME}-2"))
+    assert examples(watched, f"{NAME}-2") == ["hall-3"]
+    watched.live.client.delete(f"/watchlists/{NAME}-2").raise_for_status()
+
+
+def test_a_change_by_another_operator_is_not_overwritten(page: Page, watched: Site) -> None:
+    path = f"/watchlists/{NAME}"
+    open_alerts(page)
+    page.get_by_role("button", name=f"Change {NAME}").click()
+    dialog = page.get_by_role("dialog")
+    watched.live.client.put(path, json={"min_score": 0.93}).raise_for_status()
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("was changed meanwhile")
+    assert watched.live.client.get(path).json()["min_score"] == 0.93
+    dialog.get_by_role("button", name="Cancel").click()
     dialog = open_watch(page, "hall-3", NAME)
     dialog.get_by_label("Threshold by").select_option("score")
-    page.route(f"**/watchlists/{NAME}", lambda route: route.abort() if route.request.method == "GET" else None)
+    dialog.get_by_role("button", name="Watch", exact=True).click()
+    expect(dialog.get_by_role("alert")).to_contain_text("exists, with 1 example")
+    watched.live.client.put(path, json={"ids": ["gate-2", "gate-3"], "min_score": 0.95}).raise_for_status()
+    dialog.get_by_role("button", name="Replace it").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("exists, with 2 examples")
+    assert examples(watched, NAME) == ["gate-2", "gate-3"]
+
+
+def test_no_watchlist_is_replaced_that_cannot_be_shown(page: Page, watched: Site) -> None:
+    dialog = open_watch(page, "hall-3", NAME)
+    dialog.get_by_label("Threshold by").select_option("score")
+    page.route(
+        f"**/watchlists/{NAME}",
+        lambda route: route.abort() if route.request.method == "GET" else route.continue_(),
+    )
     dialog.get_by_role("button", name="Watch", exact=True).click()
     expect(dialog.get_by_role("alert")).to_contain_text("The service does not answer.")
     assert examples(watched, NAME) == ["gate-1"]

@@ -17,6 +17,7 @@ import pytest
 
 from model.bundle import Bundle
 from service.gallery import Record
+from service.gallery.watch.records import MAX_VECTORS
 from service.http.alert_schemas import AlertAnswer, WatchlistAnswer
 from service.http.responses import INLINE_RECORDS
 from service.routes import watchlists
@@ -176,6 +177,109 @@ def test_an_example_that_is_erased_while_its_watchlist_is_put_is_not_kept(
     assert [[each.record for each in one.vectors] for one in vectors if one.name == "fe"] == [["fe-kept"]]
 
 
+@pytest.mark.parametrize("makes", [True, False])
+def test_a_name_that_exists_is_not_replaced_by_a_watchlist_that_must_be_new(shared: Live, makes: bool) -> None:
+    name = f"once-{makes}"
+    if not makes:
+        watch(shared, name, embeddings=[near(18, 1.0)], min_score=0.9)
+    body = {"embeddings": [near(19, 1.0)], "min_score": 0.5}
+    answer = shared.client.put(f"/watchlists/{name}", json=body, headers={"If-None-Match": "*"})
+    if makes:
+        assert answer.status_code == 201, answer.text
+        assert answer.headers["etag"] == shared.client.get(f"/watchlists/{name}").headers["etag"]
+        answer = shared.client.put(f"/watchlists/{name}", json=body, headers={"If-None-Match": "*"})
+    detail = check_problem(answer, 412, "precondition-failed")
+    assert f"the watchlist {name} exists" in str(detail)
+    assert shared.client.get(f"/watchlists/{name}").json()["min_score"] == (0.5 if makes else 0.9)
+
+
+def test_a_watchlist_is_changed_only_if_it_is_the_one_that_was_read(shared: Live) -> None:
+    watch(shared, "match", embeddings=[near(18, 1.0)])
+    read = shared.client.get("/watchlists/match")
+    tag = read.headers["etag"]
+    assert tag == f'"{read.json()["updated_at"]}"'
+    (listed,) = [each for each in shared.client.get("/watchlists").json()["items"] if each["name"] == "match"]
+    assert tag == f'"{listed["updated_at"]}"'
+
+    def change(least: float, if_match: str) -> httpx.Response:
+        return shared.client.put("/watchlists/match", json={"min_score": least}, headers={"If-Match": if_match})
+
+    changed = change(0.6, f'"other", {tag}')
+    assert changed.status_code == 200, changed.text
+    check_problem(change(0.7, tag), 412, "precondition-failed")
+    assert change(0.8, "*").status_code == 200
+    assert change(0.9, changed.headers["etag"]).status_code == 412
+    assert shared.client.get("/watchlists/match").json()["min_score"] == 0.8
+    shared.client.delete("/watchlists/match")
+    assert change(0.9, "*").status_code == 412
+    detail = check_problem(
+        shared.client.put("/watchlists/match", json={"min_score": 0.5}, headers={"If-None-Match": tag}),
+        400,
+        "malformed",
+    )
+    assert "must be *" in str(detail)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Do something once, after a `PUT` has read the watchlist and before it stores it."""
+
+    def arrange(work: Any) -> None:
+        check, left = watchlists._check_threshold, [work]
+
+        def first(*arguments: Any) -> None:
+            if left:
+                left.pop()()
+            check(*arguments)
+
+        monkeypatch.setattr(watchlists, "_check_threshold", first)
+
+    return arrange
+
+
+def test_of_two_operators_who_make_a_watchlist_at_once_one_is_refused(shared: Live, meanwhile: Any) -> None:
+    gallery = shared.service.gallery._gallery
+    watch(shared, "twin", embeddings=[near(18, 1.0)], min_score=0.9)
+    (other,) = [each for each in gallery.matcher().watchlists if each.name == "twin"]
+    shared.client.delete("/watchlists/twin")
+    meanwhile(lambda: gallery.put_watchlist(other))
+    body = {"embeddings": [near(19, 1.0)], "min_score": 0.5}
+    answer = shared.client.put("/watchlists/twin", json=body, headers={"If-None-Match": "*"})
+    check_problem(answer, 412, "precondition-failed")
+    assert shared.client.get("/watchlists/twin").json()["min_score"] == 0.9
+    entries = shared.client.get("/audit", params={"kind": "watchlist", "limit": 2}).json()["entries"]
+    assert {each["details"]["change"] for each in entries} >= {"not made"}
+
+
+def test_a_change_of_settings_does_not_bring_back_examples_that_were_replaced_and_erased(
+    shared: Live, meanwhile: Any
+) -> None:
+    gallery = shared.service.gallery._gallery
+    for name in ("back-old", "back-new"):
+        enrol(shared, name, near(18, 1.0))
+    watch(shared, "back", ids=["back-new"])
+    (other,) = [each for each in gallery.matcher().watchlists if each.name == "back"]
+    shared.client.delete("/watchlists/back")
+    watch(shared, "back", ids=["back-old"])
+
+    def replace_and_erase() -> None:
+        gallery.put_watchlist(other)
+        gallery.delete("back-old")
+
+    meanwhile(replace_and_erase)
+    made = watch(shared, "back", min_score=0.75)
+    assert made["min_score"] == 0.75
+    assert [each["id"] for each in made["examples"]] == ["back-new"]
+
+
+def test_a_change_of_settings_does_not_bring_back_a_watchlist_that_was_deleted(shared: Live, meanwhile: Any) -> None:
+    watch(shared, "gone", embeddings=[near(18, 1.0)])
+    meanwhile(lambda: shared.service.gallery._gallery.delete_watchlist("gone"))
+    answer = shared.client.put("/watchlists/gone", json={"min_score": 0.75})
+    assert answer.status_code == 400, answer.text
+    assert shared.client.get("/watchlists/gone").status_code == 404
+
+
 def test_an_alert_is_raised_at_exactly_the_threshold(shared: Live) -> None:
     seen = near(17, 0.6137)
     watch(shared, "ex", embeddings=[near(17, 1.0)])
@@ -267,6 +371,40 @@ def test_a_case_becomes_a_watchlist(shared: Live) -> None:
     assert [each["id"] for each in made["rejects"]] == ["j-other"]
     enrol(shared, "j-new", near(11, 0.9, 12))
     assert [alert["record_id"] for alert in alerts_of(shared, "j")] == ["j-new"]
+
+
+def test_of_a_case_only_the_records_are_read_that_the_watchlist_keeps(
+    shared: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case may have thousands of verdicts, and each record its vector and metadata."""
+    case = shared.client.post("/cases", json={"name": "large", "purpose": "test"}).json()["id"]
+    for number in range(MAX_VECTORS + 40):
+        enrol(shared, f"large-{number}", near(20, 0.9))
+        verdict = "same" if number % 70 == 0 else "different" if number % 10 else "unsure"
+        shared.client.put(f"/cases/{case}/verdicts/large-{number}", json={"verdict": verdict}).raise_for_status()
+    gallery, read = shared.service.gallery._gallery, list[str]()
+    get_all = gallery.get_all
+    monkeypatch.setattr(gallery, "get_all", lambda ids, **more: read.extend(ids) or get_all(ids, **more))
+    made = watch(shared, "large", case=case)
+    assert {each["id"] for each in made["examples"]} == {"large-0", "large-70"}
+    assert len(made["rejects"]) == MAX_VECTORS
+    assert set(read) == {each["id"] for each in [*made["examples"], *made["rejects"]]}
+
+
+def test_a_case_with_too_many_confirmed_records_is_refused_before_they_are_read(
+    shared: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = shared.client.post("/cases", json={"name": "many", "purpose": "test"}).json()["id"]
+    for number in range(MAX_VECTORS):
+        enrol(shared, f"many-{number}", near(20, 0.9))
+        shared.client.put(f"/cases/{case}/verdicts/many-{number}", json={"verdict": "same"}).raise_for_status()
+    gallery, read = shared.service.gallery._gallery, list[str]()
+    get_all = gallery.get_all
+    monkeypatch.setattr(gallery, "get_all", lambda ids, **more: read.extend(ids) or get_all(ids, **more))
+    body = {"case": case, "embeddings": [near(20, 1.0)], "min_score": 0.5}
+    answer = shared.client.put("/watchlists/many", json=body)
+    assert f"at most {MAX_VECTORS} (got {MAX_VECTORS + 1})" in answer.json()["detail"]
+    assert read == []
 
 
 def test_a_probability_needs_a_calibration(shared: Live) -> None:
