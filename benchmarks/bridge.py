@@ -24,8 +24,9 @@ import numpy as np
 from benchmarks.process import MB, cpu_seconds, footprint, running_service
 from benchmarks.report import describe_machine
 from model.bundle import BUNDLED
+from not3d.ports import free_port
 from tests.not3d.bridges.fake_frigate import FakeFrigate
-from tests.not3d.bridges.mosquitto import Mosquitto, free_port
+from tests.not3d.bridges.mosquitto import Mosquitto
 
 WANTED = 10_000
 """Events an hour."""

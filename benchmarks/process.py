@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from not3d.ports import free_port
 
 MB = 1e6
 _READY_SECONDS, _STOP_SECONDS = 180.0, 60.0
@@ -32,9 +33,7 @@ class Server:
     def __init__(
         self, arguments: Sequence[str], *, ready: str, log: Path, variables: Mapping[str, str] | None = None
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start_seconds = 0.0
         """Time from process start to ready."""

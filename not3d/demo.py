@@ -7,7 +7,6 @@ others, and writes the first answer as a picture. At the end it stops the servic
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from not3d.commands.search import describe_calibration, make_table
 from not3d.enrol.discovery import as_footage, read_footage
 from not3d.enrol.enrolment import Outcome, Result, enroll_all
 from not3d.enrol.tracklets import FootageError, LocalTracklet, is_same_person
+from not3d.ports import free_port
 from training.datasets.mars import is_mars, read_mars
 
 PEOPLE, CAMERAS, FRAMES = 8, 3, 8
@@ -101,9 +101,7 @@ def running_service(
         Failure: the service ended or was not ready in time; with its own messages.
     """
     if not port:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
     log = data_dir / "service.log"
     command = [sys.executable, "-m", "not3d", "serve", "--bundle", str(bundle), "--data-dir", str(data_dir / "gallery")]
     # Variables in this shell are meant for another service.

@@ -34,6 +34,7 @@ from not3d.commands import Failure, messages, print_message, results, show_progr
 from not3d.demo import end_process, late_interrupt, running_service
 from not3d.enrol.readers.tracks import TrackOptions, TracksFormat
 from not3d.enrol.tracklets import LocalTracklet
+from not3d.ports import free_port
 
 CAMERAS = ("entrance", "corridor", "yard", "car-park")
 PEOPLE, PASSES, SEED = 10, 3, 7
@@ -208,13 +209,6 @@ def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
             end_process(process)
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 @contextmanager
 def _through_broker(folder: Path, url: str) -> Iterator[Sender]:
     """Run a broker and the bridge until the block ends, and yield what publishes tracks.
@@ -224,7 +218,7 @@ def _through_broker(folder: Path, url: str) -> Iterator[Sender]:
     """
     program = find_mosquitto()
     assert program  # noqa: S101 - the caller has looked
-    port = _free_port()
+    port = free_port()
     config = folder / "mosquitto.conf"
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
     log = folder / "bridge.log"

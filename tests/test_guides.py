@@ -21,11 +21,11 @@ import yaml
 
 from not3d.commands.app import app
 from not3d.commands.serve import make_serve
+from not3d.ports import free_port
 from service.settings import Settings, variable_name
 from service.variables import CLIENT_VARIABLES
 from tests.bundles import make_bundle
 from tests.service.live import Live, run_service, wait_for
-from tests.service.test_server import free_port
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "integrate"

@@ -112,4 +112,4 @@ def test_sigterm_lets_the_accepted_request_finish(project: Project, tracklets: d
             assert stream.readline().split()[1] == b"201"
     assert project.wait() == 0
 
-    assert httpx.get(f"{project.start()}/gallery/last-one").status_code == 200
+    assert httpx.get(f"{project.start()}/gallery/last-one", timeout=30).status_code == 200

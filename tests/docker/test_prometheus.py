@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from model.cgroups import memory_limit
+from not3d.ports import free_port
 from tests.bundles import make_bundle
 from tests.docker.compose import REPOSITORY, run
 from tests.docker.test_monitoring import ALERTS, METRIC, PROMETHEUS, dashboard_queries
 from tests.service.live import Live, run_service, wait_for
 from tests.service.pictures import form, tracklet
-from tests.service.test_server import free_port
 
 KEY = "a-key-for-prometheus-and-tests"
 
@@ -164,4 +164,4 @@ def test_the_dashboard_lists_the_instances(api: httpx.Client, service: Live) -> 
 
 
 def test_metrics_without_the_key_are_401(service: Live) -> None:
-    assert httpx.get(f"{service.url}/metrics").status_code == 401
+    assert httpx.get(f"{service.url}/metrics", timeout=30).status_code == 401

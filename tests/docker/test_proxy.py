@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
+from not3d.ports import free_port
 from tests.bundles import make_bundle
 from tests.docker.compose import REPOSITORY
 from tests.service.live import Live, run_service, wait_for
 from tests.service.pictures import form, tracklet
-from tests.service.test_server import free_port
 
 EXAMPLES = REPOSITORY / "docker" / "proxy"
 CONFIGURATIONS = {"nginx": "nginx.conf", "caddy": "Caddyfile"}

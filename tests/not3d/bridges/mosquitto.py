@@ -12,6 +12,8 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from not3d.ports import free_port
+
 USER, PASSWORD = "bridge", "a password: with @ and /"
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 
@@ -24,13 +26,6 @@ def find_mosquitto() -> str:
             pytest.fail("mosquitto is not installed, and REQUIRE_MOSQUITTO is set")
         pytest.skip("needs mosquitto: apt-get install mosquitto")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Mosquitto:

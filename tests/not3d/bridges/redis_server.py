@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.not3d.bridges.mosquitto import free_port
+from not3d.ports import free_port
 
 
 class RedisServer:

@@ -11,9 +11,9 @@ from model.errors import Not3dError
 from not3d.bridges.state import State
 from not3d.bridges.tracklet import Tracklet, make_id
 from not3d.client import Client
+from not3d.ports import free_port
 from service.ids import SOURCES
 from tests.not3d.bridges.conftest import Running
-from tests.not3d.bridges.mosquitto import free_port
 from tests.service.http.test_scopes import add_key
 from tests.service.live import run_service, wait_for
 
@@ -164,7 +164,7 @@ def test_metrics_are_served(telemetry):
     port = free_port()
     with telemetry.served(f"127.0.0.1:{port}"):
         telemetry.dropped("a", "no_pictures")
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
     assert 'not3d_bridge_dropped_total{reason="no_pictures",source="test"} 1.0' in text
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/metrics")

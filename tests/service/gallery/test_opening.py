@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from model.bundle import Bundle
+from not3d.ports import free_port
 from service.gallery import GalleryError, GalleryUnavailable
 from service.gallery.embedded.gallery import EmbeddedGallery
 from service.gallery.opening import open_gallery
 from service.settings import Settings
 from tests.service.gallery.engines import HAS_LITE
-from tests.service.test_server import free_port
 
 
 def test_the_embedded_gallery_is_the_default(bundle: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Two processes that torchrun starts, compared with one process."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import multiprocessing, nn
 from torch.distributed.run import parse_args
 
+from not3d.ports import free_port
 from tests.training.runs import PROGRAM, arguments, rows, run
 from training.loop.checkpoint import load_checkpoint
 from training.loop.distributed import Ranks, SharedBatchNorm, join_processes
@@ -108,10 +108,7 @@ def batch_norm_of_a_part(rank, port, features, folder):
 
 def test_batch_norm_and_its_gradient_are_those_of_the_full_batch(tmp_path):
     features = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(1)) * 3 + 5
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(batch_norm_of_a_part, (port, features, tmp_path), nprocs=2)
+    multiprocessing.spawn(batch_norm_of_a_part, (free_port(), features, tmp_path), nprocs=2)
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
 
     norm, full = nn.Sequential(nn.BatchNorm2d(3)), features.clone().requires_grad_()

@@ -9,6 +9,7 @@ import pytest
 pymilvus = pytest.importorskip("pymilvus")
 grpc = pytest.importorskip("grpc")
 
+from not3d.ports import free_port  # noqa: E402
 from service.gallery import DiskFull, GalleryError, GalleryUnavailable  # noqa: E402
 from service.gallery.address import MilvusAddress  # noqa: E402
 from service.gallery.milvus import connection  # noqa: E402
@@ -16,7 +17,6 @@ from service.gallery.milvus.connection import Connection  # noqa: E402
 from service.gallery.milvus.schema import quoted  # noqa: E402
 from tests.service.gallery.engines import HAS_LITE, milvus_database  # noqa: E402
 from tests.service.gallery.samples import record, vector  # noqa: E402
-from tests.service.test_server import free_port  # noqa: E402
 
 
 @pytest.mark.parametrize(
