@@ -195,6 +195,8 @@ class IndexSaver:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._token = loaded.token
+        self._failed = False
+        """Whether the last save failed."""
         self._unsaved = loaded.unsaved
         self._removed = 0
         """Of the unsaved changes, the removals: their rows may still be in the file. `load_index` has left none."""
@@ -210,7 +212,7 @@ class IndexSaver:
             self._removed += removed
             due = self._unsaved >= max(_MIN_CHANGES_TO_SAVE, len(self._index) // 5)
         if due:
-            self.request(urgent=self._token is not None)
+            self.request(urgent=not self._failed)
 
     def request(self, *, urgent: bool = False) -> None:
         """Have the index saved in the background, now or later.
@@ -298,7 +300,7 @@ class IndexSaver:
             space, dimension = self._stamp.embedding_space, self._stamp.dimension
             header = Header(token, space, dimension, len(numbers), vectors.kind, vectors.parameters())
             index_file.save(self._directory, header, numbers, vectors.serialise(alive, self._index.read_lock))
-            self._token = token
+            self._token, self._failed = token, False
             trim_memory()
         except Exception as error:  # noqa: BLE001 (a thread that ended would not save again, nor remove erased vectors)
             log.warning(
@@ -306,6 +308,7 @@ class IndexSaver:
             )
             self._token = None
             with self._condition:
+                self._failed, self._urgent = True, False  # also what was requested during this save waits
                 self._unsaved += unsaved
                 self._removed += removed
             try:

@@ -5,7 +5,6 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from service.gallery import (
 from service.gallery.embedded.database import connect
 from service.gallery.embedded.gallery import EmbeddedGallery
 from tests.service.gallery.samples import JPEG, at, enrol, found, open_gallery, record, vector
+from tests.service.live import wait_for
 
 
 def test_an_enrolment_of_many_records_is_one_transaction(gallery: EmbeddedGallery, tmp_path: Path) -> None:
@@ -93,10 +93,11 @@ def on_disk(directory: Path) -> bytes:
 
 
 @pytest.mark.parametrize("removal", ["erase", "expire", "delete"])
-def test_no_data_of_removed_records_stay_on_the_disk(tmp_path: Path, removal: str) -> None:
+def test_no_data_of_removed_records_stay_on_the_disk(
+    tmp_path: Path, removal: str, clock: Callable[[float], None]
+) -> None:
     """Vectors, thumbnails and metadata of removed records are in no file, those of other records are."""
     gallery = open_gallery(tmp_path, dimension=64)
-    soon = datetime.now(UTC) + timedelta(seconds=1)
     enrol(
         gallery,
         [
@@ -106,7 +107,7 @@ def test_no_data_of_removed_records_stay_on_the_disk(tmp_path: Path, removal: st
                 camera_id=f"c{number}",
                 metadata={"secret": f"secret-{number}-"},
                 thumbnail=JPEG + f"face-{number}-".encode() * 2000,  # over several pages of the file
-                expires_at=soon if removal == "expire" and number == 7 else None,
+                expires_at=at(1) if removal == "expire" and number == 7 else None,
             )
             for number in range(20)
         ],
@@ -119,16 +120,13 @@ def test_no_data_of_removed_records_stay_on_the_disk(tmp_path: Path, removal: st
         assert gallery.delete("r7")
         assert gallery.expire() == 0  # which the service calls every minute
     else:
-        while datetime.now(UTC) <= soon:
-            time.sleep(0.05)
+        clock(1)
         assert gallery.expire() == 1
     # The records are removed at once, and from the index file soon after that, in the background.
     for trace in (b"secret-7-", b"face-7-", vector("7", 64).tobytes()[32:]):
         assert trace not in (tmp_path / "gallery.sqlite").read_bytes()
         assert trace not in (tmp_path / "gallery.sqlite-wal").read_bytes()
-    deadline = time.monotonic() + 30
-    while vector("7", 64).tobytes() in on_disk(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: vector("7", 64).tobytes() not in on_disk(tmp_path))
     for _ in range(2):
         kept = on_disk(tmp_path)
         for trace in (b"secret-8-", b"face-8-", vector("8", 64).tobytes()):
@@ -163,9 +161,7 @@ def files_with(trace: bytes, directory: Path) -> list[str]:
 
 
 def wait_until_gone(trace: bytes, directory: Path) -> None:
-    deadline = time.monotonic() + 30
-    while trace in on_disk(directory) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: trace not in on_disk(directory))
     assert files_with(trace, directory) == []
 
 

@@ -1,7 +1,6 @@
 """The index is replaced in the background, without an effect on searches and changes."""
 
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from service.gallery.embedded.index import rebuild
 from service.gallery.embedded.index.flat import FlatVectors
 from service.gallery.embedded.index.ivf import IvfVectors
 from tests.service.gallery.samples import NOON, SPACE, record, vector
+from tests.service.live import wait_for
 
 D = 16
 EXACT = 4 * D * 500
@@ -121,11 +121,7 @@ def test_a_new_index_is_saved_soon(tmp_path: Path) -> None:
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(1500)), "replace")
     settle(gallery)
-    for _ in range(500):
-        if (tmp_path / "index.faiss").exists():
-            break
-        time.sleep(0.02)
-    assert (tmp_path / "index.faiss").exists()
+    wait_for((tmp_path / "index.faiss").exists)
     gallery.close()
 
 

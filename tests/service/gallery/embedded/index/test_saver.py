@@ -19,8 +19,11 @@ from service.gallery.embedded.index import file as index_file
 from service.gallery.embedded.index.file import Header
 from service.gallery.embedded.index.flat import FlatVectors
 from tests.service.gallery.samples import DIMENSION, SPACE, assert_same, enrol, open_gallery, record, vector
+from tests.service.live import wait_for
 
 NAMES = [f"r{number:02}" for number in range(40)]
+NEVER = 1e8
+"""A save that is not urgent waits for so many times the duration of the last one."""
 
 
 @pytest.fixture
@@ -213,23 +216,24 @@ def test_the_index_is_saved_after_many_changes(tmp_path: Path, monkeypatch: pyte
     enrol(gallery, map(record, NAMES[:29]))
     assert not (tmp_path / index_file.FILE_NAME).exists()
     gallery.add(record(NAMES[29]))
-    for _ in range(1000):
-        if (tmp_path / index_file.FILE_NAME).exists():
-            break
-        gallery.search(vector("q"), 1)
-    assert (tmp_path / index_file.FILE_NAME).exists()
+    wait_for(lambda: gallery.search(vector("q"), 1) and (tmp_path / index_file.FILE_NAME).exists())
     gallery.close()
 
 
+@pytest.mark.parametrize("released", [0, 160, 360])
 def test_after_a_kill_the_saved_index_has_most_rows_of_a_bulk_enrolment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, released: int
 ) -> None:
-    """Even if a save takes long. Otherwise the next start would read a million vectors, which takes half a minute."""
+    """Even if the first save takes as long as all of the enrolment.
+
+    Otherwise the next start would read a million vectors, which takes half a minute.
+    """
     monkeypatch.setattr("service.gallery.embedded.index.saver._MIN_CHANGES_TO_SAVE", 30)
-    save, done = index_file.save, []
+    monkeypatch.setattr("service.gallery.embedded.index.saver._PAUSE_FACTOR", NEVER)
+    save, done, may_save = index_file.save, [0], threading.Event()
 
     def slow_save(*args: Any) -> None:
-        time.sleep(0.2)  # a save that is not urgent waits ten seconds
+        assert may_save.wait(60)
         save(*args)
         done.append(len(args[2]))
 
@@ -237,30 +241,34 @@ def test_after_a_kill_the_saved_index_has_most_rows_of_a_bulk_enrolment(
     gallery = open_gallery(tmp_path / "data")
     for start in range(0, 400, 40):
         gallery.enrol([record(f"r{number:03}") for number in range(start, start + 40)], "replace")
-        time.sleep(0.05)
-    deadline = time.monotonic() + 8
-    while done[-1:] < [321] and time.monotonic() < deadline:
-        time.sleep(0.01)
+        if start == released:
+            may_save.set()
+    wait_for(lambda: done[-1] > 320)
     again = open_gallery(kill(gallery, tmp_path / "data", tmp_path / "killed"))
     assert again._saver._unsaved < 80
     check(again, [f"r{number:03}" for number in range(400)])
     again.close()
 
 
-def test_a_failing_save_is_not_tried_with_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_save_is_not_tried_with_every_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("service.gallery.embedded.index.saver._MIN_CHANGES_TO_SAVE", 5)
-    tried: list[str] = []
+    monkeypatch.setattr("service.gallery.embedded.index.saver._PAUSE_FACTOR", NEVER)
+    tried, changed = list[str](), threading.Event()
 
     def fail(*_args: Any) -> None:
         tried.append("tried")
-        time.sleep(0.05)
+        assert changed.wait(60)  # there are more changes before it has failed
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(index_file, "save", fail)
     gallery = open_gallery(tmp_path)
-    for name in NAMES:
+    for number, name in enumerate(NAMES):
         gallery.add(record(name))
-        time.sleep(0.01)
+        if number == 20:
+            changed.set()
+            wait_for(lambda: "could not be saved" in caplog.text)
     assert len(tried) == 1
     monkeypatch.undo()
     gallery.close()
@@ -296,13 +304,14 @@ def test_a_row_without_its_vector_is_an_error(directory: Path) -> None:
 
 
 def test_expiries_save_rarely_and_an_erasure_saves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.gallery.embedded.index.saver._PAUSE_FACTOR", NEVER)
     saves: list[str] = []
     save = index_file.save
 
     def slow_save(*args: Any) -> None:
-        saves.append("saved")
-        time.sleep(0.05)  # a save that is not urgent waits two and a half seconds
+        time.sleep(0.001)
         save(*args)
+        saves.append("saved")
 
     monkeypatch.setattr(index_file, "save", slow_save)
     gallery = open_gallery(tmp_path)
@@ -310,13 +319,10 @@ def test_expiries_save_rarely_and_an_erasure_saves_at_once(tmp_path: Path, monke
     for name in NAMES[:10]:
         gallery.delete(name)
         gallery.expire()
-        time.sleep(0.02)
-    assert len(saves) <= 1
+        wait_for(lambda: saves)
+    assert len(saves) == 1
     gallery.erase(Filter(exclude_ids=tuple(NAMES[20:])), dry_run=False)
-    for _ in range(100):
-        if len(saves) == 2:
-            break
-        time.sleep(0.02)
+    wait_for(lambda: len(saves) > 1)
     assert len(saves) == 2
     gallery.close()
 
@@ -333,12 +339,6 @@ def test_a_failed_save_is_repeated_later(
     def fail(*arguments: Any) -> None:
         raise error
 
-    def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert condition()
-
     gallery = open_gallery(directory)
     for again in (gallery.expire, gallery.close):
         caplog.clear()
@@ -347,9 +347,9 @@ def test_a_failed_save_is_repeated_later(
         with monkeypatch.context() as patched:
             patched.setattr(index_file, "save", fail)
             gallery.erase(Filter(camera_ids=(name,)), dry_run=False)
-            until(lambda: len(warnings(caplog)) == 1 and not path.exists())
+            wait_for(lambda: len(warnings(caplog)) == 1 and not path.exists())
         again()
-        until(path.exists)
+        wait_for(path.exists)
     gallery = open_gallery(directory)
     check(gallery, NAMES)
     gallery.close()
@@ -368,9 +368,6 @@ def test_an_erasure_works_without_a_thread_and_the_next_expire_saves(
         assert gallery.erase(Filter(exclude_ids=tuple(NAMES[1:])), dry_run=False).erased == 1
     assert "can't start new thread" in caplog.text
     gallery.expire()
-    deadline = time.monotonic() + 30
-    while (directory / index_file.FILE_NAME).read_bytes() == before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert (directory / index_file.FILE_NAME).read_bytes() != before
+    wait_for(lambda: (directory / index_file.FILE_NAME).read_bytes() != before)
     check(gallery, NAMES[1:])
     gallery.close()
