@@ -23,10 +23,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from not3d.ports import free_port
 from tests.bundles import make_bundle
-from tests.service.live import wait_for
+from tests.service.live import TIMEOUT, wait_for
 from tests.service.pictures import form, tracklet
-from tests.service.test_server import COMMAND, free_port, is_ready, running
+from tests.service.test_server import COMMAND, is_ready, running
 from tests.training.recipes import TINY_TRIAL
 from training.datasets.synthetic.dataset import write_synthetic
 
@@ -152,8 +153,10 @@ def test_the_service_calls_nobody(bundle: Path, traced: Traced, engine: str) -> 
     with traced.start(sys.executable, "-c", COMMAND) as process:
         wait_for(lambda: process.poll() is not None or is_ready(url), 60)
         assert process.poll() is None, process.communicate()
-        assert httpx.post(f"{url}/embed", files=form(tracklet(1, 4)), data={"id": "a"}).status_code == 201
-        assert httpx.post(f"{url}/search", files=form(tracklet(1, 4))).json()["results"][0]["id"] == "a"
+        enrolled = httpx.post(f"{url}/embed", files=form(tracklet(1, 4)), data={"id": "a"}, timeout=TIMEOUT)
+        assert enrolled.status_code == 201
+        found = httpx.post(f"{url}/search", files=form(tracklet(1, 4)), timeout=TIMEOUT)
+        assert found.json()["results"][0]["id"] == "a"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGTERM)
         _, errors = process.communicate(timeout=60)

@@ -17,7 +17,7 @@ def test_answers_count_in_the_phase_of_their_request(shared: Live, tmp_path: Pat
     load = Load([replica], dimension, "run-1")
     assert load.answering(replica)
     body = {"embedding": [1.0] + [0.0] * (dimension - 1)}
-    with httpx.Client() as client:
+    with httpx.Client(timeout=60) as client:
         assert load.ask(client, replica, "PUT", "/gallery/run-1-0", body) == 201
         assert load.ask(client, replica, "GET", "/gallery/unknown", None) == 404
         load.phase = "replica killed"

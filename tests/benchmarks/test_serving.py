@@ -1,21 +1,23 @@
 """The serving benchmark: its arithmetic, its clients against a real service, and the complete command once."""
 
+import heapq
 import http.client
 import importlib.util
 import json
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.process import running_service
 from benchmarks.report import Report
+from benchmarks.serving import client
 from benchmarks.serving.client import LoadWindow, form
 from benchmarks.serving.load import Crops, read_crops, send_load, write_plan
 from benchmarks.serving.mixed import MixedClient
@@ -44,27 +46,21 @@ def test_slope_of_too_few_samples_is_refused():
         fit_slope(np.arange(2.0), np.arange(2.0))
 
 
-def test_rate_of_a_steady_service_does_not_depend_on_grouped_answers():
+def test_rate_of_a_steady_service_does_not_depend_on_grouped_answers(monkeypatch):
     """Four clients, each answered every 0.1 s with 5 frames: 200 frames per second."""
-    for group in (1, 4):
-        window = LoadWindow(4, 0.5)
-        gate = threading.Barrier(group) if group > 1 else None
-
-        def ask(window=window, gate=gate):
-            while (number := window.start_request()) is not None:
-                time.sleep(0.1)
-                if gate:
-                    with suppress(threading.BrokenBarrierError):
-                        gate.wait(0.2)
-                window.finish_request(number, 5)
-
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    now = 0.0
+    monkeypatch.setattr(client, "time", SimpleNamespace(perf_counter=lambda: now, process_time=lambda: now))
+    for starts in ((0.0, 0.025, 0.05, 0.075), (0.0, 0.0, 0.0, 0.0)):
+        window, answers = LoadWindow(4, 0.5), list[tuple[float, int]]()
+        for now in starts:
+            heapq.heappush(answers, (now + 0.1, window.start_request()))
+        while answers:
+            now, number = heapq.heappop(answers)
+            window.finish_request(number, 5)
+            if (following := window.start_request()) is not None:
+                heapq.heappush(answers, (now + 0.1, following))
         result = window.result()
-        assert result["frames"] / result["seconds"] == pytest.approx(200, rel=0.15), group
+        assert result["frames"] / result["seconds"] == pytest.approx(200), starts
 
 
 def test_plan_is_reproducible_and_counts_computed_frames(tmp_path):

@@ -60,12 +60,12 @@ def decoders() -> set[int]:
     return {each for starter in starters() for each in children(starter)}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> float:
-    start = time.monotonic()
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for what takes less than a second on a machine that does nothing else, and no `slow` video is that fast."""
+    end = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < start + seconds
+        assert time.monotonic() < end
         time.sleep(0.01)
-    return time.monotonic() - start
 
 
 def count(path: Path, limits: VideoLimits = UNLIMITED, cancelled: threading.Event | None = None) -> int:
@@ -130,7 +130,7 @@ def test_cancelling_ends_the_process(slow: Path) -> None:
     thread.start()
     wait_for(lambda: len(decoders()) == 1)
     cancelled.set()
-    assert wait_for(lambda: not decoders()) < 3  # less than one on a machine that does nothing else
+    wait_for(lambda: not decoders())
     thread.join()
     assert errors[0].kind == "cancelled"
 
@@ -199,7 +199,7 @@ def test_killed_process_leaves_no_decoder(slow: Path) -> None:
         below = set(children(process.pid))
         assert len(below) == 2
         process.kill()
-    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in below), 5)
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in below))
 
 
 def test_this_process_never_loads_the_decoder() -> None:

@@ -1,5 +1,6 @@
 """The command line, from its arguments to its exit status."""
 
+import itertools
 import json
 import os
 import re
@@ -8,10 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 
@@ -305,22 +310,60 @@ def test_what_is_enrolled_is_skipped_unless_replaced(run: Run, client: Client, p
     assert client.get("t1").camera_id == "x"
 
 
+@contextmanager
+def holding(url: str, after: int) -> Iterator[tuple[str, threading.Semaphore, threading.Event]]:
+    """Pass requests on to a service, but hold tracklets after so many of them until the event.
+
+    Yields:
+        The address, what is released for each that is held, and the event.
+    """
+    passed, held, may_go_on = itertools.count(1), threading.Semaphore(0), threading.Event()
+
+    class Relay(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.command == "POST" and next(passed) > after:
+                held.release()
+                may_go_on.wait(120)
+            headers = {"Content-Type": self.headers.get("Content-Type", "")}
+            answer = httpx.request(self.command, url + self.path, content=body, headers=headers, timeout=60)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", held, may_go_on
+        may_go_on.set()
+        server.shutdown()
+
+
 def test_the_same_command_continues_an_interrupted_enrolment(
     run: Run, client: Client, people: Path, tmp_path: Path
 ) -> None:
-    count = 150
+    count = 60
     for number in range(count):
         shutil.copytree(people / "0001" / "c1" / "t1", tmp_path / f"t{number}")
-    command = [sys.executable, "-m", "not3d", "enroll", str(tmp_path), "--url", client.url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while client.info().gallery["records"] < 5 and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    with holding(client.url, after=20) as (url, held, may_go_on):
+        command = [sys.executable, "-m", "not3d", "enroll", str(tmp_path), "--workers", "2", "--url", url]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2):
+            assert held.acquire(timeout=120)
+        process.send_signal(signal.SIGINT)
+        may_go_on.set()
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert re.search(r"Interrupted; \d+ enrolled of 150; the same command continues from here", err)
+    assert re.search(r"Interrupted; \d+ enrolled of 60; the same command continues from here", err)
     enrolled = client.info().gallery["records"]
-    assert 5 <= enrolled < count
+    assert 20 <= enrolled <= 22
     status, out, _ = run("enroll", tmp_path, "--dry-run", "--url", client.url)
     first, *named, more = out.splitlines()
     assert first == f"{count - enrolled} of {count} tracklets would be sent, {enrolled} are enrolled already"

@@ -1,8 +1,9 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from service.gallery import clock as gallery_clock
 from tests.bundles import make_bundle
 from tests.service.live import Live, run_service
 
@@ -25,3 +26,16 @@ def live(bundle: Path, tmp_path: Path) -> Iterator[Live]:
     """A service with an empty gallery."""
     with run_service(bundle, tmp_path / "data") as live:
         yield live
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Move the gallery's clock ahead by so many seconds."""
+    now, ahead = gallery_clock.now, 0
+
+    def move(seconds: float) -> None:
+        nonlocal ahead
+        ahead += int(seconds * 1_000_000)
+
+    monkeypatch.setattr(gallery_clock, "now", lambda: now() + ahead)
+    return move

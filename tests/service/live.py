@@ -18,7 +18,8 @@ from service.lifecycle import Lifecycle, Service
 from service.loaded_model import LoadedModel
 from service.settings import Settings
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
+"""Seconds after which something never comes, also on a machine that is slow, busy or stops for a moment."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@ import json
 import logging
 import shutil
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,6 +19,7 @@ from model.bundle import Bundle
 from model.engines import Engine, EngineError, self_test
 from model.engines.self_test import SelfTest, run_self_test
 from model.frames import read_frame
+from not3d.ports import free_port
 from service import lifecycle, loaded_model
 from service.gallery import GalleryError, GalleryUnavailable
 from service.gallery.embedded.gallery import EmbeddedGallery
@@ -27,10 +28,9 @@ from service.routes import health
 from service.settings import Settings
 from tests.bundles import make_bundle
 from tests.service.gallery.engines import HAS_LITE
-from tests.service.live import Live, run_service, wait_for
+from tests.service.live import TIMEOUT, Live, run_service, wait_for
 from tests.service.pictures import form, tracklet
 from tests.service.problem import check_problem
-from tests.service.test_server import free_port
 
 EMBEDDING = [1.0] * 32
 
@@ -199,12 +199,18 @@ def removed(live: Live) -> list[tuple[str, str, int]]:
     return [(entry["action"], entry["by"], entry["erased"]) for entry in entries]
 
 
-def test_expired_records_are_erased(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+HOUR = 3600.0
+
+
+def test_expired_records_are_erased(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, clock: Callable[[float], None]
+) -> None:
     caplog.set_level(logging.INFO, "not3d.service")
     with run_service(bundle, tmp_path, sweep_seconds=0.05) as live:
         put(live, "ever")
-        put(live, "soon", in_seconds(2))
+        put(live, "soon", in_seconds(HOUR))
         assert live.client.get("/gallery/soon").status_code == 200
+        clock(HOUR)
         wait_for(lambda: removed(live) == [("expire", "expiry", 1)])
         assert live.client.get("/gallery/soon").status_code == 404
         assert live.client.get("/info").json()["gallery"]["records"] == 1
@@ -212,16 +218,22 @@ def test_expired_records_are_erased(bundle: Path, tmp_path: Path, caplog: pytest
     assert "expired records erased" in caplog.text
 
 
-def test_records_that_expired_while_the_service_was_down_are_erased_at_its_start(bundle: Path, tmp_path: Path) -> None:
+def test_records_that_expired_while_the_service_was_down_are_erased_at_its_start(
+    bundle: Path, tmp_path: Path, clock: Callable[[float], None]
+) -> None:
     with run_service(bundle, tmp_path) as live:
-        put(live, "soon", in_seconds(2))
-    time.sleep(2)
+        put(live, "soon", in_seconds(HOUR))
+    clock(HOUR)
     with run_service(bundle, tmp_path) as live:
         wait_for(lambda: removed(live) == [("expire", "expiry", 1)])
 
 
 def test_the_sweep_goes_on_after_an_error(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    clock: Callable[[float], None],
 ) -> None:
     expire, calls = EmbeddedGallery.expire, 0
 
@@ -236,7 +248,8 @@ def test_the_sweep_goes_on_after_an_error(
 
     monkeypatch.setattr(EmbeddedGallery, "expire", failing)
     with run_service(bundle, tmp_path, sweep_seconds=0.05) as live:
-        put(live, "soon", in_seconds(0.2))
+        put(live, "soon", in_seconds(HOUR))
+        clock(HOUR)
         wait_for(lambda: removed(live) == [("expire", "expiry", 1)])
     assert "the gallery is away" in [record.facts["reason"] for record in caplog.records if hasattr(record, "facts")]
     assert "ZeroDivisionError" in caplog.text
@@ -321,31 +334,29 @@ def test_readiness_ends_while_gallery_calls_wait_and_none_ends_and_returns(
 def test_metrics_do_not_wait_for_a_gallery_that_hangs(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     may_run = threading.Event()
     monkeypatch.setattr(health, "COUNT_SECONDS", 0.1)
-    monkeypatch.setattr(EmbeddedGallery, "count", lambda _: 7 if may_run.wait(20) else 0)
-    assert "not3d_gallery_records 0.0" in live.client.get("/metrics", timeout=5).text
+    monkeypatch.setattr(EmbeddedGallery, "count", lambda _: 7 if may_run.wait(2 * TIMEOUT) else 0)
+    assert "not3d_gallery_records 0.0" in live.client.get("/metrics").text
     may_run.set()
-    assert "not3d_gallery_records 7.0" in live.client.get("/metrics").text
+    wait_for(lambda: "not3d_gallery_records 7.0" in live.client.get("/metrics").text)
 
 
 def test_slow_work_that_goes_on_is_no_stall(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch takes less than the limit, all together far more."""
-    with run_service(bundle, tmp_path, stall_seconds=0.6, max_batch=1) as live:
-        engine = live.model.engine
+    now, waited = 0.0, list[float]()
+    with run_service(bundle, tmp_path, max_batch=1) as live:
+        engine, progress = live.model.engine, live.model.embedder._batcher.progress
         embed = type(engine).embed
+        monkeypatch.setattr("service.progress.time", SimpleNamespace(monotonic=lambda: now))
 
         def slow(self: Any, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-            time.sleep(0.15)
+            nonlocal now
+            now += 50
+            waited.append(progress.stalled_seconds)
             return embed(self, clips)
 
         monkeypatch.setattr(type(engine), "embed", slow)
-        with ThreadPoolExecutor() as pool:
-            job = pool.submit(live.client.post, "/embed", files=form(tracklet(1, 40)))
-            states = set()
-            while not job.done():
-                states.add(live.client.get("/readyz").status_code)
-                time.sleep(0.05)
-        assert job.result().status_code == 201
-        assert states == {200}
+        assert live.client.post("/embed", files=form(tracklet(1, 40))).status_code == 201
+    assert waited == [50.0] * 10
 
 
 def test_clips_that_are_lost_end_readiness(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:

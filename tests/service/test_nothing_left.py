@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from service.http.uploads import FLUSH_BYTES
-from tests.service.live import wait_for
+from tests.service.live import TIMEOUT, wait_for
 from tests.service.pictures import draw, form, tracklet, write_video
 from tests.service.test_server import running
 
@@ -61,7 +61,7 @@ def test_no_upload_survives_a_kill_while_it_is_decoded(bundle: Path, tmp_path: P
     temporary.mkdir()
     video = write_video(tmp_path / "v.mp4", [draw(1, seed) for seed in range(300)])
     with running(bundle, data, TEMP_DIR=str(temporary), THUMBNAILS="true") as (process, url):
-        assert httpx.post(f"{url}/embed", files=form(tracklet(1, 2))).status_code == 201
+        assert httpx.post(f"{url}/embed", files=form(tracklet(1, 2)), timeout=TIMEOUT).status_code == 201
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         with socket.create_connection(address, timeout=20) as connection:
             body = part("video", video) + b"\r\n--x--\r\n"
@@ -77,7 +77,7 @@ def test_no_upload_survives_a_kill_while_it_is_decoded(bundle: Path, tmp_path: P
 
 
 def _value(url: str, metric: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=TIMEOUT).text.splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{metric} ")))
 
 

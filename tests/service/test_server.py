@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from not3d.ports import free_port
 from service.lifecycle import CLOSE_SECONDS
 from tests.bundles import make_bundle
 from tests.service.live import TIMEOUT, wait_for
@@ -23,12 +24,6 @@ from tests.service.pictures import draw, encode, form, tracklet, write_video
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = "from service.server import serve; from service.settings import Settings; serve(Settings())"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(bundle: Path, data_dir: Path, command: str = COMMAND, **settings: str) -> tuple[subprocess.Popen[str], str]:
@@ -51,7 +46,7 @@ def start(bundle: Path, data_dir: Path, command: str = COMMAND, **settings: str)
 
 def is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz").status_code == 200
+        return httpx.get(f"{url}/readyz", timeout=TIMEOUT).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -62,7 +57,7 @@ def running(
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process, url = start(bundle, data_dir, command, **settings)
     try:
-        wait_for(lambda: process.poll() is not None or is_ready(url), 60)
+        wait_for(lambda: process.poll() is not None or is_ready(url))
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         yield process, url
     finally:
@@ -72,7 +67,7 @@ def running(
 
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end; return the exit status and standard error."""
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=TIMEOUT)
     return process.returncode, errors
 
 
@@ -82,9 +77,9 @@ def test_sigterm_finishes_accepted_requests_and_exits_with_0(bundle: Path, tmp_p
         frames = tracklet(1, 3)
         request = httpx.Client().build_request("POST", url + "/embed", files=form(frames), data={"id": "last"})
         body = request.read()
-        idle = httpx.Client(base_url=url)  # an open connection that must not delay the end
+        idle = httpx.Client(base_url=url, timeout=TIMEOUT)  # an open connection that must not delay the end
         assert idle.get("/livez").status_code == 200
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=TIMEOUT) as connection:
             head = "POST /embed HTTP/1.1\r\nHost: x\r\n"
             head += f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:2000])
@@ -99,7 +94,7 @@ def test_sigterm_finishes_accepted_requests_and_exits_with_0(bundle: Path, tmp_p
         assert status == 0, errors
         idle.close()
     with running(bundle, tmp_path / "data") as (_, url):
-        assert httpx.get(f"{url}/gallery/last").json()["frames"] == 3
+        assert httpx.get(f"{url}/gallery/last", timeout=TIMEOUT).json()["frames"] == 3
 
 
 def test_sigterm_during_startup_exits_with_0(bundle: Path, tmp_path: Path) -> None:
@@ -173,7 +168,7 @@ def test_a_service_that_cannot_start_says_why_and_exits_with_1(bundle: Path, tmp
 
 def test_a_gallery_of_another_model_is_not_opened(bundle: Path, tmp_path: Path) -> None:
     with running(bundle, tmp_path / "data") as (_, url):
-        assert httpx.post(f"{url}/embed", files=form(tracklet(1, 1))).status_code == 201
+        assert httpx.post(f"{url}/embed", files=form(tracklet(1, 1)), timeout=TIMEOUT).status_code == 201
         message = refused(bundle, tmp_path / "data")
         assert "process" in message
     message = refused(make_bundle(tmp_path / "other", seed=1), tmp_path / "data")
@@ -228,15 +223,18 @@ threading.Thread(target=write).start()
 
 def test_every_line_on_standard_error_is_json(bundle: Path, tmp_path: Path) -> None:
     """Also what libraries write there, damaged footage, and a flood of it."""
+    begin = time.monotonic()
     process, url = start(bundle, tmp_path / "data", NOISY_COMMAND)
     try:
-        wait_for(lambda: is_ready(url), 60)
+        wait_for(lambda: is_ready(url))
         whole, [picture] = write_video(tmp_path / "v.mp4", [draw(1, seed) for seed in range(20)]), tracklet(1, 1)
         files = [picture[: len(picture) // 2], encode(draw(1), ".png")[:-200], whole[:-500], whole[:500] + whole[600:]]
         for data in files:
-            httpx.post(f"{url}/embed", files={"video" if data[:8] == whole[:8] else "frames": data})
+            footage = {"video" if data[:8] == whole[:8] else "frames": data}
+            httpx.post(f"{url}/embed", files=footage, timeout=TIMEOUT)
         assert process.stdout
         assert process.stdout.readline() == "done\n"
+        seconds = time.monotonic() - begin
         process.send_signal(signal.SIGTERM)
         status, errors = end_of(process)
     finally:
@@ -245,7 +243,7 @@ def test_every_line_on_standard_error_is_json(bundle: Path, tmp_path: Path) -> N
     lines = [json.loads(line) for line in errors.splitlines()]
     said = [line["message"] for line in lines if line["logger"] == "not3d.stderr"]
     assert {"libpng warning: iCCP: known incorrect sRGB profile", "no end of line yet", "of a child process"} <= {*said}
-    assert 20 < len(said) < 200
+    assert 20 < len(said) < 25 * (seconds + 2)
     assert any("more messages of libraries were left out" in message for message in said)
     assert any("a warning of Python" in line["message"] for line in lines)
 
@@ -266,7 +264,7 @@ def test_a_decoder_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path
     """When the time for accepted requests is over, the process closes the gallery and ends, whatever threads do."""
     process, url = start(bundle, tmp_path / "data", STUCK_COMMAND, DRAIN_SECONDS="1")
     try:
-        wait_for(lambda: is_ready(url), 60)
+        wait_for(lambda: is_ready(url))
         connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30)
         request = httpx.Client().build_request("POST", url + "/embed", files=form(tracklet(1, 1)))
         body = request.read()
@@ -277,7 +275,7 @@ def test_a_decoder_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path
         process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         status, errors = end_of(process)
-        assert time.monotonic() - begun < 1 + CLOSE_SECONDS + 5
+        assert time.monotonic() - begun < 1 + CLOSE_SECONDS + 30  # the decoder takes ten minutes
         assert status == 0, errors
         assert "still being computed" in errors.splitlines()[-1]
         connection.close()
@@ -285,7 +283,7 @@ def test_a_decoder_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path
         process.kill()
         process.communicate()
     with running(bundle, tmp_path / "data") as (_, url):
-        assert httpx.get(f"{url}/gallery").json()["items"] == []
+        assert httpx.get(f"{url}/gallery", timeout=TIMEOUT).json()["items"] == []
 
 
 def test_the_service_does_not_load_torch() -> None:
@@ -307,16 +305,16 @@ embedded.FilterValues = no_memory
 {COMMAND}"""
     process, url = start(bundle, tmp_path / "data", command)
     try:
-        wait_for(lambda: is_ready(url), 60)
+        wait_for(lambda: is_ready(url))
         for name in "ab":
             body = {"embedding": [1.0] * 32, "camera_id": name}
-            assert httpx.put(f"{url}/gallery/{name}", json=body).status_code == 201
-        assert httpx.get(f"{url}/livez").status_code == 503
+            assert httpx.put(f"{url}/gallery/{name}", json=body, timeout=TIMEOUT).status_code == 201
+        assert httpx.get(f"{url}/livez", timeout=TIMEOUT).status_code == 503
         status, errors = end_of(process)
     finally:
         process.kill()
     assert status == 1
     assert errors.rstrip().endswith("no longer follows the database: restart the service")
     with running(bundle, tmp_path / "data") as (_, url):
-        found = httpx.post(f"{url}/search", json={"embedding": [1.0] * 32}).json()["results"]
+        found = httpx.post(f"{url}/search", json={"embedding": [1.0] * 32}, timeout=TIMEOUT).json()["results"]
         assert {one["id"] for one in found} == {"a", "b"}

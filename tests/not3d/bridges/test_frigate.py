@@ -1,5 +1,6 @@
 """The bridge between a Frigate that behaves as the real one and a real service: nothing twice, nothing lost unnamed."""
 
+import math
 import os
 import signal
 import subprocess
@@ -19,13 +20,26 @@ from not3d.bridges.frigate.source import FrigateOptions, FrigateSource
 from not3d.bridges.mqtt import Broker, Mqtt
 from not3d.bridges.state import State
 from not3d.client import Client
+from not3d.ports import free_port
 from tests.not3d.bridges.conftest import Running
 from tests.not3d.bridges.drawn_walk import HEIGHT, WIDTH
 from tests.not3d.bridges.fake_frigate import DETECT, FakeFrigate, encode
-from tests.not3d.bridges.mosquitto import PASSWORD, USER, Mosquitto, free_port
+from tests.not3d.bridges.mosquitto import PASSWORD, USER, Mosquitto
 from tests.service.live import run_service, wait_for
 
 ROOT = Path(__file__).parents[3]
+
+
+class Clock:
+    """A clock of the bridge that stands still until a test moves it."""
+
+    def __init__(self):
+        self.now = time.time()
+
+    def __call__(self):
+        return self.now
+
+
 QUICK: dict[str, Any] = {"settle_seconds": 0.1, "open_seconds": 30.0, "give_up_seconds": 1.5, "margin": 0.0}
 
 
@@ -54,7 +68,7 @@ def start(tmp_path, request):
     """Starts the bridge in this process; its state is kept from start to start."""
     running = []
 
-    def start(fake, url, *, login=None, ca_file=None, wait_for_value="caught_up", **options):
+    def start(fake, url, *, login=None, ca_file=None, wait_for_value="caught_up", now=time.time, **options):
         async def source(state, sink, telemetry):
             secure = {"username": USER, "password": PASSWORD, "ca_file": fake.broker.ca_file}
             address = Broker.parse(
@@ -63,7 +77,7 @@ def start(tmp_path, request):
             mqtt = Mqtt(address, telemetry, status_topic="not3d/status")
             user, password = login or (None, None)
             async with Frigate(fake.url, user=user, password=password, ca_file=ca_file) as api:
-                await FrigateSource(mqtt, api, state, sink, telemetry, FrigateOptions(**QUICK | options)).run()
+                await FrigateSource(mqtt, api, state, sink, telemetry, FrigateOptions(**QUICK | options), now=now).run()
 
         bridge = Running(source, Client(url, attempts=1), tmp_path / "bridge.sqlite")
         running.append(bridge)
@@ -126,12 +140,15 @@ def test_the_vector_is_that_of_the_same_pixels_sent_by_hand(broker, start, tmp_p
 
 
 def test_duplicates_late_updates_and_reordered_messages_change_nothing(fake, service, gallery, start):
-    bridge = start(fake, service.url, settle_seconds=0.5)
+    clock = Clock()
+    bridge = start(fake, service.url, now=clock)
     event = fake.begin()
     messages = [fake.see(event, seconds, publish=False) for seconds in (0.5, 2.0, 3.5, 5.0)]
     end = fake.end(event, publish=False)
     for message in (messages[2], end, messages[0], end, messages[3], messages[1], end):
         fake.publish("frigate/events", message)
+    wait_for(lambda: bridge.value("messages_total", outcome="used") == 7)
+    clock.now += 1
     wait_for(lambda: gallery() == [record_id(event)])
     for message in (end, messages[0], end):
         fake.publish("frigate/events", message)
@@ -158,13 +175,21 @@ def test_what_is_no_person_is_left_out(fake, service, gallery, start, tmp_path):
     assert dropped(tmp_path) == {record_id(doubtful): "false_positive", record_id(statue): "never_moved"}
 
 
-def test_a_recording_that_is_not_there_yet_is_waited_for(broker, service, gallery, start):
-    with FakeFrigate(broker, delay=0.8).serve() as fake:
-        bridge = start(fake, service.url, live_pictures=False)
-        event = fake.walk(age=7.5)  # the last frame is of now
-        wait_for(lambda: gallery() == [record_id(event)])
-        assert fake.calls["recordings"] > 8
-        wait_for(lambda: bridge.value("frames_total", outcome="recording") == 7)
+def test_a_recording_that_is_not_there_yet_is_waited_for(fake, service, gallery, start):
+    fake.no_recordings = True
+    clock = Clock()
+    bridge = start(fake, service.url, live_pictures=False, give_up_seconds=math.inf, now=clock)
+    event = fake.walk()
+    wait_for(lambda: bridge.value("messages_total", outcome="used") == 8)
+
+    def is_later_and(condition):
+        clock.now += 1
+        return condition()
+
+    wait_for(lambda: is_later_and(lambda: fake.calls["recordings"] == 3))
+    fake.no_recordings = False
+    wait_for(lambda: is_later_and(lambda: gallery() == [record_id(event)]))
+    wait_for(lambda: bridge.value("frames_total", outcome="recording") == 7)
 
 
 def test_an_empty_recording_at_the_end_costs_its_pictures_only(fake, service, gallery, start):

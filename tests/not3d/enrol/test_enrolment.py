@@ -111,23 +111,29 @@ def test_a_restart_of_the_service_does_not_end_the_enrolment(bundle: Path, peopl
     outcomes: list[Outcome] = []
     options = ("--engine", "onnxruntime")
     ended: list[BaseException] = []
+    reached, is_down = threading.Event(), threading.Event()
+
+    def read() -> Iterator[LocalTracklet]:
+        yield from items[:40]
+        reached.set()
+        assert is_down.wait(60)
+        yield from items[40:]
 
     def run(url: str) -> None:
         try:
             with Client(url, attempts=1) as client:
-                enroll_all(client, items, options=EnrolOptions(retry_seconds=60), workers=4, report=outcomes.append)
+                enroll_all(client, read(), options=EnrolOptions(retry_seconds=120), workers=4, report=outcomes.append)
         except BaseException as error:  # noqa: BLE001 - shown by the test
             ended.append(error)
 
     with running_service(bundle, tmp_path, *options) as first:
         thread = threading.Thread(target=run, args=[first.url])
         thread.start()
-        until = time.monotonic() + 30
-        while len(outcomes) < 5 and time.monotonic() < until:
-            time.sleep(0.005)
+        assert reached.wait(60)
     assert len(outcomes) < len(items)
+    is_down.set()
     with running_service(bundle, tmp_path, *options, port=int(first.url.rpartition(":")[2])) as second:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
         assert not ended
         assert sorted(outcome.id for outcome in outcomes) == sorted(item.id for item in items)

@@ -1,6 +1,7 @@
 """A target of webhooks: a real HTTP server that answers as it is told."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ class Receiver:
     answer: Callable[[int], tuple[int, dict[str, str]]] = lambda _count: (204, {})
     delay: float = 0.0
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When they arrived, in seconds of the clock `time.monotonic`."""
     port: int = 0
 
     @property
@@ -33,6 +36,7 @@ def receiving(receiver: Receiver) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
+            receiver.times.append(time.monotonic())
             receiver.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
             stop.wait(receiver.delay)
             status, headers = receiver.answer(len(receiver.requests))

@@ -13,6 +13,7 @@ from model.engines import EngineError, EngineInfo
 from model.engines.protocol import EngineName, batch_sizes
 from service.embedding.batcher import Batcher
 from service.telemetry.metrics import Metrics
+from tests.service.live import TIMEOUT
 
 
 class Sums:
@@ -34,7 +35,7 @@ class Sums:
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.sizes.append(len(clips))
         self.running.set()
-        assert self.may_run.wait(10)
+        assert self.may_run.wait(TIMEOUT)
         if (clips == 255).all(axis=(1, 2, 3, 4)).any():
             raise EngineError("broken")
         return np.asarray(clips.reshape(len(clips), -1).sum(axis=1)[:, None], np.float32)
@@ -64,45 +65,45 @@ def test_batch_sizes_are_the_largest_and_the_powers_of_two_below() -> None:
 
 
 def test_one_clip_does_not_wait_for_others(batcher: Batcher, engine: Sums) -> None:
-    assert batcher.submit(clips(7)).result(5).tolist() == [[21]]
+    assert batcher.submit(clips(7)).result(TIMEOUT).tolist() == [[21]]
     assert engine.sizes == [1]
 
 
 def test_clips_of_concurrent_requests_share_calls(batcher: Batcher, engine: Sums) -> None:
     engine.may_run.clear()
     first = batcher.submit(clips(1))
-    assert engine.running.wait(5)
+    assert engine.running.wait(TIMEOUT)
     others = [batcher.submit(clips(2, 3, 4)), batcher.submit(clips(5)), batcher.submit(clips(*range(10, 20)))]
     engine.may_run.set()
-    assert first.result(5).tolist() == [[3]]
-    assert others[0].result(5).ravel().tolist() == [6, 9, 12]
-    assert others[1].result(5).ravel().tolist() == [15]
-    assert others[2].result(5).ravel().tolist() == [3 * value for value in range(10, 20)]
+    assert first.result(TIMEOUT).tolist() == [[3]]
+    assert others[0].result(TIMEOUT).ravel().tolist() == [6, 9, 12]
+    assert others[1].result(TIMEOUT).ravel().tolist() == [15]
+    assert others[2].result(TIMEOUT).ravel().tolist() == [3 * value for value in range(10, 20)]
     assert engine.sizes == [1, 8, 4, 2]  # 14 clips of three requests, without padding
 
 
 def test_error_reaches_only_the_requests_in_the_batch(batcher: Batcher, engine: Sums) -> None:
     engine.may_run.clear()
     first = batcher.submit(clips(1))
-    assert engine.running.wait(5)
+    assert engine.running.wait(TIMEOUT)
     bad = batcher.submit(clips(255, *range(12)))
     engine.may_run.set()
     with pytest.raises(EngineError, match="broken"):
-        bad.result(5)
-    assert first.result(5).tolist() == [[3]]
-    assert batcher.submit(clips(2)).result(5).tolist() == [[6]]
+        bad.result(TIMEOUT)
+    assert first.result(TIMEOUT).tolist() == [[3]]
+    assert batcher.submit(clips(2)).result(TIMEOUT).tolist() == [[6]]
     assert engine.sizes == [1, 8, 1]  # the rest of the failed job was taken out of the queue
 
 
 def test_cancelled_request_leaves_the_queue(batcher: Batcher, engine: Sums) -> None:
     engine.may_run.clear()
     first = batcher.submit(clips(1))
-    assert engine.running.wait(5)
+    assert engine.running.wait(TIMEOUT)
     cancelled, kept = batcher.submit(clips(2, 3)), batcher.submit(clips(4))
     assert cancelled.cancel()
     engine.may_run.set()
-    assert kept.result(5).tolist() == [[12]]
-    assert first.result(5).tolist() == [[3]]
+    assert kept.result(TIMEOUT).tolist() == [[12]]
+    assert first.result(TIMEOUT).tolist() == [[3]]
     assert engine.sizes == [1, 1]
 
 
@@ -110,7 +111,7 @@ def test_many_threads_get_their_own_results(batcher: Batcher) -> None:
     answers: dict[int, list[float]] = {}
 
     def ask(value: int) -> None:
-        answers[value] = batcher.submit(clips(*[value] * (value % 11 + 1))).result(10).ravel().tolist()
+        answers[value] = batcher.submit(clips(*[value] * (value % 11 + 1))).result(TIMEOUT).ravel().tolist()
 
     threads = [threading.Thread(target=ask, args=(value,)) for value in range(60)]
     for thread in threads:
@@ -128,7 +129,7 @@ def test_closing_finishes_what_is_queued(engine: Sums) -> None:
     closer.start()
     time.sleep(0.05)
     engine.may_run.set()
-    closer.join(5)
+    closer.join(TIMEOUT)
     assert not closer.is_alive()
     assert not wait(futures, 0).not_done
     with pytest.raises(RuntimeError):
@@ -145,7 +146,7 @@ class SideBySide(Sums):
         self.both = threading.Barrier(2)
 
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.both.wait(10)
+        self.both.wait(TIMEOUT)
         if clips[0, 0, 0, 0, 0] < 2:  # the later clips are ready first
             time.sleep(0.05)
         return super().embed(clips)
@@ -154,7 +155,7 @@ class SideBySide(Sums):
 def test_streams_share_the_clips_of_one_request() -> None:
     engine = SideBySide()
     batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
-    answer = batcher.submit(clips(*range(8))).result(5)
+    answer = batcher.submit(clips(*range(8))).result(TIMEOUT)
     assert answer.ravel().tolist() == [3 * value for value in range(8)]
     assert sorted(engine.sizes) == [1, 1, 2, 4]  # each stream takes half of the waiting clips
     batcher.close()
@@ -164,8 +165,8 @@ def test_request_whose_calls_both_fail_gets_one_error() -> None:
     engine = SideBySide()
     batcher = Batcher(engine, 8, Metrics())  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="broken"):
-        batcher.submit(clips(255, 255)).result(5)
-    assert batcher.submit(clips(2, 3)).result(5).ravel().tolist() == [6, 9]
+        batcher.submit(clips(255, 255)).result(TIMEOUT)
+    assert batcher.submit(clips(2, 3)).result(TIMEOUT).ravel().tolist() == [6, 9]
     batcher.close()
 
 
@@ -195,10 +196,10 @@ def test_no_order_of_cancellations_and_errors_leaves_clips_or_stops_the_threads(
             time.sleep(0.001)
     for future, wanted in zip(futures, values, strict=True):
         with suppress(CancelledError, EngineError):
-            future.result(10)
+            future.result(TIMEOUT)
         if not future.cancelled() and not future.exception():
             assert future.result().ravel().tolist() == [3 * value for value in wanted]
-    assert batcher.submit(clips(1, 2)).result(5).ravel().tolist() == [3, 6]
+    assert batcher.submit(clips(1, 2)).result(TIMEOUT).ravel().tolist() == [3, 6]
     assert metrics.registry.get_sample_value("not3d_queued_clips") == 0
     batcher.close()
 
@@ -208,7 +209,7 @@ def test_a_batch_for_which_memory_is_short_fails_and_later_ones_do_not(
 ) -> None:
     engine.may_run.clear()
     first = batcher.submit(clips(1))
-    assert engine.running.wait(5)
+    assert engine.running.wait(TIMEOUT)
     second, third = batcher.submit(clips(2)), batcher.submit(clips(3))  # one batch, which is copied together
     concatenate = np.concatenate
     failures = iter([MemoryError()])
@@ -220,8 +221,8 @@ def test_a_batch_for_which_memory_is_short_fails_and_later_ones_do_not(
 
     monkeypatch.setattr("service.embedding.batcher.np.concatenate", short_once)
     engine.may_run.set()
-    assert first.result(5).tolist() == [[3]]
+    assert first.result(TIMEOUT).tolist() == [[3]]
     for future in (second, third):
         with pytest.raises(MemoryError):
-            future.result(5)
-    assert batcher.submit(clips(2)).result(5).tolist() == [[6]]
+            future.result(TIMEOUT)
+    assert batcher.submit(clips(2)).result(TIMEOUT).tolist() == [[6]]

@@ -18,7 +18,8 @@ from service.embedding.embedder import Embedder
 from service.embedding.footage import Footage, FootageError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.pictures import draw, encode, tracklet
+from tests.service.live import TIMEOUT
+from tests.service.pictures import encode, tracklet
 
 pytestmark = pytest.mark.anyio
 
@@ -108,14 +109,25 @@ async def test_embedding_that_is_not_finite_is_an_error(parts: Parts, monkeypatc
         await parts.embedder.embed(Footage(tracklet(1, 2)))
 
 
-async def test_cancelled_tracklet_leaves_the_queue_empty(parts: Parts) -> None:
-    frames = [encode(draw(1, seed, 512, 512), ".png") for seed in range(40)]
-    task = asyncio.create_task(parts.embedder.embed(Footage(frames)))
-    await asyncio.sleep(0.02)
+async def test_cancelled_tracklet_leaves_the_queue_empty(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+    embed = type(parts.engine).embed
+
+    def held(engine: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert may_go_on.wait(20)
+        return embed(engine, clips)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(parts.engine), "embed", held)
+    task = asyncio.create_task(parts.embedder.embed(Footage(tracklet(1, 40))))
+    while not parts.count("not3d_queued_clips"):
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert parts.count("not3d_queued_clips") == 0
+    may_go_on.set()  # the engine ends the batch that it had begun, and takes no other clip of this tracklet
+    while parts.count("not3d_queued_clips"):
+        await asyncio.sleep(0.01)
+    assert parts.count("not3d_batch_clips_count") == 1
     assert (await parts.embedder.embed(Footage(tracklet(1, 1)))).frames == 1
 
 
@@ -158,7 +170,9 @@ async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.M
     monkeypatch.setattr(type(parts.engine), "embed", held)
     tracklets = [Footage(tracklet(person, 6) * 20) for person in range(6)]
     tasks = [asyncio.create_task(parts.embedder.embed(footage)) for footage in tracklets]
-    await asyncio.sleep(0.5)
+    while not parts.count("not3d_queued_clips"):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # without a limit, decoding would go on
     before = decoded
     may_go_on.set()
     answers = await asyncio.gather(*tasks)
@@ -201,9 +215,9 @@ async def test_a_cancellation_at_any_moment_returns_everything(parts: Parts) -> 
             if chance.random() < 0.3:
                 await asyncio.sleep(0)
                 task.cancel()  # twice, as when the service stops while a client leaves
-        done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), TIMEOUT)
         assert not [each for each in done if isinstance(each, Exception)]
-    assert (await asyncio.wait_for(parts.embedder.embed(footage), 5)).frames == 24
+    assert (await asyncio.wait_for(parts.embedder.embed(footage), TIMEOUT)).frames == 24
     while parts.embedder._budget.free < free or parts.count("not3d_queued_clips"):
         await asyncio.sleep(0.01)  # the engine still computes what a cancelled request had begun
     assert parts.embedder._budget.free == free

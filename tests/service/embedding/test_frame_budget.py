@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.embedding.frame_budget import FrameBudget
+from tests.service.live import TIMEOUT
 
 pytestmark = pytest.mark.anyio
 
@@ -22,11 +23,11 @@ async def test_waiters_acquire_in_order() -> None:
     assert not big.done()
     assert not small.done()  # it would fit, but is not the first
     budget.release(5)
-    await asyncio.wait_for(big, 1)
+    await asyncio.wait_for(big, TIMEOUT)
     await asyncio.sleep(0)
     assert not small.done()
     budget.release(6)
-    await asyncio.wait_for(small, 1)
+    await asyncio.wait_for(small, TIMEOUT)
 
 
 async def test_cancelled_waiter_does_not_block_the_others() -> None:
@@ -35,7 +36,7 @@ async def test_cancelled_waiter_does_not_block_the_others() -> None:
     big, small = asyncio.create_task(budget.acquire(8)), asyncio.create_task(budget.acquire(2))
     await asyncio.sleep(0.01)
     big.cancel()
-    await asyncio.wait_for(small, 1)
+    await asyncio.wait_for(small, TIMEOUT)
 
 
 async def test_waiter_cancelled_at_its_turn_returns_its_clips() -> None:
@@ -46,7 +47,7 @@ async def test_waiter_cancelled_at_its_turn_returns_its_clips() -> None:
     budget.release(8)
     waiting.cancel()
     await asyncio.wait([waiting])
-    await asyncio.wait_for(budget.acquire(8), 1)
+    await asyncio.wait_for(budget.acquire(8), TIMEOUT)
 
 
 async def test_waiter_cancelled_in_the_turn_in_which_clips_are_released_takes_none() -> None:
@@ -56,7 +57,7 @@ async def test_waiter_cancelled_in_the_turn_in_which_clips_are_released_takes_no
     await asyncio.sleep(0)
     first.cancel()
     budget.release(8)
-    await asyncio.wait_for(second, 1)
+    await asyncio.wait_for(second, TIMEOUT)
     assert first.cancelled()
 
 
@@ -102,9 +103,10 @@ def test_no_order_of_releases_and_cancellations_loses_clips(steps: list[tuple[st
             assert budget.free == 8 - sum(borrower.clips for borrower in borrowers if borrower.holds)
         for borrower in borrowers:
             borrower.may_go_on.set()
-        done = await asyncio.wait_for(asyncio.gather(*(each.task for each in borrowers), return_exceptions=True), 5)
+        every = asyncio.gather(*(each.task for each in borrowers), return_exceptions=True)
+        done = await asyncio.wait_for(every, TIMEOUT)
         assert all(each is None or isinstance(each, asyncio.CancelledError) for each in done)
         assert budget.free == 8
-        await asyncio.wait_for(budget.acquire(8), 1)
+        await asyncio.wait_for(budget.acquire(8), TIMEOUT)
 
     asyncio.run(play())

@@ -102,7 +102,7 @@ def test_large_results_are_made_one_after_the_other_and_small_ones_beside_them(m
 
     async def make_all() -> None:
         async with admission.result(1000):
-            await asyncio.wait_for(make(LARGE_RESULT), 5)
+            await asyncio.wait_for(make(LARGE_RESULT), 60)
         await asyncio.gather(*(make(1000) for _ in range(5)))
 
     asyncio.run(make_all())

@@ -76,13 +76,13 @@ def test_bombs_are_refused(shared: Live) -> None:
     compressor = zlib.compressobj(1, wbits=31)
     bomb = compressor.compress(head) + b"".join(compressor.compress(megabyte) for _ in range(100)) + compressor.flush()
     assert len(bomb) < 1_000_000
-    begin = time.monotonic()
+    begin = time.process_time()
     check_problem(search(shared, bomb), 413, "too-large")
     members = gzip.compress(b"") * (uploads.MAX_GZIP_MEMBERS + 100)
     assert "members" in check_problem(search(shared, members), 413, "too-large")["detail"]
     headers = {"content-type": "multipart/form-data; boundary=B", "content-encoding": "gzip"}
     check_problem(shared.client.post("/embed", content=bomb, headers=headers), 413, "too-large")
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_the_decompressed_size_has_the_limit_of_a_plain_body(bundle: Path, tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def test_the_rest_and_the_frames_are_the_body(fields: dict[str, Any], frames: li
 @pytest.mark.parametrize("separator", [",", ", ", " ,\n"])
 def test_a_hundred_thousand_frames_are_taken_out_soon(separator: str) -> None:
     body = bytearray(b'{"max_clips":1,"frames":[' + separator.join(['"QQ=="'] * MAX_ITEMS).encode() + b'],"id":"a"}')
-    start = time.process_time()
+    start = time.thread_time()
     split = split_frames(body, {"max_clips", "frames", "id"})
-    assert time.process_time() - start < 3
+    assert time.thread_time() - start < 3
     assert split.count == len(json.loads(split.fields)["frames"]) == MAX_ITEMS
     assert set(map(bytes, split.frames())) == {b"QQ=="}
 
@@ -45,10 +45,13 @@ def test_a_hundred_thousand_frames_are_taken_out_soon(separator: str) -> None:
 def test_the_first_unknown_field_ends_the_work(name: str) -> None:
     numbered = ", ".join(f'"u{number}": {number}' for number in range(1, 100_000))
     body = f'{{"id": "a", "frames": ["QQ=="], "{name}": 0, {numbered}}}'.encode()
-    start = time.process_time()
+    start = time.thread_time()
+    json.loads(body)
+    complete = time.thread_time() - start
+    start = time.thread_time()
     with pytest.raises(Problem) as problem:
         split_frames(bytearray(body), {"id", "frames"}, {"metadata": "belongs in filter"})
-    assert time.process_time() - start < 0.05
+    assert time.thread_time() - start < complete
     assert (problem.value.status, problem.value.errors[0].field) == (400, name)
     assert problem.value.errors[0].reason == ("belongs in filter" if name == "metadata" else "unknown field")
 
@@ -130,8 +133,8 @@ def test_text_that_is_not_base64_is_refused(text: str) -> None:
     ids=["text", "numbers", "quotes", "quotes of an id", "texts", "backslashes", "blanks"],
 )
 def test_a_body_that_is_too_large_is_refused_soon(body: bytes) -> None:
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(Problem) as problem:
         split_frames(bytearray(body))
     assert problem.value.status == 413
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 1

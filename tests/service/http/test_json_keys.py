@@ -51,6 +51,6 @@ def test_other_json_has_none(value: Any, ascii_only: bool) -> None:
 )
 def test_long_values_take_little_time(text: str) -> None:
     data = text.encode()
-    start = time.perf_counter()
+    start = time.thread_time()
     assert find_duplicate_key(data) is None
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2

@@ -1,4 +1,3 @@
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ import pytest
 
 from service.callers import SCOPES
 from service.keys import Key, Secret, changed_file, digest_of
-from tests.service.live import Live, run_service
+from tests.service.live import Live, run_service, wait_for
 from tests.service.pictures import form, tracklet
 from tests.service.problem import check_problem
 
@@ -120,15 +119,17 @@ def test_a_key_over_its_rate_is_told_when_to_come_back(guarded: Guarded) -> None
     guarded.add("slow", "secret-of-slow", rate="3/second")
     guarded.add("slower", "secret-of-slower", rate="3/hour")
     with guarded.client("secret-of-slow") as client, guarded.client("secret-of-slower") as other:
-        assert [client.get("/info").status_code for _ in range(3)] == [200] * 3
-        problem = client.get("/info")
+        statuses: list[int] = []
+        while 429 not in statuses:  # a machine that stops for a moment makes fewer than four requests in a second
+            problem = client.get("/info")
+            statuses.append(problem.status_code)
+        assert statuses[:3] == [200] * 3
         check_problem(problem, 429, "over-rate")
         assert problem.headers["retry-after"] == "1"
         assert [other.get("/info").status_code for _ in range(3)] == [200] * 3  # each key for itself
         wait = int(other.get("/info").headers["retry-after"])
         assert 3500 < wait <= 3600
-        time.sleep(1)
-        assert client.get("/info").status_code == 200
+        wait_for(lambda: client.get("/info").status_code == 200)
 
 
 def test_access_without_a_key_ends_when_the_first_key_is_made(bundle: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.live import Live, run_service, wait_for
+from tests.service.live import TIMEOUT, Live, run_service, wait_for
 from tests.service.pictures import draw, form, tracklet, write_video
 from tests.service.problem import check_problem
 
@@ -23,7 +23,7 @@ def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
         "max_frame_bytes": 100_000,
         "max_field_bytes": 1000,
         "max_pending_requests": 3,
-        "read_seconds": 0.5,
+        "read_seconds": 2 * TIMEOUT,
         "temp_dir": tmp_path_factory.mktemp("videos"),
     }
     with run_service(bundle, tmp_path_factory.mktemp("data"), **limits) as live:
@@ -123,19 +123,22 @@ def test_without_its_temporary_folder_the_service_refuses_videos_only(bundle: Pa
 def connect(live: Live, body: bytes, length: int) -> socket.socket:
     """Connect a client that sends the beginning of a form and then nothing."""
     port = int(live.url.rpartition(":")[2])
-    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
     kind = BOUNDARY["content-type"]
     head = f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
 
 
-def test_a_client_that_stalls_gets_408(small: Live) -> None:
-    with connect(small, part("video", bytes(1000))[:500], 5000) as connection:
-        answer = b"".join(iter(lambda: connection.recv(4000), b""))
-        assert answer.startswith(b"HTTP/1.1 408")
-        assert b"too-slow" in answer
-    assert temporary(small) == []
+def test_a_client_that_stalls_gets_408(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    with run_service(bundle, tmp_path / "data", temp_dir=folder, read_seconds=0.5) as live:
+        with connect(live, part("video", bytes(1000))[:500], 5000) as connection:
+            answer = b"".join(iter(lambda: connection.recv(4000), b""))
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"too-slow" in answer
+        assert temporary(live) == []
 
 
 def test_slow_uploads_do_not_block_other_requests(small: Live) -> None:

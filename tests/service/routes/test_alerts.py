@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -19,11 +19,12 @@ from model.bundle import Bundle
 from service.gallery import Record
 from service.gallery.watch.records import MAX_VECTORS
 from service.http.alert_schemas import AlertAnswer, WatchlistAnswer
+from service.http.deadline import Deadline
 from service.http.responses import INLINE_RECORDS
 from service.routes import watchlists
 from tests.calibrations import make_calibration
 from tests.service.http.test_scopes import add_key
-from tests.service.live import Live, run_service, wait_for
+from tests.service.live import TIMEOUT, Live, run_service, wait_for
 from tests.service.problem import check_problem
 from tests.service.threads import note_threads
 
@@ -457,10 +458,11 @@ def test_a_watchlist_that_cannot_work_is_refused(shared: Live, body: Any, status
     assert shared.client.get("/watchlists/refused").status_code == 404
 
 
-def test_a_watchlist_ends_at_its_time(bundle: Path, tmp_path: Path) -> None:
+def test_a_watchlist_ends_at_its_time(bundle: Path, tmp_path: Path, clock: Callable[[float], None]) -> None:
     with run_service(bundle, tmp_path, sweep_seconds=0.2) as live:
-        ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
+        ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
         watch(live, "short", embeddings=[near(0, 1.0)], expires_at=ends)
+        clock(3600)
         wait_for(lambda: live.client.get("/watchlists/short").status_code == 404)
         enrol(live, "late", near(0, 0.9))
         assert alerts_of(live, "short") == []
@@ -502,7 +504,7 @@ class Listener:
 
     def _read(self) -> None:
         with (
-            httpx.Client(base_url=self._live.url, timeout=20) as client,
+            httpx.Client(base_url=self._live.url, timeout=TIMEOUT) as client,
             client.stream("GET", "/alerts/stream", headers=self._headers, params=self._query) as answer,
         ):
             self.headers, self.status = answer.headers, answer.status_code
@@ -532,12 +534,12 @@ def listening(live: Live, **options: Any) -> Iterator[Listener]:
     finally:
         listener._stop.set()
         enrol(live, f"wake-{next(NUMBERS)}", near(29, 1.0))
-        listener.thread.join(20)
+        listener.thread.join(TIMEOUT)
 
 
 @pytest.fixture(scope="module")
 def streaming(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with run_service(bundle, tmp_path_factory.mktemp("stream"), max_alert_listeners=3, request_seconds=1.5) as live:
+    with run_service(bundle, tmp_path_factory.mktemp("stream"), max_alert_listeners=3) as live:
         watch(live, "wake", embeddings=[near(29, 1.0)], min_score=0.99)
         watch(live, "s", embeddings=[near(0, 1.0)], filter={"exclude_camera_ids": ["nowhere"]})
         yield live
@@ -560,11 +562,20 @@ def test_a_stream_sends_alerts_and_goes_on_after_a_break(streaming: Live) -> Non
         wait_for(lambda: second.records == ["s-2", "s-3"])
 
 
-def test_a_stream_is_not_ended_by_the_time_of_a_request(streaming: Live) -> None:
-    with listening(streaming, watchlist="s") as listener:
-        time.sleep(2.0)  # more than request_seconds
-        enrol(streaming, "long-1", near(0, 0.9))
-        wait_for(lambda: listener.records == ["long-1"])
+def test_a_stream_is_not_ended_by_the_time_of_a_request(streaming: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    deadline = streaming.app.middleware_stack
+    while not isinstance(deadline, Deadline):
+        deadline = deadline.app  # type: ignore[union-attr]
+    with monkeypatch.context() as patch:
+        patch.setattr(deadline, "seconds", 2.0)
+        listener = Listener(streaming, watchlist="s")
+        wait_for(lambda: listener.lines)
+    time.sleep(2.2)
+    enrol(streaming, "long-1", near(0, 0.9))
+    wait_for(lambda: listener.records == ["long-1"])
+    listener._stop.set()
+    enrol(streaming, "long-2", near(0, 0.9))
+    listener.thread.join(TIMEOUT)
 
 
 def test_the_number_of_streams_is_bounded(streaming: Live) -> None:
@@ -589,7 +600,7 @@ def test_a_listener_that_does_not_read_is_dropped(bundle: Path, tmp_path: Path) 
         listeners = live.lifecycle.metrics.alert_listeners
         wait_for(lambda: listeners._value.get() == 1)
         vector, number = np.array(near(0, 0.9), np.float32), count()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while listeners._value.get() and time.monotonic() < end:  # until the buffers of both sockets are full
             names = [f"deaf-{next(number)}" for _ in range(500)]
             records = [Record(name, vector, "gate", None, None, {}, 1, 1, datetime.now(UTC)) for name in names]
@@ -604,7 +615,7 @@ def test_a_stream_ends_when_the_service_stops(bundle: Path, tmp_path: Path) -> N
         wait_for(lambda: listener.lines)
         start = time.monotonic()
     assert time.monotonic() - start < 10
-    listener.thread.join(10)
+    listener.thread.join(TIMEOUT)
     assert not listener.thread.is_alive()
 
 
@@ -676,6 +687,6 @@ def test_a_stream_ends_with_its_key(bundle: Path, tmp_path: Path) -> None:
         file["keys"] = [key for key in file["keys"] if key["name"] == "all"]
         keys.write_text(json.dumps(file))
         enrol(live, "after", near(0, 0.9), "gate")
-        listener.thread.join(20)
+        listener.thread.join(TIMEOUT)
         assert not listener.thread.is_alive()
         assert listener.records == []

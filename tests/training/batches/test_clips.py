@@ -106,7 +106,7 @@ def test_batches_of_the_next_epoch_are_made_during_the_current_one(tracklets, mo
     monkeypatch.setattr(ClipSource, "_make", watched)
     batches = ClipSource(tracklets, RECIPE, workers=2).batches(1, 0, 3)
     next(batches)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not any(epoch == 2 for epoch, _ in made) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert any(epoch == 2 for epoch, _ in made)
