@@ -69,7 +69,7 @@ class Key(BaseModel):
     def _check_scopes(self) -> Self:
         if self.cameras is not None and (refused := sorted(OF_ALL_CAMERAS.intersection(self.scopes))):
             raise ValueError(
-                f"a key with a list of cameras cannot have the scope {' or '.join(refused)}, which tells about all "
+                f"a key with a list of cameras cannot have the scope {' or '.join(refused)}, which reveals all "
                 "cameras: make a second key for it"
             )
         return self
@@ -123,7 +123,7 @@ class ActiveKey:
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
     def caller(self, operator: str | None) -> Caller:
@@ -171,7 +171,7 @@ class Keys:
         return self._limited
 
     def find(self, secret: str) -> ActiveKey | None:
-        """Return the key of a secret, also if its time is over; `None` if there is none."""
+        """Return the key of a secret, even if it has expired; `None` if there is none."""
         return self.find_digest(digest_of(secret))
 
     def find_digest(self, digest: str) -> ActiveKey | None:

@@ -107,7 +107,7 @@ class TravelTimes:
         for number, entry in enumerate(read.travel_times):
             if (entry.start, entry.end) in minimum:
                 raise TravelTimesError(
-                    f"{path}: travel_times.{number}: {entry.start} to {entry.end} is there twice: leave one of them out"
+                    f"{path}: travel_times.{number}: duplicate entry {entry.start} to {entry.end}: remove one of them"
                 )
             minimum[entry.start, entry.end] = entry.seconds
         minimum |= {(end, start): seconds for (start, end), seconds in minimum.items() if (end, start) not in minimum}

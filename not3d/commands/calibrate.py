@@ -254,8 +254,8 @@ def _show(calibration: "Calibration", found: "Pairs") -> None:
         print_message(f"Not checked on other people: {error}")
         return
     print_message(
-        "Checked on the half of the people that a fit had not seen: "
-        f"Cllr {quality.cllr:.3f} bits (0 is perfect, 1 knows nothing; the best calibration of these scores has "
+        "Checked on the half of the people that was left out of the fit: "
+        f"Cllr {quality.cllr:.3f} bits (0 is perfect, 1 is no information; the best calibration of these scores has "
         f"{quality.min_cllr:.3f}), probabilities are off by {100 * quality.ece:.1f} points on average (ECE)"
     )
 

@@ -213,7 +213,7 @@ def _pairs(given: Sequence[str] | None) -> dict[str, str]:
         if not equals or not key:
             raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
         if key in pairs:
-            raise typer.BadParameter(f"{key} is there twice", param_hint="--metadata")
+            raise typer.BadParameter(f"duplicate key {key}: give it once", param_hint="--metadata")
         pairs[key] = value
     return pairs
 

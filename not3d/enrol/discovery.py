@@ -178,7 +178,7 @@ def with_own_ids(items: Sequence[Item]) -> list[Item]:
     """Return the items; those whose id another one has too get their fallback id, in whatever order they come.
 
     Raises:
-        FootageError: an item is there twice.
+        FootageError: two items are the same footage.
     """
     often = {name for name, count in Counter(item.id for item in items).items() if count > 1}
     if not often:

@@ -106,7 +106,7 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.Zi
     for info in infos:
         name = info.orig_filename
         if name in entries:
-            raise CaseFileError(f"{name!r} is there twice")
+            raise CaseFileError(f"duplicate file {name!r}")
         parts = name.split("/")
         if not name.isascii() or not name.isprintable() or any(part in ("", ".", "..") for part in parts):
             raise CaseFileError(f"{name[:200]!r} is not the name of a file of a case")

@@ -166,7 +166,7 @@ async def find_key(request: Request, given: str) -> ActiveKey:
 
 
 def find_key_of_session(request: Request) -> ActiveKey | None:
-    """Return the key that began the session of a request; `None` if it was revoked or its time is over."""
+    """Return the key that began the session of a request; `None` if it was revoked or has expired."""
     keys: Keys = request.app.state.keys
     session = find_session(request)
     key = keys.find_digest(session.digest) if session else None

@@ -229,7 +229,7 @@ def faults_of(errors: Sequence[Any], skip: int = 0, elsewhere: Mapping[str, str]
 def malformed(error: ValidationError, elsewhere: Mapping[str, str]) -> Problem:
     """Return the problem of a body that does not fit its schema; `elsewhere` as for `faults_of`."""
     if error.error_count() > MAX_SCHEMA_FAULTS:
-        return _malformed([Fault(field="body", reason=f"has {error.error_count()} faults, too many to list")])
+        return _malformed([Fault(field="body", reason=f"has {error.error_count()} errors, too many to list")])
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     return _malformed(faults_of(errors, elsewhere=elsewhere))
 

@@ -244,9 +244,7 @@ async def _until_disconnected(receive: Receive) -> None:
 
 def _answer(id: str, alert: Alert | None, service: Service) -> AlertAnswer:
     if alert is None:
-        raise Problem.of_field(
-            "id", f"there is no alert {id}: its record was removed, or its time is over", "not-found"
-        )
+        raise Problem.of_field("id", f"there is no alert {id}: its record was removed, or it has expired", "not-found")
     return AlertAnswer.model_validate(describe(alert, service.alert_rules.decide(alert)))
 
 

@@ -144,7 +144,7 @@ def no_zip(_: bytes) -> bytes:
         (absolute, "is not the name of a file"),
         (backslash, "is not the name of a file"),
         (link, "is not a plain file"),
-        (twice, "is there twice"),
+        (twice, "duplicate file"),
         (bomb, "is compressed"),
         (lying_size, "bytes|damaged"),
         (behind, "bytes were added"),
