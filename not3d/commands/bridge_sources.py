@@ -44,6 +44,7 @@ Silence = Annotated[
     float,
     typer.Option(
         min=0.5,
+        max=3600,
         envvar=variable("SILENCE"),
         metavar="SECONDS",
         help="A track ends if it is not seen for so long, by the times in the messages or by the clock.",
@@ -53,6 +54,7 @@ Longest = Annotated[
     float,
     typer.Option(
         min=1,
+        max=86_400,
         envvar=variable("LONGEST"),
         metavar="SECONDS",
         help="A longer track becomes several tracklets.",
@@ -82,6 +84,8 @@ FootageWait = Annotated[
 FootageOffset = Annotated[
     float,
     typer.Option(
+        min=-1e9,
+        max=1e9,
         envvar=variable("FOOTAGE_OFFSET"),
         metavar="SECONDS",
         help="Added to the times of boxes before their frames are looked for, if clocks differ.",

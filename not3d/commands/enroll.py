@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import MAXYEAR, UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -251,6 +251,9 @@ def _check_usage(
         check_tracks(footage)
         if person_box is not None:
             raise typer.BadParameter("is for a picture; --tracks has the boxes of a video", param_hint="--box")
+        if start is not None and start.astimezone(UTC).year == MAXYEAR:
+            fault = f"a video cannot begin in the year {MAXYEAR}, after which no time exists (got {start.isoformat()})"
+            raise typer.BadParameter(fault, param_hint="--start")
     if tracks is not None and ray is not None:
         raise typer.BadParameter("needs folders: a video is cut on one machine, without --ray", param_hint="--ray")
     if not re.fullmatch(r"[A-Za-z0-9._:-]{0,64}", id_prefix):

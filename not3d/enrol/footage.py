@@ -107,7 +107,7 @@ def cut_tracks(
     assert video is not None  # noqa: S101 - items are tracks of a video
     with open_video(video) as reader:
         for frame in reader.read(sorted(wanted)):
-            time = start + timedelta(seconds=frame.time) if start else None
+            time = _time_of(frame, video, start) if start else None
             for track in wanted[frame.index]:
                 if frame.index == track.first:
                     track.begun = time
@@ -115,6 +115,16 @@ def cut_tracks(
                     track.cut(frame.pixels, box)
                 if frame.index == track.last:
                     yield track.finish(time)
+
+
+def _time_of(frame: VideoFrame, video: Path, start: datetime) -> datetime:
+    try:
+        return start + timedelta(seconds=frame.time)
+    except (OverflowError, ValueError):
+        after = f"{frame.time:g} seconds after {start.isoformat()}"
+        raise FootageError(
+            f"{printable(str(video))}: frame {frame.index} is {after}, which is no possible time"
+        ) from None
 
 
 class _Track:

@@ -2,14 +2,14 @@
 
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from not3d.enrol.readers.tables import parse_number
 from not3d.enrol.tracklets import PersonBox
 
 
 def parse_time(text: str) -> datetime:
-    """Parse an RFC 3339 time. It needs an offset, because otherwise the instant is unknown.
+    """Parse an RFC 3339 time. It needs an offset, because otherwise the instant is unknown, and must exist in UTC.
 
     Raises:
         ValueError: says what is wrong.
@@ -20,6 +20,10 @@ def parse_time(text: str) -> datetime:
         raise ValueError(f"{text!r} is not an RFC 3339 time such as 2026-05-01T12:00:00Z") from None
     if value.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone; add Z or an offset such as +02:00")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is out of range: in UTC, the years are 1 to 9999") from None
     return value
 
 

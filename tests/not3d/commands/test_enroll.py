@@ -147,6 +147,32 @@ def test_one_time_for_many_tracklets_is_refused(run: Run, client: Client, people
     assert client.get("t1").start_time == datetime.fromisoformat(time)
 
 
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "9999-01-01T00:30:00+00:00", "9999-01-01T00:30:00-01:00"])
+def test_a_video_that_begins_at_the_end_of_time_is_refused_before_anything_is_sent(
+    run: Run, client: Client, tmp_path: Path, time: str
+) -> None:
+    video, tracks = write_video(tmp_path / "yard.avi", frames=8), write_tracks(tmp_path / "t.csv")
+    status, _, err = run("enroll", video, "--tracks", tracks, "--start", time, "--url", client.url)
+    assert status == 2
+    assert "--start" in err
+    assert "cannot begin in the year 9999" in err
+    assert ids(client) == set()
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-00:01"])
+def test_a_time_that_utc_does_not_have_is_refused(run: Run, client: Client, people: Path, time: str) -> None:
+    tracklet = people / "0001" / "c1" / "t1"
+    status, _, err = run("enroll", tracklet, "--start", time, "--url", client.url)
+    assert status == 2
+    assert "out of range" in err
+    (people / "list.csv").write_text(f"path,start\n0001/c1/t1,{time}\n")
+    status, _, err = run("enroll", "--manifest", people / "list.csv", "--url", client.url)
+    (people / "list.csv").unlink()
+    assert status == 1
+    assert "out of range" in err
+    assert ids(client) == set()
+
+
 def test_a_manifest_gives_each_tracklet_its_own_data(run: Run, client: Client, people: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(people, tmp_path / "site"))
     (root / "list.csv").write_text(

@@ -35,6 +35,14 @@ def cut(video: Path, tracks: Path, start: datetime | None = None) -> list[LocalT
     return list(cut_tracks(list_tracks(video, tracks)[0], start))
 
 
+def test_a_frame_after_the_end_of_time_is_named(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "yard.avi", frames=8)
+    file = tmp_path / "tracks.csv"
+    file.write_text(TRACKS)
+    with pytest.raises(FootageError, match=r"yard.avi: frame 1 is 0\.1 seconds after 9999-12-31T23:59:59\.95"):
+        cut(video, file, datetime(9999, 12, 31, 23, 59, 59, 950_000, tzinfo=UTC))
+
+
 @pytest.mark.parametrize("name", ["nothing", "nothing.mp4"])
 def test_a_missing_path_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(FootageError, match=f"{name} does not exist"):
