@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from model.errors import Not3dError, extra
@@ -30,7 +32,7 @@ from service.gallery.opening import open_gallery
 from service.gallery.records import GalleryBroken, GalleryError, GalleryUnavailable
 from service.gallery.watch.records import Alert, AlertRules
 from service.linking import TravelTimes
-from service.settings import Settings
+from service.settings import Settings, variable_name
 from service.telemetry.metrics import Metrics
 from service.threads import start_threads
 
@@ -211,6 +213,8 @@ class Lifecycle:
         start_threads(workers, WORKERS)
         asyncio.get_running_loop().set_default_executor(workers)
         facts: dict[str, object] = {}
+        if settings.temp_dir is not None:
+            await asyncio.to_thread(_check_temp_dir, settings.temp_dir)
         travel_times = TravelTimes()
         if settings.travel_times is not None:
             travel_times = await asyncio.to_thread(TravelTimes.load, settings.travel_times)
@@ -436,3 +440,15 @@ class Lifecycle:
         self._set_ready()
         if state in {ServiceState.FAILED, ServiceState.BROKEN}:
             self.on_end()
+
+
+def _check_temp_dir(folder: Path) -> None:
+    """Write a file as an upload does, so that a folder that cannot be used is an error now."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise Not3dError(
+            f"{variable_name('temp_dir')}: {folder} cannot be used ({error.strerror}): name a folder that exists and "
+            "can be written"
+        ) from error

@@ -47,8 +47,16 @@ MAX_PREFIX: Final = 200
 PREFIX_PATTERN: Final = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*"
 """Path segments that are not empty and not dots. Two slashes at the start would be followed by a host."""
 HOST_PATTERN: Final = r"\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?"
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, le=3600)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Amount = Annotated[int, Field(ge=1, le=10**15)]
+"""Bytes or pixels."""
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seconds = Annotated[float, Field(ge=0.05, le=3600)]
+"""In less time nothing arrives and nothing is done, and what is repeated would never rest."""
+Days = Annotated[float, Field(ge=0.001, le=MAX_RETENTION_DAYS, allow_inf_nan=False)]
+"""0.001 days are 86 seconds: about the time until the next sweep."""
+MAX_MEMORY_MB: Final = 2**24
+"""16 TiB."""
 
 
 def _count_of_flag(value: Any) -> Any:
@@ -133,7 +141,10 @@ class Settings(BaseSettings):
         "again when it changes. Default: keys.json in DATA_DIR, if it exists",
     )
     session_hours: float = Field(
-        12.0, gt=0, le=24 * 30, description="Hours after which a browser that signed in with a key has to sign in again"
+        12.0,
+        ge=0.01,
+        le=24 * 30,
+        description="Hours after which a browser that signed in with a key has to sign in again",
     )
     trusted_user_header: str | None = Field(
         None,
@@ -198,7 +209,10 @@ class Settings(BaseSettings):
         "that reads its answer",
     )
     min_bytes_per_second: int = Field(
-        16 * 1024, ge=0, description="Minimum average rate of a body that takes longer than READ_SECONDS; 0: none"
+        16 * 1024,
+        ge=0,
+        le=10**9,
+        description="Minimum average rate of a body that takes longer than READ_SECONDS; 0: none",
     )
     request_seconds: Seconds = Field(
         300.0, description="Maximum seconds of any request, its upload included; then it is cancelled and gets 504"
@@ -212,19 +226,22 @@ class Settings(BaseSettings):
     engine: Literal["auto", "onnxruntime", "openvino"] = Field(
         "auto", description="Inference engine; auto measures which one is fastest on this machine"
     )
-    threads: Count | None = Field(None, description="CPU threads of the engine. Default: all CPUs of this process")
+    threads: Threads | None = Field(None, description="CPU threads of the engine. Default: all CPUs of this process")
     gpu_precision: Literal["auto", "f16", "f32"] = Field(
         "auto", description="auto: f16 if it passes the self-test, otherwise f32 and a warning"
     )
-    gpu_memory_mb: Annotated[int, Field(ge=256)] | None = Field(
+    gpu_memory_mb: Annotated[int, Field(ge=256, le=MAX_MEMORY_MB)] | None = Field(
         None, description="MiB of GPU memory for weights and batches. Default: no limit"
     )
     gpu_graphs: bool = Field(True, description="Use CUDA graphs, one for each batch size")
     gpu_tensorrt: bool = Field(False, description="Use TensorRT; the first start takes minutes to build it")
     gallery_gpu_mb: int = Field(
-        4096, ge=0, description="MiB of GPU memory for a copy of the gallery's vectors; 0: none. Unused on device cpu"
+        4096,
+        ge=0,
+        le=MAX_MEMORY_MB,
+        description="MiB of GPU memory for a copy of the gallery's vectors; 0: none. Unused on device cpu",
     )
-    decode_threads: Count | None = Field(
+    decode_threads: Threads | None = Field(
         None, description="Threads that decode frames. Default: the number of CPUs, at most 8"
     )
     video_processes: int = Field(
@@ -234,7 +251,10 @@ class Settings(BaseSettings):
         description="Videos that are decoded at the same time, each in a process of its own; more wait",
     )
     video_memory_mb: int = Field(
-        1024, ge=64, description="Maximum MiB of memory that decoding one video may take; more is refused"
+        1024,
+        ge=64,
+        le=MAX_MEMORY_MB,
+        description="Maximum MiB of memory that decoding one video may take; more is refused",
     )
     max_batch: int | None = Field(
         None, ge=1, le=256, description="Maximum clips in one call of the engine. Default: 4, on a GPU 64"
@@ -249,10 +269,10 @@ class Settings(BaseSettings):
     max_video_frames: Count = Field(
         20_000, description="Maximum frames that are read from a video to find the frames of boxes or of chosen clips"
     )
-    max_frame_bytes: Count = Field(20_000_000, description="Maximum bytes of one encoded frame")
-    max_pixels: Count = Field(25_000_000, description="Maximum pixels of one frame, width times height")
-    max_request_pixels: Count = Field(2 * 10**9, description="Maximum pixels of all frames that one request decodes")
-    max_decode_bytes: Count = Field(
+    max_frame_bytes: Amount = Field(20_000_000, description="Maximum bytes of one encoded frame")
+    max_pixels: Amount = Field(25_000_000, description="Maximum pixels of one frame, width times height")
+    max_request_pixels: Amount = Field(2 * 10**9, description="Maximum pixels of all frames that one request decodes")
+    max_decode_bytes: Amount = Field(
         256 * MIB,
         description="Bytes of memory of large pictures (above 32 MiB when decoded) that are decoded at the same time; "
         "more wait their turn, and one that needs more is decoded alone",
@@ -264,22 +284,19 @@ class Settings(BaseSettings):
     min_usable_share: float = Field(
         0.5, gt=0, le=1, description="Minimum share of usable frames; a tracklet with fewer is refused"
     )
-    max_request_bytes: Count = Field(256 * MIB, description="Maximum bytes of one request's body")
-    max_field_bytes: Count = Field(256 * 1024, description="Maximum bytes of one form field that is not a file")
-    max_metadata_bytes: Count = Field(16 * 1024, description="Maximum bytes of one record's metadata as JSON")
+    max_request_bytes: Amount = Field(256 * MIB, description="Maximum bytes of one request's body")
+    max_field_bytes: Amount = Field(256 * 1024, description="Maximum bytes of one form field that is not a file")
+    max_metadata_bytes: Amount = Field(16 * 1024, description="Maximum bytes of one record's metadata as JSON")
     max_pending_requests: Count = Field(64, description="Maximum requests with footage at the same time; more get 503")
-    max_pending_bytes: Count = Field(
+    max_pending_bytes: Amount = Field(
         1024 * MIB, description="Maximum bytes held for all requests with footage; more get 503"
     )
     max_gallery_calls: Count = Field(
         64, description="Maximum requests without footage to the gallery at the same time; more get 503"
     )
 
-    retention_days: float | None = Field(
+    retention_days: Days | None = Field(
         None,
-        gt=0,
-        le=MAX_RETENTION_DAYS,
-        allow_inf_nan=False,
         description="Days after which a new record without expires_at is erased. Default: never",
     )
     sweep_seconds: Seconds = Field(60.0, description="Seconds between two erasures of expired records")
@@ -291,11 +308,8 @@ class Settings(BaseSettings):
         "erased with their record",
     )
 
-    audit_days: float = Field(
+    audit_days: Days = Field(
         400.0,
-        gt=0,
-        le=MAX_RETENTION_DAYS,
-        allow_inf_nan=False,
         description="Days after which entries of the audit log are removed; apart from the retention of records",
     )
     require_purpose: bool = Field(False, description="Refuse searches without `purpose`")
@@ -312,11 +326,8 @@ class Settings(BaseSettings):
         "the header after it has checked who they are. Otherwise each key, or user of a proxy, is one person",
     )
 
-    alert_days: float = Field(
+    alert_days: Days = Field(
         30.0,
-        gt=0,
-        le=MAX_RETENTION_DAYS,
-        allow_inf_nan=False,
         description="Days after which alerts are removed; alerts of a removed record go with it",
     )
     max_alert_listeners: int = Field(
@@ -343,8 +354,8 @@ class Settings(BaseSettings):
         False,
         description="Subtract each camera's mean embedding from queries and records before they are compared",
     )
-    max_top_k: int = Field(1000, ge=10, description="Maximum results of one search")
-    max_page: Count = Field(1000, description="Maximum records on one page of GET /gallery")
+    max_top_k: int = Field(1000, ge=10, le=10**6, description="Maximum results of one search")
+    max_page: int = Field(1000, ge=100, le=10**6, description="Maximum records on one page of GET /gallery")
     rerank_candidates: int = Field(100, ge=2, le=2000, description="Number of best hits that are re-ranked")
 
     @model_validator(mode="before")

@@ -166,6 +166,13 @@ def test_a_service_that_cannot_start_says_why_and_exits_with_1(bundle: Path, tmp
     assert "did you mean NOT3D_REQUIRE_PURPOSE?" in misspelt
 
 
+def test_a_folder_for_uploads_that_cannot_be_used_stops_the_start(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "missing", tmp_path / "file", Path("/proc")):
+        message = refused(bundle, tmp_path / "data", TEMP_DIR=str(folder))
+        assert re.fullmatch(rf"not3d: cannot start: NOT3D_TEMP_DIR: {folder} cannot be used \(.+\): name a .*", message)
+
+
 def test_a_gallery_of_another_model_is_not_opened(bundle: Path, tmp_path: Path) -> None:
     with running(bundle, tmp_path / "data") as (_, url):
         assert httpx.post(f"{url}/embed", files=form(tracklet(1, 1)), timeout=TIMEOUT).status_code == 201

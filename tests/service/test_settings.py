@@ -109,6 +109,23 @@ def test_a_bad_value_is_refused(name: str, value: str, monkeypatch: pytest.Monke
         Settings()
 
 
+NUMBERS = [
+    name
+    for name, shape in Settings.model_json_schema()["properties"].items()
+    if {"integer", "number"} & {each.get("type") for each in (shape, *shape.get("anyOf", ()))}
+]
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "-inf", "1e400", "1e-12", "-1e-12", f"{10**30}", "1e30", "0x1"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_makes_no_sense_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (name, value) in {("prior", "1e-12"), ("min_usable_share", "1e-12")}:
+        pytest.skip("a small share makes sense")
+    monkeypatch.setenv(variable_name(name), value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(ValidationError, match="extra"):
         Settings(max_frame=3)  # type: ignore[call-arg]
