@@ -20,7 +20,16 @@ from service.gallery.clock import (
     to_datetime,
     to_microseconds,
 )
-from service.gallery.records import JSON, MAX_THUMBNAILS, EmptyFilter, Filter, InvalidArgument, Record, json_values
+from service.gallery.records import (
+    JSON,
+    MAX_THUMBNAILS,
+    EmptyFilter,
+    Filter,
+    InvalidArgument,
+    OtherCount,
+    Record,
+    json_values,
+)
 
 R = TypeVar("R")
 
@@ -151,6 +160,12 @@ def check_erasure(filter: Filter, by: str) -> None:
     if filter.is_empty:
         raise EmptyFilter("filter has no condition, so it would erase all records: give at least one")
     check_text(by, "by")
+
+
+def check_count(counted: int, expected: int | None) -> None:
+    """Raise `OtherCount` if an erasure is expected to remove another number of records than those that pass."""
+    if expected is not None and counted != expected:
+        raise OtherCount(counted, expected)
 
 
 def interval_of(filter: Filter) -> tuple[int | None, int | None]:

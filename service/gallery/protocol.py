@@ -210,10 +210,14 @@ class Gallery(AlertStore, Protocol):
             np.stack(centred) if centred else None,
         )
 
-    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "", expected: int | None = None) -> Erasure:
         """Remove every record that passes `filter` and write an entry to the audit log, even if none passes.
 
-        A dry run only counts. Raises `EmptyFilter` if the filter has no condition, since that would erase everything.
+        A dry run only counts, whatever is `expected`. A record that passes only after the count is not removed.
+
+        Raises:
+            EmptyFilter: the filter has no condition, so it would erase everything.
+            OtherCount: another number of records passes than `expected`; nothing was removed.
         """
         ...
 

@@ -283,6 +283,13 @@ class DuplicateId(GalleryError):
         self.id = id
 
 
+class OtherCount(GalleryError):
+    """Another number of records passes the filter of an erasure than its caller expects; nothing was erased."""
+
+    def __init__(self, counted: int, expected: int) -> None:
+        super().__init__(f"{counted} records pass the filter now, not {expected}")
+
+
 class SpaceMismatch(GalleryError):
     """The stored embeddings are of another model, so they cannot be compared with this model's."""
 

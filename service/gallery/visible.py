@@ -145,9 +145,14 @@ class VisibleGallery:
         """Return the best `top_k` records by their best score with any of the queries, as `Gallery.search_best`."""
         return await self._gallery.search_best(queries, top_k, self.restrict(filter), min_score, plain=self._plain)
 
-    async def erase(self, filter: Filter, *, dry_run: bool) -> Erasure:
-        """Remove every record that passes `filter`, and what audit log and cases say about it, or count them."""
-        erasure = await self._gallery.erase(self.restrict(filter), dry_run=dry_run, by=self._caller.name)
+    async def erase(self, filter: Filter, *, dry_run: bool, expected: int | None = None) -> Erasure:
+        """Remove every record that passes `filter`, and what audit log and cases say about it, or count them.
+
+        Raises `OtherCount` if another number of records passes than `expected`.
+        """
+        erasure = await self._gallery.erase(
+            self.restrict(filter), dry_run=dry_run, by=self._caller.name, expected=expected
+        )
         if dry_run:
             return replace(erasure, cases=await self._find_cases(filter))
         cases = await self._cases.find_naming(erasure.ids)

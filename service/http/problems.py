@@ -21,6 +21,7 @@ from service.gallery.records import (
     GalleryError,
     GalleryUnavailable,
     InvalidArgument,
+    OtherCount,
     StorageLost,
 )
 from service.gallery.visible import CameraRefused
@@ -274,6 +275,8 @@ async def _on_gallery(request: Request, error: GalleryError) -> Response:
         case DuplicateId():
             reason = f"{error.id} is enrolled already; PUT /gallery/{error.id} replaces the record"
             problem = Problem.of_field("id", reason, "duplicate-id")
+        case OtherCount():
+            problem = Problem.of_field("expected", f"{error}: make a dry run again", "other-count")
         case CameraRefused():
             problem = Problem("camera-refused", str(error), errors=[Fault(field=error.field, reason=str(error))])
         case InvalidArgument():

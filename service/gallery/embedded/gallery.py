@@ -259,7 +259,7 @@ class EmbeddedGallery(EmbeddedAlerts, Gallery):
         raise GalleryBroken("the search index is ahead of the database: restart the service")
 
     @override
-    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "", expected: int | None = None) -> Erasure:
         checks.check_erasure(filter, by)
         now = clock.now()
         if dry_run:
@@ -267,7 +267,9 @@ class EmbeddedGallery(EmbeddedAlerts, Gallery):
                 enrolled, _ = rows.numbers_where(connection, filter, now)
                 return Erasure(len(enrolled), 0, without_time=rows.count_without_time(connection, filter, now))
         rows.where(filter)  # refuse an invalid filter before waiting for the writer
-        erasure, swept = self._change(lambda connection, change: writer.erase(connection, change, filter, by, now))
+        erasure, swept = self._change(
+            lambda connection, change: writer.erase(connection, change, filter, by, now, expected)
+        )
         if erasure.erased or swept:
             self._wipe(urgent=True)
         return erasure

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.gallery.checks import Row, audit_condition, encode
+from service.gallery.checks import Row, audit_condition, check_count, encode
 from service.gallery.embedded import alerts, audit, rows
 from service.gallery.embedded.database import translate
 from service.gallery.embedded.index.centring import CameraSums
@@ -130,13 +130,24 @@ def delete(
     return not stored.expired
 
 
-def erase(connection: sqlite3.Connection, change: Change, filter: Filter, by: str, now: int) -> tuple[Erasure, int]:
+def erase(
+    connection: sqlite3.Connection,
+    change: Change,
+    filter: Filter,
+    by: str,
+    now: int,
+    expected: int | None = None,
+) -> tuple[Erasure, int]:
     """Remove all records that pass, and write an entry to the audit log even if none passes.
 
     Returns:
         What was erased, and how many expired records were removed besides.
+
+    Raises:
+        OtherCount: another number of records passes than `expected`.
     """
     enrolled, expired = rows.numbers_where(connection, filter, now)
+    check_count(len(enrolled), expected)
     ids = rows.ids_of(connection, enrolled)
     alerts.forget(connection, [*ids.values(), *rows.ids_of(connection, expired).values()], change.watching)
     without_time = rows.count_without_time(connection, filter, now)

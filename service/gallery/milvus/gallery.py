@@ -310,7 +310,7 @@ class MilvusGallery(Gallery):
         return SearchResult(hits, counting.result(), index.exact)
 
     @override
-    def erase(self, filter: Filter, *, dry_run: bool, by: str = "") -> Erasure:
+    def erase(self, filter: Filter, *, dry_run: bool, by: str = "", expected: int | None = None) -> Erasure:
         checks.check_erasure(filter, by)
         self._check_open()
         now = clock.now()
@@ -322,13 +322,15 @@ class MilvusGallery(Gallery):
         if dry_run:
             return Erasure(self._connection.count(self._records, where), 0, without_time=without_time)
         with self._locked_task("erase"):
-            matched = self._connection.count(self._records, where)
-            if expired := self._connection.count(self._records, with_expired) - matched:
+            found = self._find_all(with_expired)
+            matched = sum(expires > now for expires in found.values())
+            checks.check_count(matched, expected)
+            if expired := len(found) - matched:
                 self._audit_log.write_expiry(expired, now)
             receipt = self._audit_log.write(
                 "erase", by=by, condition=checks.audit_condition(filter), erased=matched, at=now
             )
-            ids = self._remove(with_expired, self._watch.forget)
+            ids = self._remove(list(found), with_expired, self._watch.forget)
             self._watch.forget_again(ids)
         return Erasure(matched, matched, receipt, ids, without_time)
 
@@ -338,11 +340,11 @@ class MilvusGallery(Gallery):
         now = clock.now()
         where = f"expires_at <= {now}"
         with self._locked_task("expire"):
-            count = self._connection.count(self._records, where)
-            if count:
-                self._audit_log.write_expiry(count, now)
-                self._remove(where, self._watch.forget_expired)
-        return count
+            found = self._find_all(where)
+            if found:
+                self._audit_log.write_expiry(len(found), now)
+                self._remove(list(found), where, self._watch.forget_expired)
+        return len(found)
 
     @override
     def audit(self, *, limit: int = 100, before: str | None = None) -> Sequence[AuditEntry]:
@@ -534,29 +536,40 @@ class MilvusGallery(Gallery):
         hits = [Hit(record, score) for record, score in zip(records, scores.tolist(), strict=True)]
         return sorted(hits, key=lambda hit: (-hit.score, hit.record.id))
 
-    def _remove(self, where: str, forget: Callable[[Sequence[str]], None]) -> Sequence[str]:
-        """Remove the rows that pass `where`, and return their ids; `forget` removes what alerts know of them.
+    def _find_all(self, where: str) -> dict[str, int]:
+        """Return the ids of all rows that pass `where`, ascending, each with its `expires_at`."""
+        found: dict[str, int] = {}
+        last = ""
+        while True:
+            after_last = f"{where} and id > {quoted(last)}"
+            rows = self._connection.query(self._records, after_last, ["id", "expires_at"], _IDS_PER_QUERY)
+            if not rows:
+                return found
+            found |= {row["id"]: row["expires_at"] for row in rows}
+            last = rows[-1]["id"]
+
+    def _remove(self, ids: Sequence[str], where: str, forget: Callable[[Sequence[str]], None]) -> Sequence[str]:
+        """Remove those of these rows that still pass `where`; `forget` removes what alerts know of them.
 
         A server may first search for the rows that pass and later remove their ids, with records that were enrolled
-        under these ids in between. So this searches itself, locks the ids, and searches again before it removes them.
+        under these ids in between. So this locks the ids, and searches again before it removes them.
+
+        Returns:
+            The ids of the removed rows.
         """
-        last = ""
         removed: list[str] = []
-        while True:
-            found = self._connection.query(self._records, f"{where} and id > {quoted(last)}", ["id"], _IDS_PER_QUERY)
-            if not found:
-                return removed
-            ids = [row["id"] for row in found]
-            with self._locks.request([f"id {id_}" for id_ in ids]) as lock:
+        for start in range(0, len(ids), _IDS_PER_QUERY):
+            some = ids[start : start + _IDS_PER_QUERY]
+            with self._locks.request([f"id {id_}" for id_ in some]) as lock:
                 lock.acquire()
-                again = self._connection.query(self._records, f"{where} and id in {quoted_list(ids)}", ["id"])
+                again = self._connection.query(self._records, f"{where} and id in {quoted_list(some)}", ["id"])
                 lock.check_age()
                 if again:
                     gone = [row["id"] for row in again]
                     forget(gone)
                     self._connection.delete(self._records, f"id in {quoted_list(gone)}")
                     removed += gone
-            last = ids[-1]
+        return removed
 
 
 def _of_cameras(cameras: frozenset[str] | None) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.gallery import AuditEntry, DuplicateId, Erasure, Filter, Gallery
+from service.gallery import AuditEntry, DuplicateId, Erasure, Filter, Gallery, OtherCount
 from tests.service.gallery.samples import JPEG, assert_same, at, found, record
 
 
@@ -95,3 +95,18 @@ def test_the_audit_log_has_who_what_and_how_many(gallery: Gallery, clock: Callab
     )
     assert (last.by, last.erased) == ("", 0)
     assert last.filter == {"after": "2024-05-01T12:00:00Z", "before": "2024-05-01T12:01:00Z"}
+
+
+def test_an_erasure_of_another_number_than_expected_removes_nothing(
+    gallery: Gallery, clock: Callable[[float], None]
+) -> None:
+    gallery.enrol([record("a"), record("b"), record("short", expires_at=at(10))], "error")
+    wanted = Filter(camera_ids=("c1",))
+    clock(10)
+    for wrong in (0, 1, 3):
+        with pytest.raises(OtherCount, match=f"^2 records pass the filter now, not {wrong}$"):
+            gallery.erase(wanted, dry_run=False, expected=wrong)
+        assert gallery.erase(wanted, dry_run=True, expected=wrong).matched == 2
+    assert gallery.audit() == []
+    assert gallery.erase(wanted, dry_run=False, expected=2).erased == 2
+    assert gallery.erase(wanted, dry_run=False, expected=0).erased == 0

@@ -1,9 +1,11 @@
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from service.http.responses import INLINE_RECORDS
 from service.http.schemas import CameraAnswer
 from tests.service.gallery.samples import record, vector
-from tests.service.live import Live, run_service
+from tests.service.live import Live, run_service, wait_for
 from tests.service.pictures import encode, form, tracklet
 from tests.service.problem import check_problem
 from tests.service.threads import note_threads
@@ -151,6 +153,25 @@ def test_an_erasure_of_another_number_than_expected_erases_nothing(live: Live) -
     assert live.client.post("/gallery/erase", json=body | {"dry_run": True}).json()["matched"] == 2
     check_problem(live.client.post("/gallery/erase", json=body), 409, "other-count", field="expected")
     assert live.client.post("/gallery/erase", json=body | {"expected": 2}).json()["erased"] == 2
+
+
+def test_a_record_that_is_enrolled_while_an_erasure_waits_counts(live: Live) -> None:
+    def put(name: str) -> httpx.Response:
+        return live.client.put(f"/gallery/{name}", json={"embedding": EMBEDDING, "camera_id": "1"})
+
+    put("a")
+    writer: Any = live.service.gallery._gallery._writer  # type: ignore[attr-defined]
+    body = {"filter": {"camera_ids": ["1"]}, "expected": 1}
+    with ThreadPoolExecutor(2) as threads:
+        with writer.paused():
+            enrolled = threads.submit(put, "b")
+            wait_for(lambda: len(writer._waiting) == 1)
+            erased = threads.submit(live.client.post, "/gallery/erase", json=body)
+            wait_for(lambda: len(writer._waiting) == 2)
+        assert enrolled.result().status_code == 201
+        check_problem(erased.result(), 409, "other-count", field="expected")
+    assert [item["id"] for item in live.client.get("/gallery").json()["items"]] == ["a", "b"]
+    assert [each["kind"] for each in live.client.get("/audit").json()["entries"]] == []
 
 
 @pytest.mark.parametrize(

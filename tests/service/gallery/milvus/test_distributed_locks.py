@@ -97,6 +97,25 @@ def test_an_erasure_is_counted_once(replicas: list[Any]) -> None:
     assert sorted(at_once([one.expire for one in replicas])) == [0, 0, 10]
 
 
+def test_a_record_that_is_enrolled_during_an_erasure_stays(
+    replicas: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(milvus_gallery, "_IDS_PER_QUERY", 2)
+    eraser, other, _ = replicas
+    eraser.enrol([record(name) for name in ("a", "b", "c")], "replace")
+    request = eraser._locks.request
+
+    def enrol_then_request(names: list[str]) -> Any:
+        if "id a" in names:  # the records were counted
+            other.put(record("d"))
+        return request(names)
+
+    monkeypatch.setattr(eraser._locks, "request", enrol_then_request)
+    erasure = eraser.erase(Filter(camera_ids=("c1",)), dry_run=False, expected=3)
+    assert (erasure.erased, erasure.ids) == (3, ["a", "b", "c"])
+    assert [one.id for one in other.list().items] == ["d"]
+
+
 def remove(gallery: Any, how: str) -> None:
     if how == "expire":
         gallery.expire()
