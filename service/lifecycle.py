@@ -416,7 +416,8 @@ class Lifecycle:
     async def _stop_within(self, seconds: float) -> bool:
         """Wait for `seconds`, or until `stop` is called; return whether it was."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
         return self._stop.is_set()
 
     def _check_stop(self) -> None:

@@ -16,6 +16,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.annotations import KafkaMessage
 
+from not3d.bridges.cancellation import check_cancelled
 from not3d.bridges.deepstream_redis import MAX_PAUSE_SECONDS, Handler
 from not3d.bridges.grouped import GroupedSource
 from not3d.bridges.sink import Sink
@@ -108,6 +109,7 @@ class KafkaTopic:
                     self._telemetry.connected.set(1)
                     try:
                         while True:
+                            check_cancelled()
                             await asyncio.sleep(COMMIT_SECONDS)
                             await self.commit()
                     except asyncio.CancelledError:
@@ -115,6 +117,7 @@ class KafkaTopic:
                         await asyncio.shield(self.commit())
                         raise
             except (KafkaError, OSError) as error:
+                check_cancelled()
                 failures += 1
                 pause = min(0.25 * 2 ** min(failures, 10), MAX_PAUSE_SECONDS) * random.uniform(0.8, 1.25)  # noqa: S311
                 self._telemetry.retry("read", reason=f"{type(error).__name__}: {error}", pause=pause)

@@ -14,6 +14,7 @@ import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from model.errors import Not3dError
+from not3d.bridges.cancellation import check_cancelled
 from not3d.bridges.grouped import GroupedSource
 from not3d.bridges.sink import Sink
 from not3d.bridges.telemetry import Telemetry
@@ -98,9 +99,7 @@ class RedisStream:
                     finally:
                         await asyncio.shield(self._acknowledge(client))
             except (RedisError, OSError) as error:
-                # If Redis ends at the same time as the bridge, its error replaces the cancellation.
-                if (task := asyncio.current_task()) and task.cancelling():
-                    raise asyncio.CancelledError from error
+                check_cancelled()  # if Redis ends at the same time as the bridge
                 self._telemetry.connected.set(0)
                 failures += 1
                 pause = min(0.25 * 2 ** min(failures, 10), MAX_PAUSE_SECONDS) * random.uniform(0.8, 1.25)  # noqa: S311
@@ -119,6 +118,7 @@ class RedisStream:
         await self._read_own_pending(client, handler, source)
         claim_at = loop.time()
         while True:
+            check_cancelled()
             await sink.has_room()
             if loop.time() >= claim_at:
                 await self._claim(client, handler, source)
@@ -134,6 +134,7 @@ class RedisStream:
         """Read what was delivered to this bridge before it stopped, and was not acknowledged."""
         last: bytes | str = "0"
         while True:
+            check_cancelled()
             answer = await client.xreadgroup(self._group, self._consumer, {self._stream: last}, count=BATCH)
             entries = [entry for _, part in _streams(answer) for entry in part]
             if not entries:
@@ -146,6 +147,7 @@ class RedisStream:
         """Take over entries of consumers that are gone."""
         start: bytes | str = "0-0"
         while True:
+            check_cancelled()
             start, entries, *deleted = await client.xautoclaim(
                 self._stream, self._group, self._consumer, min_idle_time=self._idle_ms, start_id=start, count=BATCH
             )

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import aiomqtt
 
 from model.errors import Not3dError
+from not3d.bridges.cancellation import check_cancelled
 from not3d.bridges.telemetry import Telemetry
 
 MAX_PAUSE_SECONDS = 30.0
@@ -201,7 +202,7 @@ class Mqtt:
                 reason = f"{type(error).__name__}: {error}"
             finally:
                 self._set_connected(0)
-            _check_cancelled()
+            check_cancelled()
             failures = 0 if asyncio.get_running_loop().time() - began > 2 * MAX_PAUSE_SECONDS else failures + 1
             pause = min(0.25 * 2 ** min(failures, 10), MAX_PAUSE_SECONDS) * random.uniform(0.8, 1.25)  # noqa: S311
             self._telemetry.retry(
@@ -232,14 +233,14 @@ class Mqtt:
                 codes = await client.subscribe(topic, qos)
                 if any(getattr(code, "value", code) >= 128 for code in codes):
                     raise aiomqtt.MqttError(f"the broker refuses the subscription to {topic}: check the user's rights")
-            _check_cancelled()
+            check_cancelled()
             self._set_connected(1)
             self._telemetry.log("connected", broker=f"{broker.host}:{broker.port}")
             if status:
                 await client.publish(status, "online", qos=1, retain=True)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    _check_cancelled()
+                    check_cancelled()
                     tasks.create_task(self._send(client))
                     for callback in self._on_connect:
                         await callback()
@@ -274,7 +275,7 @@ class Mqtt:
                     del self._outbox[key]
                 if first.acknowledged and not first.acknowledged.done():
                     first.acknowledged.set_result(None)
-                _check_cancelled()
+                check_cancelled()
             self._out.clear()
             await self._out.wait()
 
@@ -292,17 +293,6 @@ class Mqtt:
                 super().put_nowait(item)
 
         return Queue
-
-
-def _check_cancelled() -> None:
-    """Raise the cancellation of this task if a call to the broker dropped it.
-
-    The library waits with `asyncio.wait_for`. Before Python 3.12 that drops a cancellation which comes together with
-    the answer. An error while the connection is closed also takes the place of a cancellation.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _with_cure(reason: str) -> str:

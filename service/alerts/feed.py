@@ -64,7 +64,8 @@ class AlertFeed:
         if self.version != version or self.closed:
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), min(seconds, POLL_SECONDS) if self._polls else seconds)
+            async with asyncio.timeout(min(seconds, POLL_SECONDS) if self._polls else seconds):
+                await self._changed.wait()
 
     def close(self) -> None:
         """End all streams."""

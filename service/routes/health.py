@@ -82,12 +82,15 @@ async def metrics(request: Request, lifecycle: CurrentLifecycle) -> Response:
     if service := lifecycle.service:
         # If the gallery does not answer, its last count stays: the other metrics are needed most then.
         with suppress(GalleryError, TimeoutError):
-            records = await asyncio.wait_for(service.gallery.count(), COUNT_SECONDS)
+            async with asyncio.timeout(COUNT_SECONDS):
+                records = await service.gallery.count()
             service.metrics.gallery_records.set(records)
-            matcher = await asyncio.wait_for(service.gallery.matcher(), COUNT_SECONDS)
+            async with asyncio.timeout(COUNT_SECONDS):
+                matcher = await service.gallery.matcher()
             service.metrics.describe_watchlists(len(matcher.watchlists), len(matcher.faults), matcher.entries)
             if service.settings.webhooks is not None:
-                found = await asyncio.wait_for(service.gallery.count_deliveries(), COUNT_SECONDS)
+                async with asyncio.timeout(COUNT_SECONDS):
+                    found = await service.gallery.count_deliveries()
                 for name, outbox in found.items():
                     service.metrics.outbox.labels(name, "waiting").set(outbox.waiting)
                     service.metrics.outbox.labels(name, "dead").set(outbox.dead)

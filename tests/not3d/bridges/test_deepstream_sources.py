@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -178,6 +179,23 @@ def test_entries_that_the_stream_has_trimmed_are_named(client, redis_client, sta
     running = start(space)
     wait_for(lambda: running.value("messages_total", outcome="trimmed") == 2)
     wait_for(lambda: pending(redis_client) == 0)
+
+
+def test_a_cancellation_that_the_client_of_redis_drops_ends_the_bridge(server, start, space, monkeypatch):
+    """It does so if an answer comes at the same time."""
+    read, reads = redis.asyncio.Redis.xreadgroup, threading.Event()
+
+    async def drop(self, *args, **options):
+        reads.set()
+        try:
+            return await read(self, *args, **options)
+        except asyncio.CancelledError:
+            return []
+
+    monkeypatch.setattr(redis.asyncio.Redis, "xreadgroup", drop)
+    running = start(space)
+    assert reads.wait(60)
+    running.stop()
 
 
 def test_entries_of_a_consumer_that_is_gone_are_taken_over(client, redis_client, start, space, dimension):

@@ -29,20 +29,25 @@ FRAMES = [encode(draw(person, height=HEIGHT, width=WIDTH), ".png") for person in
 """Each of another person, so that a wrong clip gives another embedding."""
 
 
+Parts = tuple[Embedder, Engine, asyncio.Runner]
+"""The runner has one event loop for all calls: what waits in an embedder belongs to its loop."""
+
+
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedder, Engine]]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     loaded = Bundle.load(make_bundle(tmp_path_factory.mktemp("bundle")))
     engine = open_engine(loaded, "cpu", engine="onnxruntime", threads=1)
     embedder = Embedder(engine, loaded.spec, Settings(max_batch=2), Metrics())
-    yield embedder, engine
+    with asyncio.Runner() as runner:
+        yield embedder, engine, runner
     embedder.close()
 
 
-def embed(parts: tuple[Embedder, Engine], footage: Footage, most: int | None = None) -> TrackletEmbedding:
-    return asyncio.run(parts[0].embed(footage, most))
+def embed(parts: Parts, footage: Footage, most: int | None = None) -> TrackletEmbedding:
+    return parts[2].run(parts[0].embed(footage, most))
 
 
-def mean_of_clips(parts: tuple[Embedder, Engine], frames: NDArray[np.uint8], most: int) -> NDArray[np.float32]:
+def mean_of_clips(parts: Parts, frames: NDArray[np.uint8], most: int) -> NDArray[np.float32]:
     """The expected embedding, with functions of the model only."""
     return video_feature(parts[1].embed(frames[split_into_clips(len(frames), LENGTH, most)]))
 
@@ -54,7 +59,7 @@ def resized(frames: list[bytes]) -> NDArray[np.uint8]:
 @settings(deadline=None, max_examples=60)
 @given(count=st.integers(1, len(FRAMES)), most=st.integers(1, 20))
 def test_embedding_is_the_mean_of_the_chosen_clips_and_no_other_frame_is_decoded(
-    parts: tuple[Embedder, Engine], count: int, most: int
+    parts: Parts, count: int, most: int
 ) -> None:
     frames = FRAMES[:count]
     chosen = choose_frames(count, LENGTH, most).tolist()
@@ -66,14 +71,12 @@ def test_embedding_is_the_mean_of_the_chosen_clips_and_no_other_frame_is_decoded
 
 
 @pytest.mark.parametrize(("count", "most"), [(3, None), (5, None), (8, None), (11, 2), (23, 3)])
-def test_clips_are_weighted_by_their_frames_if_the_bundle_says_so(
-    parts: tuple[Embedder, Engine], count: int, most: int | None
-) -> None:
-    embedder, engine = parts
+def test_clips_are_weighted_by_their_frames_if_the_bundle_says_so(parts: Parts, count: int, most: int | None) -> None:
+    embedder, engine, runner = parts
     spec = embedder._spec.model_copy(update={"clip_weights": "frames"})
     weighing = Embedder(engine, spec, Settings(max_batch=2), Metrics())
     try:
-        found = embed((weighing, engine), Footage(FRAMES[:count]), most).embedding
+        found = embed((weighing, engine, runner), Footage(FRAMES[:count]), most).embedding
     finally:
         weighing.close()
     indices = split_into_clips(count, LENGTH, most)
@@ -83,14 +86,14 @@ def test_clips_are_weighted_by_their_frames_if_the_bundle_says_so(
         assert np.abs(found - video_feature(rows)).max() > 1e-3
 
 
-def test_max_clips_of_at_least_all_clips_changes_nothing(parts: tuple[Embedder, Engine]) -> None:
+def test_max_clips_of_at_least_all_clips_changes_nothing(parts: Parts) -> None:
     footage = Footage([*FRAMES[:7], b"text", *FRAMES[8:21]])
     few, whole = embed(parts, footage, 6), embed(parts, footage)
     np.testing.assert_array_equal(few.embedding, whole.embedding)
     assert (few.frames, few.clips, [index for index, _ in few.rejected]) == (20, 5, [7])
 
 
-def test_rejected_frame_keeps_its_index_and_the_others_form_the_clips(parts: tuple[Embedder, Engine]) -> None:
+def test_rejected_frame_keeps_its_index_and_the_others_form_the_clips(parts: Parts) -> None:
     """Two clips of 24 frames are frames 4 to 7 and 16 to 19."""
     sent = list(FRAMES[:24])
     sent[5] = sent[6] = sent[0] = sent[12] = b"text"
@@ -101,7 +104,7 @@ def test_rejected_frame_keeps_its_index_and_the_others_form_the_clips(parts: tup
     np.testing.assert_allclose(embedded.embedding, mean_of_clips(parts, left, 2), atol=1e-6)
 
 
-def test_usable_share_counts_the_chosen_frames(parts: tuple[Embedder, Engine]) -> None:
+def test_usable_share_counts_the_chosen_frames(parts: Parts) -> None:
     sent = list(FRAMES[:24])
     sent[4] = sent[5] = sent[6] = sent[17] = sent[18] = b"text"  # 5 of 24, but 5 of the chosen 8
     assert embed(parts, Footage(sent)).frames == 19
@@ -110,7 +113,7 @@ def test_usable_share_counts_the_chosen_frames(parts: tuple[Embedder, Engine]) -
     assert [fault.frame for fault in error.value.faults] == [4, 5, 6, 17, 18]
 
 
-def test_boxes_are_chosen_in_the_order_of_their_frames(parts: tuple[Embedder, Engine]) -> None:
+def test_boxes_are_chosen_in_the_order_of_their_frames(parts: Parts) -> None:
     """They are sent in reverse order; only the full frames of the chosen boxes are decoded."""
     chosen = choose_frames(22, LENGTH, 2).tolist()
     sent = [data if index in chosen else b"text" for index, data in enumerate(FRAMES[:22])]
@@ -133,14 +136,14 @@ def video(tmp_path: Path) -> tuple[Path, NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 6, 40])
-def test_clips_of_a_video(parts: tuple[Embedder, Engine], video: tuple[Path, NDArray[np.uint8]], most: int) -> None:
+def test_clips_of_a_video(parts: Parts, video: tuple[Path, NDArray[np.uint8]], most: int) -> None:
     path, frames = video
     embedded = embed(parts, Footage(video=path), most)
     assert embedded.frames == len(choose_frames(23, LENGTH, most))
     np.testing.assert_allclose(embedded.embedding, mean_of_clips(parts, frames, most), atol=1e-6)
 
 
-def test_boxes_of_a_video(parts: tuple[Embedder, Engine], video: tuple[Path, NDArray[np.uint8]]) -> None:
+def test_boxes_of_a_video(parts: Parts, video: tuple[Path, NDArray[np.uint8]]) -> None:
     path, frames = video
     boxes: list[Box] = [(frame, 0, 0, 64, 128) for frame in range(23)]
     embedded = embed(parts, Footage(video=path, boxes=boxes), 3)
@@ -150,7 +153,7 @@ def test_boxes_of_a_video(parts: tuple[Embedder, Engine], video: tuple[Path, NDA
 
 @pytest.mark.parametrize("declared", [3, 200])
 def test_declared_number_of_frames_is_not_trusted(
-    parts: tuple[Embedder, Engine], video: tuple[Path, NDArray[np.uint8]], declared: int
+    parts: Parts, video: tuple[Path, NDArray[np.uint8]], declared: int
 ) -> None:
     path, frames = video
     data = bytearray(path.read_bytes())
@@ -195,7 +198,7 @@ def test_limits_do_not_apply_to_frames_that_are_not_chosen() -> None:
     assert check_footage(Footage(sent), limits, LENGTH, 2) == [4, 5, 6, 7, 16, 17, 18, 19]
 
 
-def test_memory_does_not_grow_with_a_tracklets_length(parts: tuple[Embedder, Engine]) -> None:
+def test_memory_does_not_grow_with_a_tracklets_length(parts: Parts) -> None:
     """Two pieces are queued, one is collected and copied: about 4 x 2 clips of 4 frames for any length."""
     frame_bytes = HEIGHT * WIDTH * 3
 
