@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -88,11 +89,19 @@ class Running:
         """Return a metric."""
         return self.telemetry.registry.get_sample_value(f"not3d_bridge_{name}", {"source": "test", **labels}) or 0.0
 
+    def _waiting(self) -> str:
+        """Return where each task of the bridge waits."""
+        assert self._loop
+        output = io.StringIO()
+        for task in asyncio.all_tasks(self._loop):
+            task.print_stack(file=output)
+        return output.getvalue()
+
     def stop(self) -> None:
         if self._loop and self._stop and self._thread.is_alive():
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(60)
-        assert not self._thread.is_alive(), "the bridge does not stop"
+        assert not self._thread.is_alive(), f"the bridge does not stop: {self._waiting()}"
         if self.error:
             raise self.error

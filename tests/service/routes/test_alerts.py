@@ -537,6 +537,14 @@ def listening(live: Live, **options: Any) -> Iterator[Listener]:
         listener.thread.join(TIMEOUT)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def often() -> Iterator[None]:
+    """Streams send a line often, after which a listener may end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.routes.alerts.HEARTBEAT_SECONDS", 0.5)
+        yield
+
+
 @pytest.fixture(scope="module")
 def streaming(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with run_service(bundle, tmp_path_factory.mktemp("stream"), max_alert_listeners=3) as live:
