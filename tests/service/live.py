@@ -18,7 +18,7 @@ from service.lifecycle import Lifecycle, Service
 from service.loaded_model import LoadedModel
 from service.settings import Settings
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 """Seconds after which something never comes, also on a machine that is slow, busy or stops for a moment."""
 
 

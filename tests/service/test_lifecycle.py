@@ -51,7 +51,7 @@ def test_not_ready_until_the_self_test_has_passed(
     may_pass = threading.Event()
 
     def held(engine: Engine, bundle: Bundle) -> SelfTest:
-        assert may_pass.wait(20)
+        assert may_pass.wait(120)
         return run_self_test(engine, bundle)
 
     monkeypatch.setattr(self_test, "run_self_test", held)
@@ -286,7 +286,7 @@ def test_readiness_ends_while_requests_wait_and_nothing_is_done_and_returns(
         embed = type(engine).embed
 
         def held(self: Any, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-            assert may_run.wait(30)
+            assert may_run.wait(120)
             return embed(self, clips)
 
         with monkeypatch.context() as patch:
@@ -313,7 +313,7 @@ def test_readiness_ends_while_gallery_calls_wait_and_none_ends_and_returns(
     search = EmbeddedGallery.search
 
     def held(self: EmbeddedGallery, *arguments: Any, **options: Any) -> Any:
-        assert may_run.wait(30)
+        assert may_run.wait(120)
         return search(self, *arguments, **options)
 
     with run_service(bundle, tmp_path, stall_seconds=0.4) as live:
@@ -418,7 +418,7 @@ def test_stopping_while_a_stage_runs_loads_no_further(
 
     def held(*_arguments: object, **_more: object) -> None:
         opened.append("gallery")
-        assert may_fail.wait(20)
+        assert may_fail.wait(120)
         raise GalleryError("too late")
 
     monkeypatch.setattr(EmbeddedGallery, "count", held)

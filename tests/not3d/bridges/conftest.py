@@ -101,7 +101,7 @@ class Running:
         if self._loop and self._stop and self._thread.is_alive():
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(60)
+        self._thread.join(300)  # it writes to the disk, which other work may keep busy
         assert not self._thread.is_alive(), f"the bridge does not stop: {self._waiting()}"
         if self.error:
             raise self.error

@@ -350,7 +350,7 @@ def test_the_bridge_is_killed_again_and_again(fake, service, gallery, tmp_path):
         process = spawn(fake, service.url, tmp_path)
         wait_for(lambda: gallery() == sorted(map(record_id, events)), 60)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         if process and process.poll() is None:
             process.kill()

@@ -60,7 +60,7 @@ class Listener:
     def stop(self):
         with contextlib.suppress(RuntimeError):  # stopped before
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(120)
         assert not self._thread.is_alive()
 
 
@@ -227,7 +227,7 @@ def test_nothing_that_waits_for_the_broker_is_left_out(tmp_path, listen):
     peer = broker.connect()
     peer.subscribe("#")
     for each in delivered:
-        each.result(60)
+        each.result(120)
     wait_for(lambda: listener.connected)
     wait_for(lambda: peer.on("out/1499"))
     assert all(peer.on(f"out/{number}")[-1] == f"{number + 1500}".encode() for number in range(1500))

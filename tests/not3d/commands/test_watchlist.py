@@ -103,7 +103,7 @@ def test_alerts_are_followed_over_a_restart_of_the_service(bundle: Path, tmp_pat
         appear(client, tracklet, "during")
     with running_service(bundle, tmp_path, *options, port=int(port)) as client:
         appear(client, tracklet, "last")
-        thread.join(30)
+        thread.join(120)
     assert not thread.is_alive()
     assert [alert.record_id for alert in seen] == ["during", "last"]
 

@@ -116,7 +116,7 @@ def test_a_restart_of_the_service_does_not_end_the_enrolment(bundle: Path, peopl
     def read() -> Iterator[LocalTracklet]:
         yield from items[:40]
         reached.set()
-        assert is_down.wait(60)
+        assert is_down.wait(120)
         yield from items[40:]
 
     def run(url: str) -> None:
@@ -129,7 +129,7 @@ def test_a_restart_of_the_service_does_not_end_the_enrolment(bundle: Path, peopl
     with running_service(bundle, tmp_path, *options) as first:
         thread = threading.Thread(target=run, args=[first.url])
         thread.start()
-        assert reached.wait(60)
+        assert reached.wait(120)
     assert len(outcomes) < len(items)
     is_down.set()
     with running_service(bundle, tmp_path, *options, port=int(first.url.rpartition(":")[2])) as second:

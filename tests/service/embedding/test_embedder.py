@@ -114,7 +114,7 @@ async def test_cancelled_tracklet_leaves_the_queue_empty(parts: Parts, monkeypat
     embed = type(parts.engine).embed
 
     def held(engine: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(120)
         return embed(engine, clips)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(parts.engine), "embed", held)
@@ -137,7 +137,7 @@ async def test_cancelled_request_decodes_no_further_frame(parts: Parts, monkeypa
     def counted(*arguments: Any, **named: Any) -> SizedFrame:
         nonlocal decoded
         decoded += 1
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(120)
         return read_sized_frame(*arguments, **named)
 
     monkeypatch.setattr(service.embedding.footage, "read_sized_frame", counted)
@@ -163,7 +163,7 @@ async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.M
         return read_sized_frame(*arguments, **named)
 
     def held(engine: object, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(120)
         return embed(engine, clips)  # type: ignore[arg-type]
 
     monkeypatch.setattr(service.embedding.footage, "read_sized_frame", counted)
@@ -188,7 +188,7 @@ async def test_large_pictures_keep_no_crop_waiting(parts: Parts, monkeypatch: py
 
     def held(data: bytes, *arguments: Any, **named: Any) -> SizedFrame:
         if len(data) == len(large):
-            assert may_go_on.wait(20)
+            assert may_go_on.wait(120)
         return read_sized_frame(data, *arguments, **named)
 
     large = encode(np.zeros((2000, 2000, 3), np.uint8), ".png")
@@ -231,7 +231,7 @@ async def test_a_second_cancellation_does_not_abandon_a_decoder_that_still_reads
 
     def held(*arguments: Any, **named: Any) -> SizedFrame:
         begun.set()
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(120)
         ended.set()
         return read_sized_frame(*arguments, **named)
 

@@ -73,7 +73,7 @@ def test_close_waits_for_calls_that_have_begun(embedded: EmbeddedGallery, monkey
 
     def held(_: EmbeddedGallery) -> int:
         begun.set()
-        assert may_end.wait(20)
+        assert may_end.wait(120)
         events.append("counted")
         return 0
 

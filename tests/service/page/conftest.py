@@ -20,7 +20,7 @@ from tests.service.pictures import form
 from training.datasets.synthetic.dataset import write_synthetic
 
 # A busy machine is slow, and a test that passes does not wait.
-TIMEOUT = 30_000
+TIMEOUT = 60_000
 expect.set_options(timeout=TIMEOUT)
 
 CAMERAS = ("gate", "hall", "door")

@@ -60,7 +60,7 @@ def open_filled(engine: str, folder: Path, bundle: Bundle, cosines: NDArray[np.f
         exact_bytes = 2**30 if engine == "embedded" else 4 * DIMENSION * 100
         gallery = EmbeddedGallery.open(folder / "gallery", exact_bytes=exact_bytes, **facts)
         fill(gallery, cosines)
-        assert gallery._rebuilder.wait(60)
+        assert gallery._rebuilder.wait(120)
         assert ("approximate" in gallery.engine) == (engine == "approximate")
         yield gallery
     else:

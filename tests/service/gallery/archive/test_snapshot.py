@@ -155,7 +155,7 @@ def test_the_saved_index_is_part_of_the_snapshot_and_is_used(
     """An approximate index is not trained again."""
     gallery = open_approximate(tmp_path / "data")
     gallery.enrol([record(f"r{number:03}") for number in range(200)], "replace")
-    assert gallery._rebuilder.wait(60)
+    assert gallery._rebuilder.wait(120)
     gallery.close()
     gallery = open_approximate(tmp_path / "data")
     gallery.add(record("later"))  # not in the saved index

@@ -114,7 +114,7 @@ def make_records(count: int, seed: int = 0) -> list[Record]:
 def fill(gallery: EmbeddedGallery, records: Sequence[Record], at_once: int = 100) -> None:
     for start in range(0, len(records), at_once):
         gallery.enrol(records[start : start + at_once], "replace")
-    assert gallery._rebuilder.wait(60)
+    assert gallery._rebuilder.wait(120)
 
 
 FILTERS = (Filter(), Filter(camera_ids=("gate", "hall")), Filter(exclude_camera_ids=("gate",)))

@@ -2,8 +2,9 @@
 
 import sqlite3
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +87,34 @@ def test_searches_see_complete_replacements_during_writes(gallery: EmbeddedGalle
         reading = [pool.submit(read) for _ in range(3)]
         try:
             for one in reading:
-                one.result(timeout=60)
+                one.result(timeout=120)
         finally:
             stop.set()
-        writing.result(timeout=60)
+        writing.result(timeout=120)
 
 
 def test_a_search_ends_even_if_commits_are_faster(gallery: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is always a commit between reading the database and the index, unless the writer is paused."""
     gallery.add(record("r"))
     search, commits = type(gallery._index).search, 0
+    pause, is_paused = gallery._writer.paused, False
+
+    @contextmanager
+    def paused() -> Iterator[None]:
+        nonlocal is_paused
+        with pause():
+            is_paused = True
+            yield
+
+    monkeypatch.setattr(gallery._writer, "paused", paused)
     with ThreadPoolExecutor(1) as pool:
 
         def overtaken(index: Index, *arguments: Any, plain: bool) -> Any:
             nonlocal commits
             commits += 1
-            wait([pool.submit(gallery.put, record(f"w{commits}"))], timeout=0.5)
+            put = pool.submit(gallery.put, record(f"w{commits}"))
+            if not is_paused:
+                assert put.result()
             return search(index, *arguments, plain=plain)
 
         monkeypatch.setattr(type(gallery._index), "search", overtaken)
@@ -140,7 +153,7 @@ def test_an_index_that_lost_a_commit_is_refused_and_is_right_after_a_restart(
         searching = pool.submit(gallery.search, vector("a"), 1)
         try:
             with pytest.raises(GalleryBroken, match="restart"):
-                searching.result(timeout=10)
+                searching.result(timeout=120)
         finally:
             gallery._index.fail()  # ends a search that still waits
     with pytest.raises(GalleryBroken, match="restart"):

@@ -181,10 +181,10 @@ def test_snapshots_of_many_threads_miss_no_row_during_changes(table: TermTable) 
         reading = [pool.submit(read, seed) for seed in range(4)]
         try:
             for one in reading:
-                one.result(60)
+                one.result(120)
         finally:
             done.set()
-        writing.result(60)
+        writing.result(120)
 
 
 def test_a_metadata_filter_sees_complete_replacements(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_a_metadata_filter_sees_complete_replacements(tmp_path: Path) -> None:
         reading = [pool.submit(read) for _ in range(2)]
         try:
             for one in reading:
-                one.result(60)
+                one.result(120)
         finally:
             done.set()
-        writing.result(60)
+        writing.result(120)
     gallery.close()

@@ -62,7 +62,7 @@ def run_together(target: WriterOnFile, pool: ThreadPoolExecutor, texts: list[str
 
     def hold(connection: sqlite3.Connection, change: Change) -> None:
         leading.set()
-        assert waiting.wait(10)
+        assert waiting.wait(120)
 
     def work(text: str) -> str:
         def write(connection: sqlite3.Connection, change: Change) -> str:
@@ -73,12 +73,12 @@ def run_together(target: WriterOnFile, pool: ThreadPoolExecutor, texts: list[str
         return target.writer.run(write)
 
     held = pool.submit(target.writer.run, hold)
-    assert leading.wait(10)
+    assert leading.wait(120)
     futures = [pool.submit(work, text) for text in texts]
     while len(target.writer._waiting) < len(texts):
         time.sleep(0.001)
     waiting.set()
-    held.result(10)
+    held.result(120)
     return futures
 
 
@@ -86,7 +86,7 @@ def test_waiting_changes_share_one_commit(target: WriterOnFile) -> None:
     texts = [f"t{number}" for number in range(12)]
     with ThreadPoolExecutor(20) as pool:
         futures = run_together(target, pool, texts)
-        assert [future.result(10) for future in futures] == [text.upper() for text in texts]
+        assert [future.result(120) for future in futures] == [text.upper() for text in texts]
     assert target.versions == [1]
     assert target.notes() == set(texts)
 
@@ -95,8 +95,8 @@ def test_a_refused_change_fails_alone(target: WriterOnFile) -> None:
     with ThreadPoolExecutor(20) as pool:
         before, refused, after = run_together(target, pool, ["a", "duplicate", "b"])
         with pytest.raises(DuplicateId):
-            refused.result(10)
-        assert (before.result(10), after.result(10)) == ("A", "B")
+            refused.result(120)
+        assert (before.result(120), after.result(10)) == ("A", "B")
     assert target.notes() == {"a", "b"}
 
 
@@ -110,7 +110,7 @@ def test_a_database_error_fails_the_group_and_keeps_nothing_of_it(target: Writer
         futures = run_together(target, pool, ["a", "b", "a", "c"])  # the second "a" breaks the UNIQUE rule
         for future in futures:
             with pytest.raises(GalleryError, match="UNIQUE"):
-                future.result(10)
+                future.result(120)
     assert target.notes() == set()
     assert target.versions == []
     target.writer.run(lambda connection, change: note("later", change, connection))
@@ -174,7 +174,7 @@ def test_closing_waits_for_running_work(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         futures = run_together(target, pool, ["a", "b"])
         target.writer.close()
-        assert [future.result(10) for future in futures] == ["A", "B"]
+        assert [future.result(120) for future in futures] == ["A", "B"]
     assert target.notes() == {"a", "b"}
     with pytest.raises(GalleryError, match="closed"):
         target.writer.run(lambda connection, change: None)
@@ -196,17 +196,17 @@ def test_the_connection_is_not_used_while_it_is_being_closed(tmp_path: Path) -> 
 
         def close(self) -> None:
             self.begun.set()
-            assert self.end.wait(10)
+            assert self.end.wait(120)
 
     slow = Closing()
     target.writer._connection = slow  # type: ignore[assignment]
     with ThreadPoolExecutor(1) as pool:
         closed = pool.submit(target.writer.close)
-        assert slow.begun.wait(10)
+        assert slow.begun.wait(120)
         assert not target.writer.empty_log()
         with pytest.raises(GalleryError, match="closed"), target.writer.paused():
             pass
         slow.end.set()
-        closed.result(10)
+        closed.result(120)
     assert slow.used == []
     target.connection.close()

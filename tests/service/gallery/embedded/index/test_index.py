@@ -113,7 +113,7 @@ def test_a_search_waits_for_its_version_and_refuses_an_older_one() -> None:
     waiting.join(0.05)
     assert waiting.is_alive()
     index.apply(2, [FilterValues(2, None, None, None)], rows[2:3], [])
-    waiting.join(10)
+    waiting.join(120)
     assert found == [[2]]
     assert index.search(rows[2], 1, EVERYTHING, 1, fetch) is None
 

@@ -35,7 +35,7 @@ def records(numbers: range) -> list[Record]:
 
 
 def settle(gallery: EmbeddedGallery) -> None:
-    assert gallery._rebuilder.wait(60)
+    assert gallery._rebuilder.wait(120)
 
 
 def check(gallery: EmbeddedGallery, numbers: range) -> None:
@@ -159,12 +159,12 @@ def test_changes_during_a_rebuild_are_in_the_new_index(tmp_path: Path, monkeypat
 
     def slow_tuning(self: IvfVectors, queries: object, cancelled: Callable[[], bool]) -> None:
         entered.set()
-        assert go_on.wait(60)
+        assert go_on.wait(120)
 
     monkeypatch.setattr(IvfVectors, "tune", slow_tuning)
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(800)), "replace")
-    assert entered.wait(60)
+    assert entered.wait(120)
     assert "exact" in gallery.engine
     gallery.enrol(records(range(800, 900)), "replace")
     gallery.put(record("r00001", embedding=embedding(5001), camera_id="c1"))
@@ -203,7 +203,7 @@ def test_searches_and_changes_go_on_during_rebuilds(tmp_path: Path) -> None:
     settle(gallery)
     over.set()
     for thread in searchers:
-        thread.join(30)
+        thread.join(120)
     assert not faults
     check(gallery, range(3300))
     gallery.close()
@@ -254,6 +254,6 @@ def test_closing_cancels_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(IvfVectors, "tune", endless)
     gallery = open_small(tmp_path)
     gallery.enrol(records(range(800)), "replace")
-    assert entered.wait(60)
+    assert entered.wait(120)
     gallery.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "gallery-rebuilder"]

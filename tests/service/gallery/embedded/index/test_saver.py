@@ -233,7 +233,7 @@ def test_after_a_kill_the_saved_index_has_most_rows_of_a_bulk_enrolment(
     save, done, may_save = index_file.save, [0], threading.Event()
 
     def slow_save(*args: Any) -> None:
-        assert may_save.wait(60)
+        assert may_save.wait(120)
         save(*args)
         done.append(len(args[2]))
 
@@ -259,7 +259,7 @@ def test_a_failing_save_is_not_tried_with_every_change(
 
     def fail(*_args: Any) -> None:
         tried.append("tried")
-        assert changed.wait(60)  # there are more changes before it has failed
+        assert changed.wait(120)  # there are more changes before it has failed
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(index_file, "save", fail)
