@@ -67,7 +67,7 @@ class TravelTimes:
     Attributes:
         minimum: seconds that a person needs at least from one camera to another, by `(from, to)`; 0 for other pairs.
         overlapping: pairs of cameras, each in both orders, on which one person can be at the same time.
-        tolerance: seconds by which the clocks of two cameras can differ; all minimums are less by it.
+        tolerance: seconds by which the clocks of two cameras can differ; all minimums between two are less by it.
     """
 
     minimum: Mapping[tuple[str, str], float] = field(default_factory=dict)
@@ -80,7 +80,12 @@ class TravelTimes:
         pair = first.camera or "", second.camera or ""
         if pair in self.overlapping:
             return True
-        return (second.start - first.end).total_seconds() >= self.minimum.get(pair, 0.0) - self.tolerance
+        gap = (second.start - first.end).total_seconds()
+        # One camera has one clock. Two without a name may be two.
+        tolerance = 0.0 if first.camera is not None and first.camera == second.camera else self.tolerance
+        least = self.minimum.get(pair, 0.0) - tolerance
+        # Of two single moments that are the same, the gap is 0, too.
+        return gap > least if first.start == second.start else gap >= least
 
     @classmethod
     def load(cls, path: Path) -> "TravelTimes":

@@ -123,6 +123,20 @@ def test_a_person_needs_the_minimum_time_between_cameras() -> None:
     assert ids(link(records, "seed", times=TravelTimes({("b", "a"): 30.0}))) == ["seed", "soon", "late"]
 
 
+def test_a_person_is_not_at_two_places_at_one_single_moment() -> None:
+    records = [record("seed", "a", 0), record("one", "b", 60, 5, 0), record("other", "c", 60, 10, 0)]
+    assert ids(link(records, "seed")) == ["seed", "one"]
+    assert ids(link(records, "seed", times=TravelTimes(tolerance=1))) == ["seed", "one", "other"]
+    adjacent = [record("seed", "a", 0), record("next", "b", 5, 5, 0), record("last", "b", 5.5, 5)]
+    assert ids(link(adjacent, "seed")) == ["seed", "next", "last"]
+
+
+def test_the_clocks_of_two_cameras_may_differ_and_one_camera_has_one_clock() -> None:
+    records = [record("seed", "a", 0), record("twice", "a", 4, 5), record("other", "b", 4, 10)]
+    assert ids(link(records, "seed")) == ["seed"]
+    assert ids(link(records, "seed", times=TravelTimes(tolerance=2))) == ["seed", "other"]
+
+
 def test_max_steps_ends_a_path_and_says_so() -> None:
     records = [record(f"r{number}", "a", 10 * number) for number in range(10)]
     path = link(records, "r5", max_steps=3)
