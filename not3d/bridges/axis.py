@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from not3d.bridges.observations import MalformedMessage
-from not3d.bridges.values import as_image, as_list, as_mapping, as_name, as_number, as_time, read_object
+from not3d.bridges.values import as_image, as_items, as_list, as_mapping, as_name, as_number, as_time, read_object
 
 PEOPLE = frozenset({"human", "person"})
 _PATH_POINTS = 16
@@ -146,8 +146,10 @@ def _read_parts(parts: list[Any], depth: int = 8) -> list[str]:
 
 
 def _read_events(content: Mapping[str, Any]) -> AxisEvents:
-    ended, renamed, problems = [], [], []
-    for each in as_list(content.get("track_events")):
+    ended: list[str] = []
+    renamed: list[tuple[str, str]] = []
+    problems: list[MalformedMessage] = []
+    for each in as_items(content.get("track_events"), problems):
         node = as_mapping(each)
         try:
             if node.get("type") == "TrackEnded":

@@ -24,6 +24,8 @@ SETTLE_SECONDS = 10.0
 HOLD_SECONDS = 300.0
 TICK_SECONDS = 0.5
 MAX_CROPS = 16
+MAX_TRACKS = 64
+"""Tracks of one person after which the tracklet waits for no others."""
 _MAX_LINKS = 10_000
 _KEPT_LINKS = 1000
 """Links that are kept in the state, because a track's own message may come after a restart."""
@@ -211,8 +213,10 @@ class AxisSource:
     def hand_over(self, now: float) -> None:
         """Hand over the tracklets that are complete at a time (Unix seconds)."""
         for key, group in list(self._groups.items()):
-            settled = not group["awaited"] and now >= group["changed"] + self._settle
-            if settled or now >= group["since"] + self._hold:
+            # Times in the future: the clock was set back, and would be there again only much later.
+            settled = not group["awaited"] and not group["changed"] <= now < group["changed"] + self._settle
+            over = not group["since"] <= now < group["since"] + self._hold
+            if settled or over or len(group["tracks"]) >= MAX_TRACKS:
                 del self._groups[key]
                 self._submit(key, group)
 

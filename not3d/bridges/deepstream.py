@@ -17,7 +17,7 @@ from not3d.bridges.grouped import GroupedSource
 from not3d.bridges.observations import MalformedMessage, Observation, Vector
 from not3d.bridges.telemetry import Telemetry
 from not3d.bridges.tracklet import RelativeBox
-from not3d.bridges.values import as_list, as_mapping, as_name, as_number, as_time, read_object
+from not3d.bridges.values import as_items, as_list, as_mapping, as_name, as_number, as_time, read_object
 
 PEOPLE = frozenset({"person", "people", "pedestrian", "human"})
 _UNTRACKED = frozenset({"-1", str(2**64 - 1)})
@@ -49,9 +49,11 @@ def read_message(payload: bytes | str, size: tuple[int, int] = DEFAULT_SIZE) -> 
     content = read_object(payload)
     time = as_time(content.get("@timestamp"), "@timestamp")
     read: list[Callable[[], Observation | None]]
+    people: list[Observation] = []
+    problems: list[MalformedMessage] = []
     if "objects" in content:
         sensor = as_name(content.get("sensorId"), "sensorId")
-        texts = as_list(content["objects"])
+        texts = as_items(content["objects"], problems)
         read = [partial(_read_minimal, text, sensor, time, size) for text in texts]
     elif "object" in content:
         named = content.get("sensor")
@@ -59,7 +61,6 @@ def read_message(payload: bytes | str, size: tuple[int, int] = DEFAULT_SIZE) -> 
         read = [partial(_read_full, as_mapping(content["object"]), sensor, time, size)]
     else:
         raise MalformedMessage("neither objects nor object", ", ".join(list(content)[:5]))
-    people, problems = [], []
     for each in read:
         try:
             observation = each()

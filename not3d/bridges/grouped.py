@@ -84,6 +84,7 @@ class GroupedSource:
             for camera, name, start, end in json.loads(state.mark(_MARK) or "[]")
         }
         self._footage: asyncio.Queue[str] = asyncio.Queue()
+        self._deadlines: dict[str, float] = {}
         for key, _ in state.open_tracks():
             self._footage.put_nowait(key)
         if self._keeps_open_tracks:
@@ -225,11 +226,15 @@ class GroupedSource:
                 self._sink.drop(key, "no_footage", "the bridge was started again without --footage")
                 continue
             wanted = [WantedCrop(datetime.fromisoformat(at), RelativeBox(*edges)) for at, *edges in data["boxes"]]
+            # Of the clock only what is left at the beginning: it may be set back meanwhile.
+            left = min(data["until"] - time.time(), self._options.footage_wait)
+            deadline = self._deadlines.setdefault(key, time.monotonic() + left)
             crops = await asyncio.to_thread(recordings.cut, data["camera"], wanted)
             missing = crops.count(None)
-            if missing and time.time() < data["until"]:
+            if missing and time.monotonic() < deadline:
                 asyncio.get_running_loop().call_later(FOOTAGE_PAUSE_SECONDS, self._footage.put_nowait, key)
                 continue
+            del self._deadlines[key]
             found = tuple(crop for crop in crops if crop is not None)
             for outcome, count in (("cut", len(found)), ("missing", missing)):
                 for _ in range(count):

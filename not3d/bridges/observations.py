@@ -5,7 +5,7 @@ silence, by the time in the messages and by the clock.
 """
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from not3d.bridges.tracklet import RelativeBox
 
 Vector = NDArray[np.float64]
+_TRACK_BYTES, _ITEM_BYTES = 2000, 400
+"""About how much memory a track takes, and each observation or token of it, without crops and vectors."""
 
 
 class MalformedMessage(ValueError):
@@ -66,6 +68,8 @@ class ObservedTrack:
     """the clock at the last observation"""
     stride: int = 1
     """every n-th observation is kept"""
+    size: int = 0
+    """about how many bytes of memory it takes"""
 
     @property
     def ordered(self) -> list[Observation]:
@@ -86,11 +90,16 @@ class ObservedTrack:
             return
         self.start, self.end = min(self.start, observation.time), max(self.end, observation.time)
         if self.seen % self.stride == 0:
-            self.observations.append(observation)
+            self.observations.append(replace(observation, vector=None))  # it is in the sum
             if len(self.observations) > 2 * keep:  # keep every other one, so that they stay evenly spread
                 self.observations = self.observations[::2]
                 self.stride *= 2
         self.seen += 1
+
+    def _measure(self) -> None:
+        vectors = 0 if self.vectors is None else self.vectors.nbytes
+        crops = sum(len(each.crop or b"") for each in self.observations)
+        self.size = _TRACK_BYTES + crops + vectors + _ITEM_BYTES * (len(self.observations) + len(self.tokens))
 
     def _add_vector(self, vector: Vector) -> None:
         unit = unit_vector(vector)
@@ -119,7 +128,7 @@ def unit_vector(vector: Vector) -> Vector:
 
 
 class TrackGrouper:
-    """Groups observations by camera and object, and closes tracks. Memory is bounded for each camera.
+    """Groups observations by camera and object, and closes tracks. Memory is bounded.
 
     A number that a camera gives to another person after a silence makes a new track.
 
@@ -128,14 +137,25 @@ class TrackGrouper:
         longest: seconds after which a track is closed and its next observation begins another one.
         keep: observations of a track that are kept, evenly spread; twice as many at most.
         max_tracks: open tracks of one camera; the one that was silent the longest is closed for another one.
+        max_bytes: bytes that all open tracks may take, roughly; above it those that were silent the longest are closed.
     """
 
-    def __init__(self, *, silence: float = 5.0, longest: float = 60.0, keep: int = 8, max_tracks: int = 200) -> None:
+    def __init__(
+        self,
+        *,
+        silence: float = 5.0,
+        longest: float = 60.0,
+        keep: int = 8,
+        max_tracks: int = 200,
+        max_bytes: int = 256_000_000,
+    ) -> None:
         self._silence = timedelta(seconds=silence)
         self._silent_seconds = silence
         self._longest = timedelta(seconds=longest)
         self._keep = keep
         self._max_tracks = max_tracks
+        self._max_bytes = max_bytes
+        self._size = 0
         self._cameras: dict[str, _Camera] = {}
 
     @property
@@ -162,17 +182,17 @@ class TrackGrouper:
         if time < state.latest - max(self._longest, self._silence):
             state.latest = time  # the camera's clock was set back
         state.latest = max(state.latest, time)
-        closed = state.close(lambda track: track.end < state.latest - self._silence)
+        closed = self._close(state, lambda track: track.end < state.latest - self._silence)
         problems = []
         for observation in observations:
             track = state.tracks.get(observation.object)
             if track and not self._continues(track, observation):
-                closed.append(state.tracks.pop(observation.object))
+                closed.append(self._remove(state, track))
                 track = None
             if track is None:
                 if len(state.tracks) >= self._max_tracks:
                     stalest = min(state.tracks.values(), key=lambda each: each.arrived)
-                    closed.append(state.tracks.pop(stalest.object))
+                    closed.append(self._remove(state, stalest))
                 track = ObservedTrack(camera, observation.object, observation.time, observation.time)
                 state.tracks[observation.object] = track
             track.arrived = now
@@ -181,10 +201,14 @@ class TrackGrouper:
             except MalformedMessage as error:
                 problems.append(error)
                 if not track.seen:
-                    del state.tracks[observation.object]
+                    self._remove(state, track)
                     continue
             if token is not None:
                 track.tokens.append(token)
+            self._size -= track.size
+            track._measure()
+            self._size += track.size
+        closed += self._close_stalest()
         if not state.tracks and not closed:
             del self._cameras[camera]
         return closed, problems
@@ -203,6 +227,8 @@ class TrackGrouper:
         state = self._cameras.setdefault(track.camera, _Camera(track.end))
         state.latest = max(state.latest, track.end)
         track.arrived = now
+        track._measure()
+        self._size += track.size
         state.tracks[track.object] = track
 
     def close_silent(self, now: float) -> list[ObservedTrack]:
@@ -210,7 +236,7 @@ class TrackGrouper:
         closed = []
         for name in list(self._cameras):
             state = self._cameras[name]
-            closed += state.close(lambda track: track.arrived < now - self._silent_seconds)
+            closed += self._close(state, lambda track: track.arrived < now - self._silent_seconds)
             if not state.tracks:
                 del self._cameras[name]
         return closed
@@ -219,6 +245,27 @@ class TrackGrouper:
         """Return all open tracks; they are closed."""
         closed = [track for state in self._cameras.values() for track in state.tracks.values()]
         self._cameras.clear()
+        self._size = 0
+        return closed
+
+    def _remove(self, state: "_Camera", track: ObservedTrack) -> ObservedTrack:
+        del state.tracks[track.object]
+        self._size -= track.size
+        return track
+
+    def _close(self, state: "_Camera", ended: Callable[[ObservedTrack], bool]) -> list[ObservedTrack]:
+        return [self._remove(state, track) for track in list(state.tracks.values()) if ended(track)]
+
+    def _close_stalest(self) -> list[ObservedTrack]:
+        """Close tracks of any camera if all take too much memory, until there is some room again."""
+        closed: list[ObservedTrack] = []
+        if self._size <= self._max_bytes:
+            return closed
+        tracks = [track for state in self._cameras.values() for track in state.tracks.values()]
+        for track in sorted(tracks, key=lambda each: each.arrived):
+            if self._size <= 0.9 * self._max_bytes:
+                break
+            closed.append(self._remove(self._cameras[track.camera], track))
         return closed
 
 
@@ -228,9 +275,3 @@ class _Camera:
     def __init__(self, latest: datetime) -> None:
         self.latest = latest
         self.tracks: dict[str, ObservedTrack] = {}
-
-    def close(self, ended: Callable[[ObservedTrack], bool]) -> list[ObservedTrack]:
-        closed = [track for track in self.tracks.values() if ended(track)]
-        for track in closed:
-            del self.tracks[track.object]
-        return closed

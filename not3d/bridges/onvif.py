@@ -6,7 +6,7 @@ list, `@` may be missing, and numbers may be text.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from not3d.bridges.grouped import GroupedSource
 from not3d.bridges.observations import MalformedMessage, Observation
 from not3d.bridges.telemetry import Telemetry
 from not3d.bridges.tracklet import RelativeBox
-from not3d.bridges.values import as_image, as_list, as_mapping, as_name, as_number, as_time, read_object
+from not3d.bridges.values import as_image, as_items, as_list, as_mapping, as_name, as_number, as_time, read_object
 
 PEOPLE = frozenset({"human", "person"})
 MAX_LOGGED = 1000
@@ -93,28 +93,40 @@ def read_frames(
             a camera may send it once.
 
     Raises:
-        MalformedMessage: it is not JSON, or has no frame.
+        MalformedMessage: it is not JSON, or has no frame that can be read.
     """
     content: Mapping[str, Any] = read_object(payload)
     for name in ("MetadataStream", "VideoAnalytics"):  # the nodes around it in XML
         content = as_mapping(content.get(name)) or content
-    nodes = as_list(content.get("Frame"))
+    problems: list[MalformedMessage] = []
+    nodes = as_items(content.get("Frame"), problems)
     if not nodes:
         raise MalformedMessage("no Frame", ", ".join(list(content)[:5]))
     frames: list[OnvifFrame] = []
     named: set[str] = set()
     for node in nodes:
-        frame = _read_frame(as_mapping(node), camera, least_likelihood, lambda name: name in named or is_known(name))
+        try:
+            frame = _read_frame(
+                as_mapping(node), camera, least_likelihood, lambda name: name in named or is_known(name)
+            )
+        except MalformedMessage as error:  # the other frames count
+            problems.append(error)
+            continue
         named.update(each.object for each in frame.people)
         frames.append(frame)
+    if not frames:
+        raise problems[-1]
+    frames[0] = replace(frames[0], problems=(*problems, *frames[0].problems))
     return frames
 
 
 def _read_frame(node: Mapping[str, Any], camera: str, least: float, is_known: Callable[[str], bool]) -> OnvifFrame:
     time = as_time(_attribute(node, "UtcTime"), "UtcTime")
     whole = Transformation.read(node.get("Transformation"))
-    people, problems, left_out = [], [], []
-    for each in as_list(node.get("Object")):
+    people: list[Observation] = []
+    problems: list[MalformedMessage] = []
+    left_out: list[str] = []
+    for each in as_items(node.get("Object"), problems):
         try:
             found = _read_person(as_mapping(each), camera, time, whole, least, is_known)
         except MalformedMessage as error:

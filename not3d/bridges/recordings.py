@@ -5,6 +5,7 @@ A camera's recordings are in a folder of its name. The path of a file below it s
 in UTC if it has no offset, such as `+0200` or `+02-00`. If a name has two times, the first one counts.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -130,7 +131,11 @@ def _folder_name(camera: str) -> str:
 
 
 def _media(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES | VIDEOS)
+    # `Path.rglob` fails if a folder is removed meanwhile, as recorders do with old ones; `os.walk` leaves it out.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if (path := Path(parent, name)).suffix.lower() in PICTURES | VIDEOS:
+                yield path
 
 
 def start_of(name: str) -> datetime | None:

@@ -54,6 +54,8 @@ OVERLAP = timedelta(minutes=1)
 FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 SILENCE_SECONDS = 60.0
 """The stream of alerts has a sign of life more often than this."""
+_BAD_ANSWER = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What reading an answer raises that is none of the service: another program answers at its address."""
 _RETRIED = frozenset({401, 403, 429, 502, 503, 504})
 """Answers to a search after which it stays due: the service is busy, or an operator has to mend the key."""
 
@@ -196,7 +198,7 @@ class Results:
             try:
                 answer = await self._get("/watchlists")
                 names = {item["name"] for item in answer["items"]}
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except (*_BAD_ANSWER, httpx.HTTPError) as error:
                 self._telemetry.retry("watchlists", reason=_reason(error))
             else:
                 new, gone = names - self._watchlists, self._watchlists - names
@@ -287,7 +289,7 @@ class Results:
             try:
                 async for alert in self._stream():
                     await self._publish_alert(alert)
-            except (httpx.HTTPError, ValueError, KeyError, ClientError) as error:
+            except (*_BAD_ANSWER, httpx.HTTPError, ClientError) as error:
                 self._telemetry.retry("alerts", reason=_reason(error))
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -295,13 +297,13 @@ class Results:
         """Yield alerts from where the last stream was left; at first, new ones only."""
         cursor = self._state.mark(CURSOR)
         if cursor is None:
-            cursor = (await self._get("/alerts", limit=1))["cursor"]
+            cursor = await self._newest()
             self._state.set_mark(CURSOR, cursor)
         timeout = httpx.Timeout(10, read=SILENCE_SECONDS)
         headers = {"Last-Event-ID": cursor}
         async with self._http.stream("GET", "/alerts/stream", headers=headers, timeout=timeout) as response:
             if response.status_code in {httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY}:
-                self._state.set_mark(CURSOR, (await self._get("/alerts", limit=1))["cursor"])
+                self._state.set_mark(CURSOR, await self._newest())
             response.raise_for_status()
             data: list[str] = []
             async for line in response.aiter_lines():
@@ -310,6 +312,13 @@ class Results:
                 elif not line and data:
                     yield json.loads("\n".join(data))
                     data = []
+
+    async def _newest(self) -> str:
+        """Return the cursor after which new alerts come."""
+        cursor = (await self._get("/alerts", limit=1))["cursor"]
+        if not isinstance(cursor, str):
+            raise TypeError("the answer to /alerts has no cursor")
+        return cursor
 
     async def _publish_alert(self, alert: dict[str, Any]) -> None:
         """Publish an alert, and only then count it as read.
@@ -355,7 +364,7 @@ class Results:
             now = time.monotonic()
             try:
                 latest = await self._hand_over_confirmed(on_confirmed, FIRST_TIME if now >= all_at else since - OVERLAP)
-            except (httpx.HTTPError, KeyError, ValueError, Not3dError) as error:
+            except (*_BAD_ANSWER, httpx.HTTPError, Not3dError) as error:
                 self._telemetry.retry("verdicts", reason=_reason(error))
                 failures += 1
             else:

@@ -18,17 +18,14 @@ MAX_WAITING = 2000
 BLOCKED_SECONDS = 15.0
 """Seconds until a call is repeated that the service refuses for a reason that the operator must remove."""
 FORGET_SECONDS = 3600.0
-_BLOCKED = frozenset(
-    {
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.METHOD_NOT_ALLOWED,
-        HTTPStatus.INSUFFICIENT_STORAGE,
-    }
+MAX_FAILURES = 3
+"""How often the service may fail with an unexpected error of its own before the tracklet counts as the reason."""
+_OF_THE_TRACKLET = frozenset(
+    {"malformed", "duplicate-id", "other-embedding-space", "too-large", "unsupported-content", "unusable-frames"}
 )
-"""Refusals that are not about the tracklet: a key, a wrong address, a full disk."""
-_OF_THE_TRACKLET = frozenset({"id", "camera_id"})
+"""Kinds of problems that are about the tracklet. Others need an operator: a key, an address, a full disk, a service
+without a model."""
+_FIELDS_OF_THE_TRACKLET = frozenset({"id", "camera_id"})
 """Fields that 403 names if the key may enrol other tracklets, but not those of this camera."""
 
 Returned = TypeVar("Returned")
@@ -158,8 +155,7 @@ class Sink:
                 else:
                     self.client.embed(tracklet.frames, **given)
             except ProblemError as error:
-                # Enrolled just before the bridge was killed; for a vector it would mean another embedding space.
-                if error.status == HTTPStatus.CONFLICT and not tracklet.embedding:
+                if error.kind == "duplicate-id":  # enrolled just before the bridge was killed
                     return "already"
                 raise
             return "new"
@@ -173,6 +169,9 @@ class Sink:
                 details += [json.dumps(item) for item in error.errors[:3]]
             self._waiting -= 1
             self.drop(tracklet.id, reason, "; ".join(details))
+        except Exception as error:  # noqa: BLE001 - one tracklet must not end the bridge, now and after each restart
+            self._waiting -= 1
+            self.drop(tracklet.id, "unexpected_error", repr(error))
         else:
             self._waiting -= 1
             self._state.enrolled(tracklet.id, search=self.notes_searches)
@@ -185,12 +184,12 @@ class Sink:
 
     async def _change(self, id: str, fields: dict[str, Any]) -> None:
         try:
-            await self._call("change", id, lambda: self.client.patch(id, **fields), missing=True)
-        except (ProblemError, RepeatedlyAborted) as error:  # erased meanwhile, for example
-            self._telemetry.log("change refused", id=id, detail=str(error))
+            await self._call("change", id, lambda: self.client.patch(id, **fields))
+        except Exception as error:  # noqa: BLE001 - erased meanwhile, for example
+            self._telemetry.log("change refused", id=id, detail=str(error) or repr(error))
         self._state.changed(id, fields)
 
-    async def _call(self, name: str, id: str, call: Callable[[], Returned], *, missing: bool = False) -> Returned:
+    async def _call(self, name: str, id: str, call: Callable[[], Returned]) -> Returned:
         """Return what a call of the service returns, however long the service is away.
 
         Raises:
@@ -213,7 +212,7 @@ class Sink:
             self._telemetry.service_up.set(1)
             return answer
 
-        blocked = _BLOCKED - {HTTPStatus.NOT_FOUND} if missing else _BLOCKED
+        failures = 0
         while True:
             try:
                 return await asyncio.to_thread(self._retry.call, attempt, self.client.is_ready)
@@ -222,8 +221,10 @@ class Sink:
             except RepeatedlyAborted:
                 raise
             except ClientError as error:  # also an answer that is none of the service
-                if isinstance(error, ProblemError) and (error.status not in blocked or _is_of_the_tracklet(error)):
-                    raise
+                if isinstance(error, ProblemError):
+                    failures += error.kind == "internal"
+                    if failures >= MAX_FAILURES or _is_of_the_tracklet(error):
+                        raise
                 self._telemetry.retry(
                     name, id=id, reason=str(error), cure="check --url, the key and the service's disk"
                 )
@@ -240,4 +241,7 @@ class Sink:
 
 
 def _is_of_the_tracklet(error: ProblemError) -> bool:
-    return any(isinstance(item, dict) and item.get("field") in _OF_THE_TRACKLET for item in error.errors)
+    if error.kind is None:  # of a proxy, which may limit the size of a request; everything else is its configuration
+        return error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    named = any(isinstance(item, dict) and item.get("field") in _FIELDS_OF_THE_TRACKLET for item in error.errors)
+    return named or error.kind in _OF_THE_TRACKLET

@@ -1,6 +1,8 @@
 """Metrics of a bridge, and log lines that say what was dropped and why."""
 
 import logging
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,8 @@ from prometheus_client import (
 
 from model.errors import Not3dError
 
+LOG_LINES, LOG_SECONDS = 100, 60.0
+"""Lines about messages of one outcome in so many seconds: a wrong setting makes every message of a camera unusable."""
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that is of no use
 _log = logging.getLogger("not3d.bridge")
 
@@ -42,6 +46,8 @@ class Telemetry:
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self._logged: dict[str, tuple[float, int]] = {}
+        """Of each outcome: since when lines are counted, and how many there would be."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._messages = self._counter("messages", "Messages of the other system by what became of them.", "outcome")
@@ -70,9 +76,18 @@ class Telemetry:
         return gauge.labels(self.source)
 
     def message(self, outcome: str, **facts: Any) -> None:
-        """Count a message of the other system; one that was ignored for a `reason` is logged."""
+        """Count a message of the other system; one that was ignored for a `reason` is logged, if not too many are."""
         self._messages.labels(self.source, outcome).inc()
-        if facts:
+        if not facts:
+            return
+        now = time.monotonic()
+        began, count = self._logged.get(outcome, (-math.inf, 0))
+        if now - began >= LOG_SECONDS:
+            if count > LOG_LINES:
+                self.log("messages not used", outcome=outcome, not_shown=count - LOG_LINES)
+            began, count = now, 0
+        self._logged[outcome] = began, count + 1
+        if count < LOG_LINES:
             self.log("message not used", outcome=outcome, **facts)
 
     def frame(self, outcome: str) -> None:

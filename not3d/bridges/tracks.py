@@ -21,6 +21,7 @@ from not3d.bridges.sink import Sink
 from not3d.bridges.state import State
 from not3d.bridges.telemetry import Telemetry
 from not3d.bridges.tracklet import RelativeBox, Tracklet, cut_pixels, make_id
+from service.http.fields import Metadata
 
 MAX_PICTURES = 1000
 MAX_MESSAGE_BYTES = 64_000_000
@@ -64,7 +65,7 @@ class Track(Strict):
     end: datetime | None = None
     crops: list[str] = Field(default_factory=list, max_length=MAX_PICTURES)
     frames: list[Picture] = Field(default_factory=list, max_length=MAX_PICTURES)
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
     @field_validator("track", "id", mode="before")
     @classmethod

@@ -12,6 +12,10 @@ from not3d.bridges.observations import MalformedMessage
 
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """How JPEG and PNG begin."""
+MAX_IMAGE_BYTES = 10_000_000
+"""A crop of one person is a hundredth of it."""
+MAX_ITEMS = 1000
+"""Objects, frames or events that are read of one message."""
 _YEARS = (1970, 2999)
 """Other years are those of a clock that was never set."""
 
@@ -36,6 +40,14 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def as_items(value: Any, problems: list[MalformedMessage]) -> list[Any]:
+    """Return the first items of what `as_list` returns; if there are more, that is a problem."""
+    items = as_list(value)
+    if len(items) > MAX_ITEMS:
+        problems.append(MalformedMessage("too many items", f"{len(items)}, of which {MAX_ITEMS} are read"))
+    return items[:MAX_ITEMS]
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:
@@ -101,6 +113,8 @@ def as_image(value: Any) -> bytes:
     """
     if not isinstance(value, str) or not value:
         raise MalformedMessage("no image", type(value).__name__)
+    if len(value) > MAX_IMAGE_BYTES * 3 // 2:  # base64, with line breaks
+        raise MalformedMessage("image is too large", f"{len(value)} characters")
     text = value.partition(",")[2] if value.startswith("data:") else value
     try:
         data = base64.b64decode("".join(text.split()), validate=True)

@@ -26,15 +26,23 @@ class UnreachableError(ClientError):
 class ProblemError(ClientError):
     """The service refused a request.
 
-    `errors` name the wrong fields and frames as the service's problem document does (RFC 9457). `retry_after` is the
+    `errors` name the wrong fields and frames as the service's problem document does (RFC 9457), and `kind` is the last
+    part of its `type`, such as "duplicate-id"; `None` if a proxy answered instead of the service. `retry_after` is the
     number of seconds after which the service accepts the request again, if it says so.
     """
 
     def __init__(
-        self, status: int, title: str, detail: str, errors: Sequence[Json] = (), retry_after: float | None = None
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        errors: Sequence[Json] = (),
+        retry_after: float | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__(f"{title} ({status}): {detail}" if detail else f"{title} ({status})")
         self.status = status
+        self.kind = kind
         self.retry_after = retry_after
         self.title = title
         self.detail = detail

@@ -18,7 +18,9 @@ MAX_ABORTS = 3
 """How often the service may abort one call while it answers others."""
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 """Statuses after which the request was certainly not executed."""
-_TEMPORARY = _BUSY | {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+_TOO_LATE = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT})
+"""Statuses of a request that did not arrive, or was not answered, in time: it may need more than one call may take."""
+_TEMPORARY = _BUSY | _TOO_LATE | {HTTPStatus.BAD_GATEWAY}
 """Statuses of a service, or of a proxy in front of it, that go away without help."""
 
 Returned = TypeVar("Returned")
@@ -35,7 +37,7 @@ class RetryPolicy:
         attempts: how often a call is made at most.
         seconds: for how long a call is repeated.
         idempotent: whether the calls may be executed twice. If so, a call is repeated also if it got no answer or an
-            error of a proxy (502, 504); otherwise only if the service was busy (429, 503).
+            error of a proxy (502, 504), or arrived too late (408); otherwise only if the service was busy (429, 503).
     """
 
     def __init__(self, *, attempts: int | None = None, seconds: float = math.inf, idempotent: bool = False) -> None:
@@ -70,7 +72,7 @@ class RetryPolicy:
                 if error.status not in (_TEMPORARY if self._idempotent else _BUSY):
                     raise
                 failure: ProblemError | UnreachableError = error
-                aborts += error.status == HTTPStatus.GATEWAY_TIMEOUT  # it may need more time than one call may take
+                aborts += error.status in _TOO_LATE
             except UnreachableError as error:
                 if not self._idempotent:
                     raise

@@ -1,11 +1,16 @@
 """How the client checks certificates, and what an answer that refuses means."""
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from not3d.client.responses import ClientError, ProblemError
+
+_KINDS = "urn:not3d:problem:"
+"""How the type of a problem of the service begins."""
 
 
 def trust(ca_file: Path | None) -> ssl.SSLContext:
@@ -21,14 +26,16 @@ def problem_of(response: httpx.Response) -> ProblemError:
     """Return the error of an answer that is no success: of the service, or of a proxy in front of it."""
     after = response.headers.get("retry-after", "")
     retry_after = float(after) if after.isdecimal() else None
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        document = response.json()
+    document = _read_problem(response)
+    kind = str(document.get("type", ""))
+    if kind.startswith(_KINDS):
         return ProblemError(
             response.status_code,
-            document["title"],
-            document.get("detail", ""),
+            str(document.get("title", "")),
+            str(document.get("detail", "")),
             document.get("errors") or (),
             retry_after,
+            kind.removeprefix(_KINDS),
         )
     # A proxy answered instead of the service.
     return ProblemError(
@@ -37,6 +44,17 @@ def problem_of(response: httpx.Response) -> ProblemError:
         response.text[:200].strip(),
         retry_after=retry_after,
     )
+
+
+def _read_problem(response: httpx.Response) -> Mapping[str, Any]:
+    """Return a problem document (RFC 9457); empty if the answer is none."""
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return {}
+    try:
+        document = response.json()
+    except ValueError:  # it was cut off, for example
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def without_login(url: str) -> str:

@@ -111,15 +111,15 @@ class Frigate:
 
     async def events(self, labels: list[str], after: float) -> AsyncIterator[dict[str, Any]]:
         """Return the events that began after a time, the newest first, without the details of `event`."""
-        before, seen = math.inf, set[Any]()
+        before, seen = math.inf, set[str]()
         while True:
             params: dict[str, Any] = {"labels": ",".join(labels), "after": after, "limit": PAGE}
             if before < math.inf:
                 params["before"] = before
             page = await self._get_list("/api/events", params)
-            new = [event for event in page if event.get("id") not in seen]
+            new = [event for event in page if (id_ := event.get("id")) is None or str(id_) not in seen]
             for event in new:
-                seen.add(event.get("id"))
+                seen.add(str(event.get("id")))
                 yield event
             times = [event["start_time"] for event in page if isinstance(event.get("start_time"), int | float)]
             if len(page) < PAGE or not new or not times:
@@ -185,7 +185,7 @@ class Frigate:
         body, _ = await self._call("GET", path, MAX_JSON_BYTES, params=params)
         try:
             return json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FrigateError(f"the answer to {path} is not JSON; is {self._shown} Frigate?") from error
 
     async def _call(self, method: str, path: str, limit: int, **request: Any) -> tuple[bytes, httpx.Headers]:
@@ -202,7 +202,7 @@ class Frigate:
         if status == httpx.codes.OK:
             return body, headers
         message = f"Frigate answers {status} to {method} {path.partition('?')[0]}"
-        with contextlib.suppress(ValueError, AttributeError):
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
             message += f": {json.loads(body).get('message') or json.loads(body).get('detail')}"
         failed_to_make = status == httpx.codes.INTERNAL_SERVER_ERROR and method == "GET"
         if status == httpx.codes.NOT_FOUND or failed_to_make:

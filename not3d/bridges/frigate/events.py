@@ -9,12 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from not3d.bridges.tracklet import RelativeBox
 
 MAX_SIGHTS = 64
 """Boxes of one event that are kept; then those that are close in time to others go."""
+MAX_NAME = 250
 _MAX_NUMBER = 5e10
 """Larger numbers are no times: as seconds since 1970 they are beyond the years 385 to 3554."""
 
@@ -97,7 +98,7 @@ def describe(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of a record: event id, label, zones, score, and names that Frigate gave."""
     facts: dict[str, Any] = {"frigate_event": values.get("id"), "label": values.get("label")}
     zones = values.get("entered_zones", values.get("zones"))
-    facts["zones"] = [zone for zone in zones if isinstance(zone, str)] if isinstance(zones, list) else []
+    facts["zones"] = [zone for zone in zones if is_name(zone)] if isinstance(zones, list) else []
     data = values.get("data")
     score = _number(values.get("top_score"))
     if score is None and isinstance(data, dict):
@@ -107,7 +108,7 @@ def describe(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("sub_label")
     if isinstance(name, list) and name:  # [name, score] in MQTT, the name in HTTP
         name = name[0]
-    if isinstance(name, str) and name:
+    if is_name(name):
         facts["sub_label"] = name
     return facts
 
@@ -265,6 +266,13 @@ def _number(value: object) -> float | None:
 
 def _text(values: Mapping[str, Any], name: str) -> str:
     value = values.get(name)
-    if not isinstance(value, str) or not value:
-        raise MalformedEvent(f"`after.{name}` is not a text")
+    if not is_name(value):
+        raise MalformedEvent(f"`after.{name}` is not a text of 1 to {MAX_NAME} characters")
     return value
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Return whether a value can be an id or a name: a text of a sensible length that UTF-8 can hold."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -19,7 +19,7 @@ import aiomqtt
 
 from model.frames import FrameError
 from not3d.bridges.frigate.api import CameraConfig, Frigate, FrigateError, NotFound
-from not3d.bridges.frigate.events import MalformedEvent, Progress, Update, parse_event
+from not3d.bridges.frigate.events import MalformedEvent, Progress, Update, is_name, parse_event
 from not3d.bridges.mqtt import Mqtt
 from not3d.bridges.sink import Sink
 from not3d.bridges.state import State
@@ -112,6 +112,7 @@ class FrigateSource:
         self._live: asyncio.Queue[tuple[str, str, float, RelativeBox]] = asyncio.Queue(MAX_LIVE)
         self._behind = asyncio.Event()
         self._set_caught_up(False)
+        self._longest_wait = options.open_seconds + options.settle_seconds + MAX_RETRY_SECONDS
         prefix = options.topic_prefix.rstrip("/")
         mqtt.subscribe(f"{prefix}/events", self._on_event)
         mqtt.subscribe(f"{prefix}/available", self._on_available)
@@ -250,13 +251,18 @@ class FrigateSource:
             while True:
                 now = self._now()
                 for track, progress in list(self._open.items()):
-                    if progress.due_at <= now and track not in self._finishing and len(self._finishing) < MAX_FINISHING:
+                    is_free = track not in self._finishing and len(self._finishing) < MAX_FINISHING
+                    if is_free and self._is_due(progress, now):
                         self._finishing.add(track)
                         tasks.create_task(self._finish(track, progress))
                 if self._caught_up and now - noted >= NOTE_SECONDS:
                     self._state.set_mark(HEARD, repr(now))
                     noted = now
                 await asyncio.sleep(min(1.0, self._options.settle_seconds / 4 + 0.01))
+
+    def _is_due(self, progress: Progress, now: float) -> bool:
+        """Return whether an event can be finished, also if the clock was set back and its time is far away now."""
+        return not progress.due_at - self._longest_wait <= now < progress.due_at
 
     async def _finish(self, track: str, progress: Progress) -> None:
         """Enrol or drop an event, or put it off."""
@@ -297,7 +303,7 @@ class FrigateSource:
         """
         if not progress.complete or len(progress.boxes) < MIN_BOXES:
             await self._ask_for_boxes(progress)
-        if progress.waits_since is None:
+        if progress.waits_since is None or progress.waits_since > self._now():  # the clock was set back
             progress.waits_since = self._now()
         last_try = self._now() - progress.waits_since >= self._options.give_up_seconds
         pairs = progress.select(self._options.frames)
@@ -380,7 +386,8 @@ class FrigateSource:
         now = self._now()
         await self._camera("")  # reads the configuration, if it may have changed
         heard = float(self._state.mark(HEARD) or now)
-        after = max(heard - OVERLAP_SECONDS, now - self._options.backfill_hours * 3600)
+        # The clock may have been set back since.
+        after = max(min(heard, now) - OVERLAP_SECONDS, now - self._options.backfill_hours * 3600)
         found = 0
         async for event in self._frigate.events(list(self._options.labels), after):
             found += self._take_stored(event)
@@ -392,7 +399,7 @@ class FrigateSource:
     def _take_stored(self, event: dict[str, Any]) -> bool:
         """Take over an event of Frigate's database, and return whether the bridge had not heard of it."""
         event_id, camera, data = event.get("id"), event.get("camera"), event.get("data") or {}
-        if not isinstance(event_id, str) or not isinstance(camera, str) or not isinstance(data, dict):
+        if not is_name(event_id) or not is_name(camera) or not isinstance(data, dict):
             return False
         if event.get("label") not in self._options.labels or data.get("type", "object") != "object":
             return False

@@ -5,6 +5,7 @@ import contextlib
 import io
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,37 @@ def state(tmp_path: Path) -> Iterator[State]:
 @pytest.fixture
 def telemetry() -> Telemetry:
     return Telemetry("test")
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., str]]:
+    """Start a program that answers every call but `/readyz` with this status, type and body."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def answering(status: int, media_type: str, body: bytes, **headers: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                ready = self.path == "/readyz"
+                self.send_response(200 if ready else status)
+                for name, value in {"Content-Type": media_type, "Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value if name != "Content-Length" or not ready else "0")
+                self.end_headers()
+                self.wfile.write(b"" if ready else body)
+
+            do_POST = do_PUT = do_GET  # noqa: N815 - names of http.server
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield answering
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 Source = Callable[[State, Sink, Telemetry], Awaitable[None]]

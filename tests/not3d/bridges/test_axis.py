@@ -258,3 +258,17 @@ class TestSource:
         bench.send(b"nonsense", track(image={"data": "?"}), rename("a", ""), track("c"))
         assert len(bench.after(11)) == 1
         assert bench.outcomes() == {"malformed": 3, "track": 1, "frame": 1}
+
+    def test_a_clock_that_is_set_back_holds_nothing(self, bench):
+        bench.send(track("a"), rename("b", "c"), track("b", 10))
+        assert [tracklet.id for tracklet in bench.after(-3600)] == ["axis:gate:a", "axis:gate:b"]
+
+    def test_a_camera_that_links_everything_makes_tracklets_of_bounded_size(self, bench):
+        for number in range(70):
+            bench.send(track(f"t{number}"), rename("t0", f"t{number}"))
+        (tracklet,) = bench.after(1)
+        assert len(tracklet.metadata["tracks"]) == 70
+        events = [{"type": "Rename", "from_id": "x0", "to_id": f"x{number}"} for number in range(1500)]
+        read = read_message(frame(*events))
+        assert len(read.renamed) == 1000
+        assert [problem.reason for problem in read.problems] == ["too many items"]

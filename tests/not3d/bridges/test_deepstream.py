@@ -122,3 +122,9 @@ def test_a_malformed_message_is_named(payload, reason):
     with pytest.raises(MalformedMessage) as refused:
         read_message(payload)
     assert refused.value.reason == reason
+
+
+def test_of_a_message_with_very_many_objects_the_first_are_read():
+    read = read_message(minimal(*(f"{number}|192|108|384|540|Person" for number in range(1500))))
+    assert len(read.people) == 1000
+    assert [str(problem) for problem in read.problems] == ["too many items: 1500, of which 1000 are read"]

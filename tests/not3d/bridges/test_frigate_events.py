@@ -1,14 +1,21 @@
 """What the bridge reads from Frigate's messages: lenient with what it does not know, strict with what it needs."""
 
+import asyncio
 import json
 from itertools import pairwise
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from not3d.bridges.frigate.api import Frigate, FrigateError
 from not3d.bridges.frigate.events import MAX_SIGHTS, MalformedEvent, Progress, parse_event, relative_box
+from not3d.bridges.frigate.source import FrigateOptions, FrigateSource
+from not3d.bridges.mqtt import Broker, Mqtt
+from not3d.bridges.sink import Sink
 from not3d.bridges.tracklet import RelativeBox
+from not3d.client import Client
 
 LEAST = {"id": "1.2-a", "camera": "yard", "label": "person", "box": [10, 20, 110, 220], "frame_time": 100.5}
 
@@ -130,3 +137,74 @@ def test_a_long_event_keeps_few_boxes_spread_over_it():
     times = [at for at, _ in progress.boxes]
     assert (times[0], times[-1]) == (0.0, 4995.0)
     assert max(later - at for at, later in pairwise(times)) < 500
+
+
+@pytest.mark.parametrize("name", ["id", "camera"])
+@pytest.mark.parametrize("value", ["\ud800", "x" * 100_000])
+def test_a_name_that_no_url_can_hold_is_malformed(name, value):
+    """Frigate is asked about the event by its id."""
+    with pytest.raises(MalformedEvent, match=f"after.{name}"):
+        parse_event(event(**{name: value}))
+
+
+def test_a_zone_or_a_name_that_cannot_be_sent_is_left_out():
+    facts = parse_event(event(entered_zones=["door", "\ud800", 3], sub_label=["\udfff", 0.9])).facts
+    assert facts == {"frigate_event": "1.2-a", "label": "person", "zones": ["door"]}
+
+
+def answering(monkeypatch, body):
+    """A Frigate that answers everything with these bytes."""
+    frigate = Frigate("http://frigate.invalid:5000")
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
+    monkeypatch.setattr(frigate, "_http", httpx.AsyncClient(transport=transport, base_url="http://frigate.invalid"))
+    return frigate
+
+
+def test_events_with_an_id_that_is_none_do_not_end_the_backfill(monkeypatch):
+    body = json.dumps([{"id": {"a": 1}}, {"id": [2]}, {"id": None}, {"id": "3.4-b"}]).encode()
+
+    async def read():
+        async with answering(monkeypatch, body) as frigate:
+            return [event["id"] async for event in frigate.events(["person"], 0)]
+
+    assert asyncio.run(read()) == [{"a": 1}, [2], None, "3.4-b"]
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"<html>", b"5"])
+def test_an_answer_that_is_not_of_frigate_is_named(monkeypatch, body):
+    async def read():
+        async with answering(monkeypatch, body) as frigate:
+            await frigate.event("1.2-a")
+
+    with pytest.raises(FrigateError, match=r"not JSON|not as expected"):
+        asyncio.run(read())
+
+
+def test_a_clock_that_is_set_back_holds_no_event(state, telemetry, monkeypatch):
+    clock = [1_777_887_000.0]
+    finished = []
+
+    async def finish(self, track, progress):
+        finished.append(track)
+
+    monkeypatch.setattr(FrigateSource, "_finish", finish)
+
+    async def run():
+        mqtt = Mqtt(Broker.parse("mqtt://broker.invalid"), telemetry)
+        frigate = answering(monkeypatch, b"{}")
+        sink = Sink(Client(attempts=1), state, telemetry)
+        source = FrigateSource(
+            mqtt, frigate, state, sink, telemetry, FrigateOptions(settle_seconds=0.05), now=lambda: clock[0]
+        )
+        source._take_stored({"id": "1.2-a", "camera": "yard", "label": "person", "start_time": clock[0]})
+        task = asyncio.create_task(source._finish_due())
+        await asyncio.sleep(0.1)
+        before = list(finished)
+        clock[0] -= 3600
+        while not finished:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        return before
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == []
+    assert finished[0] == "frigate:yard:1.2-a"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -319,3 +320,14 @@ def close_states():
     yield
     while OPENED:
         OPENED.pop().state.close()
+
+
+def test_a_clock_that_is_set_back_does_not_lengthen_the_wait_for_recordings(bench, recordings, monkeypatch):
+    monkeypatch.setattr(grouped, "FOOTAGE_PAUSE_SECONDS", 0.05)
+    source = bench(recordings=Recordings(recordings), footage_wait=0.2)
+    source.add(see())
+    source.pass_by(10)
+    back = time.time() - 3600
+    monkeypatch.setattr(grouped.time, "time", lambda: back)
+    source.run_until(source.dropped)
+    assert list(source.dropped().values()) == ["no_footage"]

@@ -127,3 +127,29 @@ def test_opposite_vectors_have_no_mean():
     feed(grouper, see("1", 0, [1, 0]), see("1", 1, [-1, 0]))
     (track,) = grouper.close_all()
     assert track.mean_vector() is None
+
+
+def test_all_open_tracks_together_take_bounded_memory_and_the_stalest_are_closed():
+    grouper = TrackGrouper(max_bytes=200_000)
+    closed = []
+    for number in range(100):
+        seen = Observation(f"camera-{number}", "1", at(0), crop=bytes([number]) * 10_000)
+        closed += grouper.add(seen.camera, seen.time, [seen], float(number))[0]
+    assert 0 < grouper.open_tracks < 20
+    assert [each.camera for each in closed] == [f"camera-{number}" for number in range(len(closed))]
+    assert len(closed) + grouper.open_tracks == 100
+    kept = grouper.close_all()
+    assert {each.camera for each in closed}.isdisjoint(each.camera for each in kept)
+    for number in range(10):  # what was closed is not counted any more
+        seen = Observation(f"again-{number}", "1", at(0), crop=b"x" * 10_000)
+        assert grouper.add(seen.camera, seen.time, [seen], 0.0)[0] == []
+    assert len(grouper.close_silent(1000.0)) == 10
+    assert grouper.add("more", at(0), [Observation("more", "1", at(0), crop=b"x" * 150_000)], 0.0)[0] == []
+
+
+def test_a_track_of_many_vectors_keeps_their_sum_only():
+    grouper = TrackGrouper()
+    feed(grouper, *(see("1", 0.1 * number, [1.0, float(number)]) for number in range(9)))
+    (track,) = grouper.close_all()
+    assert track.vector_count == 9
+    assert all(each.vector is None for each in track.observations)

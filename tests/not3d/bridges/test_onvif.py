@@ -257,3 +257,31 @@ class TestReader:
             ("gate-1", "class pedestrian"),
             ("gate-1", "no class"),
         ]
+
+
+def test_a_frame_that_cannot_be_read_costs_only_itself():
+    good = {"@UtcTime": TIME, "Object": [person()]}
+    bad = [{"Object": [person()]}, "<tt:Frame/>", {"@UtcTime": "soon", "Object": [person()]},
+           {"@UtcTime": TIME, "Transformation": {"Scale": {"@x": "wide"}}, "Object": [person()]}]  # fmt: skip
+    frames = read_frames(json.dumps({"Frame": [bad[0], good, *bad[1:], good]}), "gate")
+    assert [len(frame.people) for frame in frames] == [1, 1]
+    reasons = [problem.reason for frame in frames for problem in frame.problems]
+    assert reasons == ["UtcTime is not a time"] * 3 + ["Transformation x is not a number"]
+    with pytest.raises(MalformedMessage, match="UtcTime"):
+        read_frames(json.dumps({"Frame": bad[:3]}), "gate")
+
+
+def test_of_a_message_with_very_many_objects_or_frames_the_first_are_read():
+    (frame,) = read_frames(message(*(person(number) for number in range(1500))), "gate")
+    assert len(frame.people) == 1000
+    assert [str(problem) for problem in frame.problems] == ["too many items: 1500, of which 1000 are read"]
+    frames = read_frames(json.dumps({"Frame": [{"@UtcTime": TIME}] * 1500}), "gate")
+    assert len(frames) == 1000
+    assert [problem.reason for problem in frames[0].problems] == ["too many items"]
+
+
+def test_an_image_that_is_too_large_for_a_person_is_not_kept():
+    image = base64.b64encode(JPEG + bytes(16_000_000)).decode()
+    (frame,) = read_frames(message(person(Image=image)), "gate")
+    assert frame.people == ()
+    assert [problem.reason for problem in frame.problems] == ["image is too large"]

@@ -1,5 +1,7 @@
 """Frames of recordings by camera and time: names, videos, pictures, and what is not there."""
 
+import contextlib
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -159,3 +161,39 @@ def test_what_is_missing_is_explained(site, camera, seconds, says):
 def test_a_time_without_a_frame_in_the_one_recording_is_explained(site, tmp_path):
     path = Path(shutil.copy(site / "gate" / f"{NAME}.mp4", tmp_path / f"{NAME}.mp4"))
     assert path.name in Recordings(path).explain("whatever", START + timedelta(seconds=50))
+
+
+class Listing(contextlib.AbstractContextManager):
+    """What `os.scandir` returns, read before."""
+
+    def __init__(self, entries):
+        self._entries = iter(entries)
+
+    def __exit__(self, *_):
+        pass
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._entries)
+
+
+def test_a_folder_that_is_removed_while_it_is_searched_is_left_out(tmp_path, monkeypatch):
+    """Recorders remove old folders at any time."""
+    old, new = tmp_path / "gate" / "2026-05-03", tmp_path / "gate" / "2026-05-04"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    (new / "09-30-00.png").write_bytes(cv2.imencode(".png", shades(1)[0])[1].tobytes())
+    scan = os.scandir
+
+    def remove_first(path):
+        if os.fspath(path) == os.fspath(tmp_path / "gate"):
+            with scan(path) as found:
+                entries = list(found)
+            old.rmdir()
+            return Listing(entries)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", remove_first)
+    assert numbers(Recordings(tmp_path).cut("gate", [at(0)])) == [0]

@@ -79,6 +79,33 @@ def start(broker, service, tmp_path, request, monkeypatch):
         bridge.stop()
 
 
+@pytest.fixture
+def start_results(broker, tmp_path, request, monkeypatch):
+    """Starts a bridge without a source, whose results are asked for at an address."""
+    monkeypatch.setattr("not3d.bridges.results.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("not3d.bridges.results.WATCHLIST_SECONDS", 0.05)
+    monkeypatch.setattr("not3d.bridges.results.VERDICT_SECONDS", 0.05)
+    running = []
+    base = re.sub(r"\W", "_", request.node.name)
+
+    def start_results(url):
+        async def confirm(alert):
+            pass
+
+        async def source(state, sink, telemetry):
+            mqtt = Mqtt(Broker.parse(broker.url, client_id=base), telemetry)
+            options = ResultOptions(Topics(base, "frigate", f"{base}_ha"))
+            async with published(mqtt, options, (url, None, None), state, sink, telemetry, confirm):
+                await mqtt.run()
+
+        running.append(Running(source, Client(url, attempts=1), tmp_path / "bridge.sqlite"))
+        return running[-1]
+
+    yield start_results
+    for bridge in running:
+        bridge.stop()
+
+
 def last(peer, topic):
     found = peer.on(topic)
     return json.loads(found[-1]) if found else None
@@ -357,3 +384,11 @@ def test_names_with_special_characters_stay_apart():
     assert object_id("yard") == "yard"
     assert object_id("hof tür") != object_id("hof t r")
     assert re.fullmatch(r"[A-Za-z0-9_-]+", object_id("hof tür"))
+
+
+@pytest.mark.parametrize("body", [b"[]", b"5", b'{"items": null, "cursor": null}', b"[" * 100_000])
+def test_an_address_where_another_program_answers_does_not_end_the_bridge(broker, answering, start_results, body):
+    bridge = start_results(answering(200, "application/json", body))
+    for call in ("watchlists", "alerts", "verdicts"):
+        wait_for(lambda call=call: bridge.value("retries_total", call=call) >= 2 or bridge.error)
+    assert bridge.error is None

@@ -176,3 +176,92 @@ def test_an_address_of_metrics_that_is_in_use_is_named(telemetry):
         says = rf"{address} \(Address already in use\): choose another"
         with pytest.raises(Not3dError, match=says), telemetry.served(address):
             pass
+
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("not3d.bridges.sink.BLOCKED_SECONDS", 0.02)
+    monkeypatch.setattr("not3d.client.retry.MAX_PAUSE_SECONDS", 0.02)
+
+
+@pytest.mark.parametrize(
+    ("status", "media_type", "body"),
+    [
+        (200, "text/html", b"<html>Sign in</html>"),
+        (302, "text/html", b""),
+        (400, "text/html", b"<html>Bad Request</html>"),
+        (403, PROBLEM, b'{"type": "about:blank", "status": 403}'),
+        (409, "text/html", b"<html>Conflict</html>"),
+        (422, "application/json", b'{"detail": []}'),
+        (500, "text/html", b"<html>nginx</html>"),
+        (500, PROBLEM, b'{"title": "cut o'),
+        (507, PROBLEM, b'{"type": "urn:not3d:problem:disk-full", "title": "The disk is full"}'),
+        (409, PROBLEM, b'{"type": "urn:not3d:problem:no-model", "title": "x", "errors": [{"field": "frames"}]}'),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_that_is_not_about_the_tracklet_drops_nothing(start, answering, frames, status, media_type, body):
+    url = answering(status, media_type, body, Location="/elsewhere")
+    bridge = start(submitting(Tracklet("a", "gate", frames)), Client(url, attempts=1))
+    wait_for(lambda: bridge.value("retries_total", call="enrol") >= 3)
+    assert bridge.value("waiting") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "media_type", "body", "reason"),
+    [
+        (413, "text/html", b"<html>nginx</html>", "refused_413"),
+        (408, PROBLEM, b'{"type": "urn:not3d:problem:too-slow", "title": "x"}', "repeatedly_aborted"),
+        (500, PROBLEM, b'{"type": "urn:not3d:problem:internal", "title": "x"}', "refused_500"),
+        (409, PROBLEM, b'{"type": "urn:not3d:problem:other-embedding-space", "title": "x", '
+                       b'"errors": [{"field": "embedding"}]}', "refused_409"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_about_the_tracklet_drops_it_by_name(start, answering, frames, status, media_type, body, reason):
+    url = answering(status, media_type, body)
+    bridge = start(submitting(Tracklet("a", "gate", frames)), Client(url, attempts=1))
+    wait_for(lambda: bridge.value("dropped_total", reason=reason) == 1)
+    wait_for(lambda: bridge.value("waiting") == 0)
+
+
+def test_pictures_for_a_service_without_a_model_wait(frames, start, tmp_path, impatient, caplog):
+    caplog.set_level("INFO")
+    with run_service(None, tmp_path / "gallery", space="other", dimension=4) as live:
+        bridge = start(submitting(Tracklet("a", "gate", frames)), Client(live.url, attempts=1))
+        wait_for(lambda: bridge.value("retries_total", call="enrol") >= 2)
+        bridge.stop()
+    assert bridge.value("enrolled_total", result="already") == 0
+    assert any("NOT3D_VECTORS_ONLY" in str(getattr(record, "facts", "")) for record in caplog.records)
+
+
+def test_a_tracklet_that_cannot_be_written_as_json_is_dropped_by_name(start, tmp_path):
+    with run_service(None, tmp_path / "gallery", space="other", dimension=4) as live:
+        common = {"embedding": (1.0, 0.0, 0.0, 0.0), "embedding_space": "other"}
+        items = [Tracklet("nan", "gate", (), metadata={"speed": float("nan")}, **common),
+                 Tracklet("good", "gate", (), **common)]  # fmt: skip
+        bridge = start(submitting(*items), Client(live.url, attempts=1))
+        wait_for(lambda: bridge.value("enrolled_total", result="new") == 1)
+        wait_for(lambda: bridge.value("dropped_total", reason="unexpected_error") == 1)
+        bridge.stop()
+
+
+def test_a_flood_of_messages_that_cannot_be_used_is_counted_and_not_all_logged(telemetry, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    clock = [0.0]
+    monkeypatch.setattr("not3d.bridges.telemetry.time.monotonic", lambda: clock[0])
+    for number in range(1000):
+        telemetry.message("malformed", reason=f"reason {number}")
+    telemetry.message("error", reason="another")
+    assert len(caplog.records) == 101
+    assert (
+        telemetry.registry.get_sample_value("not3d_bridge_messages_total", {"source": "test", "outcome": "malformed"})
+        == 1000
+    )
+    clock[0] = 60.0
+    telemetry.message("malformed", reason="later")
+    assert [record.facts.get("not_shown") for record in caplog.records[-2:]] == [900, None]
+    assert caplog.records[-1].facts["reason"] == "later"

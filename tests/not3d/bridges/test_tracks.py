@@ -152,6 +152,10 @@ MALFORMED = {
     "typing error": {"camera": "gate", "id": "x", "crop": ["AA=="]},
     "deep": '{"camera": ' + "[" * 100_000,
     "not UTF-8": b'{"camera": "\xff"}',
+    "NaN in metadata": '{"camera": "gate", "id": "x", "crops": ["AA=="], "metadata": {"speed": [NaN]}}',
+    "too large a number": '{"camera": "gate", "id": "x", "crops": ["AA=="], "metadata": {"speed": 1e400}}',
+    "too large an integer": '{"camera": "gate", "id": "x", "crops": ["AA=="], "metadata": {"count": 1%s}}' % ("0" * 30),
+    "surrogate in metadata": '{"camera": "gate", "id": "x", "crops": ["AA=="], "metadata": {"\\ud800": 1}}',
     "surrogate": '{"camera": "\\ud800", "id": "x", "crops": ["AA=="]}',
 }
 
