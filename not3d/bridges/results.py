@@ -247,6 +247,7 @@ class Results:
                 min_score=options.min_score,
                 min_probability=options.min_probability,
                 exclude_same_camera=not options.same_camera,
+                purpose=f"match of a new record, by the bridge of {options.topics.source}",
             )
         except ClientError as error:
             if not isinstance(error, ProblemError) or error.status in _RETRIED:

@@ -203,6 +203,7 @@ class Client(AlertCalls, CaseCalls):
         exclude_same_camera: bool = False,
         rerank: bool = False,
         paged: bool = False,
+        purpose: str | None = None,
     ) -> SearchResult:
         """Rank the gallery by similarity to a query: footage as in `embed`, an enrolled `id`, or an `embedding`.
 
@@ -223,7 +224,8 @@ class Client(AlertCalls, CaseCalls):
         expected matches / searched records, by default the service's. Hits below `min_probability` are left out; it is
         refused (409) if hits have no probability.
 
-        If the result is `paged`, `more` returns the next hits.
+        `purpose` says in the audit log why the search was made; a service may refuse searches without it. If the result
+        is `paged`, `more` returns the next hits.
         """
         fields = _given(
             id=id,
@@ -254,6 +256,7 @@ class Client(AlertCalls, CaseCalls):
             exclude_same_camera=exclude_same_camera or None,
             rerank=rerank or None,
             paged=paged or None,
+            purpose=purpose,
             embedding=embedding,
             embedding_space=embedding_space,
         )

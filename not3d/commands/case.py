@@ -14,16 +14,12 @@ from not3d.client import Client
 from not3d.client.responses import Case
 from not3d.commands import Failure, print_message, print_result, results
 from not3d.commands.records import AsJson
-from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Timeout, Url
+from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Operator, Timeout, Url
 from service.cases.archive import verify_archive
 
 app = typer.Typer(help="Make, judge, close and export cases, and verify an exported one.", no_args_is_help=True)
 
 CaseArgument = Annotated[str, typer.Argument(metavar="CASE", help="The id of the case.")]
-Operator = Annotated[
-    str | None,
-    typer.Option("--operator", envvar="NOT3D_OPERATOR", metavar="NAME", help="Who you are: the author of verdicts."),
-]
 
 
 @app.command()

@@ -53,6 +53,19 @@ CaFile = Annotated[
     ),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for one answer.", metavar="SECONDS")]
+Operator = Annotated[
+    str | None,
+    typer.Option(
+        "--operator",
+        envvar="NOT3D_OPERATOR",
+        metavar="NAME",
+        help="Who you are, for the audit log and as the author of verdicts.",
+    ),
+]
+Purpose = Annotated[
+    str | None,
+    typer.Option("--purpose", metavar="TEXT", help="Why you search, for the audit log; some services require it."),
+]
 MaxClips = Annotated[
     int | None,
     typer.Option(
@@ -153,6 +166,8 @@ def search(
         typer.Option(min=0, max=1, help="Leave out hits below this probability; needs a calibrated service."),
     ] = None,
     rerank: Annotated[bool, typer.Option("--rerank", help="Reorder the best hits (k-reciprocal).")] = False,
+    purpose: Purpose = None,
+    operator: Operator = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -190,7 +205,7 @@ def search(
             from not3d.enrol.local_frames import find_local_frames
             from not3d.picture import read_thumbnails
     folders = pictures or [Path()]
-    with Client(url, api_key, timeout, ca_file=ca_file) as client:
+    with Client(url, api_key, timeout, operator=operator, ca_file=ca_file) as client:
         if footage is None and examples:
             record = client.get(examples[0])
             query = LocalTracklet(
@@ -234,6 +249,7 @@ def search(
                 before=before,
                 exclude_same_camera=exclude_same_camera,
                 rerank=rerank,
+                purpose=purpose,
             )
         kept = {
             hit.id: read_thumbnails(client, hit.id, hit.thumbnails)

@@ -13,7 +13,7 @@ from not3d.client import Client
 from not3d.client.responses import Step, format_probability
 from not3d.commands import print_message, results
 from not3d.commands.footage import parse_time_option
-from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Timeout, Url
+from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Operator, Purpose, Timeout, Url
 
 
 def track(
@@ -33,7 +33,8 @@ def track(
     ] = None,
     prior: Annotated[float | None, typer.Option(help="Expected matches / searched records.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Records on the path at most.")] = None,
-    purpose: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the audit log.")] = None,
+    purpose: Purpose = None,
+    operator: Operator = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer of the service as JSON.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -47,7 +48,7 @@ def track(
 
     Example: [bold]not3d track cam3-0042 --min-score 0.7[/]
     """
-    with Client(url, api_key, timeout, ca_file=ca_file) as client:
+    with Client(url, api_key, timeout, operator=operator, ca_file=ca_file) as client:
         found = client.track(
             id,
             after=after,

@@ -25,6 +25,7 @@ from service.variables import CLIENT_VARIABLES
 from tests.not3d.conftest import Run
 from tests.not3d.pictures import shows_frames
 from tests.not3d.videos import write_video
+from tests.service.live import run_service
 
 COMMANDS = (
     "serve",
@@ -249,6 +250,20 @@ def test_search_prints_json(run: Run, client: Client, people: Path) -> None:
     assert [hit["camera_id"] for hit in answer["results"]] == ["c2", "c2"]
     assert answer["results"][0]["start_time"].startswith("2026-05-01T10:00:00")
     assert answer["searched"] == 3
+
+
+def test_a_search_and_a_path_name_purpose_and_operator(run: Run, bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, require_purpose=True) as live:
+        dimension = live.client.get("/info").json()["dimension"]
+        record = {"embedding": [1.0] * dimension, "start_time": "2026-05-01T12:00:00Z"}
+        assert live.client.put("/gallery/a", json=record).status_code == 201
+        status, _, err = run("search", "--id", "a", "--url", live.url)
+        assert (status, "purpose" in err) == (1, True)
+        for call in (("search", "--id", "a"), ("track", "a", "--min-score", "0.5")):
+            status, _, err = run(*call, "--purpose", "report 7", "--operator", "ann", "--url", live.url)
+            assert (status, err) == (0, "")
+        entries = live.client.get("/audit?kind=search").json()["entries"]
+    assert [(each["details"]["purpose"], each["operator"]) for each in entries] == [("report 7", "ann")] * 2
 
 
 def test_search_shows_probabilities_and_what_they_are_based_on(

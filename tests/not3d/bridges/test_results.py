@@ -24,7 +24,7 @@ EXPECTED = {"name", "unique_id", "default_entity_id", "availability_topic", "dev
 
 @pytest.fixture(scope="module")
 def service(bundle, tmp_path_factory):
-    with run_service(bundle, tmp_path_factory.mktemp("gallery"), thumbnails=1) as live:
+    with run_service(bundle, tmp_path_factory.mktemp("gallery"), thumbnails=1, require_purpose=True) as live:
         yield live
 
 

@@ -213,6 +213,17 @@ def test_a_paged_search_is_continued(client: Client) -> None:
         client.delete(f"paged-{number}")
 
 
+def test_a_search_names_its_purpose_and_operator(bundle: Path, tmp_path: Path) -> None:
+    with run_service(bundle, tmp_path, require_purpose=True) as live, Client(live.url, operator="ann") as client:
+        client.put(embedding=[1.0] * client.info().model["dimension"], id="a")
+        with pytest.raises(ProblemError) as problem:
+            client.search(id="a")
+        assert "purpose" in str(problem.value)
+        client.search(id="a", purpose="report 12/26")
+        [entry] = live.client.get("/audit?kind=search").json()["entries"]
+        assert (entry["details"]["purpose"], entry["operator"]) == ("report 12/26", "ann")
+
+
 def test_lists_page_by_page_deletes_and_erases(client: Client, tracklet: Tracklet) -> None:
     for number in range(5):
         client.embed(tracklet.frames[:1], id=f"t{number}", camera_id="ab"[number % 2])
