@@ -22,6 +22,13 @@ export const EMPTY = {
   others: false, upload: false, timeless: false,
 };
 
+/** Return a time as the service takes it, or "": people edit addresses. Without an offset it is local. */
+function readTime(text) {
+  const time = new Date(/^\d{4}-\d\d-\d\d$/.test(text) ? `${text}T00:00` : text);
+  const year = time.getUTCFullYear();
+  return year >= 1 && year <= 9999 ? time.toISOString() : "";
+}
+
 /** Read the state from `location.hash`. Unknown and malformed parts are left out. */
 export function parse(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
@@ -31,7 +38,8 @@ export function parse(hash) {
   for (const [name, field] of Object.entries(LISTS)) state[field] = [...new Set(values.getAll(name))].filter(Boolean);
   for (const [name, field] of Object.entries(TEXTS)) state[field] = values.get(name) || "";
   for (const [name, field] of Object.entries(FLAGS)) state[field] = values.get(name) === "1";
-  for (const field of ["after", "before"]) if (Number.isNaN(Date.parse(state[field]))) state[field] = "";
+  for (const field of ["after", "before"]) state[field] = readTime(state[field]);
+  for (const field of ["record", "path", "case"]) if (/^\.\.?$/.test(state[field])) state[field] = ""; // a call would go to another path
   for (const field of ["from", "to"]) if (!/^([01]\d|2[0-3]):[0-5]\d$/.test(state[field])) state[field] = "";
   if (state.min !== "" && !(Math.abs(Number(state.min)) <= 1)) state.min = "";
   if (state.sort !== "time") state.sort = "";

@@ -101,7 +101,7 @@ export async function send(path, { method = "GET", query = {}, json, form, condi
   if (response.ok) return response;
   const document = await response.json().catch(() => ({}));
   const problem = new Problem(response.status, document);
-  if (!problem.needsKey || (path === "session" && method === "POST")) throw problem;
+  if (!problem.needsKey || (path === "session" && method !== "GET")) throw problem; // nobody signs in to sign out
   await askForKey(problem, signal);
   return send(path, { method, query, json, form, condition, signal });
 }

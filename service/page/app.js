@@ -199,11 +199,11 @@ function App() {
   const signOut = async () => {
     try {
       await call("session", { method: "DELETE" });
-      callers.postMessage(null);
-      startAgain();
     } catch (problem) {
-      setLeaving(problem);
+      if (!problem.needsKey) return setLeaving(problem); // without a key, the session has ended already
     }
+    callers.postMessage(null);
+    return startAgain();
   };
   // The view stays while its session is renewed, with all that was typed. Another person's key begins with a new page.
   const signedIn = (caller) => {
@@ -227,10 +227,10 @@ function App() {
   return html`
     <${Shell} state=${state} caller=${session.caller} hasCases=${session.hasCases} hasAlerts=${Boolean(session.newest)} unseen=${unseen} onSignOut=${signOut} onHelp=${() => setHelp(true)}>
       <main class=${state.record ? "with-record" : ""} id="main" tabindex="-1">
-        <${View} state=${state} go=${(fields, options) => { if (options?.changed) setChanges((now) => now + 1); go(fields, options); }}
+        ${session.caller && !may("search") ? html`<${NoScope} caller=${session.caller} />` : html`<${View} state=${state} go=${(fields, options) => { if (options?.changed) setChanges((now) => now + 1); go(fields, options); }}
           uploads=${uploads} setUploads=${(items) => go({}, { uploads: items })} info=${session.info} cameras=${cameras} verdicts=${verdicts}
-          judge=${judge} author=${author} unconfirmed=${unconfirmed} opened=${opened} hasCases=${session.hasCases} may=${may} onOpen=${openRecord} changes=${changes} erased=${erased} />
-        ${state.record && html`<${RecordPanel} id=${state.record} may=${may} info=${session.info} onClose=${closeRecord} onOpen=${openRecord}
+          judge=${judge} author=${author} unconfirmed=${unconfirmed} opened=${opened} hasCases=${session.hasCases} may=${may} onOpen=${openRecord} changes=${changes} erased=${erased} />`}
+        ${state.record && may("search") && html`<${RecordPanel} id=${state.record} may=${may} info=${session.info} onClose=${closeRecord} onOpen=${openRecord}
           onSimilar=${(id) => leaveRecord({ like: [id], cameras: state.cameras, after: state.after, before: state.before, metadata: state.metadata })}
           onPath=${(id) => leaveRecord({ like: [id], path: id, min: state.min })}
           onWatched=${(name) => go({ ...EMPTY, view: "alerts", watchlist: name })}
@@ -281,9 +281,18 @@ function Shell({ state, caller, hasCases, hasAlerts, unseen, onHelp, onSignOut, 
       <span class="grow"></span>
       ${caller && caller.signed_in_by !== "nothing" && html`<bdi class="quiet caller" title=${`Scopes: ${caller.scopes.join(", ")}`}>${caller.name}</bdi>`}
       ${caller?.signed_in_by === "session" && html`<button type="button" class="plain" onClick=${onSignOut}>Sign out</button>`}
-      ${onHelp && html`<button type="button" class="plain" onClick=${onHelp}>Keys <kbd>?</kbd></button>`}
+      ${onHelp && html`<button type="button" class="plain keys" onClick=${onHelp}>Keys <kbd>?</kbd></button>`}
     </header>
     ${children}`;
+}
+
+/** What a key that may do other things sees. */
+function NoScope({ caller }) {
+  return html`
+    <div class="results"><div class="welcome"><h1>This key may not search</h1>
+      <p>The page needs the scope <code>search</code>, and <bdi>${caller.name}</bdi> has ${caller.scopes.length ? html`<code>${caller.scopes.join(", ")}</code> only` : "no scope"}.</p>
+      <p class="quiet">${caller.signed_in_by === "session" ? html`Sign out, and sign in with another key. The administrator of the service makes one: <code>not3d keys create NAME --scope search</code>.`
+        : "Ask the administrator of the service for it."}</p></div></div>`;
 }
 
 function SignIn({ problem: reason, onDone }) {

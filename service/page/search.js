@@ -1,6 +1,6 @@
 // The view of a search: query tray, threshold, timeline and grid.
 
-import { call, recordPath } from "./api.js";
+import { call } from "./api.js";
 import { hasFilter, toFilter } from "./address.js";
 import { CasePanel, FailedVerdicts } from "./cases.js";
 import { Filters } from "./filters.js";
@@ -11,7 +11,7 @@ import { PathList, usePath } from "./path.js";
 import { Command, ProblemNote } from "./parts.js";
 import { getPurpose, Purpose } from "./purpose.js";
 import { Timeline } from "./timeline.js";
-import { Tray } from "./tray.js";
+import { Tray, useRecords } from "./tray.js";
 import { addTo, findObstacle } from "./uploads.js";
 
 const FIRST_TOP_K = 200;
@@ -101,28 +101,6 @@ function useSearch(state, uploads, info, details) {
   };
 }
 
-/** Read the records that the tray shows; a map of id to record, `null` for a missing one. */
-function useRecords(ids, known) {
-  const [records, setRecords] = useState(() => new Map());
-  useEffect(() => {
-    for (const id of ids) {
-      if (records.has(id)) continue;
-      const found = known.find((each) => each.id === id);
-      if (found) {
-        records.set(id, found);
-      } else {
-        records.set(id, undefined);
-        call(recordPath(id)).then(
-          (record) => setRecords((now) => new Map(now).set(id, record)),
-          (problem) => setRecords((now) => new Map(now).set(id, problem.status === 404 || problem.status === 400 ? null : undefined)),
-        );
-      }
-    }
-    setRecords((now) => new Map(now));
-  }, [ids.join("\n")]);
-  return records;
-}
-
 export function SearchView({ state, go, uploads, setUploads, info, cameras, verdicts, unconfirmed, judge, opened, hasCases, onOpen, may, erased }) {
   const { answer, hasMore, isAtLimit, loadMore, retry } = useSearch(state, uploads, info, opened.details);
   const [current, setCurrent] = useState("");
@@ -131,8 +109,7 @@ export function SearchView({ state, go, uploads, setUploads, info, cameras, verd
   const min = state.min === "" ? null : Number(state.min);
   const passing = useMemo(() => (min === null ? hits : hits.filter((hit) => hit.score >= min)), [hits, min]);
   const sorted = useMemo(() => (state.sort === "time" ? [...passing].sort(byTime) : passing), [passing, state.sort]);
-  const shownIds = useMemo(() => [...state.like, ...state.unlike, ...verdicts.keys()], [state.like, state.unlike, verdicts]);
-  const records = useRecords(shownIds, hits);
+  const records = useRecords(state.like, hits);
   const path = usePath(state.path, min);
   const queries = useMemo(() => state.like.map((id) => records.get(id)).filter(Boolean), [state.like, records]);
   const queryCamera = state.like.length ? queries[0]?.camera_id : null;
@@ -183,7 +160,7 @@ export function SearchView({ state, go, uploads, setUploads, info, cameras, verd
 
   return html`
     <div class="search">
-      <${Tray} state=${state} uploads=${uploads} records=${records} limits=${info?.limits} embeds=${info?.model !== null}
+      <${Tray} state=${state} uploads=${uploads} records=${records} hits=${hits} limits=${info?.limits} embeds=${info?.model !== null}
         verdicts=${verdicts} judge=${judge} isCase=${Boolean(opened.details)}
         onUploads=${setUploads} onState=${(fields) => go(fields)} onSearchAgain=${again} onOpen=${onOpen}>
         <${Purpose} isMissing=${answer.problem?.names("purpose")} onDone=${() => answer.status === "failed" && retry()} />

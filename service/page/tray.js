@@ -1,20 +1,46 @@
 // The query tray: what is searched with, and the verdicts that the next search uses.
 
+import { call, recordPath } from "./api.js";
 import { BoxEditor, FrameChooser } from "./boxes.js";
 import { formatShortTime, plural } from "./format.js";
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.js";
 import { Picture, refocus } from "./parts.js";
-import { findObstacle, needsBox, readFile, readVideoFrame, release } from "./uploads.js";
+import { filesOf, findObstacle, needsBox, readFile, readVideoFrame, release } from "./uploads.js";
 
 const ACCEPT = "image/jpeg,image/png,image/webp,image/bmp,video/mp4,video/quicktime,video/x-matroska,video/x-msvideo,video/mp2t,.mkv,.ts";
 
+const NOTHING = [];
+const SHOWN = 30; // verdicts of one kind; a case may have thousands
+const MAX_ERRORS = 3; // a folder may hold thousands of other files
 const AFTER_REMOVAL = [".tray .items .icon", ".tray .small-items .icon", ".tray .id-form input"];
 
+/** Read records that are shown, of which some are `known`; a map of id to record, `null` for a missing one. */
+export function useRecords(ids, known) {
+  const [records, setRecords] = useState(() => new Map());
+  useEffect(() => {
+    for (const id of ids) {
+      if (records.has(id)) continue;
+      const found = known.find((each) => each.id === id);
+      if (found) {
+        records.set(id, found);
+      } else {
+        records.set(id, undefined);
+        call(recordPath(id)).then(
+          (record) => setRecords((now) => new Map(now).set(id, record)),
+          (problem) => setRecords((now) => new Map(now).set(id, problem.status === 404 || problem.status === 400 ? null : undefined)),
+        );
+      }
+    }
+    setRecords((now) => new Map(now));
+  }, [ids.join("\n")]);
+  return records;
+}
+
 /**
- * Args: `state` (of the address), `uploads` (items), `records` (map of id to record, `null` if it is missing), `verdicts` (map of
+ * Args: `state` (of the address), `uploads` (items), `records` (map of id to record, `null` if it is missing), `hits` (results), `verdicts` (map of
  * id to verdict), `embeds` (the service has a model, so it can be asked with pictures), `isCase` (the verdicts are kept in a case), and what happens.
  */
-export function Tray({ state, uploads, records, limits, embeds, verdicts, judge, isCase, onUploads, onState, onSearchAgain, onOpen, children }) {
+export function Tray({ state, uploads, records, hits, limits, embeds, verdicts, judge, isCase, onUploads, onState, onSearchAgain, onOpen, children }) {
   const [editing, setEditing] = useState(null);
   const [errors, setErrors] = useState([]);
   const [over, setOver] = useState(false);
@@ -24,21 +50,22 @@ export function Tray({ state, uploads, records, limits, embeds, verdicts, judge,
   latest.current = uploads;
   const addLatest = useRef(null); // for listeners that are added once
 
-  const add = async (files) => {
-    const wrong = [];
+  const add = async (given) => {
+    const files = await Promise.resolve(given).catch(() => NOTHING); // a folder that cannot be read
+    const wrong = files === NOTHING ? ["The folder cannot be read."] : [];
     const added = [];
     const room = limits ? limits.max_request_bytes - latest.current.reduce((sum, item) => sum + item.blob.size, 0) : Infinity;
     let size = 0;
     for (const file of files) {
       try {
         if (limits && size + file.size > room) throw new Error(`${file.name}: one search may send ${Math.floor(limits.max_request_bytes / 2 ** 20)} MiB. Choose fewer or smaller files.`);
-        added.push(await readFile(file));
+        added.push(await readFile(file, limits));
         size += file.size;
       } catch (error) {
         wrong.push(error.message);
       }
     }
-    setErrors(wrong);
+    setErrors(wrong.length > MAX_ERRORS ? [...wrong.slice(0, MAX_ERRORS), `${plural(wrong.length - MAX_ERRORS, "more file")} cannot be used.`] : wrong);
     if (!added.length) return;
     onUploads([...latest.current, ...added]);
     const first = added.find(needsBox);
@@ -58,7 +85,7 @@ export function Tray({ state, uploads, records, limits, embeds, verdicts, judge,
       if (![...event.dataTransfer.types].includes("Files")) return;
       event.preventDefault();
       setOver(event.type !== "drop" && event.type !== "dragleave");
-      if (event.type === "drop") addLatest.current([...event.dataTransfer.files]);
+      if (event.type === "drop") addLatest.current(filesOf(event.dataTransfer));
       if (event.type === "dragleave" && event.relatedTarget) setOver(true);
     };
     document.addEventListener("paste", paste);
@@ -132,10 +159,10 @@ export function Tray({ state, uploads, records, limits, embeds, verdicts, judge,
 
       ${(verdicts.size > 0 || state.unlike.length > 0) && html`
         <h2>Verdicts</h2>
-        <${Verdicts} name="Same person" field="same" ids=${given("same")} records=${records} onRemove=${(name) => takeBack(name, "same")} onOpen=${onOpen} />
-        <${Verdicts} name="Another person" field="different" ids=${given("different")} records=${records} onRemove=${(name) => takeBack(name, "different")} onOpen=${onOpen} />
-        <${Verdicts} name="Rejected in this search" field="unlike" ids=${state.unlike} records=${records} onRemove=${(name) => without("unlike", name)} onOpen=${onOpen} />
-        <${Verdicts} name="Unsure" field="unsure" ids=${given("unsure")} records=${records} onRemove=${(name) => takeBack(name, "unsure")} onOpen=${onOpen} />
+        <${Verdicts} name="Same person" field="same" ids=${given("same")} hits=${hits} onRemove=${(name) => takeBack(name, "same")} onOpen=${onOpen} />
+        <${Verdicts} name="Another person" field="different" ids=${given("different")} hits=${hits} onRemove=${(name) => takeBack(name, "different")} onOpen=${onOpen} />
+        <${Verdicts} name="Rejected in this search" field="unlike" ids=${state.unlike} hits=${hits} onRemove=${(name) => without("unlike", name)} onOpen=${onOpen} />
+        <${Verdicts} name="Unsure" field="unsure" ids=${given("unsure")} hits=${hits} onRemove=${(name) => takeBack(name, "unsure")} onOpen=${onOpen} />
         ${pending > 0 && html`
           <button type="button" class="primary" onClick=${onSearchAgain} title="Search again (r)">Search again with ${isCase ? "the verdicts" : plural(pending, "verdict")}</button>`}`}
       ${children}
@@ -190,13 +217,17 @@ function RecordItem({ id, record, onOpen, onRemove }) {
     </li>`;
 }
 
-function Verdicts({ name, field, ids, records, onRemove, onOpen }) {
+function Verdicts({ name, field, ids, hits, onRemove, onOpen }) {
+  const [size, setSize] = useState(SHOWN);
+  const shown = useMemo(() => ids.slice(-size), [ids.join("\n"), size]);
+  const records = useRecords(shown, hits);
   if (!ids.length) return null;
   return html`
     <div class=${`verdicts ${field}`} role="group" aria-label=${name}>
       <span class="quiet">${name} (${ids.length})</span>
+      ${shown.length < ids.length && html`<button type="button" class="plain" onClick=${() => setSize(size + SHOWN)}>Show ${Math.min(SHOWN, ids.length - size)} older</button>`}
       <ul class="small-items" role="list">
-        ${ids.map((id) => html`
+        ${shown.map((id) => html`
           <li key=${id}>
             <button type="button" class="face" aria-label=${`Open ${id}`} title=${id} onClick=${() => onOpen(id)}>
               ${records.get(id)?.thumbnail_url ? html`<${Picture} id=${id} />` : html`<bdi class="id">${id}</bdi>`}</button>

@@ -7,8 +7,8 @@ const isVideo = (file) => file.type.startsWith("video/") || /\.(mp4|mov|mkv|avi|
 /** Whether a picture of this size is probably no crop of one person: wider than tall, or large and wide. */
 const looksFull = (width, height) => width > height || (width * height >= 500_000 && width >= 0.55 * height);
 
-/** Return an item of the query for a file. An `Error` says why the file cannot be used. */
-export async function readFile(file) {
+/** Return an item of the query for a file, smaller if the service's `limits` ask for it. An `Error` says why the file cannot be used. */
+export async function readFile(file, limits) {
   last += 1;
   const item = { key: last, name: file.name || "pasted picture", blob: file, url: URL.createObjectURL(file), boxes: [] };
   if (isVideo(file)) return { ...item, kind: "video" };
@@ -17,18 +17,57 @@ export async function readFile(file) {
     URL.revokeObjectURL(item.url);
     throw new Error(`${item.name} is not a picture or a video that this browser can show. Use JPEG, PNG, WebP, BMP or MP4.`);
   }
+  if (limits && (size.width * size.height > limits.max_pixels || file.size > limits.max_frame_bytes)) {
+    const smaller = await shrink(item.url, size, limits.max_pixels);
+    URL.revokeObjectURL(item.url);
+    return readFile(new File([smaller], item.name, { type: "image/jpeg" }), null);
+  }
   const full = looksFull(size.width, size.height);
   return { ...item, kind: "picture", ...size, full, whole: !full };
 }
 
 /** Return an item for the current frame of a video element. */
 export async function readVideoFrame(video, name) {
-  const canvas = document.createElement("canvas");
-  canvas.width = video.videoWidth;
-  canvas.height = video.videoHeight;
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  const blob = await draw(video, video.videoWidth, video.videoHeight, "image/png");
   return readFile(new File([blob], `${name} at ${video.currentTime.toFixed(2)} s`, { type: "image/png" }));
+}
+
+/** Return a picture with at most so many pixels: cameras of phones make larger ones than the service reads. */
+async function shrink(url, { width, height }, pixels) {
+  const scale = Math.min(1, Math.sqrt(pixels / (width * height)));
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  return draw(image, Math.floor(width * scale), Math.floor(height * scale), "image/jpeg");
+}
+
+/** Draw an image or the frame of a video, and return it as a file. */
+function draw(source, width, height, type) {
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width, height });
+  canvas.getContext("2d").drawImage(source, 0, 0, width, height);
+  return new Promise((resolve) => { canvas.toBlob(resolve, type, 0.95); });
+}
+
+/** Return the files of a drop, those of folders in the order of their names. It must be called while the drop is handled. */
+export function filesOf({ items, files }) {
+  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return [...files];
+  return Promise.all(entries.map(filesBelow)).then((found) => found.flat());
+}
+
+async function filesBelow(entry) {
+  if (entry.isFile) return new Promise((resolve, reject) => { entry.file((file) => resolve([file]), reject); });
+  const reader = entry.createReader();
+  const entries = [];
+  let more;
+  do { // a reader gives some at a time
+    more = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
+    entries.push(...more);
+  } while (more.length);
+  entries.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+  const shown = entries.filter((each) => !each.name.startsWith("."));
+  return (await Promise.all(shown.map(filesBelow))).flat();
 }
 
 function measure(url) {
