@@ -5,8 +5,10 @@ A camera's recordings are in a folder of its name. The path of a file below it s
 in UTC if it has no offset, such as `+0200` or `+02-00`. If a name has two times, the first one counts.
 """
 
+import math
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -22,6 +24,9 @@ from not3d.bridges.tracklet import RelativeBox, cut_pixels
 
 TOLERANCE = 0.1
 """Largest difference in seconds between the time of a box and that of the frame that it is cut out of."""
+MAX_ENDS = 1000
+END_FACTOR, END_SECONDS = 1.02, 1.0
+"""A time is clearly after the end of a recording if it is after so many times the declared length, plus some seconds."""
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts"})
 
@@ -33,6 +38,8 @@ _CALENDAR = re.compile(
 _UNIX = re.compile(r"(?<!\d)(\d{10})(?:\.(\d{1,6}))?(?!\d)")
 
 Image = NDArray[np.uint8]
+Version = tuple[Path, int, int]
+"""A file, its size and when it was changed."""
 
 
 class RecordingsError(Not3dError):
@@ -67,6 +74,9 @@ class Recordings:
             )
         self._folder = folder
         self._offset = timedelta(seconds=offset)
+        self._ends: OrderedDict[Version, float] = OrderedDict()
+        """Where recordings end, in seconds from their first frame, as far as they were read to the end. What comes
+        after the last recording is asked for again and again until the next one is there."""
 
     def cut(self, camera: str, wanted: Sequence[WantedCrop]) -> list[bytes | None]:
         """Return the crops of one person, `None` for each whose frame is not there (yet).
@@ -85,9 +95,30 @@ class Recordings:
                 by_file.setdefault(max(before), []).append(number)
         for (start, path), numbers in by_file.items():
             times = {number: (wanted[number].time + self._offset - start).total_seconds() for number in numbers}
-            for number, frame in _read_frames(path, times).items():
+            for number, frame in self._read_frames(path, times).items():
                 crops[number] = _cut(frame, wanted[number].box)
         return crops
+
+    def _read_frames(self, path: Path, times: dict[int, float]) -> dict[int, Image]:
+        """Return the frames at times in seconds from the first one, by key; those that are missing are left out."""
+        try:
+            if path.suffix.lower() in PICTURES:
+                near = [key for key, time in times.items() if abs(time) <= TOLERANCE]
+                return dict.fromkeys(near, decode_frame(path.read_bytes())) if near else {}
+            facts = path.stat()
+            version = (path, facts.st_size, facts.st_mtime_ns)
+            end = self._ends.get(version, math.inf)
+            before_end = {key: time for key, time in times.items() if time <= end + TOLERANCE}
+            if not before_end:
+                return {}
+            found, end = _read_video(path, before_end)
+        except (FrameError, VideoError, OSError):  # it is still being written, for example
+            return {}
+        if end < math.inf:
+            self._ends[version] = end
+            while len(self._ends) > MAX_ENDS:
+                self._ends.popitem(last=False)
+        return found
 
     def explain(self, camera: str, time: datetime) -> str:
         """Return a sentence that helps to find out why no recording of a camera has a frame at a time."""
@@ -160,55 +191,57 @@ def _read_time(text: str) -> datetime | None:
     return None
 
 
-def _read_frames(path: Path, times: dict[int, float]) -> dict[int, Image]:
-    """Return the frames at times in seconds from the first one, by key; those that are missing are left out."""
-    if path.suffix.lower() in PICTURES:
-        near = [key for key, time in times.items() if abs(time) <= TOLERANCE]
-        try:
-            pixels = decode_frame(path.read_bytes()) if near else None
-        except (FrameError, OSError):
-            return {}
-        return dict.fromkeys(near, pixels) if pixels is not None else {}
-    try:
-        return _read_by_rate(path, times) or _read_by_time(path, times)
-    except (VideoError, OSError):  # it is still being written, for example
-        return {}
+def _read_video(path: Path, times: dict[int, float]) -> tuple[dict[int, Image], float]:
+    """Return the frames at times in seconds from the first one, by key, and where the recording ends if that was seen.
+
+    Nothing is decoded if all times are clearly after the end that the file declares.
+    """
+    with open_video(path) as video:
+        if video.declared_frames and video.frame_rate > 0:
+            declared = video.declared_frames / video.frame_rate
+            if min(times.values()) > END_FACTOR * declared + END_SECONDS:
+                return {}, math.inf
+    found, end = _read_by_rate(path, times)
+    return (found, end) if found else _read_by_time(path, times)
 
 
-def _read_by_rate(path: Path, times: dict[int, float]) -> dict[int, Image]:
+def _read_by_rate(path: Path, times: dict[int, float]) -> tuple[dict[int, Image], float]:
     """Read the frames that a constant rate gives; nothing if one of them has another time."""
     with open_video(path) as video:
         rate = video.frame_rate
         if rate <= 0:
-            return {}
+            return {}, math.inf
         index_of = {key: max(0, round(time * rate)) for key, time in times.items()}
         found: dict[int, Image] = {}
+        end = math.inf
         try:
             for frame in video.read(sorted(set(index_of.values()))):
                 if abs(frame.time - frame.index / rate) > min(0.5 / rate, TOLERANCE):
-                    return {}
+                    return {}, math.inf
                 for key, index in index_of.items():
                     near = abs(frame.time - times[key]) <= TOLERANCE
                     if index == frame.index and near and not isinstance(frame.pixels, FrameError):
                         found[key] = frame.pixels
-        except VideoEnd:  # the later ones are in a file that does not exist yet
-            pass
-        return found
+        except VideoEnd as error:  # the later ones are in a file that does not exist yet
+            end = error.frames / rate
+        return found, end
 
 
-def _read_by_time(path: Path, times: dict[int, float]) -> dict[int, Image]:
+def _read_by_time(path: Path, times: dict[int, float]) -> tuple[dict[int, Image], float]:
     """Read all frames up to the last time, and return the nearest one for each time."""
     nearest: dict[int, tuple[float, Image]] = {}
-    last = max(times.values()) + TOLERANCE
+    last, end = max(times.values()) + TOLERANCE, 0.0
     with open_video(path) as video:
         for frame in video.read_all():
             if frame.time > last:
+                end = math.inf
                 break
+            end = frame.time
             for key, time in times.items():
                 away = abs(frame.time - time)
                 if away <= nearest.get(key, (TOLERANCE,))[0] and not isinstance(frame.pixels, FrameError):
                     nearest[key] = away, frame.pixels
-    return {key: pixels for key, (_, pixels) in nearest.items()}
+    return {key: pixels for key, (_, pixels) in nearest.items()}, end
 
 
 def _cut(frame: Image, box: RelativeBox) -> bytes | None:

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from model.frames import decode_frame
+from model.video import open_video
+from model.video.reading import Video
+from not3d.bridges import recordings
 from not3d.bridges.recordings import Recordings, RecordingsError, WantedCrop, start_of
 from not3d.bridges.tracklet import RelativeBox
 from tests.videos import write
@@ -197,3 +200,59 @@ def test_a_folder_that_is_removed_while_it_is_searched_is_left_out(tmp_path, mon
 
     monkeypatch.setattr(os, "scandir", remove_first)
     assert numbers(Recordings(tmp_path).cut("gate", [at(0)])) == [0]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the recordings that are opened from now on, once for each pass."""
+    names: list[str] = []
+
+    def note(path: Path):
+        names.append(path.name)
+        return open_video(path)
+
+    monkeypatch.setattr(recordings, "open_video", note)
+    return names
+
+
+def test_a_time_long_after_the_last_recording_decodes_nothing(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes wait for the next recording, and are looked for again and again."""
+    monkeypatch.setattr(Video, "_frames", None)  # what reads
+    assert Recordings(site).cut("gate", [at(50), at(59)]) == [None, None]
+
+
+@pytest.mark.parametrize("recording", [f"{NAME}.mp4", "2026-05-04T09-30-00Z.mkv"])
+def test_a_recording_that_was_read_to_its_end_is_not_read_for_later_times(
+    tmp_path: Path, opened: list[str], recording: str
+) -> None:
+    path = tmp_path / "gate" / recording
+    path.parent.mkdir()
+    times = {"times": [0, 40, 80, 1000, 1040, 2000]} if path.suffix == ".mkv" else {"rate": 10}
+    write(path, shades(6), **times)
+    end = 2.0 if path.suffix == ".mkv" else 0.5
+    site = Recordings(tmp_path)
+    assert site.cut("gate", [at(end + 0.4)]) == [None]
+    passes = len(opened)
+    assert passes >= 1
+    assert site.cut("gate", [at(end + 0.4)]) == site.cut("gate", [at(end + 0.2)]) == [None]
+    assert len(opened) == passes
+    assert numbers(site.cut("gate", [at(end), at(end + 0.4)])) == [5, None]
+    write(path, shades(20), rate=10)  # it has grown
+    assert numbers(site.cut("gate", [at(0.9)])) == [9]
+
+
+def test_the_ends_of_recordings_are_remembered_of_the_latest_only(
+    tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "MAX_ENDS", 2)
+    (tmp_path / "gate").mkdir()
+    for second in (0, 10, 20):
+        write(tmp_path / "gate" / f"2026-05-04T09-30-{second:02}Z.mp4", shades(5), rate=10)
+    site = Recordings(tmp_path)
+    for second in (0, 10, 20):
+        assert site.cut("gate", [at(second + 0.8)]) == [None]
+    passes = len(opened)
+    assert site.cut("gate", [at(10.8), at(20.8)]) == [None, None]
+    assert len(opened) == passes
+    assert site.cut("gate", [at(0.8)]) == [None]
+    assert len(opened) > passes
