@@ -26,7 +26,7 @@ TOLERANCE = 0.1
 """Largest difference in seconds between the time of a box and that of the frame that it is cut out of."""
 MAX_ENDS = 1000
 END_FACTOR, END_SECONDS = 1.02, 1.0
-"""A time is clearly after the end of a recording if it is after so many times the declared length, plus some seconds."""
+"""A time is after the end of a recording if it is after so many times its declared length and so many seconds more."""
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts"})
 
