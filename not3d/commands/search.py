@@ -449,4 +449,6 @@ def _cut_track(
 
 
 def _listed(facts: Json, separator: str = ", ") -> str:
-    return separator.join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    return separator.join(
+        f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in facts.items()
+    )

@@ -70,7 +70,8 @@ def put(
         _print_json(made.answer)
         return
     reached = "no score" if made.threshold is None else f"scores from {made.threshold:.3f}"
-    print_result(f"{made.name}: {len(made.examples)} examples, alerts at {reached}")
+    examples = f"{len(made.examples)} example{'s' if len(made.examples) != 1 else ''}"
+    print_result(f"{made.name}: {examples}, alerts at {reached}")
     if made.reason:
         print_message(f"Inactive: {made.reason}")
 

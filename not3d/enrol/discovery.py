@@ -224,7 +224,7 @@ def _list_folders(path: Path, found: Callable[[int], None], names: tuple[str, ..
     remarks = []
     if depth == 2 and not names:
         remarks.append(
-            f"the folders of {printable(str(path))} are taken for camera/tracklet; --layout names them otherwise"
+            "two levels of folders are read as camera/tracklet; if they are something else, name them with --layout"
         )
     if mars:
         remarks.append(

@@ -21,7 +21,7 @@ def test_a_watchlist_is_put_listed_and_deleted(run: Run, client: Client, trackle
     appear(client, tracklet, "example")
     code, out, err = run("watchlist", "put", "w", "--id", "example", "--min-score", 0.9, "--cooldown", 0,
                          "--camera", "c9", "--url", client.url)  # fmt: skip
-    assert (code, out) == (0, "w: 1 examples, alerts at scores from 0.900\n"), err
+    assert (code, out) == (0, "w: 1 example, alerts at scores from 0.900\n"), err
     code, out, _ = run("watchlist", "list", "--url", client.url)
     assert code == 0
     assert "0.900" in out

@@ -52,7 +52,7 @@ def test_layouts_are_recognised_by_their_depth_and_named(tmp_path: Path, layout:
 def test_two_levels_are_said_to_be_camera_and_tracklet(tmp_path: Path) -> None:
     root = touch(tmp_path / "root", "0001/t1/1.jpg")
     (remark,) = list_tracklets(root).remarks
-    assert "taken for camera/tracklet" in remark
+    assert "read as camera/tracklet" in remark
     assert listed(root, layout="person/tracklet") == [("0001-t1", "0001", "", 1)]
     assert list_tracklets(root, layout="person/tracklet").remarks == []
 
