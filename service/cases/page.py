@@ -1,5 +1,6 @@
 """The HTML page of an exported case. It opens from the disk, without a server, scripts or anything from elsewhere."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -62,7 +63,7 @@ def render_record(record: Mapping[str, Any]) -> str:
         "Camera": record["camera_id"],
         "Time": times,
         "Score with the query": None if record["score"] is None else f"{record['score']:.3f}",
-        **{f"metadata {key}": str(value) for key, value in record["metadata"].items()},
+        **{f"metadata {key}": _text(value) for key, value in record["metadata"].items()},
     }
     said = (
         f"<p dir='auto'><strong>{escape(each['verdict'])}</strong> {escape(each['author'])}, {escape(each['time'])}"
@@ -74,6 +75,11 @@ def render_record(record: Mapping[str, Any]) -> str:
         f"<li>{_pictures(record['pictures'], record['id'])}<p><strong dir='auto'>{escape(record['id'])}</strong></p>"
         f"{shown}{''.join(said)}</li>\n"
     )
+
+
+def _text(value: Any) -> str:
+    """Return a value of the metadata as the search page shows it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _facts(case: Mapping[str, Any]) -> str:

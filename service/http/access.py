@@ -22,7 +22,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from service.callers import ANONYMOUS, Caller, Scope
 from service.http.problems import Problem
-from service.http.sessions import COOKIE, Session, Sessions
+from service.http.sessions import Session, Sessions, given_ids
 from service.keys import ActiveKey, Keys
 from service.telemetry.metrics import Metrics
 
@@ -189,7 +189,7 @@ def is_still_allowed(request: Request, caller: Caller, scope: Scope) -> bool:
 def find_session(request: Request) -> Session | None:
     """Return the session that the cookie of a request names, if it has not ended."""
     sessions: Sessions = request.app.state.sessions
-    return sessions.find(id_) if (id_ := request.cookies.get(COOKIE)) else None
+    return next(filter(None, map(sessions.find, given_ids(request))), None)
 
 
 CurrentCaller = Annotated[Caller, Depends(require_key)]

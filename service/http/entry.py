@@ -129,7 +129,12 @@ class Entry:
         if len(given) > 1 or not re.fullmatch(USER_PATTERN, given[0]):
             raise Problem("malformed", f"{name}: must name one user, in at most 200 printable ASCII characters")
         by_group = self._settings.group_scopes
-        groups = [group.strip() for group in headers.get(self._settings.trusted_groups_header, "").split(",")]
+        listed = headers.getlist(self._settings.trusted_groups_header)
+        if len(listed) > 1:  # the first may be what the client sent
+            raise Problem(
+                "malformed", f"{self._settings.trusted_groups_header}: must be sent once, groups separated by commas"
+            )
+        groups = [group.strip() for group in ",".join(listed).split(",")]
         scopes = frozenset[callers.Scope]().union(*(by_group.get(group, ()) for group in groups))
         return ProxyUser(given[0], scopes if by_group else frozenset({"search"}))
 

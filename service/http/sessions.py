@@ -1,9 +1,11 @@
 """Sign-in of browsers: a key is exchanged for a cookie with a random id, so that a page keeps no key."""
 
 import hashlib
+import re
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -66,10 +68,23 @@ class Sessions:
         self._sessions.pop(_hash(id), None)
 
 
+def given_ids(request: Request) -> Iterator[str]:
+    """Yield the ids of sessions that the cookies of a request have.
+
+    There are several if another service, at a shorter path of the same host, has signed in the browser, too.
+    """
+    name = _name(request)
+    for header in request.headers.getlist("cookie"):
+        for part in header.split(";"):
+            key, _, value = part.strip().partition("=")
+            if key == name:
+                yield value
+
+
 def set_cookie(request: Request, response: Response, id: str, session: Session) -> None:
     """Give the browser the cookie of a session. No script can read it, and no page of another site can use it."""
     response.set_cookie(
-        COOKIE,
+        _name(request),
         id,
         max_age=max(1, round(session.ends - time.time())),
         path=_path(request),
@@ -82,7 +97,13 @@ def set_cookie(request: Request, response: Response, id: str, session: Session) 
 def clear_cookie(request: Request, response: Response) -> None:
     """Remove the cookie from the browser."""
     secure = request.url.scheme == "https"
-    response.delete_cookie(COOKIE, path=_path(request), secure=secure, httponly=True, samesite="strict")
+    response.delete_cookie(_name(request), path=_path(request), secure=secure, httponly=True, samesite="strict")
+
+
+def _name(request: Request) -> str:
+    """Return the name of the cookie: browsers send a cookie to all ports of a host, where other services may be."""
+    port = re.search(r":(\d{1,5})$", request.headers.get("host", ""))
+    return f"{COOKIE}_{port[1]}" if port else COOKIE
 
 
 def _path(request: Request) -> str:

@@ -73,11 +73,23 @@ function parseMetadata(text) {
 /** Return the metadata filter of a state. */
 export const metadataOf = (state) => Object.fromEntries(state.metadata.map(parseMetadata));
 
-/** The offset of the browser's time zone now, as `+02:00`. */
-function utcOffset() {
-  const minutes = -new Date().getTimezoneOffset();
+const DAY = 86_400_000;
+
+/** The offset from UTC by which a time of day counts, as `+02:00`: that of the chosen time, otherwise of now. */
+export function utcOffset(state) {
+  const minutes = -new Date(state.after || state.before || Date.now()).getTimezoneOffset();
   const two = (number) => String(Math.trunc(number)).padStart(2, "0");
   return `${minutes < 0 ? "-" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;
+}
+
+/** Whether the clocks change between the chosen times; `first` and `last` stand for those that are not chosen. */
+export function clocksChange(state, first, last) {
+  const end = Date.parse(state.before || last);
+  const offset = new Date(end).getTimezoneOffset();
+  for (let time = Math.max(Date.parse(state.after || first), end - 2000 * DAY); time < end; time += DAY) {
+    if (new Date(time).getTimezoneOffset() !== offset) return true;
+  }
+  return false;
 }
 
 /** Return the filter of a search as the service takes it. */
@@ -86,7 +98,7 @@ export function toFilter(state) {
   if (state.cameras.length) filter.camera_ids = state.cameras;
   if (state.after) filter.after = state.after;
   if (state.before) filter.before = state.before;
-  if (state.from && state.to) filter.time_of_day = { from: state.from, to: state.to, utc_offset: utcOffset() };
+  if (state.from && state.to) filter.time_of_day = { from: state.from, to: state.to, utc_offset: utcOffset(state) };
   if (state.timeless) filter.without_time = true;
   if (state.metadata.length) filter.metadata = metadataOf(state);
   return filter;

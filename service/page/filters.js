@@ -1,5 +1,6 @@
 // Filters as chips. All are in the address, and all are applied by the service.
 
+import { clocksChange, utcOffset } from "./address.js";
 import { formatShortTime, fromLocalInput, plural, timeZone, toLocalInput } from "./format.js";
 import { html, useEffect, useState } from "./html.js";
 import { Chip, refocus } from "./parts.js";
@@ -25,7 +26,7 @@ export function Filters({ state, cameras, isListing, queryCamera, onChange, chil
     <div class="filters" role="group" aria-label="Filters">
       <${CameraChip} state=${state} cameras=${cameras} isSingle=${isListing} onChange=${onChange} />
       <${TimeChip} state=${state} onChange=${onChange} />
-      ${!isListing && html`<${TimeOfDayChip} state=${state} onChange=${onChange} />`}
+      ${!isListing && html`<${TimeOfDayChip} state=${state} cameras=${cameras} onChange=${onChange} />`}
       <${MetadataChips} state=${state} onChange=${onChange} />
       ${queryCamera && html`
         <label class=${state.others ? "chip active toggle" : "chip toggle"}>
@@ -100,8 +101,9 @@ function TimeChip({ state, onChange }) {
     </${Chip}>`;
 }
 
-function TimeOfDayChip({ state, onChange }) {
+function TimeOfDayChip({ state, cameras, onChange }) {
   const active = Boolean(state.from && state.to);
+  const times = (cameras || []).flatMap((each) => [each.first_time, each.last_time]).filter(Boolean).sort();
   const [from, setFrom] = useState(state.from);
   const [to, setTo] = useState(state.to);
   useEffect(() => {
@@ -118,6 +120,8 @@ function TimeOfDayChip({ state, onChange }) {
       <label>From <input type="time" value=${from} onChange=${(event) => change(event.target.value, to)} /></label>
       <label>Until <input type="time" value=${to} onChange=${(event) => change(from, event.target.value)} /></label>
       <p class="quiet">Every day, times of ${timeZone}. From 22:00 until 06:00 means over midnight.</p>
+      ${active && clocksChange(state, times[0], times.at(-1)) && html`<p class="note">The clocks change between these times, and UTC${utcOffset(state)} counts for all: records of
+        the other season pass an hour off. Choose a time of one season.</p>`}
     </${Chip}>`;
 }
 

@@ -9,7 +9,7 @@ from service.http.access import CurrentCaller, find_key, find_session, given_key
 from service.http.contract import json_body
 from service.http.dependencies import NO_QUERY, Ready
 from service.http.schemas import SessionAnswer, SessionBody
-from service.http.sessions import COOKIE, Session, Sessions, clear_cookie, set_cookie
+from service.http.sessions import Session, Sessions, clear_cookie, given_ids, set_cookie
 from service.http.tracklet_request import read_json
 
 open_router = APIRouter()
@@ -67,7 +67,7 @@ async def sign_out(request: Request, service: Ready, caller: CurrentCaller) -> R
 
 def _end(request: Request) -> None:
     sessions: Sessions = request.app.state.sessions
-    if id_ := request.cookies.get(COOKIE):
+    for id_ in given_ids(request):
         sessions.end(id_)
 
 

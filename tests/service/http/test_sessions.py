@@ -41,7 +41,7 @@ def sign_in(client: httpx.Client, **headers: str) -> httpx.Response:
 def test_a_key_becomes_a_cookie_that_no_script_can_read(browser: httpx.Client) -> None:
     answer = sign_in(browser)
     cookie = answer.headers["set-cookie"].lower()
-    assert cookie.startswith("not3d_session=")
+    assert cookie.startswith(f"not3d_session_{browser.base_url.port}=")
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
     assert "path=/;" in cookie
@@ -68,12 +68,26 @@ def test_behind_https_and_a_prefix_the_cookie_is_for_both_alone(live: Live) -> N
     live.client.cookies.clear()
 
 
+def test_the_cookie_of_another_service_on_the_same_host_is_no_obstacle(browser: httpx.Client) -> None:
+    sign_in(browser)
+    [(name, own)] = browser.cookies.items()
+    # Browsers send the cookie of the longer path first. A service at the root has signed in this browser, too.
+    cookies = {"cookie": f"{name}={own}; {name}=of-the-service-at-the-root"}
+    with httpx.Client(base_url=browser.base_url, headers=cookies, timeout=30) as client:
+        assert client.get("/session").json()["name"] == "desk"
+    # To another port, browsers send the cookie as well, and keep one for each name.
+    other = browser.post("/session", json={"key": SECRET}, headers={"host": "127.0.0.1:1"})
+    assert other.headers["set-cookie"].startswith("not3d_session_1=")
+    behind_proxy = browser.post("/session", json={"key": SECRET}, headers={"host": "reid.example.org"})
+    assert behind_proxy.headers["set-cookie"].startswith("not3d_session=")
+
+
 def test_signing_out_ends_the_session_for_everyone_who_has_the_cookie(browser: httpx.Client) -> None:
     sign_in(browser)
-    stolen = dict(browser.cookies)
+    [(name, stolen)] = browser.cookies.items()
     assert browser.delete("/session").status_code == 204
     assert not browser.cookies
-    answer = browser.get("/session", headers={"cookie": f"not3d_session={stolen['not3d_session']}"})
+    answer = browser.get("/session", headers={"cookie": f"{name}={stolen}"})
     check_problem(answer, 401, "key-missing")
 
 
@@ -135,6 +149,13 @@ def test_the_user_of_a_trusted_proxy_has_the_scopes_of_their_groups(live: Live) 
     nobody = {"remote-user": "smith", "remote-groups": "cleaners"}
     check_problem(live.client.get("/gallery", headers=nobody), 403, "scope-missing")
     check_problem(live.client.get("/gallery"), 401, "key-missing")
+
+
+@pytest.mark.parametrize("twice", ["remote-user", "remote-groups"])
+def test_a_header_of_the_proxy_that_comes_twice_is_refused(live: Live, twice: str) -> None:
+    """A proxy that adds its header leaves that of the client before it."""
+    headers = [("remote-user", "ivanova"), ("remote-groups", "cleaners"), (twice, "ops")]
+    check_problem(live.client.get("/session", headers=headers), 400, "malformed")
 
 
 @pytest.mark.parametrize("site", [{"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}])

@@ -158,3 +158,29 @@ def test_an_id_of_dots_in_the_address_is_left_out(page: Page, field: str) -> Non
     open_search(page, f"like=gate-1&{field}=..")
     expect(page.locator(".record, .path, #case-title")).to_have_count(0)
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("now", "time"), [("2026-01-15", "2026-05-04T09:13:00Z"), ("2026-07-15", "2026-01-12T10:13:00Z")]
+)
+def test_a_time_of_day_counts_by_the_clocks_of_the_chosen_time(
+    page: Page, put: Callable[..., None], now: str, time: str
+) -> None:
+    """In Berlin, 11:13 is 9:13 UTC in summer and 10:13 UTC in winter, whatever the season in which one asks."""
+    put("seasonal", camera_id="seasons", start_time=time)
+    page.clock.set_fixed_time(now)
+    day = time[:10]
+    open_search(page, f"like=gate-1&camera=seasons&after={day}&before={day}T23:00&from=11:00&to=11:30")
+    expect(tiles(page)).to_have_attribute("data-id", "seasonal")
+    expect(page.locator(".grid")).to_contain_text("11:13")
+    chip = page.locator(".chip", has_text="Time of day")
+    chip.locator("summary").click()
+    expect(chip.get_by_text("Every day, times of Europe/Berlin.")).to_be_visible()
+    expect(chip.get_by_text("The clocks change")).to_have_count(0)
+
+
+def test_a_time_of_day_over_both_seasons_says_what_it_leaves_out(page: Page) -> None:
+    open_search(page, "like=gate-1&after=2026-05-01&before=2026-11-01&from=11:00&to=12:00")
+    chip = page.locator(".chip", has_text="Time of day")
+    chip.locator("summary").click()
+    expect(chip.locator(".note")).to_contain_text("The clocks change between these times, and UTC+02:00 counts for all")
