@@ -151,7 +151,7 @@ def test_the_service_calls_nobody(bundle: Path, traced: Traced, engine: str) -> 
     traced.more.update({f"NOT3D_{name}": str(value) for name, value in settings.items()})
     url = f"http://127.0.0.1:{port}"
     with traced.start(sys.executable, "-c", COMMAND) as process:
-        wait_for(lambda: process.poll() is not None or is_ready(url), 60)
+        wait_for(lambda: process.poll() is not None or is_ready(url))
         assert process.poll() is None, process.communicate()
         enrolled = httpx.post(f"{url}/embed", files=form(tracklet(1, 4)), data={"id": "a"}, timeout=TIMEOUT)
         assert enrolled.status_code == 201
@@ -159,7 +159,7 @@ def test_the_service_calls_nobody(bundle: Path, traced: Traced, engine: str) -> 
         assert found.json()["results"][0]["id"] == "a"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, errors
     traced.check()
 

@@ -42,7 +42,7 @@ def test_a_ray_cluster_that_loses_a_node_loses_no_tracklet(home: Path) -> None:
     assert process.returncode == 0, said
     assert "a worker node of two killed" in said
     assert "checked: 300 records, each tracklet exactly once" in said
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while left := _started_below(home):
         assert time.monotonic() < until, left
         time.sleep(0.1)

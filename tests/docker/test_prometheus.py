@@ -76,7 +76,7 @@ def api(service: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as client:
             wait_for(lambda: _answers(client, process, folder / "log"))
             wait_for(lambda: _value(client, 'count_over_time(not3d_ready{job="not3d"}[1m])') >= 2)
             _use(service)
@@ -85,7 +85,7 @@ def api(service: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
             yield client
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _answers(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -> bool:

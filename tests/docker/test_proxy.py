@@ -121,7 +121,7 @@ def run_proxy(program: str, example: str, port: int, folder: Path, certificate: 
             yield client
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
@@ -183,7 +183,7 @@ def test_a_body_that_is_too_large_is_refused_early(proxy: httpx.Client) -> None:
 
 def test_plain_http_is_refused(proxy: httpx.Client) -> None:
     url = str(proxy.base_url).replace("https", "http")
-    assert httpx.get(f"{url}/livez", timeout=10).status_code == 400
+    assert httpx.get(f"{url}/livez", timeout=60).status_code == 400
 
 
 class Stream:

@@ -341,7 +341,7 @@ def holding(url: str, after: int) -> Iterator[tuple[str, threading.Semaphore, th
                 held.release()
                 may_go_on.wait(120)
             headers = {"Content-Type": self.headers.get("Content-Type", "")}
-            answer = httpx.request(self.command, url + self.path, content=body, headers=headers, timeout=60)
+            answer = httpx.request(self.command, url + self.path, content=body, headers=headers, timeout=120)
             self.send_response(answer.status_code)
             self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
             self.send_header("Content-Length", str(len(answer.content)))
@@ -374,7 +374,7 @@ def test_the_same_command_continues_an_interrupted_enrolment(
             assert held.acquire(timeout=120)
         process.send_signal(signal.SIGINT)
         may_go_on.set()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
     assert re.search(r"Interrupted; \d+ enrolled of 60; the same command continues from here", err)
     enrolled = client.info().gallery["records"]
@@ -497,7 +497,7 @@ def test_serving_a_missing_bundle_fails_with_one_message(tmp_path: Path) -> None
         "--port",
         "0",
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "cannot start" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -511,7 +511,7 @@ def test_ctrl_c_is_one_line() -> None:
         silent.settimeout(60)
         connection, _ = silent.accept()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         connection.close()
     assert (process.returncode, out, err) == (130, "", "Interrupted\n")
 
@@ -531,7 +531,7 @@ main()
 @pytest.mark.parametrize("module", ["httpx", "typer", "not3d.commands.training"])
 def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED_IMPORT, module]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted\n")
 
 
@@ -540,7 +540,7 @@ def test_ctrl_c_during_code_from_a_string_ends_with_130(tmp_path: Path) -> None:
     (tmp_path / "interrupted.py").write_text(program)
     command = [sys.executable, "-m", "interrupted", "typer"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted\n")
 
 
@@ -557,7 +557,7 @@ def test_export_without_torch_names_the_extra(tmp_path: Path) -> None:
     checkpoint = tmp_path / "a.pt"
     checkpoint.touch()
     command = [sys.executable, "-c", HIDDEN_TORCH, checkpoint]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "the package `torch` is not installed" in ended.stderr
     assert "not3d[train]" in ended.stderr
@@ -566,7 +566,7 @@ def test_export_without_torch_names_the_extra(tmp_path: Path) -> None:
 def test_the_command_line_starts_without_slow_packages() -> None:
     slow = {"cv2", "fastapi", "numpy", "onnx", "onnxruntime", "scipy", "torch"}
     code = f"import sys, not3d.commands.app; print(sorted({slow} & set(sys.modules)))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert ended.stdout.strip() == "[]"
 
 
@@ -584,7 +584,7 @@ def test_a_file_that_hides_a_package_is_named(tmp_path: Path, name: str, started
         command, path = [str(script)], os.pathsep.join([str(tmp_path), root])
     ended = subprocess.run(
         [sys.executable, *command, "--help"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()

@@ -24,7 +24,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 def run_demo(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -63,7 +63,7 @@ def test_an_interrupted_demo_is_one_line_and_leaves_nothing_behind(people: Path,
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(60), rest.splitlines()[-1]) == (130, "Interrupted")
+    assert (process.wait(120), rest.splitlines()[-1]) == (130, "Interrupted")
     assert "Traceback" not in rest
     assert list(scratch.iterdir()) == []
 

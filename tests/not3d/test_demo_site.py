@@ -116,7 +116,7 @@ def test_the_demo_ends_with_an_alert_and_ctrl_c_leaves_nothing(recordings: Path,
             assert alerts[0].record_id == last.id
     finally:
         demo.send_signal(signal.SIGINT)
-        code = demo.wait(60)
+        code = demo.wait(120)
     assert code == 0, output.read_text()
     assert "Alert of the watchlist demo" in output.read_text()
     assert processes_of_the_demo() == []

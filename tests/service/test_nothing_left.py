@@ -43,7 +43,7 @@ def test_no_upload_survives_a_kill(bundle: Path, tmp_path: Path) -> None:
     with running(bundle, data, TEMP_DIR=str(temporary)) as (process, url), ExitStack() as connections:
         for name in ("video", "frames", "video", "frames"):
             address = ("127.0.0.1", int(url.rpartition(":")[2]))
-            connection = connections.enter_context(socket.create_connection(address, timeout=20))
+            connection = connections.enter_context(socket.create_connection(address, timeout=TIMEOUT))
             head = "POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
             connection.sendall(f"{head}Content-Length: {10 * len(BODY)}\r\n\r\n".encode() + part(name, BODY))
         wait_for(lambda: _value(url, "not3d_pending_bytes") > 4 * (len(BODY) - FLUSH_BYTES))
@@ -63,7 +63,7 @@ def test_no_upload_survives_a_kill_while_it_is_decoded(bundle: Path, tmp_path: P
     with running(bundle, data, TEMP_DIR=str(temporary), THUMBNAILS="true") as (process, url):
         assert httpx.post(f"{url}/embed", files=form(tracklet(1, 2)), timeout=TIMEOUT).status_code == 201
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
-        with socket.create_connection(address, timeout=20) as connection:
+        with socket.create_connection(address, timeout=TIMEOUT) as connection:
             body = part("video", video) + b"\r\n--x--\r\n"
             head = "POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)

@@ -77,7 +77,7 @@ def test_many_threads_get_their_own_embeddings(engine: Engine, clips: NDArray[np
     together = threading.Barrier(4)
 
     def work(worker: int) -> None:
-        together.wait(timeout=30)
+        together.wait(timeout=120)
         for turn in range(9):
             index = (worker + turn) % len(clips)
             np.testing.assert_allclose(engine.embed(clips[index : index + 1]), expected[index], atol=1e-4)

@@ -22,7 +22,7 @@ class Three:
     def embed(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.sizes.append(len(clips))
         if len(clips) > 1:
-            self.together.wait(10)
+            self.together.wait(120)
         return self.engine.embed(clips)
 
 

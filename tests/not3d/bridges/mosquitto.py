@@ -87,7 +87,7 @@ class Mosquitto:
             self._process = subprocess.Popen(
                 [self._program, "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log
             )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
@@ -108,7 +108,7 @@ class Mosquitto:
     def _end(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
     def connect(self, name: str = "test") -> "Peer":

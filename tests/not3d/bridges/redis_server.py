@@ -35,7 +35,7 @@ class RedisServer:
         with log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         self.client = redis.Redis.from_url(self.url)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
                 self.client.ping()
@@ -50,5 +50,5 @@ class RedisServer:
         self.client.close()
         if self._process:
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None

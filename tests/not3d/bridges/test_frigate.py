@@ -125,7 +125,7 @@ def test_the_vector_is_that_of_the_same_pixels_sent_by_hand(broker, start, tmp_p
             after = fake.see(event, seconds, kind="update" if number else "new")["after"]
             boxes[after["frame_time"]] = after["box"]
         fake.end(event)
-        wait_for(lambda: live.client.get(f"/gallery/{record_id(event)}").status_code == 200, 60)
+        wait_for(lambda: live.client.get(f"/gallery/{record_id(event)}").status_code == 200, 120)
         answer = live.client.get(f"/gallery/{record_id(event)}", params={"include_embedding": "true"}).json()
         crops = []
         for at, (left, top, right, bottom) in boxes.items():
@@ -344,11 +344,11 @@ def test_the_bridge_is_killed_again_and_again(fake, service, gallery, tmp_path):
             events += [fake.walk(age=20 + 10 * number) for number in range(2)]
             time.sleep(0.15 * (round_ + 1))  # in a different phase each time
             process.send_signal(signal.SIGKILL)
-            process.wait(20)
+            process.wait(60)
             events.append(fake.walk(publish=False))
             (tmp_path / "log").unlink()
         process = spawn(fake, service.url, tmp_path)
-        wait_for(lambda: gallery() == sorted(map(record_id, events)), 60)
+        wait_for(lambda: gallery() == sorted(map(record_id, events)), 120)
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
     finally:

@@ -107,7 +107,7 @@ asyncio.run(main())
 def test_a_process_that_is_killed_before_the_index_is_written_loses_neither_entries_nor_mentions(
     tmp_path: Path,
 ) -> None:
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], timeout=60, check=False)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], timeout=120, check=False)
     assert killed.returncode == -9
     assert state_of(tmp_path) == (0, [])
     assert remaining(tmp_path) == ["a", "b"]

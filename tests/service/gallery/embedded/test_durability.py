@@ -65,7 +65,7 @@ def serve(bundle: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT), "NOT3D_ENGINE": "onnxruntime"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
