@@ -367,7 +367,7 @@ class ListQuery(Parameters):
             if prefix != "metadata" or not dot:
                 raise InvalidArgument(f"{clip(name, MAX_NAME)} is an unknown query parameter")
             if not isinstance(value, str):
-                raise InvalidArgument(f"duplicate query parameter {clip(name, MAX_NAME)}: send it once")
+                raise InvalidArgument(f"{clip(name, MAX_NAME)} is sent twice: send it once")
             texts[key] = value
         return Filter(
             camera_ids=None if self.camera_id is None else (self.camera_id,),
