@@ -2,9 +2,7 @@
 
 import asyncio
 import base64
-import binascii
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,7 +76,7 @@ class Track(Strict):
         if isinstance(value, bool):
             raise ValueError("must be a time")
         if isinstance(value, int | float):
-            if not math.isfinite(value) or not 0 < value < 1e11:
+            if not 0 < value < 1e11:  # also NaN, and integers that no float can hold
                 raise ValueError("must be seconds since 1970, or RFC 3339")
             return datetime.fromtimestamp(value, UTC)
         return value
@@ -181,7 +179,7 @@ class TracksSource:
         for number, text in enumerate(track.crops):
             try:
                 crops.append(base64.b64decode(text, validate=True))
-            except binascii.Error as error:
+            except ValueError as error:  # also `binascii.Error`
                 faults.append(("not_base64", f"crops[{number}]: {error}"))
         for number, picture in enumerate(track.frames):
             try:
