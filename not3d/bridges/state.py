@@ -100,32 +100,39 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        cure = "choose another --state file"
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():  # a device would lose the rights of others
+                raise StateError(f"{path} is not a file: {cure}")
             self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
             try:
+                (version,) = self._db.execute("PRAGMA user_version").fetchone()
+                if version not in {0, 1, VERSION}:
+                    raise StateError(f"{path} was written by another version ({version}); {cure}")
+                if not version and self._db.execute("SELECT 1 FROM sqlite_schema").fetchone():
+                    raise StateError(f"{path} is the database of another program: {cure}")
                 path.chmod(0o600)  # it can hold pictures of people
                 self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.execute("PRAGMA secure_delete=FAST")
-                (version,) = self._db.execute("PRAGMA user_version").fetchone()
-                if version in {0, 1}:
+                if version != VERSION:
                     missing = _TABLES_OF_2 if version else _TABLES + _TABLES_OF_2
                     self._db.executescript(f"BEGIN; {missing} PRAGMA user_version={VERSION}; COMMIT;")
-                elif version != VERSION:
-                    raise StateError(f"{path} was written by another version ({version}); choose another --state file")
                 with transaction(self._db):  # takes the lock, which stays
                     self._db.execute("DELETE FROM marks WHERE name = ''")
             except BaseException:
                 self._db.close()
                 raise
         except sqlite3.OperationalError as error:
-            busy = "locked" in str(error)
-            cure = "stop the other bridge, or give each its own --state file" if busy else "choose another --state file"
+            if "locked" in str(error):
+                cure = "stop the other bridge, or give each its own --state file"
             raise StateError(f"{path} cannot be opened ({error}): {cure}") from error
         except sqlite3.DatabaseError as error:
-            raise StateError(f"{path} is not the state of a bridge ({error}): choose another --state file") from error
+            raise StateError(f"{path} is not the state of a bridge ({error}): {cure}") from error
+        except OSError as error:
+            raise StateError(f"{path} cannot be opened ({error.strerror}): {cure}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -1,3 +1,5 @@
+import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -164,3 +166,26 @@ def test_a_state_of_the_first_version_is_read(tmp_path):
     with State(path) as state:
         state.enrolled("a", search=True)
         assert state.next_search() == DueSearch("a", "gate", "a")
+
+
+def test_what_is_no_file_is_refused_with_the_cure_and_keeps_its_rights(tmp_path):
+    pipe, file = tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    pipe.chmod(0o666)
+    file.touch()
+    for path, reason in ((pipe, "is not a file"), (tmp_path, "is not a file"), (file / "x.sqlite", "cannot be opened")):
+        with pytest.raises(StateError, match=rf"{re.escape(str(path))} {reason}.*: choose another --state file"):
+            State(path)
+    assert pipe.stat().st_mode & 0o777 == 0o666
+
+
+def test_the_database_of_another_program_is_not_changed(tmp_path):
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE tracks (id TEXT)")
+    database.close()
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(StateError, match="another program: choose another --state file"):
+        State(path)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (before, 0o644)
