@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks.recognition import ablation, feedback, fine_tuning, questions, rulers, single_crop, speed
+from benchmarks.recognition import ablation, comparison, feedback, fine_tuning, questions, single_crop, speed
 from model.errors import Not3dError
 
 
@@ -10,7 +10,7 @@ def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recognition", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (rulers, speed, feedback, single_crop, ablation, fine_tuning, questions):
+    for module in (comparison, speed, feedback, single_crop, ablation, fine_tuning, questions):
         name = module.__name__.rpartition(".")[2].replace("_", "-")
         text = module.__doc__ or ""
         command = commands.add_parser(

@@ -1,4 +1,4 @@
-"""What each part of the recipe brings: short runs with one part left out, measured by all rulers.
+"""What each part of the recipe brings: short runs with one part left out, measured on all kinds of people.
 
 Each run has a folder of its own. The seed decides the people set aside, the initial weights and all draws, so runs are
 compared with the complete recipe of the same seed.
@@ -13,20 +13,20 @@ from typing import Any
 
 from benchmarks.recognition.common import (
     MEASURES,
-    Ruler,
+    EvalData,
+    add_eval_data,
     add_output,
-    add_rulers,
     add_training,
     changes,
     compose,
     conclude,
     console,
     digest,
+    eval_data,
     existing,
     kept,
     measure,
     open_model,
-    rulers,
     spread,
 )
 from benchmarks.recognition.short_runs import Training, length, samples_of, train_once
@@ -82,7 +82,7 @@ _QUICK_LEVERS = ("cuhk03", "teacher", "views")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    add_rulers(parser)
+    add_eval_data(parser)
     parser.add_argument("--teacher", type=existing, metavar="PATH", help="bundle or .onnx of the teacher")
     parser.add_argument("--recipe", default="unseen-sites", help="file or name (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=21_120, help="crops that a run sees (default: %(default)s)")
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
                 continue
             settings = {**base, **lever.changes, "seed": str(seed)}
             training = Training(arguments.recipe, _data(arguments, lever), settings, teacher, device=arguments.device)
-            found = _train_and_measure(training, arguments.out / f"{lever.key}-{seed}", rulers(arguments))
+            found = _train_and_measure(training, arguments.out / f"{lever.key}-{seed}", eval_data(arguments))
             measured[lever.key].append(found)
             console.print(f"without {lever.key}, seed {seed}: {found['wall'] / 60:.1f} minutes", highlight=False)
     conclude(arguments, _section(arguments, base, measured, unused))
@@ -132,16 +132,16 @@ def _changes_something(arguments: argparse.Namespace, base: Mapping[str, str], l
     return not same or len(_data(arguments, lever)) < len(arguments.data)
 
 
-def _train_and_measure(training: Training, out: Path, measures: Sequence[Ruler]) -> dict[str, Any]:
+def _train_and_measure(training: Training, out: Path, measures: Sequence[EvalData]) -> dict[str, Any]:
     trained = train_once(training, out)
     found = {}
-    for ruler in measures:
-        if ruler.protocol == "validation" and ruler.data == training.data:
-            found[ruler.name] = _validated(trained.checkpoint)
+    for tested in measures:
+        if tested.protocol == "validation" and tested.data == training.data:
+            found[tested.name] = _validated(trained.checkpoint)
             continue
-        key = [digest(trained.checkpoint), ruler.protocol, [path.name for path in ruler.data]]
-        found[ruler.name] = kept(out / f"{ruler.protocol}.json", key, measure, ruler, trained.checkpoint)
-    return {"wall": trained.wall, "processor": trained.processor, "rulers": found}
+        key = [digest(trained.checkpoint), tested.protocol, [path.name for path in tested.data]]
+        found[tested.name] = kept(out / f"{tested.protocol}.json", key, measure, tested, trained.checkpoint)
+    return {"wall": trained.wall, "processor": trained.processor, "figures": found}
 
 
 def _validated(checkpoint: Path) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _section(
     measured: Mapping[str, Sequence[Mapping[str, Any]]],
     unused: Sequence[Lever],
 ) -> str:
-    names = list(measured["complete"][0]["rulers"])
+    names = list(measured["complete"][0]["figures"])
     columns = ["left out"]
     for name in names:
         columns += [f"{name}: rank-1 / mAP", "change of mAP"]
@@ -174,15 +174,15 @@ def _section(
             continue
         cells = [lever.without]
         for name in names:
-            cells.append(" / ".join(spread(run["rulers"][name][measure][0] for run in runs) for measure in MEASURES))
+            cells.append(" / ".join(spread(run["figures"][name][measure][0] for run in runs) for measure in MEASURES))
             whole = measured["complete"]
             pairs = zip(runs, whole, strict=True)
-            changed = [run["rulers"][name]["mAP"][0] - own["rulers"][name]["mAP"][0] for run, own in pairs]
+            changed = [run["figures"][name]["mAP"][0] - own["figures"][name]["mAP"][0] for run, own in pairs]
             cells.append("" if runs is whole else spread(changed, "+"))
         rows.append([*cells, _minutes(runs)])
     counts = "; ".join(
         f"{name}: {found['people']} people, {found['queries']} queries, {found['gallery']} in the gallery"
-        for name, found in measured["complete"][0]["rulers"].items()
+        for name, found in measured["complete"][0]["figures"].items()
     )
     crops = samples_of(arguments.recipe, base)
     seeds = f"{arguments.seeds} seed{'s' if arguments.seeds > 1 else ''}"

@@ -1,4 +1,4 @@
-"""What the benchmarks of recognition share: their options, the rulers, and results that are kept between calls."""
+"""What the benchmarks of recognition share: options, the people to measure on, results that are kept between calls."""
 
 import argparse
 import datetime
@@ -38,8 +38,8 @@ console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
-class Ruler:
-    """People on whom models are measured, and how."""
+class EvalData:
+    """People on whom models are measured, and the protocol."""
 
     name: str
     data: tuple[Path, ...]
@@ -50,7 +50,7 @@ class Ruler:
         return compare(models, self.data, options={"protocol": self.protocol}, console=console)
 
 
-def add_rulers(parser: argparse.ArgumentParser) -> None:
+def add_eval_data(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the data."""
     data: dict[str, Any] = {"type": existing, "metavar": "PATH"}
     parser.add_argument("--data", action="append", required=True, help="a training dataset; may be repeated", **data)
@@ -87,13 +87,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def rulers(arguments: argparse.Namespace) -> list[Ruler]:
-    """Return the rulers for which data was given."""
-    found = [Ruler("people set aside", tuple(arguments.data), "validation")]
+def eval_data(arguments: argparse.Namespace) -> list[EvalData]:
+    """Return all kinds of people for which data was given."""
+    found = [EvalData("people set aside", tuple(arguments.data), "validation")]
     if arguments.other_site:
-        found.append(Ruler("other site", (arguments.other_site,), "other-site"))
+        found.append(EvalData("other site", (arguments.other_site,), "other-site"))
     if arguments.mars:
-        found.append(Ruler("MARS, an excerpt", (arguments.mars,), "mars"))
+        found.append(EvalData("MARS, an excerpt", (arguments.mars,), "mars"))
     return found
 
 
@@ -158,9 +158,9 @@ def figures(result: EvaluationResult) -> dict[str, Any]:
     return {**counts, **measured}
 
 
-def measure(ruler: Ruler, checkpoint: Path) -> dict[str, Any]:
-    """Return the figures of one model by one ruler."""
-    return figures(ruler.measure([checkpoint])[0])
+def measure(tested: EvalData, checkpoint: Path) -> dict[str, Any]:
+    """Return the figures of one model on one kind of people."""
+    return figures(tested.measure([checkpoint])[0])
 
 
 def conclude(arguments: argparse.Namespace, text: str, section: str | None = None) -> None:

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from benchmarks.recognition.common import (
     MEASURES,
-    Ruler,
+    EvalData,
+    add_eval_data,
     add_output,
-    add_rulers,
     compose,
     conclude,
     digest,
+    eval_data,
     existing,
     kept,
-    rulers,
 )
 from benchmarks.report import markdown_table
 from model.bundle import Bundle
@@ -64,7 +64,7 @@ class _Features:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("bundle", type=existing, help="the bundle whose vectors are compared")
-    add_rulers(parser)
+    add_eval_data(parser)
     parser.add_argument(
         "--wrong", type=float, default=0.1, help="share of wrong verdicts in the second half of the table (%(default)s)"
     )
@@ -72,15 +72,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure by each ruler, and write the section."""
+    """Measure each kind of people, and write the section."""
     rows = []
-    for ruler in rulers(arguments):
-        if ruler.protocol == "mars":  # its excerpt has too few people
+    for tested in eval_data(arguments):
+        if tested.protocol == "mars":  # its excerpt has too few people
             continue
-        key = [digest(arguments.bundle), [[path.name, path.stat().st_size] for path in ruler.data], arguments.wrong]
-        file = arguments.out / f"{ruler.protocol}.json"
-        measured = kept(file, [*key, REJECT_WEIGHT], _measure, ruler, arguments.bundle, arguments.wrong, arguments.out)
-        rows += _rows(ruler.name, measured)
+        key = [digest(arguments.bundle), [[path.name, path.stat().st_size] for path in tested.data], arguments.wrong]
+        file = arguments.out / f"{tested.protocol}.json"
+        measured = kept(file, [*key, REJECT_WEIGHT], _measure, tested, arguments.bundle, arguments.wrong, arguments.out)
+        rows += _rows(tested.name, measured)
     columns = ("people", "verdicts", "queries, people", "method", *MEASURES, "gain of mAP")
     text = (
         "Percent. A query counts while the rest still has a tracklet of its person. The gain over no feedback on the "
@@ -89,16 +89,16 @@ def run(arguments: argparse.Namespace) -> None:
     conclude(arguments, compose("Gain from verdicts", text, markdown_table(columns, rows)))
 
 
-def _measure(ruler: Ruler, bundle: Path, wrong: float, out: Path) -> list[Figures]:
-    features = _features(ruler, bundle, out)
+def _measure(tested: EvalData, bundle: Path, wrong: float, out: Path) -> list[Figures]:
+    features = _features(tested, bundle, out)
     return [_judge(features, verdicts, share) for share, verdicts in product((0.0, wrong), VERDICTS)]
 
 
-def _features(ruler: Ruler, path: Path, out: Path) -> _Features:
+def _features(tested: EvalData, path: Path, out: Path) -> _Features:
     """Return the features of all halves, computed once."""
     bundle = Bundle.load(path)
-    file = out / f"{ruler.protocol}-{bundle.embedding_space}.npz"
-    halves = _halve(select_tracklets(ruler.data, ruler.protocol, bundle.spec.recipe).query)
+    file = out / f"{tested.protocol}-{bundle.embedding_space}.npz"
+    halves = _halve(select_tracklets(tested.data, tested.protocol, bundle.spec.recipe).query)
     if file.is_file():
         vectors = np.load(file)["vectors"]
     else:

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.recognition.common import (
     MEASURES,
-    Ruler,
+    EvalData,
     add_output,
     add_training,
     changes,
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         order = [sorted(people)[i] for i in np.random.default_rng(draw).permutation(len(people))]
         place = arguments.out / f"draw-{draw}-of-{arguments.test_people}"
         test, others = order[: arguments.test_people], order[arguments.test_people :]
-        ruler = Ruler("other people of the site", (_write(people, test, place / "test"),), "other-site")
+        tested = EvalData("other people of the site", (_write(people, test, place / "test"),), "other-site")
         for count in arguments.people:
             data = _write(people, others[:count], place / f"people-{count}")
             training = Training(
@@ -87,8 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
             )
             out = place / f"run-{count}"
             trained = train_once(training, out)
-            before = kept(place / "start.json", digest(start), measure, ruler, start)
-            after = kept(out / "figures.json", digest(trained.checkpoint), measure, ruler, trained.checkpoint)
+            before = kept(place / "start.json", digest(start), measure, tested, start)
+            after = kept(out / "figures.json", digest(trained.checkpoint), measure, tested, trained.checkpoint)
             spent = {"wall": trained.wall, "processor": trained.processor}
             rows[count].append({"before": before, "after": after, **spent})
             console.print(f"{count} people, draw {draw}: {trained.wall / 60:.1f} minutes", highlight=False)

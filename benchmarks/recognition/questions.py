@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 
 from benchmarks.recognition.common import (
     MEASURES,
+    add_eval_data,
     add_output,
-    add_rulers,
     add_training,
     changes,
     compose,
     conclude,
     digest,
+    eval_data,
     existing,
     figures,
     kept,
     measure,
     open_model,
-    rulers,
 )
 from benchmarks.recognition.short_runs import Training, length, samples_of, train_once
 from benchmarks.report import markdown_table
@@ -62,7 +62,7 @@ _CPU = torch.device("cpu")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("checkpoint", type=existing, help="a file of the trainer")
-    add_rulers(parser)
+    add_eval_data(parser)
     parser.add_argument("--only", choices=list(_QUESTIONS), action="append", help="may be repeated (default: each)")
     parser.add_argument("--fine-tune", type=int, default=0, metavar="N", help="crops of a fine-tune (default: none)")
     parser.add_argument("--recipe", default="unseen-sites", help="of the fine-tune (default: %(default)s)")
@@ -105,12 +105,12 @@ def _tuning(arguments: argparse.Namespace, crops: int) -> dict[str, str]:
     return base | length(arguments.recipe, crops, base) | {"optimiser.head_steps": "0"}
 
 
-def _by_rulers(arguments: argparse.Namespace, checkpoint: Path, name: str) -> dict[str, Figures]:
-    """Return the figures of a checkpoint for each ruler, measured once."""
+def _by_eval_data(arguments: argparse.Namespace, checkpoint: Path, name: str) -> dict[str, Figures]:
+    """Return the figures of a checkpoint for each kind of people, measured once."""
     found = {}
-    for ruler in rulers(arguments):
-        key = [digest(checkpoint), [path.name for path in ruler.data]]
-        found[ruler.name] = kept(arguments.out / f"{name}-{ruler.protocol}.json", key, measure, ruler, checkpoint)
+    for tested in eval_data(arguments):
+        key = [digest(checkpoint), [path.name for path in tested.data]]
+        found[tested.name] = kept(arguments.out / f"{name}-{tested.protocol}.json", key, measure, tested, checkpoint)
     return found
 
 
@@ -138,11 +138,11 @@ def _sizes(arguments: argparse.Namespace) -> str:
         place.mkdir(parents=True, exist_ok=True)
         changed = spec.model_copy(update={"frame_height": size[0], "frame_width": size[1]})
         save_checkpoint(replace(loaded, network_spec=changed, progress={}), resized)
-        rows[size] += map(_cell, _by_rulers(arguments, resized, f"{place.name}/as-it-is").values())
+        rows[size] += map(_cell, _by_eval_data(arguments, resized, f"{place.name}/as-it-is").values())
         if arguments.fine_tune:
             tuned = _fine_tune(arguments, f"{place.name}/fine-tuned", arguments.fine_tune, form)
-            rows[size] += map(_cell, _by_rulers(arguments, tuned, f"{place.name}/fine-tuned").values())
-    names = [ruler.name for ruler in rulers(arguments)]
+            rows[size] += map(_cell, _by_eval_data(arguments, tuned, f"{place.name}/fine-tuned").values())
+    names = [tested.name for tested in eval_data(arguments)]
     columns = ["frames", *(f"{name}, same weights: rank-1 / mAP" for name in names)]
     if arguments.fine_tune:
         columns += [f"{name}, fine-tuned: rank-1 / mAP" for name in names]
@@ -305,12 +305,14 @@ def _flips(arguments: argparse.Namespace) -> str:
         "every other frame mirrored": lambda clips: embed(mirror(clips, 2)),
         "each frame and its mirror image (twice the time)": lambda clips: 0.5 * (embed(clips) + embed(mirror(clips))),
     }
-    selected = {ruler.name: select_tracklets(ruler.data, ruler.protocol, loaded.recipe) for ruler in rulers(arguments)}
+    selected = {
+        tested.name: select_tracklets(tested.data, tested.protocol, loaded.recipe) for tested in eval_data(arguments)
+    }
     rows = []
     for name, form in forms.items():
         cells = []
-        for ruler, people in selected.items():
-            key = [digest(arguments.checkpoint), name, ruler, len(people.gallery)]
+        for tested, people in selected.items():
+            key = [digest(arguments.checkpoint), name, tested, len(people.gallery)]
             file = arguments.out / f"flips-{list(forms).index(name)}-{people.name}.json"
             cells.append(_cell(kept(file, key, _rank, form, loaded, people)))
         rows.append([name, *cells])

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from benchmarks.recognition.common import (
     MEASURES,
-    Ruler,
+    EvalData,
+    add_eval_data,
     add_output,
-    add_rulers,
     compose,
     conclude,
     digest,
+    eval_data,
     existing,
     figures,
     kept,
-    rulers,
 )
 from benchmarks.report import markdown_table
 from model.bundle import Bundle
@@ -45,20 +45,20 @@ Features = NDArray[np.float32]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("bundle", type=existing, help="the bundle whose vectors are compared")
-    add_rulers(parser)
+    add_eval_data(parser)
     parser.add_argument("--draws", type=int, default=5, help="draws of the one frame (default: %(default)s)")
     add_output(parser, "single-crop", "docs/figures/single-crop.md")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure by each ruler, and write the section."""
+    """Measure each kind of people, and write the section."""
     draws = 1 if arguments.quick else arguments.draws
     rows = []
-    for ruler in rulers(arguments):
-        key = [digest(arguments.bundle), [[path.name, path.stat().st_size] for path in ruler.data], draws]
-        found = kept(arguments.out / f"{ruler.protocol}.json", key, _measure, ruler, arguments.bundle, draws)
+    for tested in eval_data(arguments):
+        key = [digest(arguments.bundle), [[path.name, path.stat().st_size] for path in tested.data], draws]
+        found = kept(arguments.out / f"{tested.protocol}.json", key, _measure, tested, arguments.bundle, draws)
         counts = ", ".join(str(found["compared"][0][name]) for name in ("people", "queries", "gallery"))
-        head = [ruler.name, counts, f"{found['frames']:g}"]
+        head = [tested.name, counts, f"{found['frames']:g}"]
         for (query, gallery), values in zip(COMPARED, found["compared"], strict=True):
             rows.append([*head, query, gallery, *(_cell(values[name]) for name in MEASURES)])
             head = ["", "", ""]
@@ -74,9 +74,9 @@ def _cell(value: Sequence[float]) -> str:
     return f"{value[0]:.1f} ({value[1]:.1f} to {value[2]:.1f})"
 
 
-def _measure(ruler: Ruler, path: Path, draws: int) -> Figures:
+def _measure(tested: EvalData, path: Path, draws: int) -> Figures:
     bundle = Bundle.load(path)
-    people = select_tracklets(ruler.data, ruler.protocol, bundle.spec.recipe)
+    people = select_tracklets(tested.data, tested.protocol, bundle.spec.recipe)
     tracklets = list(dict.fromkeys([*people.query, *people.gallery]))
     features = {ALL: [_embed(bundle, tracklets)]}
     features[ONE] = [_embed(bundle, [one_frame(tracklet, seed) for tracklet in tracklets]) for seed in range(draws)]

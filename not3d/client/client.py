@@ -125,8 +125,7 @@ class Client(AlertCalls, CaseCalls):
         Send the crops as `frames` in time order, or as a `video`. With `boxes`, these are full frames or a full video,
         and the service cuts out the crops. Times need a time zone. With `max_clips`, at most that many evenly spaced
         clips are computed, which is faster but less exact; only their frames and boxes are read and sent, so a tracklet
-        may have any length. The service erases the record at `expires_at`, or after its
-        own default time.
+        may have any length. The service erases the record at `expires_at`, or after its own default time.
         """
         fields = _given(
             id=id,
@@ -212,8 +211,7 @@ class Client(AlertCalls, CaseCalls):
         the filters if its camera is in `camera_ids` and not in `exclude_camera_ids`, it was seen at or after `after`
         and at or before `before`, its time overlaps `time_of_day` of some day, and its metadata has the values of
         `metadata`; `without_time` finds only records without a time, and `created_after` and `created_before` are about
-        the time of enrolment. `rerank` reorders the best hits by
-        their neighbours (k-reciprocal re-ranking).
+        the time of enrolment. `rerank` reorders the best hits by their neighbours (k-reciprocal re-ranking).
 
         `ids` and `embeddings` are further examples of the same person, and `reject_ids` are tracklets of other people;
         none of them is in the results. `combine` says how a record is compared with several examples: with their mean

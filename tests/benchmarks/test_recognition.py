@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks.recognition import ablation, common, feedback, fine_tuning, questions, short_runs, single_crop
 from benchmarks.recognition.__main__ import main
 from benchmarks.recognition.ablation import LEVERS
-from benchmarks.recognition.rulers import write_card
+from benchmarks.recognition.comparison import write_card
 from model.bundle import BUNDLED, CARD_FILE, SPEC_FILE, Bundle
 from tests.bundles import make_bundle
 from training.datasets.synthetic.dataset import write_synthetic
@@ -79,7 +79,7 @@ def table(printed: str) -> list[str]:
     return [line for line in printed.splitlines() if line.startswith("|")]
 
 
-class TestRulers:
+class TestComparison:
     @pytest.fixture
     def models(self, tmp_path: Path) -> list[str]:
         """Two bundles; the first one says who its validation people are."""
@@ -91,7 +91,7 @@ class TestRulers:
     def test_table_has_each_kind_of_people_and_each_model(self, folders, models, call, tmp_path):
         page = tmp_path / "page.md"
         page.write_text("# Accuracy\n")
-        printed = call("rulers", *models, *data(folders), "--page", page)
+        printed = call("comparison", *models, *data(folders), "--page", page)
         for name in (
             "people set aside, all training sites",
             "of these, own alone",
@@ -101,7 +101,7 @@ class TestRulers:
             assert f"| {name} |" in printed
         assert "| measure | ours | peer |" in printed
         assert str(tmp_path) not in page.read_text()
-        assert page.read_text().startswith("# Accuracy\n\n<!-- begin rulers -->\n## ours, compared with peer")
+        assert page.read_text().startswith("# Accuracy\n\n<!-- begin comparison -->\n## ours, compared with peer")
         assert "| rank-1 / mAP, 12 people: other site |" in printed
 
     def test_feedback_compares_the_methods_on_the_same_rest(self, folders, models, call):
@@ -127,14 +127,14 @@ class TestRulers:
         assert len(set(chosen)) > 3
 
     def test_finished_measurements_are_kept(self, folders, models, call, monkeypatch):
-        first = call("rulers", *models, *data(folders), "--quick")
+        first = call("comparison", *models, *data(folders), "--quick")
         monkeypatch.setattr(common, "compare", None)
-        assert table(call("rulers", *models, *data(folders), "--quick")) == table(first) != []
+        assert table(call("comparison", *models, *data(folders), "--quick")) == table(first) != []
 
     def test_sites_alone_are_ranked_as_if_given_alone(self, folders, models, call, tmp_path):
-        call("rulers", *models, *data(folders), "--quick")
+        call("comparison", *models, *data(folders), "--quick")
         together = json.loads((tmp_path / "out" / "validation.json").read_text())["value"]
-        call("rulers", *models, "--data", folders["cuhk03"], "--quick")
+        call("comparison", *models, "--data", folders["cuhk03"], "--quick")
         alone = json.loads((tmp_path / "out" / "validation.json").read_text())["value"]
         assert together[2]["name"] == "of these, CUHK03 alone"
         assert together[2]["models"] == alone[0]["models"]

@@ -16,19 +16,19 @@ import numpy as np
 
 from benchmarks.recognition.common import (
     MEASURES,
-    Ruler,
+    EvalData,
+    add_eval_data,
     add_output,
-    add_rulers,
     compose,
     conclude,
     console,
     digest,
+    eval_data,
     existing,
     figures,
     kept,
     named,
     open_model,
-    rulers,
 )
 from benchmarks.report import markdown_table
 from model.bundle import CARD_FILE, SPEC_FILE, Bundle
@@ -45,7 +45,7 @@ _PROTOCOLS = {
 _ACCURACY = "## Measured accuracy\n"
 
 Row = dict[str, Any]
-"""A row of rulers.json: name, protocol, people, queries, gallery, and the figures of each model."""
+"""A row of comparison.json: name, protocol, people, queries, gallery, and the figures of each model."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,22 +53,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models", nargs="+", type=named, metavar="NAME=PATH", help="checkpoint, bundle or .onnx; ours comes first"
     )
-    add_rulers(parser)
-    add_output(parser, "rulers", "docs/figures/accuracy.md")
+    add_eval_data(parser)
+    add_output(parser, "comparison", "docs/figures/accuracy.md")
     parser.add_argument(
         "--card", type=existing, metavar="BUNDLE", help="write the table into the model card of this bundle, too"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure all models by all rulers, and write the table."""
+    """Measure all models on all kinds of people, and write the table."""
     models = {name: open_model(path, arguments.out) for name, path in arguments.models}
     digests = {name: digest(path) for name, path in models.items()}
     rows: list[Row] = []
-    for ruler in rulers(arguments):
-        key = [digests, ruler.protocol, [[path.name, path.stat().st_size] for path in ruler.data]]
-        file = arguments.out / f"{ruler.protocol}.json"
-        rows += kept(file, key, _measure, ruler, models)
+    for tested in eval_data(arguments):
+        key = [digests, tested.protocol, [[path.name, path.stat().st_size] for path in tested.data]]
+        file = arguments.out / f"{tested.protocol}.json"
+        rows += kept(file, key, _measure, tested, models)
     conclude(arguments, _section(rows, list(models)))
     ours = next(iter(models))
     console.print("\nFor the README:", highlight=False)
@@ -104,21 +104,21 @@ def write_card(bundle: Path, rows: Sequence[Row], ours: str) -> None:
     card.write_text(f"{before}{heading}\n{_table(rows, names)}\n{next_heading}{after}", encoding="utf-8")
 
 
-def _measure(ruler: Ruler, models: dict[str, Path]) -> list[Row]:
-    results = dict(zip(models, ruler.measure(list(models.values())), strict=True))
-    name = ruler.name if ruler.protocol != "validation" else f"{ruler.name}, all training sites"
-    rows = [_row(name, ruler, {model: figures(result) for model, result in results.items()})]
-    if ruler.protocol == "validation":
+def _measure(tested: EvalData, models: dict[str, Path]) -> list[Row]:
+    results = dict(zip(models, tested.measure(list(models.values())), strict=True))
+    name = tested.name if tested.protocol != "validation" else f"{tested.name}, all training sites"
+    rows = [_row(name, tested, {model: figures(result) for model, result in results.items()})]
+    if tested.protocol == "validation":
         sites = sorted({site_of(tracklet.person) for tracklet in next(iter(results.values())).query})
         for site in sites if len(sites) > 1 else []:
             alone = {model: _of_site(result, site) for model, result in results.items()}
-            rows.append(_row(f"of these, {_site_name(site, ruler.data)} alone", ruler, alone))
+            rows.append(_row(f"of these, {_site_name(site, tested.data)} alone", tested, alone))
     return rows
 
 
-def _row(name: str, ruler: Ruler, models: dict[str, dict[str, Any]]) -> Row:
+def _row(name: str, tested: EvalData, models: dict[str, dict[str, Any]]) -> Row:
     counts = {count: next(iter(models.values()))[count] for count in ("people", "queries", "gallery")}
-    return {"name": name, "protocol": ruler.protocol, **counts, "models": models}
+    return {"name": name, "protocol": tested.protocol, **counts, "models": models}
 
 
 def _of_site(result: EvaluationResult, site: str) -> dict[str, Any]:
