@@ -30,6 +30,8 @@ HEARD = "frigate.heard"
 CAMERAS = "frigate.cameras"
 MAX_FINISHING = 8
 """Events whose pictures are fetched at the same time; the pictures themselves are fetched two at a time."""
+MAX_OPEN = 20_000
+"""Events that are in progress or wait for Frigate's recordings. Each takes up to 15 kB of memory."""
 MAX_LIVE = 32
 """Live pictures that wait to be fetched."""
 OVERLAP_SECONDS = 600.0
@@ -187,9 +189,18 @@ class FrigateSource:
     def _progress(self, track: str, event_id: str, camera: str) -> Progress:
         """Return what is kept of an event in progress; a new one is due after it has been open for a while."""
         if track not in self._open:
+            self._make_room()
             due = self._now() + self._options.open_seconds + self._options.settle_seconds
             self._open[track] = Progress(event_id, camera, due_at=due)
         return self._open[track]
+
+    def _make_room(self) -> None:
+        """Drop the oldest events if too many wait for Frigate; it removes their recordings first, too."""
+        while len(self._open) >= MAX_OPEN:
+            oldest = next(track for track in self._open if track not in self._finishing)
+            del self._open[oldest]
+            self._retries.pop(oldest, None)
+            self._sink.drop(oldest, "backlog_full", f"{MAX_OPEN} events wait for Frigate")
 
     async def _camera(self, name: str) -> CameraConfig | None:
         """Return what is known of a camera; `None` if Frigate does not say at the moment."""

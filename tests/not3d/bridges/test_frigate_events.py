@@ -208,3 +208,19 @@ def test_a_clock_that_is_set_back_holds_no_event(state, telemetry, monkeypatch):
 
     assert asyncio.run(asyncio.wait_for(run(), 20)) == []
     assert finished[0] == "frigate:yard:1.2-a"
+
+
+def test_events_that_wait_for_a_frigate_that_is_away_are_bounded_and_the_oldest_are_dropped(
+    state, telemetry, monkeypatch
+):
+    monkeypatch.setattr("not3d.bridges.frigate.source.MAX_OPEN", 3)
+    mqtt = Mqtt(Broker.parse("mqtt://broker.invalid"), telemetry)
+    sink = Sink(Client(attempts=1), state, telemetry)
+    source = FrigateSource(mqtt, answering(monkeypatch, b"{}"), state, sink, telemetry, FrigateOptions())
+    stored = [{"id": f"{number}.5-a", "camera": "yard", "label": "person", "start_time": number} for number in range(5)]
+    source._finishing.add("frigate:yard:0.5-a")  # its pictures are being fetched
+    for each in [*stored, stored[-1]]:
+        source._take_stored(each)
+    assert [letter.id for letter in reversed(state.dead_letters())] == ["frigate:yard:1.5-a", "frigate:yard:2.5-a"]
+    assert {letter.reason for letter in state.dead_letters()} == {"backlog_full"}
+    assert sorted(track for track, _ in state.open_tracks()) == [f"frigate:yard:{number}.5-a" for number in (0, 3, 4)]
