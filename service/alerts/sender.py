@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 import orjson
 
-from service.alerts.webhooks import Address, AllowedHosts, Webhook, sign
+from service.alerts.webhooks import Address, AllowedHosts, Webhook
 from service.gallery.watch.records import AlertRules, Delivery, describe
 
 CONNECT_SECONDS: Final = 5.0
@@ -77,7 +77,7 @@ class Sender:
             "User-Agent": "not3d",
             "webhook-id": alert.id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(self.webhook.key, alert.id, timestamp, body),
+            "webhook-signature": self.webhook.sign(alert.id, timestamp, body),
         }
         try:
             addresses = await self._resolve()

@@ -29,13 +29,22 @@ class WebhookError(Not3dError):
 
 
 class Webhook(BaseModel):
-    """One target of alerts. `watchlists`: only alerts of these; `null`: all."""
+    """One target of alerts.
+
+    Attributes:
+        name: in logs and metrics.
+        url: where alerts are sent.
+        secret: signs them.
+        former_secret: signs them too, while the target changes to a new secret.
+        watchlists: only alerts of these; `None` for all.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     url: Annotated[str, Field(max_length=2000)]
     secret: SecretStr
+    former_secret: SecretStr | None = None
     watchlists: tuple[str, ...] | None = None
 
     @field_validator("url")
@@ -49,9 +58,11 @@ class Webhook(BaseModel):
             raise ValueError("must be https://HOST/PATH, without user, password and fragment")
         return value
 
-    @field_validator("secret")
+    @field_validator("secret", "former_secret")
     @classmethod
-    def _check_secret(cls, value: SecretStr) -> SecretStr:
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
         text = value.get_secret_value()
         try:
             size = len(base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True))
@@ -64,10 +75,11 @@ class Webhook(BaseModel):
             )
         return value
 
-    @property
-    def key(self) -> bytes:
-        """The bytes of the secret."""
-        return base64.b64decode(self.secret.get_secret_value().removeprefix(SECRET_PREFIX))
+    def sign(self, id: str, timestamp: int, body: bytes) -> str:
+        """Return the value of the header `webhook-signature`, with one signature for each secret."""
+        secrets = [secret.get_secret_value() for secret in (self.secret, self.former_secret) if secret is not None]
+        keys = [base64.b64decode(secret.removeprefix(SECRET_PREFIX)) for secret in secrets]
+        return " ".join(sign(key, id, timestamp, body) for key in keys)
 
 
 class _WebhookFile(BaseModel):
@@ -154,7 +166,7 @@ def load_webhooks(path: Path, hosts: AllowedHosts) -> tuple[Webhook, ...]:
 
 
 def sign(key: bytes, id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of the header `webhook-signature`: HMAC-SHA256 of `id.timestamp.body`, version 1."""
+    """Return the signature of a message, version 1: HMAC-SHA256 of `id.timestamp.body`."""
     digest = hmac.new(key, b"%s.%d.%s" % (id.encode(), timestamp, body), hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode('ascii')}"
 

@@ -65,6 +65,21 @@ def test_a_signature_is_that_of_the_standards_own_library() -> None:
     assert sign(base64.b64decode(SECRET[6:]), "msg", int(at.timestamp()), b"body") == expected
 
 
+def test_while_a_secret_is_changed_both_are_good(bundle: Path, tmp_path: Path) -> None:
+    new = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
+    with receiving(Receiver()) as target:
+        path = write(tmp_path, {"name": "ops", "url": target.url, "secret": new, "former_secret": SECRET})
+        with run_service(bundle, tmp_path / "data", webhooks=path, webhook_hosts=LOCAL) as live:
+            watch(live, "w", embeddings=[near(0, 1.0)])
+            enrol(live, "a", near(0, 0.9))
+            wait_for(lambda: counted(live, "ops", "delivered") == 1)
+    ((headers, body),) = target.requests
+    for secret in (new, SECRET):
+        assert StandardWebhook(secret).verify(body, headers)["type"] == "alert"
+    with pytest.raises(Exception, match="signature"):
+        StandardWebhook(f"whsec_{base64.b64encode(bytes(32)).decode()}").verify(body, headers)
+
+
 def test_a_target_that_was_down_gets_every_alert_once_it_is_back(bundle: Path, tmp_path: Path) -> None:
     target = Receiver(answer=lambda count: (503, {}) if count < 4 else (200, {}))
     with receiving(target):
@@ -196,6 +211,7 @@ def test_the_service_does_not_start_with_a_host_that_is_not_allowed(bundle: Path
         ({"name": "a", "url": "ftp://hooks.example.org/"}, "must be https://"),
         ({"name": "a", "url": "https://user:hunter2@hooks.example.org/"}, "without user"),
         ({"name": "a", "url": "https://hooks.example.org/", "secret": "short"}, "openssl rand"),
+        ({"name": "a", "url": "https://hooks.example.org/", "former_secret": "short"}, r"former_secret.*openssl rand"),
         ({"name": "a b", "url": "https://hooks.example.org/"}, "name"),
         ({"name": "a", "url": "https://hooks.example.org/", "extra": 1}, "extra"),
         ({"name": "a", "url": "https://other.example.org/"}, "not allowed"),
