@@ -351,7 +351,8 @@ def busy_server(busy: int, retry_after: str | None) -> Iterator[tuple[str, list[
         def do_POST(self) -> None:
             bodies.append(self.rfile.read(int(self.headers["content-length"])))
             if len(bodies) <= busy:
-                content = json.dumps({"title": "The service is at its limit", "status": 503, "detail": "full"}).encode()
+                problem = {"type": "urn:not3d:problem:busy", "title": "The service is at its limit", "detail": "full"}
+                content = json.dumps(problem).encode()
                 self.send_response(503)
                 if retry_after is not None:
                     self.send_header("Retry-After", retry_after)
