@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from model.errors import Not3dError
 from model.network import NetworkSpec
+from model.spec import Text
 from training.batches.augmentation import Augmentation
 from training.batches.sampling import BatchSampling, ClipSampling
 from training.datasets.catalog import DatasetKind
@@ -16,6 +17,7 @@ from training.loop.freezing import FreezeSettings
 from training.loop.objective import LossWeights
 from training.loop.optimiser import OptimiserSettings, ScheduleSettings
 from training.loop.teacher import TeacherSettings
+from training.ranges import LARGEST_SEED
 
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the project."""
@@ -30,7 +32,7 @@ class RecipeError(Not3dError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InitialWeights(_Part):
@@ -48,7 +50,7 @@ class BatchSettings(_Part):
     """P x K clips of all processes together, and how they are drawn; see `training.batches.sampling`."""
 
     people: int = Field(8, ge=2, description="P, persons in a batch")
-    tracklets: int = Field(4, ge=1, description="K, tracklets of each person")
+    tracklets: int = Field(4, ge=1, le=10_000, description="K, tracklets of each person")
     sampler: BatchSampling = Field(
         "person",
         description="person: each person once per epoch; luo: all tracklets, as in VID-Trans-ReID; sites: the same "
@@ -58,10 +60,10 @@ class BatchSettings(_Part):
         2, description="sites only: how many cameras the K tracklets of a person come from, if it has them"
     )
     clip_length: int | None = Field(
-        None, ge=1, description="frames of a training clip; default: clip_length of the network"
+        None, ge=1, le=256, description="frames of a training clip; default: clip_length of the network"
     )
     composites: int = Field(
-        0, ge=0, description="invented crops in a batch beside the clips, for the losses of a teacher alone"
+        0, ge=0, le=10_000, description="invented crops in a batch beside the clips, for the losses of a teacher alone"
     )
     on_device: bool = Field(
         False,
@@ -71,6 +73,7 @@ class BatchSettings(_Part):
     seed: int | None = Field(
         None,
         ge=0,
+        le=LARGEST_SEED,
         description="of the batches and their augmentation; default: the recipe's seed, which also decides who is set "
         "aside. With `--start`, give another seed, so that the run does not repeat the batches of the one before",
     )
@@ -86,8 +89,8 @@ class Resolution(_Part):
     """Frame size in pixels from an epoch on; small frames first make early epochs cheap."""
 
     from_epoch: int = Field(ge=1)
-    height: int = Field(ge=32)
-    width: int = Field(ge=32)
+    height: int = Field(ge=32, le=4096)
+    width: int = Field(ge=32, le=4096)
 
 
 NOT_STATED = "not stated"
@@ -98,18 +101,18 @@ class ModelCardTexts(_Part):
 
     datasets: tuple[DatasetKind, ...] = ()
     people: int | None = Field(None, ge=1, description="in these datasets; a part of them gets no such card")
-    training_data: str = NOT_STATED
-    data_terms: str = NOT_STATED
-    intended_use: str = "Finding, for a human operator, tracklets that may show the same person."
-    not_for: str = "Identifying people by name, or decisions about a person without a human's review."
+    training_data: Text = NOT_STATED
+    data_terms: Text = NOT_STATED
+    intended_use: Text = "Finding, for a human operator, tracklets that may show the same person."
+    not_for: Text = "Identifying people by name, or decisions about a person without a human's review."
 
 
 class Recipe(_Part):
     """All settings of a training run, except where the data and the run are stored."""
 
-    name: str
+    name: Text
     description: str = ""
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, le=LARGEST_SEED)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     validation_share: float = Field(0.1, ge=0, lt=1, description="share of the people used to choose the best epoch")
     network: NetworkSpec = NetworkSpec()
@@ -154,6 +157,24 @@ class Recipe(_Part):
             raise ValueError("teacher.live needs batch.on_device = true")
         if self.batch.on_device and self.losses.need_teacher and not self.teacher.live:
             raise ValueError("batch.on_device makes other crops than a teacher has stored: set teacher.live = true")
+        return self
+
+    @model_validator(mode="after")
+    def _check_frame_sizes(self) -> "Recipe":
+        network = self.network
+        sizes = [(network.frame_height, network.frame_width), *((step.height, step.width) for step in self.resolutions)]
+        if self.augmentation.pad >= min(map(min, sizes)):
+            raise ValueError(
+                f"augmentation.pad must be below the shortest side of a frame, {min(map(min, sizes))} pixels "
+                f"(got {self.augmentation.pad})"
+            )
+        for height, width in sizes:
+            reduced = network.model_copy(update={"frame_height": height, "frame_width": width})
+            if network.attention == "full_map" and reduced.map_size != network.map_size:
+                raise ValueError(
+                    f'with attention = "full_map", frames of {height}x{width} have another map than those of '
+                    f"{network.frame_height}x{network.frame_width}: set resolutions = [], or use another attention"
+                )
         return self
 
     def frame_size(self, epoch: int) -> tuple[int, int]:
@@ -201,6 +222,8 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None, *, as_publi
     content = _read(path, ())
     published = content.pop("as_published", {})
     content.pop("as_printed", None)
+    if not isinstance(published, dict):
+        raise RecipeError(f"{path}: as_published: must be a table with the values of a recipe (got {published!r})")
     if as_published:
         if not published:
             raise RecipeError(f"{path}: no published program differs from this recipe: leave out --as-published")
@@ -211,7 +234,17 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None, *, as_publi
         recipe = Recipe.model_validate(content)
         recipe.losses.check_network(recipe.network)
     except ValidationError as error:
-        lines = (": ".join([*filter(None, [".".join(map(str, e["loc"]))]), e["msg"]]) for e in error.errors())
+        lines = (
+            ": ".join(
+                [
+                    *filter(None, [".".join(map(str, e["loc"]))]),
+                    "there is no such key"
+                    if e["type"] == "extra_forbidden"
+                    else e["msg"].removeprefix("Value error, "),
+                ]
+            )
+            for e in error.errors()
+        )
         raise RecipeError(f"{path}: {'; '.join(lines)}") from None
     except ValueError as error:
         raise RecipeError(f"{path}: losses: {error}") from None

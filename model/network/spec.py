@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.pillow_bicubic import Resampling
+from model.spec import Deviation, Mean
 from model.tracklet import ClipWeights
 
 AttentionForm = Literal["full_map", "pooled", "mean", "max", "sta"]
@@ -29,14 +30,17 @@ class NetworkSpec(BaseModel):
       was fixed as in a BNNeck.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backbone: str = "resnet50_ibn_a"
     last_stride: Literal[1, 2] = Field(1, description="of the last stage of the backbone; 1 keeps the resolution")
     attention: AttentionForm = "full_map"
-    attention_channels: int = Field(256, ge=1)
+    attention_channels: int = Field(256, ge=1, le=65_536)
     attention_bias: float = Field(
-        0.0, description="initial bias of the logits; above 0, training from scratch keeps their ReLU active"
+        0.0,
+        ge=-100,
+        le=100,
+        description="initial bias of the logits; above 0, training from scratch keeps their ReLU active",
     )
     attention_start: Literal["random", "mean"] = Field(
         "random", description="initial weights of the temporal attention; mean: zero, so all frames have equal weights"
@@ -48,14 +52,17 @@ class NetworkSpec(BaseModel):
     )
     stripes: int = Field(4, ge=1, description="horizontal parts of the map that sta weights separately")
     embedding: int | None = Field(
-        None, ge=1, description="width of a linear layer before the neck (FC1 of aas_rfu: 512); none by default"
+        None,
+        ge=1,
+        le=65_536,
+        description="width of a linear layer before the neck (FC1 of aas_rfu: 512); none by default",
     )
     neck: Neck = "bnneck"
     classifier_bias: bool = False
-    frame_height: int = Field(224, ge=32)
-    frame_width: int = Field(112, ge=32)
+    frame_height: int = Field(224, ge=32, le=4096)
+    frame_width: int = Field(112, ge=32, le=4096)
     resampling: Resampling = Field("opencv", description="whose pixels resizing gives; see model.frames.resize_frame")
-    clip_length: int = Field(4, ge=1)
+    clip_length: int = Field(4, ge=1, le=256)
     clip_weights: ClipWeights = Field(
         "equal",
         description="weights of clips in the feature of a tracklet: equal, as in the papers, or the number of "
@@ -70,8 +77,8 @@ class NetworkSpec(BaseModel):
     feature: Literal["batch_normed", "raw"] = Field(
         "batch_normed", description="embedding after the neck, or before it (but after FC1)"
     )
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[Mean, Mean, Mean] = Field((0.485, 0.456, 0.406), description="of RGB values from 0 to 1")
+    std: tuple[Deviation, Deviation, Deviation] = Field((0.229, 0.224, 0.225), description="of RGB values from 0 to 1")
 
     @property
     def map_size(self) -> tuple[int, int]:

@@ -129,3 +129,55 @@ def test_last_resolution_must_be_the_size_of_the_network():
     with pytest.raises(RecipeError, match=r"last of 40 epochs has frames of 128x64, but the network has 160x80"):
         load_recipe(find_recipe("light"), {"schedule.epochs": "40"})
     assert load_recipe(find_recipe("light"), {"schedule.epochs": "40", "resolutions": "[]"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", '""'),
+        ("seed", "18446744073709551616"),
+        ("network.clip_length", "257"),
+        ("network.frame_height", "5000"),
+        ("network.mean", "[123.7, 116.3, 103.5]"),
+        ("network.std", "[0.0, 0.2, 0.2]"),
+        ("network.attention_bias", "1e308"),
+        ("augmentation.erase_area", "[0.4, 0.02]"),
+        ("augmentation.erase_area", "[-0.5, 0.4]"),
+        ("augmentation.camera.blur_sigma", "[0.0, 1.0]"),
+        ("augmentation.camera.blur_sigma", "[1.5, 0.5]"),
+        ("augmentation.camera.low_resolution_scale", "[0.5, 2.0]"),
+        ("augmentation.camera.jpeg_quality", "[-5, 300]"),
+        ("augmentation.camera.jpeg_quality", "[70, 20]"),
+        ("augmentation.camera.noise_sigma", "[-2.0, 1.0]"),
+        ("optimiser.learning_rate", "inf"),
+        ("optimiser.weight_decay", "inf"),
+        ("schedule.milestones", "[-1]"),
+        ("losses.ranked_list_alpha", "nan"),
+        ("losses.triplet_margin", "nan"),
+        ("losses.center_learning_rate", "-1"),
+        ("losses.osm_caa_alpha", "0"),
+        ("evaluation.protocol", "unknown"),
+        ("card.data_terms", '""'),
+    ],
+)
+def test_values_that_training_or_export_could_not_use_are_refused_at_the_start(key, value):
+    with pytest.raises(RecipeError, match=key.rsplit(".", 1)[0]) as failure:
+        load_recipe(find_recipe("light"), {key: value})
+    assert "Value error" not in str(failure.value)
+
+
+def test_padding_must_leave_a_part_of_the_smallest_frame():
+    load_recipe(find_recipe("light"), {"augmentation.pad": "47"})  # the first epochs have frames of 96x48
+    with pytest.raises(RecipeError, match=r"augmentation\.pad must be below .* 48 pixels \(got 48\)"):
+        load_recipe(find_recipe("light"), {"augmentation.pad": "48"})
+
+
+def test_attention_over_the_full_map_needs_one_map_size():
+    full_map = {"network.attention": "full_map"}
+    with pytest.raises(RecipeError, match=r"96x48 have another map than those of 160x80"):
+        load_recipe(find_recipe("light"), full_map)
+    load_recipe(
+        find_recipe("light"),
+        full_map
+        | {"resolutions": "[{from_epoch = 1, height = 150, width = 70}, {from_epoch = 2, height = 160, width = 80}]"},
+    )

@@ -6,7 +6,7 @@ are our recommendations. What the published code does differently is an option, 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.batches.photometric import Photometric
+from training.ranges import Ascending
 
 _NO_CHANGE = Photometric()
 
@@ -21,7 +22,7 @@ _NO_CHANGE = Photometric()
 class Augmentation(BaseModel):
     """How frames are changed; probabilities are per frame."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     pad: int = Field(10, ge=0, description="zero pixels added on each side before the random crop")
@@ -38,11 +39,14 @@ class Augmentation(BaseModel):
         "which resizes it to the frame size or, with probability 1/2, to 9/8 of it and then crops",
     )
     erase: float = Field(0.5, ge=0, le=1, description="probability of random erasing")
-    erase_area: tuple[float, float] = Field((0.02, 0.4), description="share of the frame that is erased")
+    erase_area: Ascending[Annotated[float, Field(ge=0, le=1)]] = Field(
+        (0.02, 0.4), description="share of the frame that is erased"
+    )
     erase_aspect: float = Field(0.3, gt=0, le=1, description="height / width is uniform in [a, 1 / a]")
     erase_attempts: int = Field(
         100,
         ge=1,
+        le=10_000,
         description="rectangles to try until one fits; the later code of not3d's author tries 1",
     )
     erase_fill: Literal["mean", "code"] = Field(

@@ -5,11 +5,14 @@ a clip, because they stand for the camera.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from training.ranges import Ascending
 
 Frame = NDArray[np.uint8]
 
@@ -17,19 +20,23 @@ Frame = NDArray[np.uint8]
 class Photometric(BaseModel):
     """Probabilities per clip, and the largest changes; by default all are zero."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     gamma: float = Field(0.0, ge=0, le=1, description="exponent of brightness between 1 / (1 + g) and 1 + g")
     saturation: float = Field(0.0, ge=0, le=1, description="factor of the saturation between 1 - s and 1 + s")
     grey: float = Field(0.0, ge=0, le=1, description="probability of a grey clip")
     blur: float = Field(0.0, ge=0, le=1, description="probability of Gaussian blur")
-    blur_sigma: tuple[float, float] = Field((0.5, 1.5), description="in pixels of a frame 128 high")
+    blur_sigma: Ascending[Annotated[float, Field(gt=0, le=32)]] = Field(
+        (0.5, 1.5), description="in pixels of a frame 128 high"
+    )
     low_resolution: float = Field(0.0, ge=0, le=1, description="probability of a smaller frame that is enlarged again")
-    low_resolution_scale: tuple[float, float] = Field((0.3, 0.8), description="of height and width")
+    low_resolution_scale: Ascending[Annotated[float, Field(gt=0, le=1)]] = Field(
+        (0.3, 0.8), description="of height and width"
+    )
     jpeg: float = Field(0.0, ge=0, le=1, description="probability of JPEG compression")
-    jpeg_quality: tuple[int, int] = (20, 70)
+    jpeg_quality: Ascending[Annotated[int, Field(ge=1, le=100)]] = (20, 70)
     noise: float = Field(0.0, ge=0, le=1, description="probability of Gaussian noise")
-    noise_sigma: tuple[float, float] = Field((2.0, 10.0), description="in grey levels")
+    noise_sigma: Ascending[Annotated[float, Field(ge=0, le=255)]] = Field((2.0, 10.0), description="in grey levels")
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Callable[[Frame], Frame]:
         """Draw the changes of a clip and return the function that changes a frame.

@@ -75,7 +75,8 @@ class EvaluationSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """Refuse a choice that would be ignored."""
+        """Refuse an unknown protocol, and a choice that would be ignored."""
+        _check_protocol(self.protocol)
         if self.rerank_form != "unit" and not self.rerank:
             raise ValueError(
                 f"rerank_form {self.rerank_form} has no effect without re-ranking: add --rerank (in a recipe: "
@@ -127,8 +128,10 @@ def select_tracklets(
         EvaluationError: the protocol is unknown, or does not fit the data or the model.
         DatasetError: from the data.
     """
-    if protocol not in ("auto", *PROTOCOLS):
-        raise EvaluationError(f"unknown protocol {protocol!r}; choose auto, {', '.join(PROTOCOLS)}")
+    try:
+        _check_protocol(protocol)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from None
     for path in data:
         if not path.exists():
             raise DatasetError(f"{path} does not exist")
@@ -159,6 +162,12 @@ def select_tracklets(
         split=split,
         other_cameras_only=name == "other-site",
     )
+
+
+def _check_protocol(name: str) -> None:
+    """Raise `ValueError` if there is no such protocol."""
+    if name not in ("auto", *PROTOCOLS):
+        raise ValueError(f"unknown protocol {name!r}; choose auto, {', '.join(PROTOCOLS)}")
 
 
 def _resolve(data: Sequence[Path], protocol: str) -> str:

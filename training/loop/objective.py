@@ -17,7 +17,7 @@ class LossWeights(BaseModel):
     for the centers. The mix by beta of fantastic is `triplet = 1 - beta` and `osm_caa = beta`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     identity: float = Field(1.0, ge=0, description="cross-entropy with label smoothing, on the logits of the clip")
     frame_identity: float = Field(
@@ -25,26 +25,26 @@ class LossWeights(BaseModel):
     )
     epsilon: float = Field(0.1, ge=0, lt=1, description="label smoothing of both")
     ranked_list: float = Field(0.0, ge=0)
-    ranked_list_margin: float = 1.3
-    ranked_list_alpha: float = 2.0
-    ranked_list_temperature: float = 1.0
+    ranked_list_margin: float = Field(1.3, ge=0)
+    ranked_list_alpha: float = Field(2.0, gt=0, le=2, description="unit vectors are at most 2 apart")
+    ranked_list_temperature: float = Field(1.0, ge=0)
     ranked_list_balance: float = Field(1.0, ge=0, description="lambda, weight of the term of the negatives")
     ranked_list_form: Literal["code", "paper"] = Field("code", description="which positives the mean divides by")
     triplet: float = Field(0.0, ge=0)
-    triplet_margin: float = 0.3
+    triplet_margin: float = Field(0.3, ge=0)
     triplet_metric: Literal["cosine", "euclidean"] = "cosine"
     triplet_feature: Literal["batch_normed", "raw"] = Field(
         "batch_normed", description="the feature after the neck, or before it (raw: RFU training of aas_rfu)"
     )
     center: float = Field(0.0, ge=0)
     center_form: Literal["code", "paper"] = Field("code", description="code: mean of the squares; paper: half the sum")
-    center_learning_rate: float = 0.5
+    center_learning_rate: float = Field(0.5, gt=0)
     num_centers: int | None = Field(
-        None, ge=1, description="rows of centers; default: one for each person; fantastic's code has 751"
+        None, ge=1, le=1_000_000, description="rows of centers; default: one for each person; fantastic's code has 751"
     )
     osm_caa: float = Field(0.0, ge=0)
     osm_caa_sigma: float = Field(0.8, gt=0)
-    osm_caa_alpha: float = 1.2
+    osm_caa_alpha: float = Field(1.2, gt=0)
     osm_caa_balance: float = Field(0.5, ge=0, le=1, description="l, share of the term of the negatives")
     osm_caa_vectors: Literal["classifier", "centers"] = Field(
         "classifier", description="class vectors: weights of the classifier, or centers of center loss (fantastic's CL)"

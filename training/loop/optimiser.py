@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,7 @@ ScheduleForm = Literal["paper", "code", "code_after", "cosine"]
 class OptimiserSettings(BaseModel):
     """Adam as in the papers (weight decay is part of the gradient), or AdamW (decoupled weight decay)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(3.5e-4, gt=0)
@@ -40,15 +40,20 @@ class OptimiserSettings(BaseModel):
 class ScheduleSettings(BaseModel):
     """Number of epochs and the course of the learning rate; see `learning_rate`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(120, ge=1)
     steps: int | None = Field(
-        None, ge=1, description="steps of an epoch; default: the sampler decides, by the number of people or tracklets"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="steps of an epoch; default: the sampler decides, by the number of people or tracklets",
     )
     form: ScheduleForm = "paper"
     warm_up: int = Field(10, ge=1, description="epochs until the full learning rate")
-    milestones: tuple[int, ...] = Field((40, 70), description="epochs after which the rate is multiplied by `decay`")
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (40, 70), description="epochs after which the rate is multiplied by `decay`"
+    )
     decay: float = Field(0.1, gt=0, le=1, description="called gamma in fantastic's search")
     evaluate_every: int = Field(10, ge=1, description="epochs between two measurements of the validation people")
 

@@ -121,5 +121,5 @@ def test_other_backbones_and_too_many_blocks_are_errors(network):
 
 
 def test_unknown_key_of_a_recipe_is_an_error():
-    with pytest.raises(RecipeError, match=r"freeze.block: Extra inputs"):
+    with pytest.raises(RecipeError, match=r"freeze.block: there is no such key"):
         load_recipe(find_recipe("unseen-sites"), {"freeze.block": "3"})
