@@ -97,7 +97,7 @@ def calibrate(
             "--into-bundle", help="Put the calibration into BUNDLE and its model card, in place of an older one."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Random seed of the intervals.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the intervals.")] = 1,
 ) -> None:
     """Fit a calibration: what a score says about the probability of the same person, and which threshold to use.
 
@@ -116,6 +116,7 @@ def calibrate(
     with extra("train"):
         from model.bundle import BUNDLED, Bundle
         from model.calibration import Mode
+        from model.files import replace_text
         from training.evaluation.calibration import fit
     if mode not in get_args(Mode):
         raise Failure(f"--mode must be one of {', '.join(get_args(Mode))} (got {mode})")
@@ -142,7 +143,7 @@ def calibrate(
         print_result(str(add_calibration(loaded, calibration)))
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(calibration.to_json(), encoding="utf-8")
+    replace_text(target, calibration.to_json())
     print_result(str(target))
 
 

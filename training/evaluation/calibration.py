@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+from pydantic import ValidationError
 from scipy.optimize import isotonic_regression, minimize
 
 from model.calibration import Calibration, CalibrationError, Mode, Threshold
@@ -25,6 +26,8 @@ MIN_NON_MATED = 300
 """Fewest pairs of two people: the rule of three for the false match rate 0.01."""
 FIT_PRIOR = 0.1
 """Share of mated pairs for which the fit is best. At 0.5 the many clear pairs decide, at 0.01 few doubtful ones."""
+
+_LARGEST_SCORE, _SMALLEST_SPREAD = 1e3, 1e-3
 
 _DRAWS = 1000
 _RIDGE = 0.0005
@@ -56,27 +59,32 @@ def fit(
         CalibrationError: there are too few people or pairs, or pairs of one person do not score higher.
     """
     _refuse_too_few(pairs)
+    _refuse_odd_scale(pairs.scores)
     slope, intercept = fit_line(pairs)
     if slope <= 0:
         raise CalibrationError(
             "pairs of one person do not score higher than pairs of two people, so these scores say nothing: check that "
             "higher scores mean more similar, and which pairs are marked as the same person"
         )
-    return Calibration(
-        embedding_space=embedding_space,
-        mode=mode,
-        slope=_rounded(slope),
-        intercept=_rounded(intercept),
-        llr_low=_rounded(-math.log(pairs.mated_people / 3)),
-        llr_high=_rounded(math.log(pairs.people_pairs / 3)),
-        people=pairs.people,
-        cameras=pairs.cameras,
-        mated_pairs=pairs.mated,
-        non_mated_pairs=pairs.non_mated,
-        fitted_at=(fitted_at or datetime.now(UTC)).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        source=source,
-        thresholds=fit_thresholds(pairs, seed=seed, draws=draws),
-    )
+    try:
+        return Calibration(
+            embedding_space=embedding_space,
+            mode=mode,
+            slope=_rounded(slope),
+            intercept=_rounded(intercept),
+            llr_low=_rounded(-math.log(pairs.mated_people / 3)),
+            llr_high=_rounded(math.log(pairs.people_pairs / 3)),
+            people=pairs.people,
+            cameras=pairs.cameras,
+            mated_pairs=pairs.mated,
+            non_mated_pairs=pairs.non_mated,
+            fitted_at=(fitted_at or datetime.now(UTC)).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            source=source,
+            thresholds=fit_thresholds(pairs, seed=seed, draws=draws),
+        )
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise CalibrationError(f"this calibration cannot be written: {faults}") from None
 
 
 def _refuse_too_few(pairs: Pairs) -> None:
@@ -94,6 +102,16 @@ def _refuse_too_few(pairs: Pairs) -> None:
         raise CalibrationError(
             f"only {pairs.people_pairs} different pairs of people were compared, but a calibration needs at least 4; "
             "label more people"
+        )
+
+
+def _refuse_odd_scale(scores: Floats) -> None:
+    """Refuse scores that the numbers of a calibration, which have six decimals, cannot describe."""
+    largest, spread = float(np.abs(scores).max()), float(np.ptp(scores))
+    if largest > _LARGEST_SCORE or 0 < spread < _SMALLEST_SPREAD:
+        raise CalibrationError(
+            f"the scores are {scores.min():g} to {scores.max():g}: a calibration needs scores of at most "
+            f"{_LARGEST_SCORE:g} that differ by at least {_SMALLEST_SPREAD:g}; give the scores of the service's answers"
         )
 
 
@@ -136,13 +154,14 @@ def fit_thresholds(
         for drawn in _bootstrap(ordered, seed, draws)
     ]).reshape(-1, len(wanted))  # fmt: skip
     found = []
-    for column, (rate, score) in enumerate(zip(wanted, scores, strict=True)):
+    for column, (rate, exact) in enumerate(zip(wanted, scores, strict=True)):
+        score = _rounded_up(exact)
         fnmr = _fnmr(ordered, weights, score)
         low, high = np.percentile(drawn[:, column], [2.5, 97.5])
         found.append(
             Threshold(
                 fmr=rate,
-                score=math.ceil(score * 1e6) / 1e6,
+                score=score,
                 fnmr=round(fnmr, 4),
                 fnmr_low=round(min(float(low), fnmr), 4),
                 fnmr_high=round(max(float(high), fnmr), 4),
@@ -165,11 +184,16 @@ def threshold_at(pairs: Pairs, rate: float) -> float:
 
 
 def det_points(pairs: Pairs, points: int = 300) -> tuple[Floats, Floats]:
-    """Return FMR `[K]`, falling, and FNMR `[K]` for the DET curve, at thresholds spread over the logarithm of FMR."""
+    """Return FMR `[K]`, falling, and FNMR `[K]` for the DET curve, at thresholds spread over the logarithm of FMR.
+
+    Equal scores are accepted together, so a model that gives few different scores has few points.
+    """
     weights = pairs.weights()
     order = np.argsort(pairs.scores[~pairs.same])[::-1]
     falses, masses = pairs.scores[~pairs.same][order], np.cumsum(weights[~pairs.same][order])
-    places = np.unique(np.round(np.geomspace(1, len(falses), points)).astype(np.int64))[::-1] - 1
+    spread = np.round(np.geomspace(1, len(falses), points)).astype(np.int64) - 1
+    last_equal = np.searchsorted(-falses, -falses[spread], side="right") - 1
+    places = np.unique(last_equal)[::-1]
     mated = np.argsort(pairs.scores[pairs.same])
     trues, missed = pairs.scores[pairs.same][mated], np.append(0.0, np.cumsum(weights[pairs.same][mated]))
     fnmr = missed[np.searchsorted(trues, falses[places], side="left")]
@@ -320,3 +344,10 @@ def cross_fit(pairs: Pairs, seed: int = 1) -> tuple[Pairs, Floats]:
 
 def _rounded(value: float) -> float:
     return round(float(value), 6)
+
+
+def _rounded_up(score: float) -> float:
+    """Return a score of six decimals that is not below `score`, so that it accepts no pair that `score` rejects."""
+    rounded = math.ceil(score * 1e6) / 1e6
+    # The product may be rounded down to a whole number, for example if `score` is just above equal scores.
+    return rounded if rounded >= score else round(rounded + 1e-6, 6)

@@ -106,24 +106,33 @@ def read_judged_pairs(path: Path, mode: Mode = "cosine") -> JudgedPairs:
     except csv.Error as error:
         raise CalibrationError(f"{path}: line 1: {error}; save it as CSV again") from None
     reader.fieldnames = names
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise CalibrationError(f"{path}: line 1: the column {twice[0]} is there twice; remove one of them")
     by_id = {"id_a", "id_b"} <= set(names)
     if "same" not in names or ("score" not in names and not by_id):
         raise CalibrationError(f"{path}: line 1: the header must name the columns {_COLUMNS} (got '{header[:80]}')")
     rows: list[tuple[int, Mapping[str, str]]] = []
     try:
         for row in reader:
+            if any(value.strip() for value in row.get(None, ())):
+                raise CalibrationError(
+                    f"{path}: line {reader.line_num}: more values than the header has columns; if numbers have a "
+                    "decimal comma, separate columns by semicolons and write numbers with a point"
+                )
             values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
             if any(values.values()):
                 rows.append((reader.line_num, values))
     except csv.Error as error:
         raise CalibrationError(f"{path}: line {reader.line_num}: {error}; save it as CSV again") from None
+    ids = _columns(path, rows, "id") if by_id else None
+    _refuse_repeated(path, (line for line, _ in rows), ids or ())
     scores = None if "score" not in names else tuple(_score(path, line, row["score"], mode) for line, row in rows)
     return JudgedPairs(
         path,
         tuple(line for line, _ in rows),
         tuple(_same(path, line, row["same"]) for line, row in rows),
         scores,
-        _columns(path, rows, "id") if by_id else None,
+        ids,
         _columns(path, rows, "person") if {"person_a", "person_b"} <= set(names) else None,
         _columns(path, rows, "camera") if {"camera_a", "camera_b"} <= set(names) else None,
     )
@@ -176,6 +185,18 @@ def _join(same: Iterable[tuple[str, str]]) -> dict[str, str]:
         joined = groups.get(a, {a}) | groups.get(b, {b})
         groups |= dict.fromkeys(joined, joined)
     return {member: min(group) for member, group in groups.items()}
+
+
+def _refuse_repeated(path: Path, lines: Iterable[int], ids: Iterable[tuple[str, str]]) -> None:
+    """Refuse a pair that is judged twice: counted twice, it would support thresholds that the data does not."""
+    seen: dict[tuple[str, ...], int] = {}
+    for line, pair in zip(lines, ids, strict=False):
+        first = seen.setdefault(tuple(sorted(pair)), line)
+        if first != line:
+            raise CalibrationError(
+                f"{path}: line {line}: '{pair[0]}' and '{pair[1]}' were judged in line {first} already; remove one of "
+                "the two lines"
+            )
 
 
 def _columns(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], name: str) -> tuple[tuple[str, str], ...]:

@@ -1,11 +1,11 @@
 """Put a calibration into a bundle: `calibration.json`, and a section of the model card."""
 
-import os
 import re
 from pathlib import Path
 
 from model.bundle import CARD_FILE, Bundle
 from model.calibration import CALIBRATION_FILE, Calibration, CalibrationError
+from model.files import replace_text
 from training.export.model_card import describe_calibration
 
 _SECTION = re.compile(r"^## Calibration\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -28,8 +28,8 @@ def add_calibration(bundle: Bundle, calibration: Calibration) -> Path:
     try:
         card = bundle.path / CARD_FILE
         if card.is_file():
-            _replace(card, _with_section(card.read_text(encoding="utf-8"), describe_calibration(calibration)))
-        _replace(target, calibration.to_json())
+            replace_text(card, _with_section(card.read_text(encoding="utf-8"), describe_calibration(calibration)))
+        replace_text(target, calibration.to_json())
     except OSError as error:
         raise CalibrationError(
             f"{bundle.path}: cannot be written ({error.strerror}); copy the bundle, or write a file with --out"
@@ -44,13 +44,3 @@ def _with_section(card: str, section: str) -> str:
     if following is None:
         return f"{card.rstrip()}\n\n{section.rstrip()}\n"
     return card[: following.start()] + section + card[following.start() :]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new content."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

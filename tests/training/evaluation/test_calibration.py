@@ -210,3 +210,49 @@ def test_cross_fit_measures_each_half_with_the_other() -> None:
     assert cllr(joined, llr) < 0.4
     with pytest.raises(CalibrationError, match="too few people"):
         cross_fit(draw(people=2))
+
+
+@pytest.mark.parametrize("stranger", [0.1, -0.2, 0.100057, 0.337257, 0.580652])
+def test_threshold_above_equal_scores_does_not_accept_them(stranger: float) -> None:
+    pairs = draw(people=30)
+    equal = Pairs(np.where(pairs.same, 0.9, stranger), pairs.same, pairs.first, pairs.second, 2)
+
+    for threshold in fitted(equal, draws=20).thresholds:
+        assert error_rates(equal, threshold.score) == (0.0, 0.0)
+
+
+def test_miss_rate_of_a_threshold_is_that_of_the_rounded_score() -> None:
+    pairs = draw(people=30)
+    near = np.where(pairs.first % 2 == 0, 0.5 + 3e-7, 0.6)
+    close = Pairs(np.where(pairs.same, near, 0.5), pairs.same, pairs.first, pairs.second, 2)
+
+    (threshold,) = fit_thresholds(close, [1e-2], draws=20)
+
+    assert threshold.score == 0.500001
+    assert threshold.fnmr == 0.5
+    assert error_rates(close, threshold.score) == (0.0, pytest.approx(0.5))
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e9, 1e200])
+def test_scores_of_an_odd_scale_are_refused(factor: float) -> None:
+    pairs = draw()
+    with pytest.raises(CalibrationError, match="a calibration needs scores of at most"):
+        fitted(Pairs(pairs.scores * factor, pairs.same, pairs.first, pairs.second, 2))
+
+
+def test_text_that_is_too_long_for_a_calibration_is_named() -> None:
+    with pytest.raises(CalibrationError, match=r"source: .*2000"):
+        fit(draw(people=30), embedding_space=SPACE, source="x" * 2001, draws=20)
+
+
+def test_det_curve_accepts_equal_scores_together() -> None:
+    pairs = draw(people=30)
+    constant = Pairs(np.full(len(pairs.scores), 0.5), pairs.same, pairs.first, pairs.second, 2)
+    fmr, fnmr = det_points(constant)
+    assert (fmr.tolist(), fnmr.tolist()) == ([pytest.approx(1.0)], [0.0])
+
+    coarse = Pairs(np.round(pairs.scores, 1), pairs.same, pairs.first, pairs.second, 2)
+    falses = np.unique(coarse.scores[~coarse.same])
+    measured = {error_rates(coarse, float(score)) for score in falses}
+    for point in zip(*det_points(coarse), strict=True):
+        assert any(point == pytest.approx(rates) for rates in measured)

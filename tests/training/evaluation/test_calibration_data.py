@@ -148,3 +148,17 @@ def test_tracklets_are_embedded_and_paired_across_cameras(tmp_path: Path, people
     assert (pairs.mated, pairs.non_mated, pairs.people, pairs.cameras) == (24, 24 * 23, 24, 2)
     assert np.abs(pairs.scores).max() <= 1 + 1e-6
     assert pairs.scores[pairs.same].mean() > pairs.scores[~pairs.same].mean()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("score,same,same\n0.5,1,0\n", "line 1: the column same is there twice"),
+        ("score,Score,same\n0.5,0.1,0\n", "line 1: the column score is there twice"),
+        ("score,same\n0.5,1,\n0,1,7\n", "line 3: more values than the header has columns"),
+        ("id_a,id_b,same\na,b,1\na,c,0\nc,a,0\n", "line 4: 'c' and 'a' were judged in line 3 already"),
+    ],
+)
+def test_csv_that_could_be_read_in_two_ways_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        read_judged_pairs(write(tmp_path / "pairs.csv", text))
