@@ -13,10 +13,14 @@ import training.reproduction.training as trainings
 from not3d.commands import Interrupted
 from not3d.commands.app import app
 from tests.training.datasets.layouts import write_prid2011
+from training.batches.augmentation import Augmentation
+from training.datasets.mars import JUNK_PERSON
+from training.datasets.matfile import read_integers
 from training.datasets.synthetic.dataset import write_synthetic
 from training.loop import trainer
+from training.loop.optimiser import learning_rate
 from training.loop.run import BEST, LAST
-from training.reproduction.papers import ReproductionError, select_rows
+from training.reproduction.papers import ReproductionError, load_differences, select_rows
 from training.reproduction.report import Measurement, compare, describe_differences
 from training.reproduction.reproduce import average, find_data, run_row
 from training.reproduction.training import FINISHED, ReproductionSettings, Training
@@ -334,3 +338,41 @@ def test_ctrl_c_says_how_to_resume(mars, tmp_path, monkeypatch):
     result = reproduce("--smoke", "--paper", "aas-rfu", "--data", mars, "--out", tmp_path)
     assert isinstance(result.exception, Interrupted)
     assert "the same command" in str(result.exception)
+
+
+def test_sentences_about_the_programs_say_what_the_options_do(rng):
+    says = {name: difference.says for name, difference in load_differences().items()}
+    own, code = (
+        Augmentation(erase_fill=form).fill((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) for form in ("mean", "code")
+    )
+    assert f"(RGB {', '.join(map(str, code))} instead of {', '.join(map(str, own))})" in says["augmentation.erase_fill"]
+
+    rates = {form: [learning_rate(epoch, form, base=1.0) for epoch in range(1, 121)] for form in ("paper", "code")}
+    falls = {form: [e + 1 for e in range(1, 120) if rate[e] < rate[e - 1]] for form, rate in rates.items()}
+    assert (
+        f"is {rates['code'][0]:.1%} of the full rate in the first epoch instead of {rates['paper'][0]:.0%}"
+        in says["schedule.form"]
+    )
+    assert f"from epochs {falls['code'][0]} and {falls['code'][1]} on" in says["schedule.form"]
+    assert f"instead of {falls['paper'][0]} and {falls['paper'][1]}." in says["schedule.form"]
+
+    once = Augmentation(erase=1.0, erase_attempts=1, flip=0.0, pad=0)
+    clip = np.zeros((100, 224, 112, 3), np.uint8)
+    fits = [once.apply(clip, np.zeros(3, np.uint8), rng)[1].mean() for _ in range(20)]
+    assert np.mean(fits) / 2 == pytest.approx(0.47, abs=0.01)
+    assert "about 47% of the frames" in says["augmentation.erase_attempts"]
+
+
+def test_sentence_about_41_clips_holds_on_the_official_lists_of_mars(shared_data):
+    reference = shared_data.parent / "reference"
+    if not reference.is_dir():
+        pytest.skip("the official MARS lists are not beside the shared data")
+    rows = read_integers(reference / "tracks_test_info.mat", "track_test_info", "MARS")
+    queries = read_integers(reference / "query_IDX.mat", "query_IDX", "MARS").ravel() - 1
+    lengths = rows[:, 1] - rows[:, 0] + 1
+    others = np.setdiff1d(np.flatnonzero(rows[:, 2] != JUNK_PERSON), queries)
+    four, eight = ([int((lengths[part] > 41 * clip).sum()) for part in (queries, others)] for clip in (4, 8))
+    matters = load_differences()["evaluation.max_clips"].matters
+    assert (len(queries), len(others)) == (1980, 9330)
+    assert f"{four[0]} of 1,980 queries and {four[1]} of 9,330 gallery tracklets with clips of 4" in matters
+    assert f"and {eight[0]} and {eight[1]} with clips of 8" in matters
