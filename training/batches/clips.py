@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.frames import read_frame
 from model.pillow_bicubic import Resampling
 from training.batches.sampling import CLIP_SAMPLING, PersonSampler, Sampler, TrackletSampler, persons_of
 from training.batches.site_sampling import SiteSampler
+from training.datasets.pictures import read_picture
 from training.datasets.tracklet import Tracklet
 from training.loop.teacher import TeacherTargets
 from training.recipe import Recipe
@@ -210,7 +210,7 @@ class FrameCache:
             found = self._frames.get(path)
         if found is not None:
             return found
-        frame = read_frame(path.read_bytes(), height, width, resampling=self.resampling)
+        frame = read_picture(path, height, width, resampling=self.resampling)
         frame.flags.writeable = False
         with self._lock:
             # When the frame size changes between two epochs, threads read both sizes.

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.frames import read_frame
+from training.datasets.pictures import read_picture
 from training.datasets.tracklet import Tracklet
 
 Frame = NDArray[np.uint8]
@@ -87,4 +87,4 @@ def recolour(crop: Frame, rng: np.random.Generator) -> Frame:
 
 def _draw_crop(tracklets: Sequence[Tracklet], rng: np.random.Generator) -> Frame:
     frames = tracklets[int(rng.integers(len(tracklets)))].frames
-    return read_frame(frames[int(rng.integers(len(frames)))].read_bytes(), HEIGHT, WIDTH)
+    return read_picture(frames[int(rng.integers(len(frames)))], HEIGHT, WIDTH)

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.frames import read_frame
 from model.pillow_bicubic import Resampling
 from training.batches.clips import UNLABELLED, Batch, BatchPlan
 from training.batches.device_augmentation import DeviceAugmentation, Mixture, place
+from training.datasets.pictures import read_picture
 from training.datasets.tracklet import Tracklet
 from training.loop.live_teacher import LiveTeacher
 from training.recipe import Recipe
@@ -123,6 +123,6 @@ def _upload(
     with ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0)))) as pool:
         for start in range(0, len(paths), _UPLOAD):
             part = paths[start : start + _UPLOAD]
-            frames = np.stack(list(pool.map(lambda p: read_frame(p.read_bytes(), *size, resampling=resampling), part)))
+            frames = np.stack(list(pool.map(lambda p: read_picture(p, *size, resampling=resampling), part)))
             crops[start : start + len(part)] = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)
     return crops

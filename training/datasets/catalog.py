@@ -102,13 +102,17 @@ def read_training(paths: Iterable[Path], split: int | None = None) -> list[Track
         split: used for the datasets that have several
 
     Raises:
-        DatasetError: a file is missing or not understood.
+        DatasetError: a file is missing or not understood, or a dataset is given twice.
     """
     tracklets: list[Tracklet] = []
     paths = list(paths)
+    read: set[Path] = set()
     for path in paths:
         if not path.exists():
             raise DatasetError(f"{path} does not exist")
+        if path.resolve() in read:
+            raise DatasetError(f"{path} is given twice: name each dataset once")
+        read.add(path.resolve())
         kind = kind_of(path)
         if kind in _TRAINING_READERS:
             tracklets += _TRAINING_READERS[kind](path)
@@ -118,10 +122,11 @@ def read_training(paths: Iterable[Path], split: int | None = None) -> list[Track
             tracklets += [replace(t, person=f"{kind}:{t.person}") for t in found] if prefixed else found
         else:
             found = read_tracklets(path)
-            if any(not (tracklet.person and tracklet.camera) for tracklet in found):
+            stray = next((tracklet for tracklet in found if not (tracklet.person and tracklet.camera)), None)
+            if stray is not None:
                 raise DatasetError(
                     f"{path}: training needs person/camera/tracklet/*.jpg, or the layout of a dataset that "
-                    "`not3d datasets list` names"
+                    f"`not3d datasets list` names; {stray.frames[0].parent} has images at another depth"
                 )
             tracklets += found
     return tracklets

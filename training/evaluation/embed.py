@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model.frames import read_frame
+from model.errors import Not3dError
 from model.pillow_bicubic import Resampling
 from model.tracklet import ClipWeights, mean_embedding, split_into_clips, weigh_clips
+from training.datasets.pictures import read_picture
 from training.datasets.tracklet import Tracklet
 from training.evaluation.protocols import ClipChoice
 
@@ -17,6 +18,10 @@ EmbedClips = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 _BATCH = 16
 """Clips per call."""
+
+
+class FeatureError(Not3dError):
+    """A model gives features that are not numbers, so nothing can be measured or fitted with it."""
 
 
 def embed_tracklets(
@@ -35,6 +40,9 @@ def embed_tracklets(
     """Return the means of clip embeddings `[len(tracklets), D]`, not of unit length.
 
     `progress` is called after each tracklet.
+
+    Raises:
+        FeatureError: a feature is not finite.
     """
     features = []
     for tracklet in tracklets:
@@ -49,7 +57,13 @@ def embed_tracklets(
         )
         parts = [embed(clips[start : start + _BATCH]) for start in range(0, len(clips), _BATCH)]
         indices = _choose_clips(tracklet, clip_length, max_clips, clip_choice, clip_seed)
-        features.append(mean_embedding(np.concatenate(parts), weigh_clips(indices, clip_weights)))
+        feature = mean_embedding(np.concatenate(parts), weigh_clips(indices, clip_weights))
+        if not np.isfinite(feature).all():
+            raise FeatureError(
+                f"the model's feature of {tracklet.frames[0].parent} is not finite: its training diverged, or its file "
+                "is damaged; use another model"
+            )
+        features.append(feature)
         if progress:
             progress()
     return np.stack(features)
@@ -68,7 +82,7 @@ def read_clips(
     """Read the clips `uint8 [C, T, H, W, 3]` of a tracklet: all, or the `max_clips` that `clip_choice` selects."""
     indices = _choose_clips(tracklet, clip_length, max_clips, clip_choice, clip_seed)
     chosen = np.unique(indices)
-    frames = {i: read_frame(tracklet.frames[i].read_bytes(), *frame_size, resampling=resampling) for i in chosen}
+    frames = {i: read_picture(tracklet.frames[i], *frame_size, resampling=resampling) for i in chosen}
     return np.stack([[frames[i] for i in clip] for clip in indices])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import nn
 
 from model.bundle import ONNX_FILE
@@ -14,7 +15,7 @@ from model.tracklet import normalise
 from training.export.bundle_assembly import ExportResult, assemble_bundle, refuse_occupied
 from training.export.onnx_graph import FrameNetwork, WeightStorage, write_onnx
 from training.export.reference import Reference, batches, choose_reference_clips
-from training.loop.checkpoint import Checkpoint, load_checkpoint
+from training.loop.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.loop.trained_weights import save_trained_weights
 from training.recipe import Recipe
 
@@ -46,7 +47,11 @@ def export_bundle(
     refuse_occupied(out)
     loaded = load_checkpoint(checkpoint)
     network = loaded.build()
-    spec = describe_network(loaded, name, network.dimension)
+    try:
+        spec = describe_network(loaded, name, network.dimension)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise CheckpointError(f"{checkpoint} describes a model that no bundle can have: {faults}") from None
     if crops is None and loaded.crops_source is not None and Path(loaded.crops_source).exists():
         crops = Path(loaded.crops_source)
     clips, shown = choose_reference_clips(spec, crops)

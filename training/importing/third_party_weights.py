@@ -6,20 +6,19 @@ module (`classifier.bn`, `classifier.classifier`). The temporal-attention baseli
 The trunks of torchvision and IBN-Net have no prefix. All may be wrapped in `state_dict` and prefixed with `module.`.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor
 
 from model.errors import Not3dError
 from model.network import NetworkSpec
-from training.loop.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.loop.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_pytorch_file
 
 
 class WeightsError(Not3dError):
@@ -70,9 +69,8 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
-        # PyTorch's message recommends to read the file unsafely.
+        content = read_pytorch_file(path)
+    except ValueError:
         raise WeightsError(
             f"{path} is not a file of PyTorch weights, or contains more than tensors and plain values"
         ) from None
@@ -112,7 +110,7 @@ def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
     """
     try:
         kernel = state["attention_conv.weight"].shape
-        classes = len(state["classifier.weight"])
+        classifier = state["classifier.weight"].shape
         ibn = "base.layer1.0.bn1.IN.weight" in state
         deep = "base.layer1.0.conv3.weight" in state
     except KeyError as error:
@@ -121,21 +119,33 @@ def recognise(state: Mapping[str, Tensor]) -> NetworkSpec:
         ) from None
     if not deep:
         raise WeightsError("the trunk is not a ResNet50, which not3d and fantastic have")
+    if len(kernel) != 4 or len(classifier) != 2:
+        raise WeightsError(
+            f"attention_conv.weight is {list(kernel)} and classifier.weight {list(classifier)}: expected "
+            "[channels, 2048, height, width] and [people, 2048]"
+        )
     height, width = int(kernel[2]), int(kernel[3])
     # The kernel is the whole feature map: [7, 4] of 224x112 frames at stride 32, all others (such as [14, 7]) at 16.
     stride = 2 if (height, width) == (7, 4) else 1
-    return NetworkSpec(
-        backbone="resnet50_ibn_a" if ibn else "resnet50",
-        last_stride=stride,
-        attention="full_map",
-        attention_channels=int(kernel[0]),
-        neck="bnneck" if "bottleneck.weight" in state else "none",
-        classifier_bias="classifier.bias" in state,
-        frame_height=224 if stride == 2 else 16 * height,
-        frame_width=112 if stride == 2 else 16 * width,
-        resampling="pil-bicubic",  # what these programs resize with
-        classes=classes,
-    )
+    try:
+        return NetworkSpec(
+            backbone="resnet50_ibn_a" if ibn else "resnet50",
+            last_stride=stride,
+            attention="full_map",
+            attention_channels=int(kernel[0]),
+            neck="bnneck" if "bottleneck.weight" in state else "none",
+            classifier_bias="classifier.bias" in state,
+            frame_height=224 if stride == 2 else 16 * height,
+            frame_width=112 if stride == 2 else 16 * width,
+            resampling="pil-bicubic",  # what these programs resize with
+            classes=classifier[0],
+        )
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise WeightsError(
+            f"attention_conv.weight is {list(kernel)} and classifier.weight {list(classifier)}, which no network of "
+            f"not3d or fantastic has ({faults}); the kernel must be the map of full frames, such as [14, 7]"
+        ) from None
 
 
 def import_checkpoint(path: Path, *, console: Console | None = None) -> Checkpoint:
@@ -151,6 +161,8 @@ def import_checkpoint(path: Path, *, console: Console | None = None) -> Checkpoi
     if _is_checkpoint(path):
         raise WeightsError(f"{path} is already a checkpoint of this project: evaluate or export it directly")
     state, ignored = read_state_dict(path)
+    if odd := [name for name, value in state.items() if not is_usable(value)]:
+        raise WeightsError(f"{path} has weights that are complex, or not finite: {shorten(odd)}")
     spec = recognise(state)
     checkpoint = Checkpoint(
         network_spec=spec,
@@ -169,6 +181,11 @@ def import_checkpoint(path: Path, *, console: Console | None = None) -> Checkpoi
     if console:
         console.print(str(LoadedWeights(path.name, given, missing, ignored)), highlight=False, markup=False)
     return checkpoint
+
+
+def is_usable(value: Tensor) -> bool:
+    """Return whether a tensor can be a weight: real and finite."""
+    return not value.is_complex() and (value.layout != torch.strided or bool(value.isfinite().all()))
 
 
 def _is_checkpoint(path: Path) -> bool:

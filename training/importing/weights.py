@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.network import VideoReID
 from training.importing.efficient_weights import PACKAGES, packaged_weights
-from training.importing.third_party_weights import LoadedWeights, WeightsError, read_state_dict, shorten
+from training.importing.third_party_weights import LoadedWeights, WeightsError, is_usable, read_state_dict, shorten
 from training.loop.checkpoint import CheckpointError, load_checkpoint
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -121,6 +121,8 @@ def _copy(
             raise WeightsError(
                 f"{source}: {name} is {list(value.shape)}, the network's is {list(own[name].shape)}{hint}"
             )
+    if odd := [name for name, value in chosen.items() if not is_usable(value)]:
+        raise WeightsError(f"{source} has weights that are complex, or not finite: {shorten(odd)}")
     with torch.no_grad():
         for name, value in chosen.items():
             own[name].copy_(value)

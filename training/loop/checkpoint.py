@@ -1,6 +1,5 @@
 """A checkpoint: one file that rebuilds a network and, if it is `last.pt`, continues its run."""
 
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,22 +38,50 @@ class Checkpoint:
         """Build the network with its weights, in eval mode.
 
         Raises:
-            CheckpointError: weights do not fit; the message names them.
+            CheckpointError: weights do not fit or are not finite, which the message names, or the backbone is unknown.
         """
-        network = build_network(self.network_spec)
         try:
+            network = build_network(self.network_spec)
             network.load_state_dict(self.state_dict)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise CheckpointError(str(error)) from None
+        if odd := [name for name, value in network.state_dict().items() if not value.isfinite().all()]:
+            raise CheckpointError(f"the weights are not finite, such as {odd[0]}: the training diverged")
         return network.eval()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint atomically."""
+    """Write a checkpoint atomically.
+
+    Raises:
+        CheckpointError: it cannot be written; an older file with this name is unchanged.
+    """
     content = asdict(checkpoint) | {"network_spec": checkpoint.network_spec.model_dump(), "format": 1}
     scratch = path.with_suffix(".partial")
-    torch.save(content, scratch)
-    scratch.replace(path)
+    try:
+        torch.save(content, scratch)
+        scratch.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError if the disk is full
+        scratch.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else "the disk is full, or was removed"
+        raise CheckpointError(
+            f"{path} cannot be written: {reason}; free some space and run the command again"
+        ) from None
+
+
+def read_pytorch_file(path: Path) -> Any:
+    """Return the content of a file that `torch.save` wrote, on the CPU; only tensors and plain values are unpickled.
+
+    Raises:
+        ValueError: the file is of another kind, is damaged, or holds something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - the unpickler raises whatever a damaged file leads it into, such as IndexError
+        # The message of PyTorch recommends to read the file unsafely.
+        raise ValueError(f"{path} is not a file of tensors and plain values") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -66,9 +93,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
-        # The message of PyTorch recommends to read the file unsafely.
+        content = read_pytorch_file(path)
+    except ValueError:
         raise CheckpointError(
             f"{path} is not a checkpoint: it is damaged, is not a PyTorch file, or holds more than tensors and plain "
             "values"
@@ -78,6 +104,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content.pop("format")
     try:
         spec = NetworkSpec.model_validate(content["network_spec"])
-        return Checkpoint(**content | {"network_spec": spec})
+        checkpoint = Checkpoint(**content | {"network_spec": spec})
+        for name, kind in (("state_dict", dict), ("recipe", dict), ("accuracy", list), ("progress", dict)):
+            if not isinstance(getattr(checkpoint, name), kind):
+                raise TypeError(name)
+        return checkpoint
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path} is a checkpoint of another version of not3d, or is incomplete") from None

@@ -17,11 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from model.errors import Not3dError
 from model.network import NetworkOutput
 from training.losses.distances import at_least_float32
 
 _TIMEOUT = timedelta(hours=6)
 """The other processes wait this long for the first one, which alone measures the validation people."""
+
+
+class DeviceError(Not3dError):
+    """The device to train on does not exist."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,14 @@ def join_processes(device: str) -> Iterator[Ranks]:
 
     Args:
         device: auto, cpu or cuda. Each process takes its own GPU. GPUs communicate by NCCL, CPUs by gloo.
+
+    Raises:
+        DeviceError: there is no such device.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"the device must be auto, cpu or cuda (got {device})")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("PyTorch finds no GPU with CUDA on this machine: use the device cpu or auto")
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if count == 1:

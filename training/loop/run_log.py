@@ -60,8 +60,10 @@ class RunLog:
         self._path = folder / LOG
         rows: list[dict[str, str]] = []
         if done and self._path.is_file():
-            with self._path.open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= done]
+            with self._path.open(encoding="utf-8", errors="replace", newline="") as file:
+                # A run that was killed may have left a part of a line.
+                lines = csv.DictReader(line.replace("\0", "") for line in file)
+                rows = [row for row in lines if (row.get("epoch") or "").isdecimal() and int(row["epoch"]) <= done]
         with self._path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", restval="")
             writer.writeheader()

@@ -22,10 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.bundle import Bundle
 from model.engines import embed_in_parallel, open_engine
 from model.errors import Not3dError
-from model.frames import read_frame
 from model.tracklet import normalise
 from training.batches.composites import make_composites
 from training.datasets.catalog import site_of
+from training.datasets.pictures import read_picture
 from training.datasets.tracklet import Tracklet
 
 Features = NDArray[np.float32]
@@ -40,7 +40,7 @@ class TeacherError(Not3dError):
 class TeacherSettings(BaseModel):
     """How the features of a teacher become the targets of the distillation losses."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     crops: int = Field(
         2, ge=1, description="crops of each tracklet that the teacher sees, evenly spaced; the others get their mean"
@@ -57,7 +57,10 @@ class TeacherSettings(BaseModel):
         0.5, ge=0, le=1, description="share of the mean feature of the person in the target of a crop"
     )
     composites: int = Field(
-        0, ge=0, description="invented crops that the teacher sees, too; batches draw from them (`batch.composites`)"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="invented crops that the teacher sees, too; batches draw from them (`batch.composites`)",
     )
     live: bool = Field(
         False,
@@ -227,7 +230,7 @@ def embed_crops(bundle: Path, paths: Sequence[Path], console: Console | None = N
             task = progress.add_task("teacher", total=len(missing))
             for number, start in enumerate(range(0, len(missing), _BATCH), 1):
                 part = missing[start : start + _BATCH]
-                frames = np.stack([read_frame(p.read_bytes(), *size, resampling=resampling) for _, p in part])
+                frames = np.stack([read_picture(p, *size, resampling=resampling) for _, p in part])
                 # A clip of one crop, repeated, because a bundle takes clips of a fixed length.
                 clips = np.repeat(frames[:, None], spec.clip_length, axis=1)
                 store.add([digest for digest, _ in part], engine(clips))

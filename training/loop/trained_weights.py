@@ -50,7 +50,7 @@ def load_trained_weights(network: VideoReID, start: Path, people: str) -> Loaded
         people: digest of the training people, as checkpoints have it
 
     Raises:
-        WeightsError: there are no weights, or they are of another network.
+        WeightsError: there are no weights, or they are of another network, also if it has more layers.
     """
     state, their_people = _read(start)
     own = network.state_dict()
@@ -60,6 +60,23 @@ def load_trained_weights(network: VideoReID, start: Path, people: str) -> Loaded
     if lost := [name for name in wanted if name not in state and not name.startswith(_CLASSIFIER)]:
         raise WeightsError(
             f"{start} is of another network than the recipe's ({network.spec.backbone}): {shorten(lost)} missing"
+        )
+    extra = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and name not in own and not name.startswith(_CLASSIFIER)
+    ]
+    if extra:
+        raise WeightsError(
+            f"{start} is of another network than the recipe's: it has {shorten(extra)}; give the recipe the same "
+            "attention, embedding and neck"
+        )
+    if odd := [name for name, value in chosen.items() if not value.isfinite().all()]:
+        raise WeightsError(f"{start} has weights that are not finite: {shorten(odd)}; start from another model")
+    bias = chosen.get("bottleneck.bias")
+    if bias is not None and network.spec.neck == "bnneck" and bias.any():
+        raise WeightsError(
+            f'{start} has a neck with a trained bias, which a BNNeck keeps at zero: set network.neck = "batch_norm"'
         )
     for name, value in chosen.items():
         if value.shape != own[name].shape:

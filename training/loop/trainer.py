@@ -16,7 +16,8 @@ from model.errors import Not3dError
 from training.batches.clips import Batch
 from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside, split_count
 from training.datasets.tracklet import Tracklet
-from training.loop.checkpoint import load_checkpoint
+from training.evaluation.embed import FeatureError
+from training.loop.checkpoint import CheckpointError, load_checkpoint
 from training.loop.distributed import Ranks, join_processes
 from training.loop.live_teacher import LiveTeacher
 from training.loop.run import BEST, LAST, Run, describe_data
@@ -30,7 +31,7 @@ class TrainingError(Not3dError):
 
 
 class DivergedError(TrainingError):
-    """The loss is no longer finite."""
+    """Loss, weights or features are no longer finite."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -77,7 +78,7 @@ def train(
 
     Raises:
         TrainingError: there is no run to resume, `out` already holds a run, there are too few people, the recipe
-            requires a checkpoint, or the loss is not finite.
+            requires a checkpoint, or loss or weights are not finite.
         RecipeError, DatasetError, CheckpointError, WeightsError: an input is wrong.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
@@ -117,7 +118,13 @@ def train(
         except ValueError as error:
             raise TrainingError(str(error)) from None
         if resume:
-            run.restore(load_checkpoint(out / LAST))
+            checkpoint = load_checkpoint(out / LAST)
+            try:
+                run.restore(checkpoint)
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+                raise CheckpointError(
+                    f"{out / LAST} is damaged, or of another version of not3d: train again, in another folder"
+                ) from None
         else:
             run.load_initial_weights(transfer, start)
         return finish(run)
@@ -127,7 +134,7 @@ def finish(run: Run) -> Path:
     """Train the remaining epochs of a run; return the path of the best checkpoint.
 
     Raises:
-        DivergedError: the loss is not finite.
+        DivergedError: loss, weights or features are not finite.
         TrainingInterrupted: after Ctrl-C or SIGTERM; `last.pt` holds the current state.
         KeyboardInterrupt: after a second Ctrl-C; the files on disk do not change.
     """
@@ -147,6 +154,7 @@ def finish(run: Run) -> Path:
                 for share in _train_epoch(run, batches):
                     progress.update(bar, completed=run.epoch + share)
                     _stop_if_requested(run, interruption)
+                _check_weights(run)
                 progress.update(bar, description="measuring, epoch")
                 figures = run.totals.means() | _evaluate(run, run.epoch + 1, interruption)
                 run.epoch, run.totals = run.epoch + 1, EpochTotals()
@@ -235,6 +243,16 @@ def _train_epoch(run: Run, batches: Generator[Batch]) -> Iterator[float]:
         yield run.totals.steps / steps
 
 
+def _check_weights(run: Run) -> None:
+    """Raise if a step ruined the weights. A loss shows only what the steps before it did."""
+    name = next((name for name, value in run.network.state_dict().items() if not value.isfinite().all()), None)
+    if run.ranks.any(name is not None):
+        raise DivergedError(
+            f"the weights are not finite after epoch {run.epoch + 1} ({name or 'in another process'}): lower "
+            "optimiser.learning_rate"
+        )
+
+
 def _evaluate(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:
     """Measure on the validation people, in the epochs that the recipe selects. Only the first process measures."""
     schedule = run.recipe.schedule
@@ -244,7 +262,12 @@ def _evaluate(run: Run, epoch: int, interruption: Interruption) -> dict[str, flo
     elif run.ranks.first and (epoch % schedule.evaluate_every == 0 or epoch == schedule.epochs):
         # A single process can stop between two batches; several processes stop together, below.
         alone = run.ranks.count == 1
-        figures = run.measure(epoch, lambda: _stop_if_requested(run, interruption) if alone else None)
+        try:
+            figures = run.measure(epoch, lambda: _stop_if_requested(run, interruption) if alone else None)
+        except FeatureError:
+            raise DivergedError(
+                f"the features are not finite after epoch {epoch}: lower optimiser.learning_rate"
+            ) from None
     _stop_if_requested(run, interruption)
     return figures
 
@@ -262,10 +285,16 @@ def _announce(run: Run) -> None:
         f"{sum(p.numel() for p in run.network.parameters()):,} parameters on {run.device}{processes}"
     )
     if not run.validation:
+        cameras: dict[str, set[str]] = {}
+        for tracklet in run.source.tracklets:
+            cameras.setdefault(tracklet.person, set()).add(tracklet.camera)
+        if any(len(seen) > 1 for seen in cameras.values()):
+            why = f"none were drawn from those seen by two cameras (validation_share = {run.recipe.validation_share:g})"
+            cure = "To measure it: --set validation_share=0.3"
+        else:
+            why, cure = "no person was seen by two cameras", "To measure it, add people whom two cameras saw"
         run.console.print(
-            f"No validation people: none were drawn from those seen by two cameras (validation_share = "
-            f"{run.recipe.validation_share:g}). Accuracy is not measured, and {BEST} is the last epoch. To measure it: "
-            "--set validation_share=0.3",
+            f"No validation people: {why}. Accuracy is not measured, and {BEST} is the last epoch. {cure}",
             style="yellow",
         )
 

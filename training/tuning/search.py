@@ -22,7 +22,7 @@ from model.errors import Not3dError, extra
 from model.ranking import k_reciprocal_rerank
 from training.datasets.catalog import one_per_person_and_camera, read_training, set_aside
 from training.datasets.tracklet import Tracklet
-from training.evaluation.embed import embed_tracklets
+from training.evaluation.embed import FeatureError, embed_tracklets
 from training.evaluation.metrics import rank_metrics
 from training.evaluation.scoring import pairwise_distances
 from training.evaluation.validation import network_embedder
@@ -157,7 +157,7 @@ def tune(
                 split=split,
             )
             value = _measure(checkpoint, tracklets, recipe, objective)
-        except DivergedError as error:
+        except (DivergedError, FeatureError) as error:
             console.print(f"{error}; the trial counts as 0", highlight=False)
             value, trial.diverged = 0.0, True
         search.complete(trial, value if math.isfinite(value) else 0.0)
@@ -262,18 +262,24 @@ class _Search:
         client_class, range_class = _import_ax()
         file = out / STATE
         if file.exists():
-            state = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                state = json.loads(file.read_text(encoding="utf-8"))
+                own = state["setting"]
+                trials = [Trial(**trial) for trial in state["trials"]]
+                ax = json.dumps(state["ax"])
+            except (ValueError, KeyError, TypeError):
+                raise TuningError(f"{file} is damaged: give another folder, or delete this one") from None
             begun = json.loads(json.dumps(asdict(settings)))
-            if different := [name for name, value in begun.items() if state["setting"].get(name) != value]:
+            if different := [name for name, value in begun.items() if own.get(name) != value]:
                 raise TuningError(
                     f"{out} holds a search with another {', '.join(different)}: continue it with the same, or give "
                     "another folder"
                 )
             scratch = out / "ax.partial"
-            scratch.write_text(json.dumps(state["ax"]), encoding="utf-8")
+            scratch.write_text(ax, encoding="utf-8")
             client = client_class.load_from_json_file(str(scratch))
             scratch.unlink()
-            return cls(out, settings, client, [Trial(**trial) for trial in state["trials"]])
+            return cls(out, settings, client, trials)
         client = client_class(random_seed=settings.seed)
         client.configure_experiment(
             parameters=[
@@ -328,5 +334,7 @@ def _import_ax() -> tuple[Any, Any]:
         with extra("tune"):
             from ax.api.client import Client
             from ax.api.configs import RangeParameterConfig
-    logging.getLogger("ax").setLevel(logging.WARNING)  # otherwise it repeats our messages
+    for name in list(logging.root.manager.loggerDict):  # its loggers have levels of their own
+        if name.partition(".")[0] == "ax":
+            logging.getLogger(name).setLevel(logging.WARNING)  # otherwise it repeats our messages
     return Client, RangeParameterConfig

@@ -88,3 +88,19 @@ def test_training_reads_folders_with_people_and_cameras_only(tmp_path):
 
 def test_site_is_the_prefix_of_the_id():
     assert [site_of(person) for person in ("0001", "cuhk03:0001", "ls-vid:12")] == ["", "cuhk03", "ls-vid"]
+
+
+def test_dataset_that_is_given_twice_is_refused(tmp_path):
+    for camera in ("c1", "c2"):
+        (tmp_path / "site" / "p1" / camera / "t1").mkdir(parents=True)
+        (tmp_path / "site" / "p1" / camera / "t1" / "1.jpg").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "site")
+    with pytest.raises(DatasetError, match="link is given twice"):
+        read_training([tmp_path / "site", tmp_path / "link"])
+
+
+def test_images_at_another_depth_are_named(tmp_path):
+    write_synthetic(tmp_path / "site", people=2, cameras=2, frames=1, seed=1, size=(32, 16))
+    (tmp_path / "site" / "stray.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"training needs person/camera.*; .*site has images at another depth"):
+        read_training([tmp_path / "site"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from training.datasets.tracklet import Tracklet
-from training.evaluation.embed import random_clips, read_clips
+from training.evaluation.embed import FeatureError, embed_tracklets, random_clips, read_clips
 
 
 def test_random_clips_do_not_overlap_and_each_arrangement_is_equally_likely(rng):
@@ -52,3 +52,16 @@ def test_random_clips_depend_on_the_seed_and_the_tracklet_only(tmp_path):
     assert read(one, 2) != first
     assert read(one, 1) == first
     assert all(clip == list(range(clip[0], clip[0] + 4)) for clip in first)
+
+
+def test_feature_that_is_not_finite_is_an_error(tmp_path):
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((32, 16, 3), np.uint8))
+    tracklet = Tracklet("p", "c", (tmp_path / "1.png",), "t")
+    with pytest.raises(FeatureError, match=f"feature of {tmp_path} is not finite"):
+        embed_tracklets(
+            lambda clips: np.full((len(clips), 4), np.nan, np.float32),
+            [tracklet],
+            frame_size=(32, 16),
+            clip_length=2,
+            clip_weights="equal",
+        )

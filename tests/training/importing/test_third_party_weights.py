@@ -97,6 +97,23 @@ def test_unsuitable_files_are_refused(states, tmp_path):
         import_checkpoint(tmp_path / "text.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("attention_conv.weight", torch.zeros(5), r"attention_conv\.weight is \[5\]"),
+        ("classifier.weight", torch.tensor(1.0), r"classifier\.weight \[\]"),
+        ("classifier.weight", torch.zeros(0, 2048), "classes: Input should be greater"),
+        ("attention_conv.weight", torch.zeros(8, 2048, 1, 1), r"frame_height: .*full frames, such as \[14, 7\]"),
+        ("attention_conv.weight", torch.zeros(1, 1, 300, 1), "frame_height: Input should be less"),
+        ("base.conv1.weight", torch.zeros(64, 3, 7, 7, dtype=torch.complex64), r"not finite: base\.conv1\.weight"),
+        ("base.bn1.weight", torch.full((64,), torch.nan), r"not finite: base\.bn1\.weight"),
+    ],
+)
+def test_weights_of_an_impossible_form_are_refused_with_their_name(states, tmp_path, name, value, message):
+    with pytest.raises(WeightsError, match=message):
+        import_checkpoint(save(tmp_path, states["not3d"] | {name: value}))
+
+
 class Evil:
     def __reduce__(self):
         return print, ("executed",)

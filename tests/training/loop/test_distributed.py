@@ -13,7 +13,7 @@ from torch.distributed.run import parse_args
 from not3d.ports import free_port
 from tests.training.runs import PROGRAM, arguments, rows, run
 from training.loop.checkpoint import load_checkpoint
-from training.loop.distributed import Ranks, SharedBatchNorm, join_processes
+from training.loop.distributed import DeviceError, Ranks, SharedBatchNorm, join_processes
 from training.loop.run import LAST
 
 ROOT = Path(__file__).parents[3]
@@ -134,3 +134,12 @@ def test_documented_command_passes_the_option_start_to_not3d():
     parsed = parse_args(given)
     assert (parsed.training_script, parsed.training_script_args) == ("not3d", given[5:])
     assert "torchrun --nproc-per-node 2 -m -- not3d train" in (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "must be auto, cpu or cuda"), ("mps", "got mps"), ("cuda", "finds no GPU")]
+)
+def test_device_that_does_not_exist_is_one_message(device, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=message), join_processes(device):
+        pass

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from training.loop.run_log import attention_health, attention_warning
+from tests.training.runs import rows
+from training.loop.run_log import LOG, RunLog, attention_health, attention_warning
 
 
 def test_all_zero_logits_count_as_dead_and_have_equal_weights():
@@ -32,3 +33,24 @@ def test_warning_says_what_was_found_and_what_to_do(dead, entropy, says):
         assert says in warning
         assert "network.attention_bias" in warning
         assert 'losses.erasing_attention_form = "scores"' in warning
+
+
+@pytest.mark.parametrize("rest", ["", "2", "x,1\n", ",\n", "\0\0\0", "\ufffd\n"])
+def test_log_that_a_killed_run_left_unfinished_is_continued(tmp_path, rest):
+    first = RunLog(tmp_path, 0)
+    first.write(1, {"total": 0.5})
+    first.close()
+    with (tmp_path / LOG).open("a", encoding="utf-8") as file:
+        file.write(rest)
+
+    again = RunLog(tmp_path, 1)
+    again.write(2, {"total": 0.25})
+    again.close()
+
+    assert [(row["epoch"], row["total"]) for row in rows(tmp_path)] == [("1", "0.5"), ("2", "0.25")]
+
+
+def test_log_of_another_program_is_replaced(tmp_path):
+    (tmp_path / LOG).write_text("name,value\na,1\n")
+    RunLog(tmp_path, 1).close()
+    assert rows(tmp_path) == []

@@ -6,9 +6,9 @@ import pytest
 
 from model.bundle import Bundle
 from model.engines import open_engine
-from model.frames import read_frame
 from model.tracklet import normalise
 from training.datasets.folder import read_tracklets
+from training.datasets.pictures import read_picture
 from training.datasets.tracklet import Tracklet
 from training.loop.teacher import (
     TeacherError,
@@ -118,7 +118,7 @@ def test_features_are_computed_once_and_stored(data, mean_bundle, tmp_path, monk
     assert stored_features(Bundle.load(mean_bundle).embedding_space).is_file()
     calls = []
     monkeypatch.setattr(
-        "training.loop.teacher.read_frame", lambda *given, **named: calls.append(1) or read_frame(*given, **named)
+        "training.loop.teacher.read_picture", lambda *given, **named: calls.append(1) or read_picture(*given, **named)
     )
     again = teacher_targets(mean_bundle, tracklets, PLAIN, 1)
     assert not calls

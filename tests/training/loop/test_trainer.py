@@ -13,13 +13,14 @@ import torch
 from rich.console import Console
 
 from tests.training.runs import PROGRAM, TINY, arguments, assert_same_log, assert_same_state, rows, run
+from training.evaluation.embed import FeatureError
 from training.evaluation.validation import network_embedder
 from training.loop import run as run_module
 from training.loop import trainer
 from training.loop.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.loop.run import BEST, LAST
 from training.loop.run_log import LOG, TENSORBOARD
-from training.loop.trainer import Interruption, TrainingError, TrainingInterrupted, train
+from training.loop.trainer import DivergedError, Interruption, TrainingError, TrainingInterrupted, train
 from training.recipe import find_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,6 +128,24 @@ def test_loss_that_is_not_finite_ends_the_run(data, tmp_path):
     assert not (tmp_path / LAST).exists()
 
 
+def test_last_step_that_ruins_the_weights_ends_the_run_without_a_model(data, tmp_path):
+    one_step = SMALL_STEPS | {"schedule.steps": "1", "optimiser.learning_rate": "1e308"}
+    with pytest.raises(TrainingError, match=r"the weights are not finite after epoch 1 \(.*learning_rate"):
+        run(data, tmp_path, 1, overrides=one_step)
+    assert not (tmp_path / BEST).exists()
+    assert not (tmp_path / LAST).exists()
+
+
+def test_features_that_are_not_finite_end_the_run(data, tmp_path, monkeypatch):
+    def overflow(*_arguments):
+        raise FeatureError("infinite")
+
+    monkeypatch.setattr(run_module, "validate", overflow)
+    with pytest.raises(DivergedError, match="features are not finite after epoch 1: lower optimiser"):
+        run(data, tmp_path, 1)
+    assert not (tmp_path / BEST).exists()
+
+
 def test_dead_attention_gives_one_warning_and_is_logged(data, tmp_path, capsys):
     for bias, dead in (("-9.0", True), ("1.0", False)):
         out = tmp_path / bias
@@ -228,6 +247,16 @@ def test_run_of_an_earlier_version_is_resumed(data, tmp_path):
     checkpoint.recipe["start"] = checkpoint.recipe["start"] | {"transfer": "earlier text"}
     save_checkpoint(checkpoint, tmp_path / LAST)
     run(data, tmp_path, 1, resume=True)
+
+
+@pytest.mark.parametrize("lost", ["optimiser", "random", "epoch"])
+def test_damaged_state_of_a_run_is_one_message(data, tmp_path, lost):
+    run(data, tmp_path, 1)
+    last = load_checkpoint(tmp_path / LAST)
+    del last.progress[lost]
+    save_checkpoint(last, tmp_path / LAST)
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged, or of another version"):
+        run(data, tmp_path, 1, resume=True)
 
 
 def test_run_is_not_resumed_with_other_data(data, tmp_path):

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from tests.training.recipes import TINY_TRIAL
 from training.datasets.synthetic.dataset import write_synthetic
+from training.evaluation.embed import FeatureError
 from training.loop.trainer import DivergedError
 from training.recipe import find_recipe, load_recipe
 from training.tuning import search as tuning
@@ -92,13 +93,21 @@ def test_interrupted_search_continues_and_repeats_nothing(data, tmp_path, monkey
         search(data, tmp_path, trials=5, objective="rank-1")
 
 
-def test_trial_that_diverges_counts_as_zero(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("failure", [DivergedError, FeatureError])
+def test_trial_that_diverges_counts_as_zero(data, tmp_path, monkeypatch, failure):
     def diverging(*args, **options):
-        raise DivergedError("the loss is not finite")
+        raise failure("not finite")
 
     monkeypatch.setattr(tuning, "train", diverging)
     (trial,) = search(data, tmp_path, trials=1)
     assert (trial.value, trial.diverged) == (0.0, True)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"setting": {}, "trials": [{}], "ax": {}}'])
+def test_damaged_state_of_a_search_is_an_error_that_names_it(data, tmp_path, content):
+    (tmp_path / STATE).write_text(content)
+    with pytest.raises(TuningError, match=f"{STATE} is damaged"):
+        search(data, tmp_path, trials=1)
 
 
 def test_missing_validation_people_are_an_error(data, tmp_path):
