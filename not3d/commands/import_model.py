@@ -88,7 +88,7 @@ def import_model(
         scale=cast(Literal[1, 255], scale),
         output=output,
         clip_length=clip_length,
-        **{key: value for key, value in card.items() if value is not None},
+        **{key: value for key, value in card.items() if value},
     )
     with messages.status("Importing and comparing"):
         report = import_frame_model(model, out, options, crops=crops)

@@ -227,7 +227,7 @@ def evaluate(
             "the features as they are, in half precision.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the confidence intervals and the open set.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the confidence intervals and the open set.")] = 1,
 ) -> None:
     """Measure a checkpoint or a bundle on a dataset: ranking, verification, open set, with confidence intervals.
 

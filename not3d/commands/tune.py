@@ -21,7 +21,7 @@ def tune(
     objective: Annotated[str, typer.Option(metavar="NAME", help="map, reranked-map or rank-1.")] = "map",
     changes: Changes = None,
     split: Annotated[int | None, typer.Option(min=0, metavar="N", help="Split of PRID2011 or iLIDS-VID.")] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the search.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the search.")] = 1,
     device: Device = "auto",
 ) -> None:
     """Tune the hyper-parameters of loss and optimiser with Ax, as in Fantastic Techniques.

@@ -20,7 +20,7 @@ from training.batches.clips import Normalise
 from training.datasets.catalog import split_count
 from training.datasets.tracklet import Tracklet
 from training.evaluation.embed import EmbedClips, embed_tracklets, read_clips
-from training.evaluation.protocols import EvaluationError, EvaluationSettings, select_tracklets
+from training.evaluation.protocols import EvaluationError, EvaluationSet, EvaluationSettings, select_tracklets
 from training.evaluation.scoring import EvaluationResult, FrameWeights, score
 from training.evaluation.validation import network_embedder
 from training.loop.checkpoint import load_checkpoint
@@ -103,6 +103,8 @@ def evaluate_splits(
         splits = list(range(count))
     recipe = model.recipe if people_of is None else people_of
     evaluation_sets = [select_tracklets(data, settings.protocol, recipe, split) for split in splits]
+    for people in evaluation_sets:
+        _refuse_without_answers(people)  # before hours of embedding
     tracklets = list(dict.fromkeys(t for s in evaluation_sets for t in (*s.query, *s.gallery_only)))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
@@ -168,6 +170,17 @@ def compare(
             model, data, [split], options=options, seed=seed, console=console, people_of=first.recipe
         )
     return results
+
+
+def _refuse_without_answers(people: EvaluationSet) -> None:
+    cameras: dict[str, set[str]] = {}
+    for tracklet in people.gallery:
+        cameras.setdefault(tracklet.person, set()).add(tracklet.camera)
+    if not any(cameras.get(tracklet.person, set()) - {tracklet.camera} for tracklet in people.query):
+        raise EvaluationError(
+            f"protocol {people.name}, {len(people.query)} queries, {len(people.gallery)} in the gallery: no query has "
+            "a right answer from another camera in the gallery"
+        )
 
 
 def _settings(base: Mapping[str, Any], options: Mapping[str, Any]) -> EvaluationSettings:

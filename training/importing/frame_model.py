@@ -13,6 +13,9 @@ from model.frames import PREPROCESSING_VERSION
 from model.spec import BundleSpec, Preprocessing
 from training.export.bundle_assembly import ExportError
 
+_SHORTEST, _LONGEST = 8, 4096
+"""Sides of frames in a bundle, in pixels; see `model.spec.Side`."""
+
 NOT_STATED = "not stated at the import of the model"
 
 RunFrames = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -109,7 +112,10 @@ class ImportOptions:
                 raise ExportError(f"{model} takes frames of {side} {in_file}, not {given}")
             if in_file is None and given is None:
                 raise ExportError(f"{model} takes frames of any {side}: give the {side} of its training (--{side})")
-            found.append(in_file or given or 0)
+            length = in_file or given or 0
+            if not _SHORTEST <= length <= _LONGEST:
+                raise ExportError(f"{model}: the {side} of a frame must be {_SHORTEST} to {_LONGEST} (got {length})")
+            found.append(length)
         layout: Literal["nchw", "nhwc"] = "nchw" if nchw else "nhwc"
         return FrameInput(found[0], found[1], self.colour, layout, self.mean, self.std, self.scale)
 
@@ -121,8 +127,10 @@ class ImportOptions:
             model: its path, for messages
 
         Raises:
-            ExportError: there are several outputs and none was chosen, or the chosen one does not exist.
+            ExportError: there is no output, there are several and none was chosen, or the chosen one does not exist.
         """
+        if not outputs:
+            raise ExportError(f"{model} has no outputs; a frame-level model has one")
         listed = ", ".join(names[0] if names else f"number {number}" for number, names in enumerate(outputs))
         if self.output is None:
             if len(outputs) != 1:

@@ -104,7 +104,11 @@ def _describe(model: Path, options: ImportOptions, expects: FrameInput) -> dict[
 def _dimension(opened: FrameModel, model: Path) -> int:
     shape = (1, opened.expects.height, opened.expects.width, 3)
     grey = np.full(shape, 128, np.uint8)
-    return len(_rows(opened.run(opened.expects.prepare(grey)), model)[0])
+    (embedding,) = _rows(opened.run(opened.expects.prepare(grey)), model)
+    if not np.isfinite(embedding).all() or not embedding.any():
+        found = "only zeros" if np.isfinite(embedding).all() else "numbers that are not finite"
+        raise ExportError(f"{model} gives {found} for a grey frame: its weights are damaged, or it needs other input")
+    return len(embedding)
 
 
 def _rows(output: NDArray[np.float32], model: Path) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 from tests.bundles import make_bundle
 from tests.training.datasets.layouts import write_prid2011
 from training.datasets.synthetic.dataset import write_synthetic
+from training.evaluation import run as run_module
 from training.evaluation.run import EvaluationError, compare, evaluate, evaluate_splits
 from training.loop.trainer import train
 from training.recipe import find_recipe
@@ -157,3 +159,12 @@ def test_unsuitable_data_is_an_error(data, tmp_path):
         evaluate(bundle, [data], split=3, console=QUIET)
     with pytest.raises(EvaluationError, match=r"split all: .*no splits"):
         evaluate_splits(bundle, [data], "all", console=QUIET)
+
+
+def test_data_without_a_right_answer_is_refused_before_anything_is_embedded(data, tmp_path, monkeypatch):
+    for person in sorted(path for path in data.iterdir() if path.is_dir()):
+        (camera, *_) = sorted(path for path in person.iterdir() if path.is_dir())
+        shutil.copytree(camera, tmp_path / "one-camera" / person.name / camera.name)
+    monkeypatch.setattr(run_module, "embed_tracklets", lambda *_arguments, **_options: pytest.fail("embedded"))
+    with pytest.raises(EvaluationError, match="10 queries, 10 in the gallery: no query has a right answer"):
+        evaluate(make_bundle(tmp_path / "bundle"), [tmp_path / "one-camera"], console=QUIET)

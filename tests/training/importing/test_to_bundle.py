@@ -302,3 +302,36 @@ def test_osnet_is_imported(shared_data, tmp_path):
     assert report.clips == 32
     assert all(row.max_difference < 1e-4 for row in report.differences if row.precision == "f32")
     assert Bundle.load(tmp_path / "osnet").spec.dimension == 512
+
+
+def write_linear(path, *, weight=1.0, outputs=("y",), sides=("h", "w")):
+    """Write a model that gives the mean of each channel times a weight."""
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Mul", ["p", "weight"], ["y"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, *sides])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 1, 1]) for name in outputs],
+        [helper.make_tensor("weight", TensorProto.FLOAT, [1], [weight])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(("weight", "found"), [(0.0, "only zeros"), (np.nan, "not finite"), (np.inf, "not finite")])
+def test_model_without_usable_embeddings_is_refused_by_name(tmp_path, weight, found):
+    model = write_linear(tmp_path / "odd.onnx", weight=weight, sides=SIZE)
+    with pytest.raises(ExportError, match=rf"odd\.onnx gives .*{found}.* for a grey frame"):
+        import_frame_model(model, tmp_path / "out")
+
+
+def test_model_without_outputs_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="has no outputs"):
+        import_frame_model(write_linear(tmp_path / "none.onnx", outputs=(), sides=SIZE), tmp_path / "out")
+
+
+@pytest.mark.parametrize("height", [4, 5000, 100_000])
+def test_frame_sizes_that_no_bundle_has_are_refused(tmp_path, height):
+    with pytest.raises(ExportError, match=rf"height of a frame must be 8 to 4096 \(got {height}\)"):
+        import_frame_model(
+            write_linear(tmp_path / "any.onnx"), tmp_path / "out", ImportOptions(height=height, width=32)
+        )
