@@ -27,7 +27,7 @@ MIN_NON_MATED = 300
 FIT_PRIOR = 0.1
 """Share of mated pairs for which the fit is best. At 0.5 the many clear pairs decide, at 0.01 few doubtful ones."""
 
-_LARGEST_SCORE, _SMALLEST_SPREAD = 1e3, 1e-3
+_LARGEST_SCORE, _SMALLEST_SPREAD = 1e3, 1e-4
 
 _DRAWS = 1000
 _RIDGE = 0.0005
