@@ -51,7 +51,8 @@ EMBEDDED_GALLERY_THREADS: Final = 8
 SERVER_GALLERY_THREADS: Final = 64
 """More than for an embedded gallery, because these threads mostly wait for the server."""
 CLOSE_SECONDS: Final = 5.0
-"""After the time for accepted requests, decoders, engine and gallery get this time to end their current step."""
+"""After the time for accepted requests, loading, decoders, engine and gallery get this time to end their current
+step."""
 
 WORKERS: Final = 8
 """Threads of `asyncio.to_thread`: writing videos, cases, the audit log, the sweep."""
@@ -80,7 +81,8 @@ class ServiceState(Enum):
     """The gallery needs a restart of the process; the process ends."""
     STOPPING = "stopping"
     STOPPED = "stopped"
-    """All work has ended. If a decoder, the engine or a call of the gallery never ends, the state stays `STOPPING`."""
+    """All work has ended. If a decoder, the engine, a call of the gallery or a stage of loading does not end in time,
+    the state stays `STOPPING`."""
 
 
 _NEXT: Final[Mapping[ServiceState, frozenset[ServiceState]]] = {
@@ -166,14 +168,17 @@ class Lifecycle:
         """Stop loading or sweeping, then decoders and engine, then the gallery. Call it when no request is running.
 
         The gallery is closed even if decoders or the engine do not end in `CLOSE_SECONDS`, unless its own calls do not
-        end in this time.
+        end in this time. A stage of loading is not waited for longer than that either.
         """
         ended = self.state in {ServiceState.FAILED, ServiceState.BROKEN}
         self._change(ServiceState.STOPPING, self.reason if ended else None)
         self._stop.set()
         if self._task:
-            # Loading must end, because what it opens must be closed. Later, only the sweep can wait for the gallery.
-            await asyncio.wait([self._task], timeout=CLOSE_SECONDS if self._service else None)
+            # Only the sweep can wait for the gallery later. A stage of loading, such as training an index, can take
+            # minutes; what it opens needs no closing if the process ends, as after `kill -9`.
+            _, loading = await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
+            if loading and not self._service:
+                return
         if service := self._service:
             unfinished: set[asyncio.Task[None]] = set()
             if service.model:
@@ -200,6 +205,8 @@ class Lifecycle:
             log.exception("unexpected error during startup")
             self._fail(f"{type(error).__name__}: {error}")
         else:
+            if self._stop.is_set():  # `stop` closes what was loaded
+                return
             self._change(ServiceState.READY)
             service = self._service
             if self._dispatcher:

@@ -69,7 +69,8 @@ def _serve(settings: Settings) -> None:
 async def _run(server: HttpServer, lifecycle: Lifecycle) -> None:
     await server.serve()
     if lifecycle.state is ServiceState.STOPPING:
-        # A normal exit would wait for the thread, however long its step takes. The gallery is closed: nothing is lost.
-        log.warning("process ends while a cancelled request is still being computed")
+        # A normal exit would wait for the thread, however long its step takes. The gallery is closed, or was not open
+        # yet: nothing is lost.
+        log.warning("process ends while its last step is still being computed")
         logging.shutdown()
         os._exit(0 if lifecycle.reason is None else 1)

@@ -51,24 +51,29 @@ class Connection:
     def __init__(self, connection: socket.socket, cancelled: Event | None = None) -> None:
         self._socket, self._cancelled = connection, cancelled
         self._received = b""
-        self._poll = select.poll()
-        self._poll.register(connection, select.POLLIN)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(connection, select.POLLIN)
+        self._writable.register(connection, select.POLLOUT)
 
     def send(self, files: tuple[int, ...] = (), **message: Any) -> None:
         """Send a message.
 
         Raises:
             DecoderEnded: the decoder has ended.
+            VideoError: `cancelled` if the request was cancelled while the decoder reads nothing.
         """
-        data = json.dumps(message).encode()
-        data = struct.pack(">I", len(data)) + data
-        try:
-            if files:
-                sent = self._socket.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))])
-                data = data[sent:]
-            self._socket.sendall(data)
-        except OSError:
-            raise DecoderEnded from None
+        body = json.dumps(message).encode()
+        data = memoryview(struct.pack(">I", len(body)) + body)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+        while data:
+            self._wait(self._writable, None)
+            try:
+                data = data[self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise DecoderEnded from None
+            ancillary = []
 
     def receive(self, seconds: float | None = None) -> dict[str, Any]:
         """Return the next message.
@@ -95,7 +100,7 @@ class Connection:
 
     def _read(self, count: int, seconds: float | None) -> bytes:
         while len(self._received) < count:
-            self._wait(seconds)
+            self._wait(self._readable, seconds)
             piece = self._socket.recv(MAX_MESSAGE)  # often several messages
             if not piece:
                 raise DecoderEnded
@@ -103,12 +108,12 @@ class Connection:
         data, self._received = self._received[:count], self._received[count:]
         return data
 
-    def _wait(self, seconds: float | None) -> None:
+    def _wait(self, ready: select.poll, seconds: float | None) -> None:
         if self._cancelled is None:
-            if not self._poll.poll(None if seconds is None else seconds * 1000):
+            if not ready.poll(None if seconds is None else seconds * 1000):
                 raise DecoderEnded
             return
-        while not self._poll.poll(CHECK_SECONDS * 1000):
+        while not ready.poll(CHECK_SECONDS * 1000):
             self._check_cancelled()
 
     def _check_cancelled(self) -> None:

@@ -7,6 +7,7 @@ come again (MQTT), what is kept of open tracks is in the state before a message 
 
 import asyncio
 import json
+import threading
 import time
 import zlib
 from collections import Counter
@@ -85,6 +86,7 @@ class GroupedSource:
         }
         self._footage: asyncio.Queue[str] = asyncio.Queue()
         self._deadlines: dict[str, float] = {}
+        self._stopped = threading.Event()
         for key, _ in state.open_tracks():
             self._footage.put_nowait(key)
         if self._keeps_open_tracks:
@@ -153,6 +155,7 @@ class GroupedSource:
                     await asyncio.sleep(TICK_SECONDS)
                     self._finish(self._grouper.close_silent(time.monotonic()))
         finally:
+            self._stopped.set()
             self.close()
 
     def close(self) -> None:
@@ -229,7 +232,7 @@ class GroupedSource:
             # Of the clock only what is left at the beginning: it may be set back meanwhile.
             left = min(data["until"] - time.time(), self._options.footage_wait)
             deadline = self._deadlines.setdefault(key, time.monotonic() + left)
-            crops = await asyncio.to_thread(recordings.cut, data["camera"], wanted)
+            crops = await asyncio.to_thread(recordings.cut, data["camera"], wanted, self._stopped)
             missing = crops.count(None)
             if missing and time.monotonic() < deadline:
                 asyncio.get_running_loop().call_later(FOOTAGE_PAUSE_SECONDS, self._footage.put_nowait, key)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from model.errors import Not3dError
 from model.frames import FrameError, decode_frame
-from model.video import VideoEnd, VideoError, open_video
+from model.video import Event, VideoEnd, VideoError, open_video
 from not3d.bridges.tracklet import RelativeBox, cut_pixels
 
 TOLERANCE = 0.1
@@ -78,12 +78,13 @@ class Recordings:
         """Where recordings end, in seconds from their first frame, as far as they were read to the end. What comes
         after the last recording is asked for again and again until the next one is there."""
 
-    def cut(self, camera: str, wanted: Sequence[WantedCrop]) -> list[bytes | None]:
+    def cut(self, camera: str, wanted: Sequence[WantedCrop], cancelled: Event | None = None) -> list[bytes | None]:
         """Return the crops of one person, `None` for each whose frame is not there (yet).
 
         Args:
             camera: the camera; characters that are not in file names count as `-`.
             wanted: boxes, in any order.
+            cancelled: reading ends soon after this event is set; what it would have found is `None`.
         """
         crops: list[bytes | None] = [None] * len(wanted)
         by_file: dict[tuple[datetime, Path], list[int]] = {}
@@ -95,11 +96,11 @@ class Recordings:
                 by_file.setdefault(max(before), []).append(number)
         for (start, path), numbers in by_file.items():
             times = {number: (wanted[number].time + self._offset - start).total_seconds() for number in numbers}
-            for number, frame in self._read_frames(path, times).items():
+            for number, frame in self._read_frames(path, times, cancelled).items():
                 crops[number] = _cut(frame, wanted[number].box)
         return crops
 
-    def _read_frames(self, path: Path, times: dict[int, float]) -> dict[int, Image]:
+    def _read_frames(self, path: Path, times: dict[int, float], cancelled: Event | None) -> dict[int, Image]:
         """Return the frames at times in seconds from the first one, by key; those that are missing are left out."""
         try:
             if path.suffix.lower() in PICTURES:
@@ -111,7 +112,7 @@ class Recordings:
             before_end = {key: time for key, time in times.items() if time <= end + TOLERANCE}
             if not before_end:
                 return {}
-            found, end = _read_video(path, before_end)
+            found, end = _read_video(path, before_end, cancelled)
         except (FrameError, VideoError, OSError):  # it is still being written, for example
             return {}
         if end < math.inf:
@@ -191,23 +192,23 @@ def _read_time(text: str) -> datetime | None:
     return None
 
 
-def _read_video(path: Path, times: dict[int, float]) -> tuple[dict[int, Image], float]:
+def _read_video(path: Path, times: dict[int, float], cancelled: Event | None) -> tuple[dict[int, Image], float]:
     """Return the frames at times in seconds from the first one, by key, and where the recording ends if that was seen.
 
     Nothing is decoded if all times are clearly after the end that the file declares.
     """
-    with open_video(path) as video:
+    with open_video(path, cancelled=cancelled) as video:
         if video.declared_frames and video.frame_rate > 0:
             declared = video.declared_frames / video.frame_rate
             if min(times.values()) > END_FACTOR * declared + END_SECONDS:
                 return {}, math.inf
-    found, end = _read_by_rate(path, times)
-    return (found, end) if found else _read_by_time(path, times)
+    found, end = _read_by_rate(path, times, cancelled)
+    return (found, end) if found else _read_by_time(path, times, cancelled)
 
 
-def _read_by_rate(path: Path, times: dict[int, float]) -> tuple[dict[int, Image], float]:
+def _read_by_rate(path: Path, times: dict[int, float], cancelled: Event | None) -> tuple[dict[int, Image], float]:
     """Read the frames that a constant rate gives; nothing if one of them has another time."""
-    with open_video(path) as video:
+    with open_video(path, cancelled=cancelled) as video:
         rate = video.frame_rate
         if rate <= 0:
             return {}, math.inf
@@ -227,11 +228,11 @@ def _read_by_rate(path: Path, times: dict[int, float]) -> tuple[dict[int, Image]
         return found, end
 
 
-def _read_by_time(path: Path, times: dict[int, float]) -> tuple[dict[int, Image], float]:
+def _read_by_time(path: Path, times: dict[int, float], cancelled: Event | None) -> tuple[dict[int, Image], float]:
     """Read all frames up to the last time, and return the nearest one for each time."""
     nearest: dict[int, tuple[float, Image]] = {}
     last, end = max(times.values()) + TOLERANCE, 0.0
-    with open_video(path) as video:
+    with open_video(path, cancelled=cancelled) as video:
         for frame in video.read_all():
             if frame.time > last:
                 end = math.inf

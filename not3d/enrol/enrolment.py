@@ -87,11 +87,14 @@ def enroll_all(
     retry = RetryPolicy(seconds=options.retry_seconds, idempotent=True)
 
     def collect(below: int) -> None:
-        while len(running) >= max(below, 1):
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+        while running:
+            full = len(running) >= below
+            done, _ = wait(running, None if full else 0, FIRST_COMPLETED)
             for future in done:
                 running.remove(future)
                 report(future.result())
+            if not full:  # the next item may take minutes: what is known by now is not kept until then
+                return
 
     try:
         for number, item in enumerate(items):

@@ -46,6 +46,10 @@ T = TypeVar("T")
 
 MAX_HEADERS = 64
 """Up to this many image headers are checked in the event loop's thread. Decoder threads check more, and videos."""
+MAX_HEADER_MARKS = 4096
+MAX_HEADER_BYTES = 1024 * 1024
+"""The same for pictures with so many bytes FF, and bytes, together: a JPEG may have as many segments as bytes FF, and
+each of them takes half a microsecond."""
 _UNSUPPORTED = frozenset({"not_an_image", "unsupported"})
 """Why a frame is refused as content of a wrong type."""
 QUEUED_CALLS = 2
@@ -99,10 +103,10 @@ class Embedder:
 
         def check() -> tuple[list[int] | None, bool]:
             chosen = check_footage(footage, settings, spec.clip_length, max_clips, cancelled)
-            return chosen, has_large_pictures(footage, chosen)
+            return chosen, has_large_pictures(footage, chosen, cancelled)
 
         # Checking a few headers takes less time than starting a thread.
-        inline = not footage.video and len(footage.frames) <= MAX_HEADERS
+        inline = not footage.video and _has_short_headers(footage.frames)
         checking = self._videos if footage.video else self._decoders
         chosen, large = check() if inline else await self._in_pool(checking, check, cancelled)
         if footage.video:
@@ -199,6 +203,12 @@ class Embedder:
             if not job.cancel():  # its thread still reads the footage, which must stay open until it ends
                 await finish([future])
             raise
+
+
+def _has_short_headers(frames: list[bytes]) -> bool:
+    if len(frames) > MAX_HEADERS or sum(map(len, frames)) > MAX_HEADER_BYTES:
+        return False
+    return sum(frame.count(b"\xff") for frame in frames) <= MAX_HEADER_MARKS
 
 
 def _encode_thumbnails(frames: list[Frame]) -> tuple[bytes, ...]:

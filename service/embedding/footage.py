@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -54,7 +54,8 @@ def check_footage(
         of a video whose number is unknown.
 
     Raises:
-        FootageError: `too_large` for anything over a limit, `unsupported` or `unusable` for a bad video file.
+        FootageError: `too_large` for anything over a limit, `unsupported` or `unusable` for a bad video file; or the
+            request was cancelled.
     """
     count = footage.count
     if count is not None:
@@ -75,15 +76,20 @@ def check_footage(
     order = _in_time_order(footage.boxes) if footage.boxes is not None else range(count)
     chosen = [order[place] for place in choose_frames(count, clip_length, max_clips)] if count else []
     if not footage.video:
-        _check_frames(footage, chosen, settings)
+        _check_frames(footage, chosen, settings, cancelled)
     return chosen
 
 
-def has_large_pictures(footage: Footage, chosen: Sequence[int] | None) -> bool:
-    """Return whether a chosen frame needs more than `LARGE_PICTURE_BYTES` to be decoded; false for a video."""
+def has_large_pictures(footage: Footage, chosen: Sequence[int] | None, cancelled: Event | None = None) -> bool:
+    """Return whether a chosen frame needs more than `LARGE_PICTURE_BYTES` to be decoded; false for a video.
+
+    Raises:
+        FootageError: the request was cancelled.
+    """
     if footage.video or chosen is None:
         return False
     for index in _count_decoded(footage, chosen):
+        _check_cancelled(cancelled)
         try:
             if read_header(footage.frames[index]).decoding_bytes > LARGE_PICTURE_BYTES:
                 return True
@@ -136,12 +142,13 @@ def read_samples(
         resampling: whose pixels resizing gives, as the model's preprocessing says.
         memory: limits the pictures that are decoded at the same time; by default this call has a limit of its own.
         warnings: gets the sizes of the frames that are used, and the boxes of frames that do not exist.
-        cancelled: the decoder of a video ends soon after this event is set.
+        cancelled: after this event is set, the decoder of a video ends soon, and no further picture is decoded.
 
     Raises:
         FootageError: the video is over a limit or cannot be decoded.
     """
-    reader = _StillReader(settings, height, width, resampling, memory or DecodeMemory(settings.max_decode_bytes))
+    memory = memory or DecodeMemory(settings.max_decode_bytes)
+    reader = _StillReader(settings, height, width, resampling, memory, cancelled)
     for index, size, frame in _read_sized(footage, settings, reader, chosen, cancelled):
         if warnings and size:
             warnings.add_size(*size)
@@ -191,6 +198,7 @@ class _StillReader:
     width: int
     resampling: Resampling
     memory: DecodeMemory
+    cancelled: Event | None
 
     def resize(self, frame: Frame) -> Frame:
         """Resize into a new array: a view would keep the full decoded picture in memory."""
@@ -229,9 +237,13 @@ class _StillReader:
             return index, None, crop
         return index, (crop.shape[1], crop.shape[0]), self.resize(crop)
 
-    def _reserve(self, data: bytes) -> AbstractContextManager[None]:
+    @contextmanager
+    def _reserve(self, data: bytes) -> Iterator[None]:
         size = read_header(data).decoding_bytes
-        return self.memory.reserve(size) if size > LARGE_PICTURE_BYTES else nullcontext()
+        with self.memory.reserve(size) if size > LARGE_PICTURE_BYTES else nullcontext():
+            if self.cancelled is not None and self.cancelled.is_set():  # while it waited for memory
+                raise FrameError("undecodable", "the request was cancelled")
+            yield
 
 
 @contextmanager
@@ -250,11 +262,17 @@ def _open(path: Path, settings: Settings, cancelled: Event | None) -> Iterator[V
         yield video
 
 
-def _check_frames(footage: Footage, chosen: Sequence[int], settings: Settings) -> None:
+def _check_cancelled(cancelled: Event | None) -> None:
+    if cancelled is not None and cancelled.is_set():
+        raise FootageError("unusable", "the request was cancelled")
+
+
+def _check_frames(footage: Footage, chosen: Sequence[int], settings: Settings, cancelled: Event | None) -> None:
     """Apply the limits to the headers of the frames that will be decoded."""
     faults: list[tuple[int, str]] = []
     pixels = 0
     for index, decoded in _count_decoded(footage, chosen).items():
+        _check_cancelled(cancelled)
         data = footage.frames[index]
         try:
             if len(data) > settings.max_frame_bytes:

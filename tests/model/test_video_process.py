@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from model.frames import FrameLimits
 from model.video import STARTER, UNLIMITED, VideoError, VideoLimits, open_video
+from model.video.process import Connection
 from tests.videos import figure, repeat_png, write
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +157,25 @@ def test_cancelling_ends_frames_that_are_read_without_waiting(tmp_path: Path) ->
         with pytest.raises(VideoError) as error:
             list(frames)
     assert error.value.kind == "cancelled"
+
+
+def test_cancelling_ends_a_message_to_a_decoder_that_reads_nothing() -> None:
+    """A file may have taken the decoder over."""
+    cancelled, errors = threading.Event(), list[VideoError]()
+    ours, theirs = socket.socketpair()
+
+    def work() -> None:
+        with pytest.raises(VideoError) as error:
+            Connection(ours, cancelled).send(kind="read", wanted=list(range(1_000_000)), pixels=True)
+        errors.append(error.value)
+
+    with ours, theirs:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        cancelled.set()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert errors[0].kind == "cancelled"
 
 
 def test_cpu_time_is_limited(slow: Path) -> None:

@@ -442,6 +442,54 @@ def test_stopping_while_a_stage_runs_loads_no_further(
         assert again.client.get("/readyz").status_code == 200
 
 
+def test_stopping_does_not_wait_for_a_stage_that_takes_long(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training an index takes minutes for a million records."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def held(*_arguments: object, **_more: object) -> EmbeddedGallery:
+        begun.set()
+        assert may_end.wait(60)
+        raise GalleryError("too late")
+
+    monkeypatch.setattr(lifecycle, "open_gallery", held)
+    monkeypatch.setattr(lifecycle, "CLOSE_SECONDS", 0.1)
+
+    async def live() -> ServiceState:
+        life = Lifecycle(Settings(bundle=bundle, data_dir=tmp_path / "data", device="cpu"))
+        life.start()
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        try:
+            await asyncio.wait_for(life.stop(), 20)
+            return life.state
+        finally:
+            may_end.set()
+
+    assert asyncio.run(live()) is ServiceState.STOPPING
+
+
+def test_stopping_in_the_last_stage_is_no_error(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stop_meanwhile(life: Lifecycle, *_arguments: object) -> None:
+        stopping.append(asyncio.create_task(life.stop()))
+        while life.state is not ServiceState.STOPPING:
+            await asyncio.sleep(0)
+
+    stopping: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(Lifecycle, "_start_alerts", stop_meanwhile)
+
+    async def live() -> Lifecycle:
+        life = Lifecycle(Settings(bundle=bundle, data_dir=tmp_path / "data", device="cpu"))
+        life.start()
+        assert life._task
+        await life._task
+        await stopping[0]
+        return life
+
+    assert asyncio.run(live()).state is ServiceState.STOPPED
+
+
 def test_a_lasting_stall_ends_the_liveness(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readiness ends first; an orchestrator restarts the process only if that does not help."""
     stalled = 0.0

@@ -208,6 +208,21 @@ serve(Settings())
 """
 
 
+LOADING_COMMAND = """
+import time
+import service.lifecycle
+from service.server import serve
+from service.settings import Settings
+
+def stuck(*_, **__):
+    print("loading", flush=True)
+    time.sleep(600)
+
+service.lifecycle.open_gallery = stuck
+serve(Settings())
+"""
+
+
 NOISY_COMMAND = f"""
 import logging, os, threading, time, warnings
 def write():
@@ -291,6 +306,20 @@ def test_a_decoder_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path
         process.communicate()
     with running(bundle, tmp_path / "data") as (_, url):
         assert httpx.get(f"{url}/gallery", timeout=TIMEOUT).json()["items"] == []
+
+
+def test_a_start_that_never_ends_does_not_delay_the_end(bundle: Path, tmp_path: Path) -> None:
+    process, _ = start(bundle, tmp_path / "data", LOADING_COMMAND)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        status, errors = end_of(process)
+    finally:
+        process.kill()
+        process.communicate()
+    assert status == 0, errors
+    assert "still being computed" in errors.splitlines()[-1]
 
 
 def test_the_service_does_not_load_torch() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -176,6 +177,23 @@ def test_recordings_that_never_come_end_in_a_named_drop(bench, recordings, monke
     source.pass_by(10)
     source.run_until(source.dropped)
     assert list(source.dropped().values()) == ["no_footage"]
+
+
+def test_the_end_of_the_bridge_ends_the_reading_of_a_long_recording(bench, recordings):
+    begun, cancelled = threading.Event(), []
+
+    class Long(Recordings):
+        def cut(self, camera, wanted, ended=None):
+            begun.set()
+            cancelled.append(ended is not None and ended.wait(20))
+            return [None] * len(wanted)
+
+    source = bench(recordings=Long(recordings))
+    source.add(see())
+    source.pass_by(10)
+    source.run_until(begun.is_set)
+    assert cancelled == [True]
+    assert source.dropped() == {}  # it is read again at the next start
 
 
 def test_boxes_that_wait_for_recordings_survive_a_restart(bench, recordings):

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -207,9 +209,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the recordings that are opened from now on, once for each pass."""
     names: list[str] = []
 
-    def note(path: Path):
+    def note(path: Path, **options: Any):
         names.append(path.name)
-        return open_video(path)
+        return open_video(path, **options)
 
     monkeypatch.setattr(recordings, "open_video", note)
     return names
@@ -256,3 +258,10 @@ def test_the_ends_of_recordings_are_remembered_of_the_latest_only(
     assert len(opened) == passes
     assert site.cut("gate", [at(0.8)]) == [None]
     assert len(opened) > passes
+
+
+def test_nothing_more_is_read_after_the_end(site: Path) -> None:
+    ended = threading.Event()
+    assert numbers(Recordings(site).cut("gate", [at(0), at(2)], ended)) == [0, 0]
+    ended.set()
+    assert Recordings(site).cut("gate", [at(0), at(2)], ended) == [None, None]

@@ -100,6 +100,23 @@ def test_footage_is_read_only_a_little_ahead(client: Client, people: Path) -> No
     assert furthest <= 4
 
 
+def test_an_outcome_is_reported_before_the_next_footage_is_read(people: Path) -> None:
+    """Cutting the next track out of a video may take minutes, and a full disk must end it before."""
+    reported, before_the_end = list[Outcome](), 0
+
+    def read() -> Iterator[LocalTracklet]:
+        nonlocal before_the_end
+        for number in range(100):  # fewer than may be on their way
+            yield LocalTracklet(f"t{number}", problem="no boxes")
+            time.sleep(0.05)
+            if before_the_end := len(reported):
+                return
+
+    with Client("http://127.0.0.1:9") as nowhere:
+        enroll_all(nowhere, read(), workers=64, report=reported.append)
+    assert before_the_end
+
+
 def test_an_unreachable_service_ends_the_enrolment(people: Path) -> None:
     with Client("http://127.0.0.1:9") as nowhere, pytest.raises(UnreachableError, match=r"for 0\.3 seconds"):
         collect(nowhere, list_tracklets(people).items, options=EnrolOptions(retry_seconds=0.3))

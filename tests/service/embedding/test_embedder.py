@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import service.embedding.footage
 from model.bundle import Bundle
 from model.engines import Engine, EngineError, open_engine
-from model.frames import SizedFrame, read_sized_frame
+from model.frames import ImageHeader, SizedFrame, read_header, read_sized_frame
 from service.embedding.embedder import Embedder
 from service.embedding.footage import Footage, FootageError
 from service.settings import Settings
@@ -150,6 +150,63 @@ async def test_cancelled_request_decodes_no_further_frame(parts: Parts, monkeypa
     with pytest.raises(asyncio.CancelledError):
         await task
     assert decoded == 1
+
+
+async def test_cancelled_request_decodes_no_picture_after_it_waited_for_memory(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(bundle, max_batch=2, max_decode_bytes=1, decode_threads=2)
+    decoded, may_go_on = 0, threading.Event()
+
+    def counted(*arguments: Any, **named: Any) -> SizedFrame:
+        nonlocal decoded
+        decoded += 1
+        assert may_go_on.wait(20)
+        return read_sized_frame(*arguments, **named)
+
+    monkeypatch.setattr(service.embedding.footage, "read_sized_frame", counted)
+    large = Footage([encode(np.zeros((2000, 2000, 3), np.uint8), ".png")])
+    first = asyncio.create_task(parts.embedder.embed(large))
+    while not decoded:
+        await asyncio.sleep(0.01)
+    second = asyncio.create_task(parts.embedder.embed(large))
+    while not parts.embedder._memory._next.locked():
+        await asyncio.sleep(0.01)
+    second.cancel()
+    await asyncio.sleep(0)  # let the cancellation arrive
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert (await first).frames == 1
+    assert decoded == 1
+    parts.embedder.close()
+
+
+async def test_headers_of_many_segments_are_read_outside_the_event_loop_until_a_cancellation(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these files has a thousand segments, and takes half a millisecond of Python."""
+    read, threads, may_go_on = read_header, list[threading.Thread](), threading.Event()
+
+    def noted(data: bytes) -> ImageHeader:
+        threads.append(threading.current_thread())
+        assert may_go_on.wait(20)
+        return read(data)
+
+    monkeypatch.setattr(service.embedding.footage, "read_header", noted)
+    plain = tracklet(1, 1)[0]
+    frames = [plain[:2] + b"\xff\xef\0\2" * 1000 + plain[2:]] * 40
+    task = asyncio.create_task(parts.embedder.embed(Footage(frames)))
+    while not threads:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0)  # let the cancellation arrive
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
+    assert (await parts.embedder.embed(Footage(frames))).frames == 40
 
 
 async def test_decoding_waits_for_the_engine(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
