@@ -32,26 +32,23 @@ class VideoFile:
 
     def __init__(self, file: int, job: dict[str, Any]) -> None:
         self.job = job
-        os.lseek(file, 0, os.SEEK_SET)
+        self._file = file
         # Above this size the decoder allocates nothing. Frames between it and the limit are refused with their size.
         pixels = {"max_pixels": str(min(4 * job["max_pixels"], 2**31 - 1))}
-        options = {"fd": str(file), "protocol_whitelist": "fd", "max_streams": str(MAX_STREAMS), **pixels}
-        try:
-            self._container = av.open("fd:", format=CONTAINERS[job["container"]], options=options)
-        except (FFmpegError, ValueError, UnicodeError):
-            raise Refused("unusable", "the file has no video stream that can be decoded") from None
-        self.stream = self._choose_stream()
-        context = self.context = self.stream.codec_context
-        self.codec: str = context.name
-        if (name := context.codec.canonical_name) not in CODECS:
+        self._options = {"fd": str(file), "protocol_whitelist": "fd", "max_streams": str(MAX_STREAMS), **pixels}
+        self._open()
+        name = self.stream.codec_context.codec.canonical_name
+        if name not in CODECS:
             raise Refused("unsupported", f"the codec {name} is not supported; send H.264, HEVC, AV1, VP9 or MPEG-4")
-        self.width, self.height = context.width, context.height
+        self.width, self.height = self.stream.codec_context.width, self.stream.codec_context.height
+        if not (self.width and self.height):
+            raise Refused("unusable", "the file does not say the size of its frames; the start of the video is missing")
         self.check_size(self.width, self.height)
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.rate = float(rate) if rate else 0.0
-        self.declared_frames = max(0, self.stream.frames)
-        if not self.declared_frames and self.rate and self._container.duration:
-            self.declared_frames = int(min(self._container.duration / av.time_base * self.rate + 0.5, 2**53))
+        self.declared_frames = self._declare_frames()
+        context = self.context = self.stream.codec_context
+        self.codec: str = context.name
         self.period = 1 / self.rate if self.rate else 0.04
         context.thread_count = job["threads"]
         context.thread_type = ThreadType.AUTO if job["threads"] != 1 else ThreadType.NONE
@@ -62,6 +59,30 @@ class VideoFile:
             context.open(strict=False)
         except (FFmpegError, ValueError):
             raise Refused("unusable", f"the {name} stream cannot be decoded") from None
+
+    def _open(self) -> None:
+        os.lseek(self._file, 0, os.SEEK_SET)
+        try:
+            self._container = av.open("fd:", format=CONTAINERS[self.job["container"]], options=self._options)
+        except (FFmpegError, ValueError, UnicodeError):
+            raise Refused("unusable", "the file has no video stream that can be decoded") from None
+        self.stream = self._choose_stream()
+
+    def _declare_frames(self) -> int:
+        """Return how many frames the file says that it has; 0 if it does not say it.
+
+        Most containers say only a rate and a duration. Pauses and a variable rate make that a wrong number, so the
+        packets are counted before a video is refused for it.
+        """
+        if self.stream.frames > 0:
+            return int(self.stream.frames)
+        duration = self._container.duration or 0
+        frames = int(min(max(0, duration) / av.time_base * self.rate + 0.5, 2**53))
+        if frames > min(self.job["max_frames"], self.job["max_decoded_pixels"] // (self.width * self.height)):
+            frames = sum(1 for _ in self.packets())
+            self._container.close()
+            self._open()
+        return frames
 
     def packets(self) -> Iterator[Any]:
         """Yield the packets of the stream."""

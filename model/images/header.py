@@ -15,11 +15,6 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"MM\0*", "TIFF"),
     (0, b"II+\0", "BigTIFF"),
     (0, b"MM\0+", "BigTIFF"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftypavis", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
     (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
@@ -44,6 +39,9 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"Pf\n", "PFM"),
 )
 """Offset and bytes that identify a format, and its name."""
+_HEIC_BRANDS = frozenset(b"mif1 msf1 heic heix heim heis hevc hevx hevm hevs".split())
+_MAX_BRANDS = 256
+"""Bytes in which the brands of a file are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,18 @@ def other_format(data: bytes) -> FrameError:
     """Return the error of a file that is neither JPEG, PNG, WebP nor BMP; it names the format if it is known."""
     if not data:
         return FrameError("not_an_image", "the file is empty")
-    for offset, mark, name in _OTHER_FORMATS:
-        if data[offset : offset + len(mark)] == mark:
-            return FrameError("unsupported", f"{name} files are not read: send {FORMATS}")
+    names = [name for offset, mark, name in _OTHER_FORMATS if data[offset : offset + len(mark)] == mark]
+    if name := _name_by_brands(data) or (names[0] if names else ""):
+        return FrameError("unsupported", f"{name} files are not read: send {FORMATS}")
     return FrameError("not_an_image", f"the content is not {FORMATS}")
+
+
+def _name_by_brands(data: bytes) -> str:
+    """Return the name of an image in a container like that of MP4, whose brands say what is in it; "" if it is none."""
+    if data[4:8] != b"ftyp":
+        return ""
+    end = min(int.from_bytes(data[:4], "big"), _MAX_BRANDS)
+    brands = {data[at : at + 4] for at in (8, *range(16, end, 4))}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIC" if brands & _HEIC_BRANDS else ""

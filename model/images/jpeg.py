@@ -55,6 +55,8 @@ def read_header(data: bytes) -> ImageHeader:
                 raise FrameError("unsupported", f"{coding} is not read: send a baseline or progressive JPEG")
             if precision != 8:
                 raise FrameError("unsupported", f"a JPEG of {precision} bits is not read: send a JPEG of 8 bits")
+            if height == 0:
+                raise FrameError("unsupported", "a JPEG whose height follows its pixels (marker DNL) is not read")
             size, progressive = (width, height), marker in _PROGRESSIVE
         exif = exif or marker == _APP1
         if marker == _SOS and size is not None:

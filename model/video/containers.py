@@ -55,16 +55,17 @@ def find_container(source: Path | BinaryIO) -> Container | None:
     with open_source(source) as file:
         file.seek(0)
         head = file.read(4 * _TS_PACKET)
+    # First, because a stream may begin in the middle of a text, such as the "skip" in the settings of an encoder.
+    # Blu-ray and camcorders put a time of four bytes before each packet.
+    for start, size in ((0, _TS_PACKET), (4, _TS_PACKET + 4)):
+        if len(head) > start + 2 * size and all(head[at] == 0x47 for at in range(start, len(head), size)):
+            return "mpegts"
     if head[4:8] == b"ftyp" or head[4:8] in _QUICKTIME:
         return "mp4"
     if head[:4] == _EBML:
         return "matroska"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
-    # Blu-ray and camcorders put a time of four bytes before each packet.
-    for start, size in ((0, _TS_PACKET), (4, _TS_PACKET + 4)):
-        if len(head) > start + 2 * size and all(head[at] == 0x47 for at in range(start, len(head), size)):
-            return "mpegts"
     return None
 
 

@@ -61,6 +61,7 @@ def open_video(
             frame = limits.frame
             job = {"container": container, "threads": 0 if threads is None else threads, "memory": limits.memory}
             job |= {"seconds": limits.cpu_seconds, "max_pixels": frame.max_pixels, "max_side": frame.max_side}
+            job |= {"max_frames": limits.max_frames, "max_decoded_pixels": limits.max_pixels}
             with closing(Video(worker.connection, limits)) as video:
                 video.open(job, file.fileno())
                 yield video
@@ -71,7 +72,8 @@ class Video:
 
     Attributes:
         frame_rate: average frames per second, 0 if unknown. Use the times of the frames instead.
-        declared_frames: number of frames as the file says or its duration implies, which may be wrong; 0 if unknown.
+        declared_frames: number of frames as the file says, or as its duration implies, which may be wrong; 0 if
+            unknown. If the duration implies more than the limits allow, it is the number of packets.
         codec: name of the codec.
     """
 

@@ -174,9 +174,7 @@ def read_pictures(tracklet: LocalTracklet) -> list[Image]:
         FootageError: a frame cannot be decoded, or the video cannot be read.
     """
     if tracklet.video is not None:
-        with open_video(tracklet.video) as reader:
-            wanted = sorted(set(pick_evenly(reader.declared_frames)))
-            return [_require_pixels(tracklet.video, frame) for frame in reader.read(wanted)]
+        return _read_evenly(tracklet.video)
     pictures = []
     boxes = {box[0]: box[1:] for box in tracklet.boxes}
     for index in pick_evenly(len(tracklet.frames)):
@@ -187,6 +185,18 @@ def read_pictures(tracklet: LocalTracklet) -> list[Image]:
         except (FrameError, OSError) as error:
             raise FootageError(f"frame {index} of {tracklet.id}: {error}") from error
     return pictures
+
+
+def _read_evenly(video: Path, frames: int | None = None) -> list[Image]:
+    """Return a few of the `frames` frames of a video, by default of as many as it declares, which may be wrong."""
+    try:
+        with open_video(video) as reader:
+            wanted = sorted(set(pick_evenly(reader.declared_frames if frames is None else frames)))
+            return [_require_pixels(video, frame) for frame in reader.read(wanted)]
+    except FootageError as error:
+        if frames is None and isinstance(error.__cause__, VideoEnd):
+            return _read_evenly(video, error.__cause__.frames)
+        raise
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from model.video import (
     open_video,
 )
 from tests.service.pictures import draw, encode, write_video
+from tests.videos import figure, write
 
 KINDS: list[tuple[str, str, Container]] = [
     ("v.mp4", "mp4v", "mp4"),
@@ -109,6 +110,21 @@ def test_too_many_frames_are_refused_before_counting(steps: Path) -> None:
     assert error.value.kind == "too_large"
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_duration_that_implies_too_many_frames_is_compared_with_the_file(suffix: str, tmp_path: Path) -> None:
+    times = [*range(0, 40, 2), *range(1000, 11_000, 1000)]  # the first ones promise 500 frames per second
+    figures = [figure(shift=index) for index in range(len(times))]
+    path = write(tmp_path / f"v.{suffix}", figures, times=times, options={"bf": "0"})
+    pause = write(tmp_path / f"pause.{suffix}", figures[:6], times=[0, 10, 20, 30, 40, 3_600_000], options={"bf": "0"})
+    for each, frames in ((path, 30), (pause, 6)):
+        with open_video(each, limits(max_frames=30)) as video:
+            assert video.count() == frames
+        with open_video(each, limits(max_frames=30)) as video:
+            assert len(list(video.read_all())) == frames
+    with open_video(path, limits(max_frames=29)) as video, pytest.raises(VideoError, match="30 frames, at most 29"):
+        video.count()
+
+
 def test_pixels_of_all_frames_are_limited(steps: Path) -> None:
     five = limits(max_pixels=5 * 64 * 64)
     assert levels(steps, [0, 4], five) == [0, 4]
@@ -152,6 +168,21 @@ def test_truncated_video_is_refused(name: str, codec: str, container: Container,
     (tmp_path / name).write_bytes(data[: int(len(data) * share)])
     assert find_container(tmp_path / name) == container
     assert truncated(tmp_path / name)
+
+
+def test_transport_stream_that_begins_inside_a_text_is_no_quicktime(tmp_path: Path) -> None:
+    path = tmp_path / "video.ts"
+    path.write_bytes((b"\x47\1\0\x12skip=1 chroma_me=1").ljust(188, b" ") + (b"\x47" + bytes(187)) * 5)
+    assert find_container(path) == "mpegts"
+
+
+def test_stream_whose_headers_are_missing_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.ts", [figure(shift=index) for index in range(12)], options={"g": "100"})
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 188 // 2 * 188 :])
+    with pytest.raises(VideoError, match="the start of the video is missing") as error, open_video(path):
+        pass
+    assert error.value.kind == "unusable"
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"#EXTM3U\n", b"ffconcat version 1.0\n", b"RIFF\0\0\0\0WAVEfmt "])

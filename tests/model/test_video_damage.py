@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -92,6 +93,66 @@ def test_packets_that_the_container_has_lost_do_not_shift_later_frames(tmp_path:
             assert difference(frame.pixels, other.pixels) < 2
     assert any(isinstance(frame.pixels, FrameError) for frame in found)
     assert not isinstance(found[-1].pixels, FrameError)
+
+
+def test_recording_that_begins_between_key_frames_begins_with_the_first_of_them(tmp_path: Path) -> None:
+    """FFmpeg and OpenCV show nothing before it, so trackers count from there."""
+    whole = make("libx264", "ts", {**H264, "bf": "2"}, tmp_path)
+    data = whole.read_bytes()
+    path = tmp_path / "cut.ts"
+    path.write_bytes(data[len(data) // 188 // 3 * 188 :])
+    check_cut(read(path), read(whole)[-2 * GROUP :])
+
+
+def test_frames_that_a_decoder_predicts_from_nothing_are_refused(tmp_path: Path) -> None:
+    """FFmpeg and OpenCV show them, so they count."""
+    whole = make("mpeg4", "ts", {"g": str(GROUP), "b": "2M"}, tmp_path)
+    path = copy_from(whole, GROUP + 3, tmp_path / "cut.ts")
+    found, clean = read(path), read(whole)[GROUP + 3 :]
+    assert [frame.index for frame in found] == list(range(len(clean)))
+    assert [isinstance(frame.pixels, FrameError) for frame in found] == [
+        index < GROUP - 3 for index in range(len(clean))
+    ]
+    for frame, other in list(zip(found, clean, strict=True))[GROUP - 3 :]:
+        assert difference(frame.pixels, other.pixels) < 2
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_pictures_that_are_predicted_from_before_the_cut_cost_no_later_one(
+    codec: str, suffix: str, tmp_path: Path
+) -> None:
+    x264 = {"bf": "2", "x264-params": "open-gop=1:scenecut=0:b-adapt=0:keyint=6:min-keyint=6:repeat-headers=1"}
+    x265 = {"x265-params": "open-gop=1:keyint=6:min-keyint=6:scenecut=0:bframes=2:b-adapt=0:log-level=none"}
+    options = x264 if codec == "libx264" else x265
+    whole = write(tmp_path / "whole.mkv", PICTURES[:24], codec, options=options, rate=25)
+    clean = read(whole)
+    with av.open(whole) as source:
+        packets = [(packet.pts, packet.is_keyframe) for packet in source.demux(video=0) if packet.size]
+    second = [number for number, (_, is_key) in enumerate(packets) if is_key][1]
+    shown = sum(time < packets[second][0] for time, _ in packets)
+    assert shown > second  # the second group shows pictures before its key frame
+    path = copy_from(whole, second, tmp_path / f"cut.{suffix}")
+    check_cut(read(path), clean[shown:])
+
+
+def copy_from(whole: Path, first: int, path: Path) -> Path:
+    """Copy the packets of a video from this one on."""
+    with av.open(whole) as source, av.open(path, "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in [packet for packet in source.demux(video=0) if packet.size][first:]:
+            packet.stream = stream
+            container.mux(packet)
+    return path
+
+
+def check_cut(found: list[VideoFrame], expected: list[VideoFrame]) -> None:
+    """All these frames are there, counted and timed from the first of them."""
+    assert [frame.index for frame in found] == list(range(len(expected)))
+    times = [frame.time - expected[0].time for frame in expected]
+    assert [frame.time for frame in found] == pytest.approx(times, abs=0.01)
+    for frame, whole in zip(found, expected, strict=True):
+        assert difference(frame.pixels, whole.pixels) < 2
 
 
 def test_damaged_picture_of_a_film_of_pictures_costs_one_frame(tmp_path: Path) -> None:

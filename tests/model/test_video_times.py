@@ -64,6 +64,19 @@ def test_transport_stream_whose_clock_wraps(tmp_path: Path) -> None:
     check_times(path, times)
 
 
+@pytest.mark.parametrize("second", [0, 40_000])
+def test_times_go_on_where_the_clock_of_joined_recordings_begins_again(second: int, tmp_path: Path) -> None:
+    starts = (50_000, second)
+    parts = [
+        write(tmp_path / f"{start}.ts", STEPS, times=range(start, start + 1000, 100), options={"bf": "2"})
+        for start in starts
+    ]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = read(path)
+    assert [frame.time for frame in frames] == pytest.approx([index / 10 for index in range(20)], abs=TOLERANCE)
+
+
 def test_avi_has_no_timestamps_and_counts_in_the_order_of_showing(tmp_path: Path) -> None:
     path = write(tmp_path / "v.avi", STEPS, options={"bf": "3"}, rate=10)
     check_times(path, [100 * index for index in range(10)])

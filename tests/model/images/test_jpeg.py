@@ -93,6 +93,14 @@ def test_unusual_jpegs_are_refused_by_name(marker: int, precision: int, words: s
     assert words in error_of(changed).reason
 
 
+def test_jpeg_whose_height_follows_its_pixels_is_refused_by_name() -> None:
+    data = save(PERSON, "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    error = error_of(data[:at] + bytes(2) + data[at + 2 : -2] + segment(0xDC, struct.pack(">H", 96)) + b"\xff\xd9")
+    assert error.status == "unsupported"
+    assert "DNL" in error.reason
+
+
 def test_unknown_version_of_jfif_is_read() -> None:
     data = bytearray(save(PERSON, "JPEG"))
     wanted = decode_frame(bytes(data))

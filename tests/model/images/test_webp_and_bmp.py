@@ -119,3 +119,13 @@ def test_other_formats_are_refused_by_name_with_the_accepted_ones(format_: str) 
     assert error.status == "unsupported"
     assert FORMATS in error.reason
     assert {"JPEG2000": "JPEG 2000", "PPM": "PNM", "ICO": "icon"}.get(format_, format_) in error.reason
+
+
+@pytest.mark.parametrize(
+    ("brands", "name"),
+    [(b"mif1\0\0\0\0mif1avifmiaf", "AVIF"), (b"msf1\0\0\0\0msf1hevc", "HEIC"), (b"heic\0\0\0\0mif1heic", "HEIC")],
+)
+def test_pictures_in_a_container_are_named_by_all_their_brands(brands: bytes, name: str) -> None:
+    error = error_of(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + b"\0\0\0\x20meta")
+    assert (error.status, error.reason.split()[0]) == ("unsupported", name)
+    assert error_of(b"\0\0\0\x14ftypisom\0\0\0\0isom" + b"mif1").status == "not_an_image"

@@ -14,6 +14,7 @@ from not3d.enrol.footage import cut_tracks, list_tracks, read_pictures
 from not3d.enrol.local_frames import find_local_frames
 from not3d.enrol.tracklets import FootageError, LocalTracklet, PersonBox
 from tests.not3d.videos import write_video
+from tests.videos import figure, write
 
 TRACKS = "3,7,8,10,32,64,0.9\n2,7,4,10,32,64,0.9\n5,9,40,10,40,70,0.8\n6,9,40,10,40,70,0.8\n"
 
@@ -193,3 +194,11 @@ def test_a_picture_is_one_tracklet_with_or_without_a_box(tmp_path: Path) -> None
         np.testing.assert_array_equal(find_local_frames(item.metadata, [tmp_path]), read_pictures(item))
     with pytest.raises(FootageError, match="a box needs a picture"):
         list_tracklets(tmp_path, box=PersonBox(4, 8, 16, 32))
+
+
+def test_pictures_of_a_video_whose_duration_implies_more_frames_than_it_has(tmp_path: Path) -> None:
+    frames = [figure(shift=index) for index in range(4)]
+    video = write(tmp_path / "paused.mkv", frames, "mjpeg", "yuvj420p", times=[0, 100, 200, 600_000])
+    pictures = read_pictures(LocalTracklet("x", video=video))
+    differences = [np.abs(shown.astype(float) - frame).mean() for shown, frame in zip(pictures, frames, strict=True)]
+    assert max(differences) < 8
