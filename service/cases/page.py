@@ -9,8 +9,8 @@ _STYLE: Final = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.25; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.25rem 1rem; }
-dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: fit-content(40%) minmax(0, 1fr); gap: 0.25rem 1rem; }
+h1, dt, dd { overflow-wrap: anywhere; } dt { font-weight: 600; } dd { margin: 0; }
 ul { list-style: none; padding: 0; display: grid; gap: 1rem; }
 @media (min-width: 40rem) { ul { grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); } }
 li { border: 1px solid GrayText; padding: 0.75rem; overflow-wrap: anywhere; }
@@ -51,9 +51,9 @@ def render_page(case: Mapping[str, Any], items: Sequence[tuple[str | None, bytes
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name}</title><style>{_STYLE}</style></head>\n"
-        f'<body><h1 dir="auto">{name}</h1>\n<p>{_NOTICE}</p>\n'
+        f'<body><main><h1 dir="auto">{name}</h1>\n<p>{_NOTICE}</p>\n'
     )
-    return start.encode() + b"\n".join([*(each.encode() for each in sections), *found]) + b"\n</body></html>\n"
+    return start.encode() + b"\n".join([*(each.encode() for each in sections), *found]) + b"\n</main></body></html>\n"
 
 
 def render_record(record: Mapping[str, Any]) -> str:
@@ -122,5 +122,5 @@ def _pictures(paths: Iterable[str], of: str) -> str:
 
 
 def _list(facts: Mapping[str, str]) -> str:
-    rows = (f"<dt>{escape(name)}</dt><dd dir='auto'>{escape(value)}</dd>" for name, value in facts.items())
+    rows = (f"<dt dir='auto'>{escape(name)}</dt><dd dir='auto'>{escape(value)}</dd>" for name, value in facts.items())
     return f"<dl>{''.join(rows)}</dl>"

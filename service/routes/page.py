@@ -41,7 +41,8 @@ POLICY: Final = "; ".join(
         "trusted-types 'none'",
     ]
 )
-_COMMENT: Final = re.compile(rb"^[ \t]*(//.*|/\*\*(?s:.*?)\*/[ \t]*)\n", re.MULTILINE)
+_COMMENT: Final = re.compile(rb"^[ \t]*(//.*|/\*(?s:.*?)\*/[ \t]*)\n", re.MULTILINE)
+_INDENTATION: Final = re.compile(rb"^[ \t]+", re.MULTILINE)
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -116,9 +117,10 @@ def load_files() -> PageFiles:
 
 
 def _read(path: Path) -> bytes:
-    """Return a file as it is sent: our modules without the comments that have lines of their own."""
+    """Return a file as it is sent: ours without indentation and without the comments that have lines of their own."""
     data = path.read_bytes()
-    return _COMMENT.sub(b"", data) if path.suffix == ".js" and path.parent == FOLDER else data
+    is_ours = path.suffix in {".js", ".css"} and path.parent == FOLDER
+    return _INDENTATION.sub(b"", _COMMENT.sub(b"", data)) if is_ours else data
 
 
 def _answer(request: Request, file: _File, cache_control: str) -> Response:

@@ -19,4 +19,4 @@ def test_metadata_is_shown_as_on_the_search_page() -> None:
         ("list", "[1, {&quot;x&quot;: &quot;\u05e9&quot;}]"),
         ("number", "0"),
     ):
-        assert f"<dt>metadata {name}</dt><dd dir='auto'>{shown}</dd>" in page
+        assert f"<dt dir='auto'>metadata {name}</dt><dd dir='auto'>{shown}</dd>" in page

@@ -1,12 +1,15 @@
 """What is unusual: phones, large pictures, folders, cases of many verdicts, keys with few scopes, edited addresses."""
 
+import io
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.service.http.test_scopes import add_key
@@ -184,3 +187,43 @@ def test_a_time_of_day_over_both_seasons_says_what_it_leaves_out(page: Page) -> 
     chip = page.locator(".chip", has_text="Time of day")
     chip.locator("summary").click()
     expect(chip.locator(".note")).to_contain_text("The clocks change between these times, and UTC+02:00 counts for all")
+
+
+def test_what_is_chosen_is_seen_in_forced_colours(page: Page) -> None:
+    page.emulate_media(forced_colors="active")
+    open_search(page, "like=gate-1&same=hall-1")
+
+    def colour(name: str, of: str) -> str:
+        value: str = page.locator(name).first.evaluate(f"each => getComputedStyle(each).{of}")
+        return value
+
+    pressed, other = ".sort [aria-pressed=true]", ".sort [aria-pressed=false]"
+    assert colour(pressed, "backgroundColor") != colour(other, "backgroundColor")
+    current, link = ".top nav [aria-current]", ".top nav a:not([aria-current])"
+    assert colour(current, "borderBottomColor") != colour(link, "borderBottomColor")
+    assert colour(".dot.same", "backgroundColor") != colour(".dot:not(.same)", "backgroundColor")
+
+
+def test_an_exported_case_opens_offline_on_a_phone(
+    browser: Browser, site: Site, put: Callable[..., None], tmp_path: Path
+) -> None:
+    client = site.live.client
+    put("long", camera_id="c" * 60, metadata={"key-" * 20: "<img src=x onerror=alert(1)>", "\u05e9" * 60: "n" * 200})
+    body = {"name": "<img src=x onerror=alert(1)>" + "w" * 60, "purpose": "p" * 200, "query": {"id": "gate-1"}}
+    case = client.post("/cases", json=body).json()["id"]
+    for record in ("long", "hall-1"):
+        client.put(f"/cases/{case}/verdicts/{record}", json={"verdict": "same", "note": "x" * 200}).raise_for_status()
+    with zipfile.ZipFile(io.BytesIO(client.get(f"/cases/{case}/export").content)) as archive:
+        archive.extractall(tmp_path)
+    page = browser.new_page(viewport=PHONE)
+    watch = Watch(tmp_path.as_uri())
+    watch.follow(page)
+    page.goto((tmp_path / "index.html").as_uri())
+    pictures = page.locator("img")
+    expect(pictures).not_to_have_count(0)
+    assert all(pictures.evaluate_all("all => all.map((each) => each.naturalWidth)"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.evaluate(Axe().axe_script)
+    assert page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"] == []
+    page.close()
+    assert watch.faults == []
