@@ -51,6 +51,11 @@ class Interruptible(TyperGroup):
             raise Interrupted from None
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return such as "1 record" and "2,000 records"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def print_result(text: str) -> None:
     """Print text as it is to standard output, never wrapped."""
     results.print(text, soft_wrap=True, markup=False, highlight=False)

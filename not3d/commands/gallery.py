@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.errors import extra
-from not3d.commands import Failure, Interrupted, messages, print_message, print_result, results, show_progress
+from not3d.commands import Failure, Interrupted, count_of, messages, print_message, print_result, results, show_progress
 from not3d.commands.audit import check_chain
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def snapshot(
     with messages.status(f"Copying {escape(str(data_dir))}"):
         manifest = take_snapshot(data_dir, out)
     print_result(
-        f"{out}: {manifest.records:,} records of space {manifest.embedding_space}, {manifest.size / 1e6:,.1f} MB"
+        f"{out}: {count_of(manifest.records, 'record')} of space {manifest.embedding_space}, "
+        f"{manifest.size / 1e6:,.1f} MB"
     )
 
 
@@ -112,7 +113,8 @@ def restore(
     with messages.status(f"Restoring {escape(str(source))}"):
         manifest = snapshot.restore(source, data_dir, erase)
     print_result(
-        f"{data_dir}: {manifest.records:,} records of space {manifest.embedding_space} (model {manifest.model_name})"
+        f"{data_dir}: {count_of(manifest.records, 'record')} of space {manifest.embedding_space} "
+        f"(model {manifest.model_name})"
     )
     age = f"This is the gallery of {_format_time(manifest.created)}. Records enrolled after that are missing."
     if log is None:
@@ -122,7 +124,7 @@ def restore(
             soft_wrap=True,
         )
     else:
-        print_message(f"{age} {erased:,} records that were erased after that are erased again.")
+        print_message(f"{age} Erased again, because they were erased after that: {count_of(erased, 'record')}.")
 
 
 @app.command()
@@ -199,7 +201,7 @@ def export_records(
         task = progress.add_task("Exporting", total=total)
         count = parquet.export_records(batches, stamp, out, lambda done: progress.update(task, completed=done))
     size = out.stat().st_size / 1e6
-    print_result(f"{out}: {count:,} records of space {stamp.embedding_space}, {size:,.1f} MB")
+    print_result(f"{out}: {count_of(count, 'record')} of space {stamp.embedding_space}, {size:,.1f} MB")
 
 
 @app.command("import")

@@ -12,31 +12,24 @@ from rich.text import Text
 
 from not3d.client import Client
 from not3d.client.responses import NamingCase
-from not3d.commands import Failure, print_message, print_result, results
-from not3d.commands.footage import parse_time_option
+from not3d.commands import Failure, count_of, print_message, print_result, results
+from not3d.commands.conditions import (
+    After,
+    Before,
+    CameraIds,
+    CreatedAfter,
+    CreatedBefore,
+    ExcludeCameraIds,
+    JsonMetadata,
+    MetadataOption,
+    TimeOfDayOption,
+    WithoutTime,
+    json_pairs,
+    pairs,
+)
 from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Timeout, Url
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as JSON.")]
-CameraIds = Annotated[
-    list[str] | None, typer.Option("--camera-ids", metavar="ID", help="Records of this camera; may be repeated.")
-]
-After = Annotated[
-    datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Seen at or after (RFC 3339).")
-]
-Before = Annotated[
-    datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Seen at or before (RFC 3339).")
-]
-CreatedAfter = Annotated[
-    datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Enrolled at or after (RFC 3339).")
-]
-CreatedBefore = Annotated[
-    datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Enrolled at or before (RFC 3339).")
-]
-WithoutTime = Annotated[bool, typer.Option("--without-time", help="Records that have no time.")]
-MetadataOption = Annotated[
-    list[str] | None,
-    typer.Option("--metadata", metavar="KEY=VALUE", help="Records with this value in their metadata; may be repeated."),
-]
 
 
 def list_records(
@@ -67,7 +60,7 @@ def list_records(
             created_after=created_after,
             created_before=created_before,
             without_time=without_time,
-            metadata=_pairs(metadata),
+            metadata=pairs(metadata),
             limit=limit,
             cursor=cursor,
         )
@@ -124,24 +117,14 @@ def delete(
 def erase(
     *,
     camera_ids: CameraIds = None,
-    exclude_camera_ids: Annotated[
-        list[str] | None,
-        typer.Option("--exclude-camera-ids", metavar="ID", help="Not of this camera; may be repeated."),
-    ] = None,
+    exclude_camera_ids: ExcludeCameraIds = None,
     after: After = None,
     before: Before = None,
+    time_of_day: TimeOfDayOption = None,
     created_after: CreatedAfter = None,
     created_before: CreatedBefore = None,
     without_time: WithoutTime = False,
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metadata",
-            metavar="KEY=VALUE",
-            help="With this value in the metadata: JSON such as [bold]3[/] or [bold]true[/], anything else is text; "
-            "may be repeated.",
-        ),
-    ] = None,
+    metadata: JsonMetadata = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
@@ -162,31 +145,33 @@ def erase(
         "exclude_camera_ids": exclude_camera_ids or (),
         "after": after,
         "before": before,
+        "time_of_day": time_of_day,
         "created_after": created_after,
         "created_before": created_before,
         "without_time": without_time,
-        "metadata": {key: _json_or_text(value) for key, value in _pairs(metadata).items()},
+        "metadata": json_pairs(metadata),
     }
     if not any(given.values()):
         raise typer.BadParameter("give at least one condition, such as --before", param_hint="conditions")
     with Client(url, api_key, timeout, ca_file=ca_file) as client:
         counted = client.erase(**given, dry_run=True)  # type: ignore[arg-type]
         if counted.without_time:
-            print_message(f"{counted.without_time:,} records have no time, so a condition on time leaves them out.")
+            left_out = count_of(counted.without_time, "record")
+            print_message(f"Left out by the condition on time, because they have no time: {left_out}.")
         _print_cases(counted.cases)
         if dry_run:
             erased = counted
         else:
-            if not yes and not typer.confirm(f"Erase {counted.matched:,} records?", err=True):
+            if not yes and not typer.confirm(f"Erase {count_of(counted.matched, 'record')}?", err=True):
                 raise Failure("nothing was erased")
             expected = None if yes else counted.matched  # the number that was agreed to
             erased = client.erase(**given, expected=expected)  # type: ignore[arg-type]
     if as_json:
         results.print_json(json.dumps(erased.answer))
     elif dry_run:
-        print_result(f"{erased.matched:,} records would be erased")
+        print_result(f"{count_of(erased.matched, 'record')} would be erased")
     else:
-        print_result(f"{erased.erased:,} records erased; receipt {erased.receipt_id}")
+        print_result(f"{count_of(erased.erased, 'record')} erased; receipt {erased.receipt_id}")
 
 
 def _print_cases(cases: Sequence[NamingCase]) -> None:
@@ -204,25 +189,6 @@ _TELLS: Final = {
     "footage": "keeps footage that, as an operator said, shows the person of one of the records",
     None: "has verdicts on the records",
 }
-
-
-def _pairs(given: Sequence[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"{text} is not KEY=VALUE", param_hint="--metadata")
-        if key in pairs:
-            raise typer.BadParameter(f"duplicate key {key}: give it once", param_hint="--metadata")
-        pairs[key] = value
-    return pairs
-
-
-def _json_or_text(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _time(value: datetime | None) -> str:

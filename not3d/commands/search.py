@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,19 @@ from rich.text import Text
 from model.errors import extra
 from not3d.client import Client
 from not3d.client.responses import Calibration, Info, Json, SearchResult, format_probability
-from not3d.commands import messages, print_message, results
+from not3d.commands import count_of, messages, print_message, results
+from not3d.commands.conditions import (
+    After,
+    Before,
+    CameraIds,
+    CreatedAfter,
+    CreatedBefore,
+    ExcludeCameraIds,
+    JsonMetadata,
+    TimeOfDayOption,
+    WithoutTime,
+    json_pairs,
+)
 from not3d.commands.footage import (
     BoxOption,
     Classes,
@@ -24,7 +36,6 @@ from not3d.commands.footage import (
     Tracks,
     TracksFormatOption,
     check_tracks,
-    parse_time_option,
     print_remarks,
     track_options,
 )
@@ -143,15 +154,15 @@ def search(
     exclude_same_camera: Annotated[
         bool, typer.Option("--exclude-same-camera", help="Leave out the query's own camera.")
     ] = False,
-    camera_ids: Annotated[
-        list[str] | None, typer.Option("--camera-ids", metavar="ID", help="Search these cameras only; may be repeated.")
-    ] = None,
-    after: Annotated[
-        datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Seen at or after (RFC 3339).")
-    ] = None,
-    before: Annotated[
-        datetime | None, typer.Option(parser=parse_time_option, metavar="TIME", help="Seen at or before (RFC 3339).")
-    ] = None,
+    camera_ids: CameraIds = None,
+    exclude_camera_ids: ExcludeCameraIds = None,
+    after: After = None,
+    before: Before = None,
+    time_of_day: TimeOfDayOption = None,
+    created_after: CreatedAfter = None,
+    created_before: CreatedBefore = None,
+    without_time: WithoutTime = False,
+    metadata: JsonMetadata = None,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out hits below this score.")] = None,
     prior: Annotated[
         float | None,
@@ -245,8 +256,14 @@ def search(
                 prior=prior,
                 min_probability=min_probability,
                 camera_ids=camera_ids or None,
+                exclude_camera_ids=exclude_camera_ids or (),
                 after=after,
                 before=before,
+                time_of_day=time_of_day,  # type: ignore[arg-type]
+                created_after=created_after,
+                created_before=created_before,
+                without_time=without_time,
+                metadata=json_pairs(metadata),
                 exclude_same_camera=exclude_same_camera,
                 rerank=rerank,
                 purpose=purpose,
@@ -261,7 +278,7 @@ def search(
         results.print_json(json.dumps({**result.answer, "results": result.answer["results"][:top_k]}))
     else:
         results.print(make_table(shown, query.person, reranked=rerank))
-        results.print(f"{result.searched} tracklets searched in {result.took_ms:.0f} ms", style="dim")
+        results.print(f"{count_of(result.searched, 'tracklet')} searched in {result.took_ms:.0f} ms", style="dim")
         for warning in result.warnings:
             print_message(f"Warning: {warning}")
         if result.calibration:
@@ -285,7 +302,7 @@ def _draw(
     at = f" at camera {query.camera}" if query.camera else ""
     order = "; ordered by re-ranking" if rerank else ""
     panels = [Panel(frames, query.id, query.camera or None), *make_panels(result, query.person, folders, kept)]
-    subtitle = f"{query.id}{at}, {result.searched} tracklets searched{order}"
+    subtitle = f"{query.id}{at}, {count_of(result.searched, 'tracklet')} searched{order}"
     basis = describe_calibration(result.calibration) if result.calibration else ""
     try:
         image = draw_ranked(panels[0], panels[1:], subtitle=subtitle, basis=basis, warnings=result.warnings)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from not3d.client import Client, ProblemError
-from not3d.commands import Failure, print_message, print_result, show_progress
+from not3d.commands import Failure, count_of, print_message, print_result, show_progress
 from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Timeout, Url
 from not3d.enrol.vectors import VectorRecord, read_vectors
 
@@ -109,4 +109,6 @@ def _report(sent: int, refused: Sequence[str]) -> None:
         print_message(fault)
     if refused:
         more = f" ({len(refused) - _SHOWN:,} more are not shown)" if len(refused) > _SHOWN else ""
-        raise Failure(f"{len(refused):,} records were refused{more}: correct them and run the command again")
+        raise Failure(
+            f"{count_of(len(refused), 'record')} refused{more}: correct what is named and run the command again"
+        )

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from not3d.client import Client
 from not3d.client.responses import Alert, format_probability
-from not3d.commands import print_message, print_result, results
+from not3d.commands import count_of, print_message, print_result, results
 from not3d.commands.records import AsJson
 from not3d.commands.search import DEFAULT_URL, ApiKey, CaFile, Timeout, Url
 
@@ -70,7 +70,7 @@ def put(
         _print_json(made.answer)
         return
     reached = "no score" if made.threshold is None else f"scores from {made.threshold:.3f}"
-    examples = f"{len(made.examples)} example{'s' if len(made.examples) != 1 else ''}"
+    examples = count_of(len(made.examples), "example")
     print_result(f"{made.name}: {examples}, alerts at {reached}")
     if made.reason:
         print_message(f"Inactive: {made.reason}")

@@ -80,7 +80,7 @@ def test_erasures_after_the_snapshot_are_repeated(data: Path, tmp_path: Path) ->
     gallery.close()
     for number, log in enumerate((data, tmp_path / "audit.jsonl")):
         new = tmp_path / f"new-{number}"
-        assert "3 records that were erased after that are erased again" in run(
+        assert "because they were erased after that: 3 records." in run(
             "restore", tmp_path / "s", "--data-dir", new, "--erase-again", log
         )
         gallery = open_gallery(new)
@@ -145,7 +145,7 @@ def test_a_gallery_on_a_server_is_reached_by_its_address(
     gallery.add(record("a", embedding=vector("a", bundle.spec.dimension)))
     gallery.close()
     assert "1 enrolled" in run("import", export(tmp_path / "mine", tmp_path / "mine.parquet"), *server)
-    assert "1 records" in run("export", tmp_path / "again.parquet", *server)
+    assert "1 record of" in run("export", tmp_path / "again.parquet", *server)
     assert set(asked) == {("milvus://there:19530", bundle.embedding_space)}
     assert "milvus://" in refusal("export", tmp_path / "no.parquet", "--gallery", "mongodb://there")
 

@@ -1,6 +1,7 @@
 """`not3d list`, `cameras`, `delete`, `erase` and `case`, and searches with several examples, against a real service."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,45 @@ def test_records_are_listed_deleted_and_erased(filled: Client, run: Run) -> None
     assert (status, json.loads(out)["matched"], json.loads(out)["erased"]) == (0, 1, 0)
     status, out, err = run("erase", "--metadata", "lane=0", "--before", "2100-01-01T00:00:00Z", "--yes", *url)
     assert (status, out.startswith("0 records erased; receipt ")) == (0, True)
-    assert "1 records have no time" in err
-    assert "1 records erased" in run("erase", "--metadata", "lane=0", "--yes", *url)[1]
+    assert "because they have no time: 1 record." in err
+    assert "1 record erased" in run("erase", "--metadata", "lane=0", "--yes", *url)[1]
     assert [record.id for record in filled.records()] == ["r1", "r2", "r4", "r5"]
     status, out, _ = run("list", *url)
     assert (status, "r1" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (["--time-of-day", "22:00-06:00"], ["night"]),
+        (["--time-of-day", "08:00-10:00"], ["day"]),
+        (["--time-of-day", "08:00:00-10:00:00+02:00"], ["morning"]),
+        (["--without-time"], ["never"]),
+        (["--metadata", "lane=3"], ["day"]),
+        (["--metadata", 'lane="3"'], ["night"]),
+        (["--exclude-camera-ids", "gate", "--exclude-camera-ids", "door"], ["morning", "never"]),
+        (["--created-before", "2001-01-01T00:00:00Z"], []),
+        (["--created-after", "2001-01-01T00:00:00Z", "--camera-ids", "gate"], ["day"]),
+    ],
+)
+def test_a_search_finds_what_meets_the_conditions(
+    client: Client, run: Run, conditions: list[str], expected: list[str]
+) -> None:
+    vector = [1.0] * client.info().model["dimension"]
+    for name, hour, camera, lane in (("day", 9, "gate", 3), ("night", 23, "door", "3"), ("morning", 7, "hall", 1)):
+        seen = datetime(2026, 5, 4, hour, tzinfo=UTC)
+        client.put(embedding=vector, id=name, camera_id=camera, start_time=seen, metadata={"lane": lane})
+    client.put(embedding=vector, id="never")
+    client.put(embedding=vector, id="query", camera_id="gate", metadata={"lane": 0})
+    status, out, err = run("search", "--id", "query", *conditions, "--json", "--url", client.url)
+    assert status == 0, err
+    assert sorted(hit["id"] for hit in json.loads(out)["results"]) == expected
+
+
+def test_a_part_of_the_day_has_a_start_and_an_end(client: Client, run: Run) -> None:
+    status, _, err = run("search", "--id", "a", "--time-of-day", "22:00", "--url", client.url)
+    assert status == 2
+    assert "22:00 is not FROM-TO" in " ".join(err.split())
 
 
 def test_an_erasure_names_the_cases_that_keep_footage_of_the_person(filled: Client, run: Run) -> None:
