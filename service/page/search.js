@@ -208,7 +208,8 @@ function Threshold({ hits, passing, min, searched, hasMore, info, calibration, o
   const high = Math.ceil(scores[0] * 100) / 100;
   const all = min === null || min <= scores.at(-1);
   const worst = passing.at(-1);
-  const known = info?.thresholds?.filter((each) => each.score <= (min ?? -1)) || [];
+  const thresholds = (calibration && info?.thresholds) || NONE; // those of the calibration hold for its scores only
+  const known = thresholds.filter((each) => each.score <= (min ?? -1));
   const best = known.reduce((found, each) => (!found || each.score > found.score ? each : found), null);
   const error = (share) => formatProbability(share);
   return html`
@@ -218,10 +219,10 @@ function Threshold({ hits, passing, min, searched, hasMore, info, calibration, o
         onInput=${(event) => onChange(Number(event.target.value) <= low ? "" : event.target.value)} /></label>
       <output>${formatScore(min ?? low)}${worst?.probability !== undefined && html` <span class="quiet">probability from ${formatProbability(worst.probability)}</span>`}</output>
       <span class="count">${all && hasMore ? "at least " : ""}<strong>${formatCount(passing.length)}</strong> of ${plural(searched, "record")} ${passing.length === 1 ? "passes" : "pass"}</span>
-      ${info?.thresholds?.length > 0 && html`
+      ${thresholds.length > 0 && html`
         <select aria-label="Threshold by error rate" onChange=${(event) => event.target.value !== "" && onChange(event.target.value)}>
           <option value="" selected=${!best || best.score !== min}>by error rate</option>
-          ${info.thresholds.map((each) => html`<option key=${each.fmr} value=${each.score} selected=${each.score === min}>false ${each.fmr * 100} %: ${formatScore(each.score)}</option>`)}
+          ${thresholds.map((each) => html`<option key=${each.fmr} value=${each.score} selected=${each.score === min}>false ${each.fmr * 100} %: ${formatScore(each.score)}</option>`)}
         </select>`}
       ${best && html`<span class="quiet">At ${formatScore(best.score)}, ${best.fmr * 100} % of other people pass, and ${error(best.fnmr)} of the person's appearances are missed (95 % interval ${error(best.fnmr_low)} to ${error(best.fnmr_high)}).</span>`}
       ${calibration

@@ -227,3 +227,13 @@ def test_an_exported_case_opens_offline_on_a_phone(
     assert page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"] == []
     page.close()
     assert watch.faults == []
+
+
+def test_error_rates_are_offered_only_for_the_scores_that_were_calibrated(page: Page) -> None:
+    choice = page.get_by_label("Threshold by error rate")
+    open_search(page, "like=gate-1")
+    expect(choice).to_be_visible()
+    open_search(page, "like=gate-1&like=hall-1&min=0.6")  # combined scores
+    expect(page.get_by_text("No probabilities")).to_be_visible()
+    expect(choice).to_have_count(0)
+    expect(page.get_by_text("of other people pass")).to_have_count(0)
