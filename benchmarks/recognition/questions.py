@@ -81,12 +81,19 @@ def run(arguments: argparse.Namespace) -> None:
             conclude(arguments, answer(arguments), f"questions: {name}")
 
 
-def _fine_tune(arguments: argparse.Namespace, name: str, crops: int, form: Mapping[str, str]) -> Path:
-    """Train the checkpoint for more crops in another form of its network, and return the new checkpoint."""
+def _fine_tune(
+    arguments: argparse.Namespace, name: str, crops: int, form: Mapping[str, str], start: Path | None = None
+) -> Path:
+    """Train the checkpoint, or `start`, for more crops with other settings, and return the new checkpoint."""
     base = _tuning(arguments, crops)
     teacher = arguments.teacher and open_model(arguments.teacher, arguments.out)
     training = Training(
-        arguments.recipe, tuple(arguments.data), {**base, **form}, teacher, arguments.checkpoint, arguments.device
+        arguments.recipe,
+        tuple(arguments.data),
+        {**base, **form},
+        teacher,
+        start or arguments.checkpoint,
+        arguments.device,
     )
     return train_once(training, arguments.out / name).checkpoint
 
@@ -240,7 +247,10 @@ def _attention(arguments: argparse.Namespace) -> str:
     # A clip costs as much as its frames, so this many clips take the time of the crops that were asked for.
     clips = arguments.fine_tune // CLIP_LENGTH
     if arguments.fine_tune:
-        for name, attention in (("attention", loaded.network_spec.attention), ("mean", "mean")):
+        mean = arguments.out / "mean.pt"
+        save_checkpoint(compared["as trained, mean"], mean)
+        starts = {"attention": (loaded.network_spec.attention, arguments.checkpoint), "mean": ("mean", mean)}
+        for name, (attention, start) in starts.items():
             form = {
                 "network.attention": attention,
                 "network.frame_height": str(loaded.network_spec.frame_height),
@@ -249,7 +259,7 @@ def _attention(arguments: argparse.Namespace) -> str:
                 "batch.clip_length": str(CLIP_LENGTH),
                 "batch.sampling": "restricted",
             }
-            tuned = _fine_tune(arguments, f"attention-{name}", clips, form)
+            tuned = _fine_tune(arguments, f"attention-{name}", clips, form, start)
             compared[f"fine-tuned on clips of {CLIP_LENGTH}, {name}"] = load_checkpoint(tuned)
     rows = []
     for name, checkpoint in compared.items():
