@@ -24,7 +24,7 @@ from statistics import median
 import httpx
 import numpy as np
 
-from benchmarks.process import Server, cpu_seconds, descendants, running
+from benchmarks.process import Server, cpu_seconds, running
 from benchmarks.report import Report, describe_machine
 from model.bundle import BUNDLED, Bundle
 
@@ -71,14 +71,10 @@ def load(server: Server, requests: list[list[bytes]], seconds: float) -> Load:
         until = time.perf_counter() + seconds
         await asyncio.gather(*(_client(server.port, own, until, times) for own in requests))
 
-    before, start = _cpu_seconds(server), time.perf_counter()
+    stat = Path(f"/proc/{server.pid}/stat")
+    before, start = cpu_seconds(stat), time.perf_counter()
     asyncio.run(run())
-    return Load(len(times) / (time.perf_counter() - start), 1000 * (_cpu_seconds(server) - before) / len(times), times)
-
-
-def _cpu_seconds(server: Server) -> float:
-    """Return the CPU time of the service and of the process that writes its log."""
-    return sum(cpu_seconds(Path(f"/proc/{pid}/stat")) for pid in [server.pid, *descendants(server.pid)])
+    return Load(len(times) / (time.perf_counter() - start), 1000 * (cpu_seconds(stat) - before) / len(times), times)
 
 
 def request(body: dict[str, object]) -> bytes:
@@ -109,11 +105,10 @@ def run_without_entries(arguments: list[str]) -> None:
 
 def run_with_entries(arguments: list[str]) -> None:
     """Run a command of not3d that indexes the entries of the audit log `INDEXED_AT_ONCE`."""
-    from service.audit import writer
+    from service.audit import log, mentions
 
-    names = "writer.INDEX_AFTER = writer.ENTRIES_AT_ONCE = mentions.ENTRIES_AT_ONCE"
-    setting = f"from service.audit import mentions, writer; {names} = {INDEXED_AT_ONCE}; writer.main()"
-    writer.PROGRAM = f"{writer.PROGRAM.partition('from ')[0]}{setting}"  # type: ignore[misc]
+    for module, name in ((log, "INDEX_AFTER"), (log, "ENTRIES_AT_ONCE"), (mentions, "ENTRIES_AT_ONCE")):
+        setattr(module, name, INDEXED_AT_ONCE)
     _run_command(arguments)
 
 

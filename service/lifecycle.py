@@ -245,7 +245,6 @@ class Lifecycle:
             records = await self._until_gallery_answers(gallery.count)
             audit = await asyncio.to_thread(AuditLog.open, settings.data_dir)
             opened.push_async_callback(audit.close)
-            await audit.start()
             cases = await asyncio.to_thread(CaseStore.open, settings.data_dir)
             opened.push_async_callback(cases.close)
             removals = Removals(gallery, audit)

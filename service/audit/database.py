@@ -13,8 +13,6 @@ from service.sqlite import transaction
 FILE_NAME: Final = "audit.sqlite"
 APPLICATION_ID: Final = 0x6E6F7461
 """The bytes "nota", by which other programs know the file."""
-_LOCK_SECONDS: Final = 60.0
-"""For so long a transaction waits for another one, such as that of a large erasure."""
 VERSION: Final = 2
 """Version 1 added the ids of an entry to `mentions` in the transaction that added the entry."""
 # `mentions` has the ids that the entries up to the position in `indexed` name: see `service.audit.mentions`.
@@ -63,7 +61,7 @@ def connect(directory: Path) -> sqlite3.Connection:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # NORMAL could lose entries when the power fails
@@ -97,12 +95,6 @@ def reading(directory: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except (sqlite3.Error, OSError) as error:
         raise translate(error, path) from error
-
-
-def identity_of(path: Path) -> tuple[int, int]:
-    """Return what tells a file from another one under the same path."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def translate(error: sqlite3.Error | OSError, path: Path) -> GalleryError:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-import orjson
 from pydantic import JsonValue
 
 from service.audit.chain import SALT_BYTES, Entry, Kind, Part, canonical, digest_of, hash_of
@@ -26,7 +25,7 @@ Content = Mapping[str, JsonValue]
 
 @dataclass(frozen=True)
 class NewEntry:
-    """What `append` adds to the log. The contents of records whose ids are in `gone` are left out."""
+    """What `write` adds to the log. `started`, in microseconds: no record that was erased after it is named."""
 
     kind: Kind
     by: str
@@ -34,21 +33,7 @@ class NewEntry:
     records: Sequence[Content] = ()
     receipt: str = field(default_factory=new_id)
     at: int = field(default_factory=now)
-    gone: frozenset[str] = frozenset()
-
-    def to_line(self) -> bytes:
-        """Return the entry as a line of JSON."""
-        values = [self.kind, self.by, self.details, self.records, self.receipt, self.at, sorted(self.gone)]
-        try:
-            return orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError:  # such as an integer of more than 64 bits
-            return canonical(values).encode("ascii") + b"\n"
-
-    @classmethod
-    def from_line(cls, line: bytes) -> "NewEntry":
-        """Read what `to_line` returned."""
-        kind, by, details, records, receipt, at, gone = json.loads(line)
-        return cls(kind, by, details, records, receipt, at, frozenset(gone))
+    started: int | None = None
 
     def prepare(self) -> Sequence[Part]:
         """Return the details and one part for each record; they are made once."""
@@ -64,19 +49,28 @@ class NewEntry:
         ]
 
 
-def append(connection: sqlite3.Connection, entries: Sequence[NewEntry]) -> None:
+def append(
+    connection: sqlite3.Connection, entries: Sequence[NewEntry], gone: Sequence[frozenset[str]] | None = None
+) -> None:
     """Add entries to the end of the chain, in the open transaction.
 
-    The index of the ids that entries name is written later, for many entries at once: see `service.audit.mentions`.
+    Each statement gives up Python's lock and waits for it, which costs a busy service more than the statement. So there
+    are two for all entries, and not some for each. The index of the ids that entries name is written later, for many
+    entries at once: see `service.audit.mentions`.
+
+    Args:
+        connection: of the log.
+        entries: in their order.
+        gone: for each entry, ids of records whose contents are left out.
     """
     found = connection.execute("SELECT position, hash FROM entries ORDER BY position DESC LIMIT 1").fetchone()
     position, previous = found or read_cut(connection)
     rows: list[tuple[object, ...]] = []
-    for entry in entries:
+    for entry, left_out in zip(entries, gone or [frozenset[str]()] * len(entries), strict=True):
         position += 1
         parts = entry.prepare()
         ids = [str(one["id"]) for one in entry.records]
-        kept = [part.erased() if id_ in entry.gone else part for id_, part in zip(ids, parts[1:], strict=True)]
+        kept = [part.erased() if id_ in left_out else part for id_, part in zip(ids, parts[1:], strict=True)]
         digest = hash_of(
             position,
             entry.receipt,

@@ -1,35 +1,37 @@
-"""The audit log of a service. A process of its own adds the entries: see `service.audit.writer`."""
+"""The audit log of a service, and the group commit that makes entries durable."""
 
 import asyncio
-import json
 import logging
-import socket
 import sqlite3
-import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
 
-from typing_extensions import override
-
-from service.audit import writer
 from service.audit.chain import Entry, Kind
-from service.audit.database import FILE_NAME, connect, identity_of, reading, translate
+from service.audit.database import FILE_NAME, connect, reading, translate
 from service.audit.entries import Content, NewEntry, append, read_page
-from service.audit.mentions import erase_mentions
+from service.audit.mentions import ENTRIES_AT_ONCE, count_unindexed, erase_mentions, index_next
 from service.callers import Caller
 from service.gallery.clock import now
-from service.gallery.records import GalleryError, GalleryUnavailable, StorageLost
+from service.gallery.records import GalleryError, StorageLost
 from service.sqlite import transaction
 
 KEEP_ERASED: Final = 3600 * 1_000_000
 """Microseconds for which the log remembers erased ids, because a request that began before may name them."""
+GATHER_SECONDS: Final = 0.03
+"""While requests are concurrent, a transaction waits at most so long for more entries: see `AuditLog.expecting`."""
+PREPARED_AT_ONCE: Final = 32
+"""Entries with at most so many records are hashed in the event loop, because two threads that run Python only wait for
+each other."""
+INDEX_AFTER: Final = 4096
+"""Entries that may be missing in the index of ids; to complete it takes a few tenths of a second."""
 EXPIRY: Final = "expiry"
 """Who removes entries at the end of their time."""
-END_SECONDS: Final = 10.0
 _DAY: Final = 24 * 3600 * 1_000_000
 
 log = logging.getLogger("not3d.service")
@@ -38,12 +40,21 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 
+@dataclass(slots=True)
+class _Call:
+    """What one caller wants of the next transaction, an entry or other work, and where the result goes."""
+
+    work: "NewEntry | Work[object]"
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[object]
+    result: object = None
+
+
 class AuditLog:
     """The audit log in the file `audit.sqlite` of a directory.
 
-    An entry that was recorded is on the disk. A process of its own writes the entries, so they wait neither for
-    Python's lock nor for the gallery, and those of concurrent requests wait for the disk together. If that process
-    ends, what waits for it fails, and the next entry starts it again. Several processes may write to one file.
+    An entry that was recorded is on the disk. Entries of concurrent requests share one transaction, in a thread of
+    their own, so they wait only once for the disk and never for the gallery. Several processes may write to one file.
 
     Every method can raise `DiskFull` or another `GalleryError` if the file cannot be used.
     """
@@ -52,22 +63,22 @@ class AuditLog:
         """Use `open`."""
         self.path = directory / FILE_NAME
         self._connection = connection
-        self._identity = identity_of(self.path)
-        self._lock = threading.Lock()
+        self._identity = _identity(self.path)
+        self._wake = threading.Condition()
+        self._calls: deque[_Call] = deque()
         self._closed = False
+        self._expected = 0
+        self._gathering = False
+        self._unindexed = count_unindexed(connection)  # about: other processes may add and index entries
+        self._erased: dict[str, int] = {}  # used by the thread only, as is what follows
         self._wipe = False
-        self._erased: dict[str, int] = {}
-        self._channel: _Channel | None = None
-        self._starting: asyncio.Task[_Channel] | None = None
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._thread.start()
 
     @classmethod
     def open(cls, directory: Path) -> "AuditLog":
         """Open the log in a directory, or create both."""
         return cls(directory, connect(directory))
-
-    async def start(self) -> None:
-        """Start the process that writes the entries, unless it runs. The first entry would start it too."""
-        await self._find_channel()
 
     async def record(
         self,
@@ -92,35 +103,70 @@ class AuditLog:
         """
         if caller.operator is not None:
             details = {**details, "operator": caller.operator}
-        channel = self._channel
-        if channel is None or channel.ended:
-            channel = await self._find_channel()
-        entry = NewEntry(kind, caller.name, details, records, gone=self._forgotten(started))
-        await channel.add(entry.to_line())
+        entry = NewEntry(kind, caller.name, details, records, started=started)
+        if len(records) <= PREPARED_AT_ONCE:
+            entry.prepare()
+        await self._submit(entry)
         return entry.receipt
 
     async def run(self, work: Work[T]) -> T:
-        """Do work in a transaction, and return its result once it is on the disk.
+        """Do work in the next transaction, and return its result once it is on the disk.
 
         The work must raise nothing but errors of SQLite and of the operating system; then the transaction is undone.
         """
-        return await asyncio.to_thread(self._run, work)
+        result: T = await self._submit(work)  # type: ignore[assignment]
+        return result
 
-    async def erase(self, ids: Sequence[str], entries: Sequence[NewEntry] = ()) -> int:
-        """Remove the parts of entries that name these records, and add entries; return how many parts were removed."""
+    async def _submit(self, work: NewEntry | Work[object]) -> object:
+        loop = asyncio.get_running_loop()
+        call = _Call(work, loop, loop.create_future())
+        with self._wake:
+            if self._closed:
+                raise GalleryError("the audit log is closed")
+            self._calls.append(call)
+            if not self._gathering or self._is_enough():
+                self._wake.notify()
+        return await call.future
+
+    @contextmanager
+    def expecting(self) -> Iterator[Callable[[], None]]:
+        """Announce that an entry will be recorded soon, until the context ends or its value is called.
+
+        Transactions gather entries until half of those that are announced have come, for at most `GATHER_SECONDS`: a
+        transaction costs as much CPU time as some entries. A client that is alone never waits for others.
+        """
+        with self._wake:
+            self._expected += 1
+        waits = True
+
+        def end() -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                with self._wake:
+                    self._expected -= 1
+                    if self._gathering and self._is_enough():
+                        self._wake.notify()
+
+        try:
+            yield end
+        finally:
+            end()
+
+    def _is_enough(self) -> bool:
+        return 2 * len(self._calls) >= self._expected
+
+    async def erase(self, ids: Sequence[str]) -> int:
+        """Remove what entries say about these records, after they were erased; return how many parts were removed."""
+        return await self.run(lambda connection: self.erase_now(connection, ids))
+
+    def erase_now(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
+        """Do what `erase` does inside a transaction, as work for `run`."""
         at = now()
-        self._erased = {id_: since for id_, since in self._erased.items() if since > at - KEEP_ERASED}
-        self._erased |= dict.fromkeys(ids, at)
-        if self._channel is not None:  # entries that are not written yet may name them
-            await self._channel.wait()
-
-        def work(connection: sqlite3.Connection) -> int:
-            append(connection, entries)
-            removed = erase_mentions(connection, ids)
-            self._wipe = self._wipe or removed > 0
-            return removed
-
-        return await self.run(work)
+        self._erased.update(dict.fromkeys(ids, at))
+        removed = erase_mentions(connection, ids)
+        self._wipe = self._wipe or removed > 0
+        return removed
 
     async def prune(self, days: float) -> int:
         """Remove entries that are older than so many days, once some are a day (or a tenth) older; return how many."""
@@ -135,14 +181,10 @@ class AuditLog:
 
     async def close(self) -> None:
         """Write what was recorded, then close the file."""
-        self._closed = True
-        if self._starting is not None:
-            with suppress(GalleryError):
-                await self._starting
-        if self._channel is not None:
-            await self._channel.wait()
-            await self._channel.close()
-        await asyncio.to_thread(self._close)
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
 
     async def read(self, limit: int, before: str | None = None, kinds: Sequence[str] = ()) -> list[Entry]:
         """Return the newest entries, as `read_page`."""
@@ -153,57 +195,10 @@ class AuditLog:
 
         return await asyncio.to_thread(work)
 
-    def _forgotten(self, started: int | None) -> frozenset[str]:
-        """Return the ids of records that were erased since a request began."""
-        if started is None or not self._erased:
-            return frozenset()
-        return frozenset(id_ for id_, at in self._erased.items() if at >= started)
-
-    async def _find_channel(self) -> "_Channel":
-        """Return the channel to the process; start the process if it does not run. Concurrent calls start it once."""
-        if self._closed:
-            raise GalleryError("the audit log is closed")
-        if self._channel is not None and not self._channel.ended:
-            return self._channel
-        if self._starting is None or self._starting.done():
-            self._starting = asyncio.create_task(self._start())
-        return await asyncio.shield(self._starting)
-
-    async def _start(self) -> "_Channel":
-        if self._channel is not None:
-            log.error("the process of the audit log has ended; it is started again")
-            await self._channel.close()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.to_thread(writer.start, self.path.parent, theirs)
-        channel = _Channel(process)
-        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
-        try:
-            await channel.ready
-        except GalleryError:
-            await channel.close()
-            raise
-        self._channel = channel
-        return channel
-
-    def _run(self, work: Work[T]) -> T:
-        with self._lock:
-            if self._closed:
-                raise GalleryError("the audit log is closed")
-            try:
-                with transaction(self._connection):
-                    result = work(self._connection)
-                if identity_of(self.path) != self._identity:
-                    raise StorageLost(f"{self.path} was removed or replaced: restart the service")
-            except (sqlite3.Error, OSError) as error:
-                log.error("audit log not written", extra={"facts": {"reason": str(error)}})
-                raise translate(error, self.path) from error
-            self._clean()
-        return result
-
-    def _close(self) -> None:
-        with self._lock:
-            self._connection.close()
+    def _forgotten(self, entry: NewEntry) -> frozenset[str]:
+        """Return the ids of records that were erased since the request of an entry began."""
+        started = entry.started
+        return frozenset() if started is None else frozenset(id_ for id_, at in self._erased.items() if at >= started)
 
     def _cut(self, connection: sqlite3.Connection, until: int) -> int:
         kept = connection.execute(
@@ -223,93 +218,88 @@ class AuditLog:
         self._wipe = True
         return int(removed)
 
+    def _run(self) -> None:
+        """Commit what was recorded, group by group, until the log is closed."""
+        while group := self._next_group():
+            error = self._commit(group)
+            for loop in {call.loop for call in group}:
+                own = [call for call in group if call.loop is loop]
+                with suppress(RuntimeError):  # the loop was closed, so nothing waits any more
+                    loop.call_soon_threadsafe(_answer, own, error)
+            self._clean()
+            if self._unindexed >= INDEX_AFTER:
+                self._index()
+        self._connection.close()
+
+    def _next_group(self) -> Sequence[_Call]:
+        """Wait for calls and return them; none if the log is closed."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._calls or self._closed)
+            self._gathering = True
+            self._wake.wait_for(lambda: self._is_enough() or self._closed, GATHER_SECONDS)
+            self._gathering = False
+            group = list(self._calls)
+            self._calls.clear()
+        return group
+
+    def _commit(self, group: Sequence[_Call]) -> GalleryError | None:
+        try:
+            for call in group:
+                if isinstance(call.work, NewEntry):
+                    call.work.prepare()  # before the file is locked
+            with transaction(self._connection):
+                for is_entry, calls in groupby(group, lambda call: isinstance(call.work, NewEntry)):
+                    if is_entry:
+                        entries = [call.work for call in calls if isinstance(call.work, NewEntry)]
+                        append(self._connection, entries, [self._forgotten(entry) for entry in entries])
+                        self._unindexed += len(entries)
+                        continue
+                    for call in calls:
+                        assert not isinstance(call.work, NewEntry)  # noqa: S101 - for the type checker
+                        call.result = call.work(self._connection)
+            if _identity(self.path) != self._identity:
+                return StorageLost(f"{self.path} was removed or replaced: restart the service")
+        except (sqlite3.Error, OSError) as error:
+            log.error("audit log not written", extra={"facts": {"reason": str(error)}})
+            return translate(error, self.path)
+        except Exception as error:  # the thread must go on, and every caller must get an answer
+            log.exception("audit log not written")
+            return GalleryError(f"the audit log failed: {error}")
+        return None
+
+    def _index(self) -> None:
+        try:
+            with transaction(self._connection):
+                count = index_next(self._connection)
+            self._unindexed = self._unindexed - count if count == ENTRIES_AT_ONCE else 0
+        except sqlite3.Error as error:
+            # The mark did not move, so nothing is lost. The next try comes after as many new entries.
+            self._unindexed = 0
+            log.warning("audit log not indexed", extra={"facts": {"reason": str(error)}})
+
     def _clean(self) -> None:
-        """Overwrite what was erased in the write-ahead log too."""
+        """Overwrite what was erased in the write-ahead log too, and forget the ids whose time is over."""
         if self._wipe:
             with suppress(sqlite3.Error):  # a reader needs it still; tried again after the next transaction
                 busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
                 self._wipe = bool(busy)
+        if self._erased:
+            oldest = now() - KEEP_ERASED
+            self._erased = {id_: at for id_, at in self._erased.items() if at > oldest}
 
 
-class _Channel(asyncio.Protocol):
-    """The socket to the process that writes the entries."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.ended = False
-        self._process = process
-        self._transport: asyncio.WriteTransport | None = None
-        self._lost: asyncio.Future[None] = loop.create_future()
-        self._received = b""
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def add(self, line: bytes) -> None:
-        """Send an entry and wait until it is on the disk."""
-        if self.ended or self._transport is None:
-            raise _unknown()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self._transport.write(line)
-        await asyncio.shield(future)  # a request that is cancelled does not take its entry back
-
-    async def wait(self) -> None:
-        """Wait until all entries that were sent are on the disk, or have failed."""
-        if self._waiting:
-            await asyncio.wait(list(self._waiting))
-
-    async def close(self) -> None:
-        """Close the socket, which ends the process."""
-        if self._transport is not None:
-            self._transport.close()
-        await self._lost
-        await asyncio.to_thread(_end, self._process)
-
-    @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - for the type checker
-        self._transport = transport
-
-    @override
-    def data_received(self, data: bytes) -> None:
-        *lines, self._received = (self._received + data).split(b"\n")
-        for line in lines:
-            if not self.ready.done():
-                self.ready.set_result(None)
-                continue
-            count, fault = json.loads(line)
-            if fault is not None:
-                log.error("audit log not written", extra={"facts": {"reason": fault[1]}})
-            for _ in range(count):
-                _settle(self._waiting.popleft(), None if fault is None else writer.ERRORS[fault[0]](fault[1]))
-
-    @override
-    def connection_lost(self, _error: Exception | None) -> None:
-        self.ended = True
-        _settle(self.ready, GalleryError("the process of the audit log does not start; the log says why"))
-        while self._waiting:
-            _settle(self._waiting.popleft(), _unknown())
-        _settle(self._lost)
+def _answer(calls: Sequence[_Call], error: GalleryError | None) -> None:
+    for call in calls:
+        if call.future.done():  # the request was cancelled
+            continue
+        if error is None:
+            call.future.set_result(call.result)
+        else:
+            mine = type(error)(*error.args)
+            mine.__cause__ = error.__cause__
+            call.future.set_exception(mine)
 
 
-def _settle(future: asyncio.Future[None], error: GalleryError | None = None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-
-
-def _unknown() -> GalleryError:
-    return GalleryUnavailable(
-        "the process of the audit log has ended, so it is unknown whether this is recorded: try again"
-    )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

@@ -1,10 +1,11 @@
 """Removals of records: their entries in the audit log, and the erasure of what older entries say about them."""
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from functools import partial
 
-from service.audit.entries import NewEntry, known_receipts, time_of_cut
+from service.audit.entries import NewEntry, append, known_receipts, time_of_cut
 from service.audit.log import AuditLog
 from service.audit.mentions import mentioned_ids
 from service.gallery.async_gallery import AsyncGallery
@@ -63,7 +64,11 @@ class Removals:
         for entry in new:
             gone += await self._find_removed(entry)
 
-        await self._audit.erase(gone, [self._copy_of(entry) for entry in reversed(new)])
+        def work(connection: sqlite3.Connection) -> None:
+            append(connection, [self._copy_of(entry) for entry in reversed(new)])
+            self._audit.erase_now(connection, gone)
+
+        await self._audit.run(work)
         for entry in new:
             self._ids.pop(entry.receipt, None)
             self._cases.pop(_name_of(entry), None)

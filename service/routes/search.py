@@ -88,7 +88,7 @@ async def search(
             evidence = describe_vector(check_embedding(body.embedding, body.embedding_space, service.space))
     admission = get_admission(request)
     # After the work for its footage a request is not refused any more.
-    with admission.gallery_call() if footage is None else nullcontext():
+    with admission.gallery_call() if footage is None else nullcontext(), service.audit.expecting() as recorded:
         examples = await find_examples(body, service, gallery, embedded)
         camera = examples.camera
         if body.exclude_same_camera and camera is None:
@@ -104,6 +104,7 @@ async def search(
             ranked = await rank(examples.combine(body), chosen, body, service, gallery, calibration, admission, shown)
             found = ranked.found
             await _record(body, evidence, found, caller, service, started, shown)
+            recorded()
             answer = SearchAnswer(
                 results=[],
                 warnings=[*(embedded.warnings if embedded else ()), *warnings],

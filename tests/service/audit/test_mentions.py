@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.audit import mentions, writer
+from service.audit import log as audit_log
+from service.audit import mentions
 from service.audit.database import FILE_NAME, reading
 from service.audit.entries import read_all
 from service.audit.export import verify_source
@@ -68,11 +69,10 @@ def test_a_person_whom_only_entries_name_that_are_not_indexed_is_erased(tmp_path
         assert b'"id":"a"' not in file.read_bytes()
 
 
-@pytest.mark.usefixtures("writer_in_thread")
 def test_entries_are_indexed_in_batches_while_the_log_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in ((writer, "INDEX_AFTER"), (writer, "ENTRIES_AT_ONCE"), (mentions, "ENTRIES_AT_ONCE")):
+    for module, name in ((audit_log, "INDEX_AFTER"), (audit_log, "ENTRIES_AT_ONCE"), (mentions, "ENTRIES_AT_ONCE")):
         monkeypatch.setattr(module, name, 2)
     write(tmp_path, ["a", "b", "c", "d", "a"])
     assert state_of(tmp_path) == (4, ["a", "all", "b", "c", "d"])
@@ -152,16 +152,15 @@ def test_a_log_of_a_later_version_is_refused(tmp_path: Path) -> None:
         write(tmp_path, ["a"])
 
 
-@pytest.mark.usefixtures("writer_in_thread")
 def test_an_index_that_cannot_be_written_keeps_no_entry_from_being_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writer, "INDEX_AFTER", 1)
+    monkeypatch.setattr(audit_log, "INDEX_AFTER", 1)
 
     def fail(_: sqlite3.Connection) -> int:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(writer, "index_next", fail)
+    monkeypatch.setattr(audit_log, "index_next", fail)
     write(tmp_path, ["a", "b"])
     assert "audit log not indexed" in caplog.text
     assert state_of(tmp_path) == (0, [])

@@ -7,7 +7,6 @@ import httpx
 import numpy as np
 import pytest
 
-from service.audit import writer
 from service.audit.export import verify_source
 from tests.service.live import Live, run_service
 from tests.service.pictures import form, tracklet
@@ -121,20 +120,3 @@ def test_a_purpose_can_be_required_and_removals_of_an_earlier_run_are_in_the_log
         assert [entry["kind"] for entry in live.client.get("/audit").json()["entries"]] == ["delete"]
         check_problem(live.client.post("/search", json={"embedding": VECTOR}), 400, "malformed", field="purpose")
         assert live.client.post("/search", json={"embedding": VECTOR, "purpose": "case 7"}).status_code == 200
-
-
-def test_a_search_that_cannot_be_recorded_is_not_answered(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with run_service(bundle, tmp_path) as live:
-        enrol(live.client, "a")
-        body = {"embedding": VECTOR}
-        assert live.client.post("/search", json=body).status_code == 200
-        channel: Any = live.service.audit._channel
-        with monkeypatch.context() as broken:
-            broken.setattr(writer, "PROGRAM", "raise SystemExit('no space for a process')")
-            channel._process.kill()
-            for _ in range(3):
-                check_problem(live.client.post("/search", json=body), 503, "gallery-unavailable")
-        assert live.client.post("/search", json=body).status_code == 200
-        assert [entry["kind"] for entry in live.client.get("/audit").json()["entries"]] == ["search", "search"]
