@@ -17,7 +17,7 @@ from service.alerts.webhooks import AllowedHosts, WebhookError, load_webhooks, s
 from service.gallery.watch.records import Delivery
 from tests.service.alerts.receiver import Receiver, receiving
 from tests.service.live import Live, run_service, wait_for
-from tests.service.routes.test_alerts import alerts_of, enrol, near, watch
+from tests.service.watching import alerts_of, enrol, near, watch
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 LOCAL = "localhost,127.0.0.0/8,::1"
